@@ -1,0 +1,2 @@
+//! skerry-benches
+fn main() {}

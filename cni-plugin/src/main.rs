@@ -1,0 +1,2 @@
+//! cni-plugin
+fn main() {}

@@ -1,0 +1,144 @@
+use bytemuck::{Pod, Zeroable};
+
+/// An IPv6 address, or an IPv4 one in its v4-mapped form (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2), as four 32-bit
+/// words that lie in memory in network byte order. Words, not bytes: BPF then moves it with four loads.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Pod, Zeroable)]
+pub struct Addr(pub [u32; 4]);
+
+/// The third word of a v4-mapped address.
+const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
+impl Addr {
+    /// `::`, which no table uses as a real address: it stands for "any" in a [`crate::FrontendKey`] of kind `NODE_PORT`.
+    pub const UNSPECIFIED: Addr = Addr([0; 4]);
+
+    /// From an IPv4 address whose four bytes lie in network byte order in `raw` (as read from a packet or `user_ip4`).
+    #[inline(always)]
+    pub const fn from_v4_raw(raw: u32) -> Addr {
+        Addr([0, 0, MAPPED, raw])
+    }
+
+    #[inline(always)]
+    pub const fn from_v4(octets: [u8; 4]) -> Addr {
+        Addr::from_v4_raw(u32::from_ne_bytes(octets))
+    }
+
+    #[inline(always)]
+    pub const fn from_v6(octets: [u8; 16]) -> Addr {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Addr([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ])
+    }
+
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
+    }
+
+    /// The last word: for an IPv4 address its four bytes in network byte order.
+    #[inline(always)]
+    pub const fn v4_raw(&self) -> u32 {
+        self.0[3]
+    }
+
+    #[inline(always)]
+    pub const fn is_unspecified(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
+    }
+
+    pub const fn octets(&self) -> [u8; 16] {
+        let [a, b, c, d] = self.0[0].to_ne_bytes();
+        let [e, f, g, h] = self.0[1].to_ne_bytes();
+        let [i, j, k, l] = self.0[2].to_ne_bytes();
+        let [m, n, o, p] = self.0[3].to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    pub fn to_ip(self) -> core::net::IpAddr {
+        if self.is_v4() {
+            core::net::IpAddr::V4(core::net::Ipv4Addr::from(self.0[3].to_ne_bytes()))
+        } else {
+            core::net::IpAddr::V6(core::net::Ipv6Addr::from(self.octets()))
+        }
+    }
+}
+
+impl From<core::net::IpAddr> for Addr {
+    fn from(ip: core::net::IpAddr) -> Addr {
+        match ip {
+            core::net::IpAddr::V4(v4) => v4.into(),
+            core::net::IpAddr::V6(v6) => v6.into(),
+        }
+    }
+}
+
+impl From<core::net::Ipv4Addr> for Addr {
+    fn from(ip: core::net::Ipv4Addr) -> Addr {
+        Addr::from_v4(ip.octets())
+    }
+}
+
+impl From<core::net::Ipv6Addr> for Addr {
+    fn from(ip: core::net::Ipv6Addr) -> Addr {
+        Addr::from_v6(ip.octets())
+    }
+}
+
+impl core::fmt::Debug for Addr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&self.to_ip(), f)
+    }
+}
+
+impl core::fmt::Display for Addr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&self.to_ip(), f)
+    }
+}
+
+/// A 16-bit number that lies in memory in network byte order (a port as it stands in a packet).
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Pod, Zeroable)]
+pub struct Be16(u16);
+
+impl Be16 {
+    pub const ZERO: Be16 = Be16(0);
+
+    #[inline(always)]
+    pub const fn new(host: u16) -> Be16 {
+        Be16(host.to_be())
+    }
+
+    /// From two bytes that already lie in network byte order in `raw`.
+    #[inline(always)]
+    pub const fn from_raw(raw: u16) -> Be16 {
+        Be16(raw)
+    }
+
+    #[inline(always)]
+    pub const fn raw(self) -> u16 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+impl core::fmt::Debug for Be16 {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&self.get(), f)
+    }
+}
+
+impl core::fmt::Display for Be16 {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(&self.get(), f)
+    }
+}

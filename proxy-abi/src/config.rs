@@ -1,0 +1,58 @@
+use crate::Addr;
+use bytemuck::{Pod, Zeroable};
+
+/// An address prefix. `len` counts bits of the 128-bit form: an IPv4 /12 has `len` 108. `len` 0 means "none".
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Prefix {
+    pub addr: Addr,
+    pub len: u32,
+}
+
+/// The single element of the `CONFIG` array: facts of this node that the agent finds out and may change while the
+/// programs run. All times in seconds, all ports in host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Config {
+    /// [`crate::ABI_VERSION`] of whoever wrote the maps. 0: no agent has written yet.
+    pub abi_version: u32,
+    pub flags: u32,
+    /// `SO_NETNS_COOKIE` of the namespace that the node's own processes live in.
+    pub host_netns_cookie: u64,
+    /// The uplink's own addresses: source of masqueraded traffic, VXLAN outer source. [`Addr::UNSPECIFIED`] if none.
+    pub node_v4: Addr,
+    pub node_v6: Addr,
+    /// The router address of each pod CIDR (its first host address).
+    pub router_v4: Addr,
+    pub router_v6: Addr,
+    /// ClusterIP ranges: an address inside without a frontend is dropped.
+    pub service_v4: Prefix,
+    pub service_v6: Prefix,
+    pub uplink_ifindex: u32,
+    /// The VXLAN device; 0 while the tunnel is not up.
+    pub overlay_ifindex: u32,
+    pub vni: u32,
+    /// Inner MTU in bytes: what a pod may send.
+    pub pod_mtu: u32,
+    pub nodeport_min: u16,
+    pub nodeport_max: u16,
+    /// Source ports that SNAT hands out, inclusive.
+    pub snat_min: u16,
+    pub snat_max: u16,
+    pub tcp_syn_s: u32,
+    pub tcp_established_s: u32,
+    pub tcp_closing_s: u32,
+    pub udp_s: u32,
+    pub udp_stream_s: u32,
+    pub icmp_s: u32,
+}
+
+/// Bits of [`Config::flags`].
+pub mod config_flag {
+    /// Pods' traffic to the outside gets the node's address.
+    pub const MASQUERADE: u32 = 1 << 0;
+    /// The tunnel is used for remote pod CIDRs.
+    pub const TUNNEL: u32 = 1 << 1;
+}
+
+const _: () = assert!(size_of::<Config>() == 168 && align_of::<Config>() == 8);

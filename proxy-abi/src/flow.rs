@@ -1,0 +1,75 @@
+use crate::{Addr, Be16};
+use bytemuck::{Pod, Zeroable};
+
+/// The five numbers that name a flow in one direction. For ICMP echo both ports hold the identifier.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
+pub struct Tuple {
+    pub src: Addr,
+    pub dst: Addr,
+    pub sport: Be16,
+    pub dport: Be16,
+    pub proto: u8,
+    pub reserved: [u8; 3],
+}
+
+impl Tuple {
+    #[inline(always)]
+    pub const fn new(src: Addr, sport: Be16, dst: Addr, dport: Be16, proto: u8) -> Tuple {
+        Tuple { src, dst, sport, dport, proto, reserved: [0; 3] }
+    }
+
+    /// The same flow seen from the other end.
+    #[inline(always)]
+    pub const fn flip(&self) -> Tuple {
+        Tuple::new(self.dst, self.dport, self.src, self.sport, self.proto)
+    }
+}
+
+/// Value of `FLOWS_NEW` (LRU, embryonic) and `FLOWS` (established), by the [`Tuple`] of the packet as it meets us.
+///
+/// A translated flow is two entries: forward `K → T` and reverse `T.flip() → K.flip()`, where `T` is the tuple after
+/// translation. Each entry names its twin: `entry.to.flip()`. The reverse entry goes in first, with `BPF_NOEXIST`:
+/// that insertion *is* the allocation of the SNAT port. Entries hold addresses, never slot numbers.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Flow {
+    /// What the packet's tuple becomes.
+    pub to: Tuple,
+    /// The service port this flow was balanced by; 0: masquerade only.
+    pub service_id: u32,
+    /// `bpf_ktime_get_coarse_ns / 1e9` of the last packet in this direction.
+    pub seen_s: u32,
+    pub flags: u16,
+    /// One of [`flow_state`]; kept alike in both entries.
+    pub state: u8,
+    pub reserved: u8,
+    /// Packets in this direction, saturating.
+    pub packets: u32,
+}
+
+/// Bits of [`Flow::flags`].
+pub mod flow_flag {
+    /// Set on the reverse entry.
+    pub const REVERSE: u16 = 1 << 0;
+    /// Destination (forward) was translated.
+    pub const DNAT: u16 = 1 << 1;
+    /// Source (forward) was translated.
+    pub const SNAT: u16 = 1 << 2;
+    /// The client came in through the uplink: answers go back out of it.
+    pub const FROM_UPLINK: u16 = 1 << 3;
+    /// TCP: a FIN was seen in this direction.
+    pub const FIN: u16 = 1 << 4;
+}
+
+/// Values of [`Flow::state`].
+pub mod flow_state {
+    /// First packet seen, no answer yet: lives in `FLOWS_NEW`.
+    pub const EMBRYONIC: u8 = 0;
+    pub const ESTABLISHED: u8 = 1;
+    /// TCP: FIN in both directions or RST in one.
+    pub const CLOSING: u8 = 2;
+}
+
+const _: () = assert!(size_of::<Tuple>() == 40);
+const _: () = assert!(size_of::<Flow>() == 56);

@@ -1,0 +1,45 @@
+//! The contract between the kernel programs and everything that writes or reads their maps.
+//!
+//! `no_std`, no dependencies but `bytemuck`. Every key and value is `#[repr(C)]`, derives `Pod` (a layout with
+//! padding does not compile) and has its size asserted; byte order is in the type ([`Be16`], [`Addr`]).
+//! A change of any layout, map name or meaning is a change of [`ABI_VERSION`].
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod addr;
+mod config;
+mod endpoint;
+mod flow;
+mod frontend;
+mod pins;
+mod reason;
+mod socket;
+
+pub use addr::{Addr, Be16};
+pub use config::{Config, Prefix, config_flag};
+pub use endpoint::{Endpoint, Link, PodCidr, PodCidrKey, endpoint_flag, pod_cidr_flag};
+pub use flow::{Flow, Tuple, flow_flag, flow_state};
+pub use frontend::{Frontend, FrontendKey, Slot, frontend_flag, frontend_kind, slot_flag};
+pub use pins::{MAPS, MapSpec, PIN_ROOT, PROGRAMS, map, prog};
+pub use reason::{Counter, DropEvent, Reason};
+pub use socket::{SocketKey, SocketOrigin};
+
+/// Raised by one with every change of a layout, a map's name or a field's meaning. The agent and the CNI plugin
+/// compare it with [`Config::abi_version`] in the pinned `CONFIG` map before they touch anything else.
+pub const ABI_VERSION: u32 = 1;
+
+/// IP protocol numbers (IANA) that the tables know.
+pub mod proto {
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+}
+
+/// Inner Ethernet addresses on the overlay. Every node's VXLAN device has `OVERLAY_DEV_MAC`, so no node has to learn
+/// another's; the sender writes `OVERLAY_SRC_MAC` as source because `vxlan_rcv` drops a frame whose inner source is
+/// the device's own address.
+pub const OVERLAY_DEV_MAC: [u8; 6] = [0x02, 0x53, 0x6b, 0x65, 0x00, 0x01];
+/// See [`OVERLAY_DEV_MAC`].
+pub const OVERLAY_SRC_MAC: [u8; 6] = [0x02, 0x53, 0x6b, 0x65, 0x00, 0x02];

@@ -1,0 +1,85 @@
+/// Folder on bpffs that everything of ours is pinned below: `maps/NAME`, `progs/NAME`, `links/HOOK-DEVICE`.
+pub const PIN_ROOT: &str = "/sys/fs/bpf/skerry";
+
+/// Names of the maps, as in the object and below `PIN_ROOT/maps`.
+pub mod map {
+    pub const CONFIG: &str = "CONFIG";
+    pub const FRONTENDS: &str = "FRONTENDS";
+    pub const SLOTS: &str = "SLOTS";
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    pub const LINKS: &str = "LINKS";
+    pub const POD_CIDRS: &str = "POD_CIDRS";
+    pub const TUNNEL_PEERS: &str = "TUNNEL_PEERS";
+    pub const FLOWS_NEW: &str = "FLOWS_NEW";
+    pub const FLOWS: &str = "FLOWS";
+    pub const SOCKETS: &str = "SOCKETS";
+    pub const COUNTERS: &str = "COUNTERS";
+    pub const EVENTS: &str = "EVENTS";
+}
+
+/// Names of the programs, as in the object and below `PIN_ROOT/progs`.
+pub mod prog {
+    pub const CONNECT4: &str = "sock_connect4";
+    pub const CONNECT6: &str = "sock_connect6";
+    pub const SENDMSG4: &str = "sock_sendmsg4";
+    pub const SENDMSG6: &str = "sock_sendmsg6";
+    pub const RECVMSG4: &str = "sock_recvmsg4";
+    pub const RECVMSG6: &str = "sock_recvmsg6";
+    pub const GETPEERNAME4: &str = "sock_peername4";
+    pub const GETPEERNAME6: &str = "sock_peername6";
+    /// tc ingress of the host side of a pod's veth: what the pod sends.
+    pub const FROM_POD: &str = "from_pod";
+    /// tc egress of the same device: what the node's own stack sends to the pod.
+    pub const TO_POD: &str = "to_pod";
+    pub const FROM_OVERLAY: &str = "from_overlay";
+    /// tc egress of the VXLAN device: gives the stack's packets their tunnel key.
+    pub const TO_OVERLAY: &str = "to_overlay";
+    pub const FROM_UPLINK: &str = "from_uplink";
+    /// tc egress of the uplink: masquerade, answers of host-network backends.
+    pub const TO_UPLINK: &str = "to_uplink";
+}
+
+/// A map and its default size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapSpec {
+    pub name: &'static str,
+    pub max_entries: u32,
+}
+
+const fn spec(name: &'static str, max_entries: u32) -> MapSpec {
+    MapSpec { name, max_entries }
+}
+
+/// All pinned maps. The agent may ask for other sizes (flags, machine memory) when it creates them.
+pub const MAPS: &[MapSpec] = &[
+    spec(map::CONFIG, 1),
+    spec(map::FRONTENDS, 65_536),
+    spec(map::SLOTS, 262_144),
+    spec(map::ENDPOINTS, 4_096),
+    spec(map::LINKS, 2_048),
+    spec(map::POD_CIDRS, 16_384),
+    spec(map::TUNNEL_PEERS, 16_384),
+    spec(map::FLOWS_NEW, 65_536),
+    spec(map::FLOWS, 131_072),
+    spec(map::SOCKETS, 65_536),
+    spec(map::COUNTERS, crate::Reason::COUNT),
+    spec(map::EVENTS, 262_144),
+];
+
+/// All programs of the object.
+pub const PROGRAMS: &[&str] = &[
+    prog::CONNECT4,
+    prog::CONNECT6,
+    prog::SENDMSG4,
+    prog::SENDMSG6,
+    prog::RECVMSG4,
+    prog::RECVMSG6,
+    prog::GETPEERNAME4,
+    prog::GETPEERNAME6,
+    prog::FROM_POD,
+    prog::TO_POD,
+    prog::FROM_OVERLAY,
+    prog::TO_OVERLAY,
+    prog::FROM_UPLINK,
+    prog::TO_UPLINK,
+];

@@ -1,0 +1,92 @@
+use crate::Tuple;
+use bytemuck::{Pod, Zeroable};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal, $text:literal;)*) => {
+        /// What became of a packet. One enum for the verdict, the index into `COUNTERS`, the metric's label, the flow
+        /// log's text and the row in the documentation.
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        pub enum Reason { $($(#[$doc])* $name = $number,)* }
+
+        impl Reason {
+            /// All of them, by number.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)*];
+
+            /// The value of the metric's `reason` label.
+            pub const fn label(self) -> &'static str {
+                match self { $(Reason::$name => $label,)* }
+            }
+
+            /// One sentence for people.
+            pub const fn text(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Not a drop: handed on untouched.
+    Passed = 0, "passed", "handed to the kernel's own stack";
+    Delivered = 1, "delivered", "delivered to a pod on this node";
+    Encapsulated = 2, "encapsulated", "sent through the tunnel";
+    SentOut = 3, "sent_out", "sent out through the uplink";
+    Rejected = 4, "rejected", "answered with RST or ICMP unreachable: the service has no endpoints";
+    SourceSpoofed = 8, "source_spoofed", "a pod used a source address that is not its own";
+    MacSpoofed = 9, "mac_spoofed", "a pod used a source MAC that is not its own";
+    UnknownLink = 10, "unknown_link", "the veth is not registered: the pod was not set up by the CNI plugin";
+    UnknownEndpoint = 11, "unknown_endpoint", "an address of this node's pod CIDR that no pod has";
+    UnknownTunnelPeer = 12, "unknown_tunnel_peer", "a VXLAN packet from an address that is no node";
+    WrongVni = 13, "wrong_vni", "a VXLAN packet of another network";
+    UnallocatedService = 14, "unallocated_service", "an address of the service range that no service has";
+    NoLocalEndpoint = 15, "no_local_endpoint", "traffic policy Local and no endpoint on this node";
+    StaleSlot = 16, "stale_slot", "the backend slot was recycled twice under the reader";
+    Malformed = 17, "malformed", "a header is cut short or contradicts itself";
+    SnatExhausted = 18, "snat_exhausted", "no free source port towards this destination";
+    FlowTableFull = 19, "flow_table_full", "the flow could not be recorded";
+    TunnelDown = 20, "tunnel_down", "a remote pod and no tunnel device";
+    RewriteFailed = 21, "rewrite_failed", "the kernel refused to change the packet";
+    LoopbackSource = 22, "loopback_source", "127.0.0.0/8 or ::1 arrived on a device (CVE-2020-8558)";
+    MappedOnWire = 23, "mapped_on_wire", "a v4-mapped IPv6 address on the wire";
+    TtlExpired = 24, "ttl_expired", "the hop limit ran out";
+    Unroutable = 25, "unroutable", "the kernel has no route to the destination";
+}
+
+impl Reason {
+    /// Size of `COUNTERS`.
+    pub const COUNT: u32 = 64;
+    /// Numbers below are not drops.
+    pub const FIRST_DROP: u8 = 8;
+
+    pub const fn is_drop(self) -> bool {
+        self as u8 >= Reason::FIRST_DROP
+    }
+
+    pub fn from_number(number: u8) -> Option<Reason> {
+        Reason::ALL.iter().copied().find(|r| *r as u8 == number)
+    }
+}
+
+/// Element of the per-CPU array `COUNTERS`, by [`Reason`] as u32.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Record in the ring buffer `EVENTS`. A full ring loses records, never packets; the counters stay exact.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct DropEvent {
+    /// `bpf_ktime_get_ns`.
+    pub time_ns: u64,
+    pub tuple: Tuple,
+    pub ifindex: u32,
+    pub length: u32,
+    pub reason: u8,
+    pub reserved: [u8; 7],
+}
+
+const _: () = assert!(size_of::<DropEvent>() == 64);

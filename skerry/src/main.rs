@@ -1,0 +1,2 @@
+//! skerry
+fn main() {}
