@@ -1,1 +1,11 @@
-//! ebpf-build
+//! Compiles the kernel programs (`proxy-ebpf`) for `bpfel-unknown-none`, once for everyone who embeds or loads them.
+//!
+//! A build script calls [`build`] and [`watch`]; `xtask` and CI call [`build`] and [`check_no_panics`].
+
+mod build;
+mod symbols;
+mod toolchain;
+
+pub use build::{BuildError, build, watch};
+pub use symbols::{SymbolError, check_no_panics, symbols};
+pub use toolchain::{NoToolchain, Toolchain};

@@ -1,0 +1,172 @@
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
+    programs::{CgroupSockAddr, Program, SchedClassifier},
+};
+use proxy_abi::{Addr, Config, Counter, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Reason, Slot, Tuple, map};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKERRY_BPF_OBJECT"));
+
+/// Why the object could not be loaded or one of its maps not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    #[error("load the object")]
+    Load(#[source] Box<aya::EbpfError>),
+    #[error("the object has no {what} {name}")]
+    Missing { what: &'static str, name: String },
+    #[error("load program {name}")]
+    Verify { name: String, source: Box<aya::programs::ProgramError> },
+    #[error("use map {name}")]
+    Map { name: &'static str, source: Box<aya::maps::MapError> },
+    #[error("attach program {name} to {to}")]
+    Attach { name: String, to: String, source: Box<aya::programs::ProgramError> },
+}
+
+/// A key or value of `proxy_abi`, as aya wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Plain<T>(pub T);
+
+// SAFETY: bytemuck has checked T: no padding, every bit pattern valid.
+unsafe impl<T: bytemuck::Pod> aya::Pod for Plain<T> {}
+
+/// One loaded copy of all programs, with unpinned maps of its own: a node's data plane.
+pub struct Object {
+    bpf: Ebpf,
+}
+
+impl Object {
+    /// Creates the maps; programs are verified on first use.
+    ///
+    /// # Errors
+    /// The kernel refused a map, or the caller may not use bpf().
+    pub fn load() -> Result<Object, ObjectError> {
+        let bpf = EbpfLoader::new().load(OBJECT).map_err(|source| ObjectError::Load(Box::new(source)))?;
+        Ok(Object { bpf })
+    }
+
+    /// A tc program, verified.
+    ///
+    /// # Errors
+    /// The object lacks it, or the verifier refused it.
+    pub fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier, ObjectError> {
+        let program: &mut SchedClassifier =
+            self.program(name)?.try_into().map_err(|source| verify_error(name, source))?;
+        if program.fd().is_err() {
+            program.load().map_err(|source| verify_error(name, source))?;
+        }
+        Ok(program)
+    }
+
+    /// A cgroup socket address program, verified.
+    ///
+    /// # Errors
+    /// The object lacks it, or the verifier refused it.
+    pub fn sock_addr(&mut self, name: &str) -> Result<&mut CgroupSockAddr, ObjectError> {
+        let program: &mut CgroupSockAddr =
+            self.program(name)?.try_into().map_err(|source| verify_error(name, source))?;
+        if program.fd().is_err() {
+            program.load().map_err(|source| verify_error(name, source))?;
+        }
+        Ok(program)
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut Program, ObjectError> {
+        self.bpf
+            .program_mut(name)
+            .ok_or_else(|| ObjectError::Missing { what: "program", name: name.to_owned() })
+    }
+
+    pub fn set_config(&mut self, config: Config) -> Result<(), ObjectError> {
+        let mut map: Array<&mut MapData, Plain<Config>> = self.map(map::CONFIG)?;
+        map.set(0, Plain(config), 0).map_err(|source| map_error(map::CONFIG, source))
+    }
+
+    pub fn set_slot(&mut self, index: u32, slot: Slot) -> Result<(), ObjectError> {
+        let mut map: Array<&mut MapData, Plain<Slot>> = self.map(map::SLOTS)?;
+        map.set(index, Plain(slot), 0).map_err(|source| map_error(map::SLOTS, source))
+    }
+
+    pub fn set_frontend(&mut self, key: FrontendKey, frontend: Frontend) -> Result<(), ObjectError> {
+        self.insert(map::FRONTENDS, key, frontend)
+    }
+
+    pub fn set_endpoint(&mut self, addr: Addr, endpoint: Endpoint) -> Result<(), ObjectError> {
+        self.insert(map::ENDPOINTS, addr, endpoint)
+    }
+
+    pub fn set_link(&mut self, ifindex: u32, link: Link) -> Result<(), ObjectError> {
+        self.insert(map::LINKS, ifindex, link)
+    }
+
+    pub fn set_tunnel_peer(&mut self, node: Addr) -> Result<(), ObjectError> {
+        self.insert(map::TUNNEL_PEERS, node, 0_u32)
+    }
+
+    pub fn set_pod_cidr(&mut self, prefix_len: u32, addr: Addr, cidr: PodCidr) -> Result<(), ObjectError> {
+        let mut map: LpmTrie<&mut MapData, Plain<Addr>, Plain<PodCidr>> = self.map(map::POD_CIDRS)?;
+        map.insert(&Key::new(prefix_len, Plain(addr)), Plain(cidr), 0)
+            .map_err(|source| map_error(map::POD_CIDRS, source))
+    }
+
+    pub fn set_flow(&mut self, table: &'static str, key: Tuple, flow: Flow) -> Result<(), ObjectError> {
+        self.insert(table, key, flow)
+    }
+
+    /// All entries of `FLOWS_NEW` or `FLOWS`.
+    pub fn flows(&mut self, table: &'static str) -> Result<Vec<(Tuple, Flow)>, ObjectError> {
+        let map: HashMap<&mut MapData, Plain<Tuple>, Plain<Flow>> = self.map(table)?;
+        map.iter()
+            .map(|entry| entry.map(|(key, flow)| (key.0, flow.0)).map_err(|source| map_error(table, source)))
+            .collect()
+    }
+
+    /// Removes every entry of a flow table.
+    pub fn clear_flows(&mut self) -> Result<(), ObjectError> {
+        for table in [map::FLOWS, map::FLOWS_NEW] {
+            let keys: Vec<Tuple> = self.flows(table)?.into_iter().map(|(key, _)| key).collect();
+            let mut map: HashMap<&mut MapData, Plain<Tuple>, Plain<Flow>> = self.map(table)?;
+            for key in keys {
+                map.remove(&Plain(key)).map_err(|source| map_error(table, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Packets counted under a reason, all CPUs together.
+    pub fn counted(&mut self, reason: Reason) -> Result<u64, ObjectError> {
+        let map: PerCpuArray<&mut MapData, Plain<Counter>> = self.map(map::COUNTERS)?;
+        let values =
+            map.get(&(reason as u32), 0).map_err(|source| map_error(map::COUNTERS, source))?;
+        Ok(values.iter().map(|counter| counter.0.packets).sum())
+    }
+
+    fn insert<K: bytemuck::Pod, V: bytemuck::Pod>(
+        &mut self,
+        name: &'static str,
+        key: K,
+        value: V,
+    ) -> Result<(), ObjectError> {
+        let mut map: HashMap<&mut MapData, Plain<K>, Plain<V>> = self.map(name)?;
+        map.insert(Plain(key), Plain(value), 0).map_err(|source| map_error(name, source))
+    }
+
+    fn map<'a, M>(&'a mut self, name: &'static str) -> Result<M, ObjectError>
+    where
+        M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+    {
+        let map = self
+            .bpf
+            .map_mut(name)
+            .ok_or_else(|| ObjectError::Missing { what: "map", name: name.to_owned() })?;
+        M::try_from(map).map_err(|source| map_error(name, source))
+    }
+}
+
+fn map_error(name: &'static str, source: aya::maps::MapError) -> ObjectError {
+    ObjectError::Map { name, source: Box::new(source) }
+}
+
+fn verify_error(name: &str, source: aya::programs::ProgramError) -> ObjectError {
+    ObjectError::Verify { name: name.to_owned(), source: Box::new(source) }
+}

@@ -1,0 +1,22 @@
+//! Every program of the ABI is in the object and passes this kernel's verifier.
+
+use proxy_abi::PROGRAMS;
+use skerry_packet_cases::Object;
+
+#[test]
+fn the_kernel_accepts_every_program() {
+    let mut object = Object::load().unwrap();
+    for name in PROGRAMS {
+        let info = if name.starts_with("sock_") {
+            object.sock_addr(name).map(|program| program.info())
+        } else {
+            object.classifier(name).map(|program| program.info())
+        };
+        let info = info.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error))).unwrap();
+        println!(
+            "{name}: {} bytes translated, {} instructions walked by the verifier",
+            info.size_translated().unwrap_or(0),
+            info.verified_instruction_count().unwrap_or(0)
+        );
+    }
+}
