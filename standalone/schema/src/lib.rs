@@ -1,1 +1,34 @@
-//! skerry-schema
+//! What the API server must know about the kinds of Kubernetes 1.36: tables, and pure functions over JSON values.
+//!
+//! - [`kinds`], [`find`], [`groups`]: which kinds there are, their paths, verbs and subresources.
+//! - [`decode`], [`check`]: a request body to a checked value; unknown and duplicate fields, wrong types.
+//! - [`prepare_create`], [`prepare_update`]: defaults, what users may not set, generation, validation.
+//! - [`apply_patch`]: JSON patch, merge patch, strategic merge patch.
+//! - [`columns`], [`cells`]: what `kubectl get` prints.
+//! - [`selectable_fields`], [`field_label_supported`]: field selectors.
+//! - [`openapi_v3_index`], [`openapi_v3`]: the documents behind `kubectl explain` and `apply`.
+//!
+//! Nothing here reads a clock, a file or a lock: `now` is an argument.
+
+#![forbid(unsafe_code)]
+
+mod body;
+mod error;
+mod kinds;
+mod openapi;
+mod patch;
+mod selectable;
+mod strategy;
+mod table;
+
+pub use body::{DecodeError, Decoded, Format, check, decode, strict_message};
+pub use error::{FieldError, Reason, invalid_status};
+pub use kinds::{
+    GROUP_ORDER, Group, KINDS, Kind, Subresource, find, find_kind, from_storage, groups, kinds, split_api_version,
+    to_storage,
+};
+pub use openapi::{Document, openapi_v3, openapi_v3_index};
+pub use patch::{PatchError, PatchType, apply_patch};
+pub use selectable::{field_label_supported, selectable_fields};
+pub use strategy::{prepare_create, prepare_update, qos_class};
+pub use table::{Column, cells, columns};
