@@ -90,7 +90,7 @@ impl Change {
 #[derive(Clone, Debug)]
 pub enum WatchItem {
     Change(Arc<Change>),
-    /// All changes up to this revision have been yielded (sent after a replay, and on [`Store::progress`] ticks).
+    /// All changes up to this revision have been yielded (sent after a replay, and after [`Store::request_progress`]).
     Progress(u64),
     /// The watcher fell so far behind that the store let go of it: list again. The stream ends here.
     Lagged,
@@ -111,10 +111,16 @@ pub enum StoreError {
     Compacted { asked: u64, oldest: u64 },
     #[error("revision {asked} is not reached yet, the newest is {newest}")]
     Future { asked: u64, newest: u64 },
-    /// The disk (or etcd) refused; the write may not be assumed done and the store takes no more writes until restarted
-    /// unless `full`.
-    #[error("write the store: {operation}")]
+    /// The disk (or etcd) refused. After a failed flush nobody knows what reached the disk: the store takes no more
+    /// writes until it is opened again.
+    #[error("store: {operation}")]
     Io { operation: String, source: std::io::Error },
+    #[error("the store failed earlier ({why}): restart the server, it recovers what was confirmed")]
+    Failed { why: Arc<str> },
+    #[error("the store {path} is in use by another server: stop that one first")]
+    InUse { path: String },
+    #[error("{path} is damaged at offset {offset} in what was durable: restore the folder from a backup")]
+    Damaged { path: String, offset: u64 },
     #[error("the store is out of space: free some on the file system of {path}")]
     Full { path: String },
 }
@@ -133,6 +139,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The changes of keys that start with `prefix`, made after revision `after`.
     fn watch(&self, prefix: &str, after: u64) -> Result<Watch, StoreError>;
+
+    /// Sends every watcher a [`WatchItem::Progress`] behind all changes up to the newest visible revision.
+    fn request_progress(&self);
 
     /// Lets go of history before `revision`.
     async fn compact(&self, revision: u64) -> Result<(), StoreError>;

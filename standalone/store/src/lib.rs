@@ -4,5 +4,13 @@
 //! compare-and-write of several keys, and a watch replays what was committed after a revision.
 
 mod api;
+mod disk;
+mod engine;
+mod hub;
+mod record;
+mod tree;
+mod writer;
 
 pub use api::{Change, Entry, Expect, Listing, Op, Range, Store, StoreError, Txn, Watch, WatchItem};
+pub use engine::{LogStore, Options, Stats};
+pub use tree::Retention;
