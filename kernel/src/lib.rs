@@ -1,1 +1,31 @@
-//! skerry-kernel
+//! A small synchronous face of `bpf(2)`: maps, programs, links and their pins by raw system calls.
+//!
+//! For processes that start often and live for milliseconds (the CNI plugin), and for the calls that aya 0.14 does not
+//! have (batches, replacing a cgroup link's program, queries by attachment). Nothing is cached, nothing is spawned,
+//! nothing is loaded at start. All `unsafe` is in `sys`.
+//!
+//! - [`Map`], [`PerCpuMap`]: typed views of a map; opening one compares the kernel's sizes with the types'.
+//! - [`Program`], [`Link`]: what runs and where; [`tcx_attachments`], [`cgroup_attachments`] ask a hook.
+//! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
+//! - [`netns_cookie`], [`ifindex`], [`ifname`]: facts of the caller's network namespace.
+#![deny(unsafe_code)]
+
+mod batch;
+mod error;
+mod fs;
+mod link;
+mod map;
+mod net;
+mod program;
+#[expect(unsafe_code, reason = "system calls; every other module goes through this one")]
+mod sys;
+
+pub use error::Error;
+pub use fs::{cgroup2_mount, is_bpffs, is_cgroup2, mount_bpffs, unmount};
+pub use link::{
+    Attachment, CgroupHook, Direction, Link, LinkInfo, LinkTarget, Order, cgroup_attachments, link_ids,
+    tcx_attachments,
+};
+pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type};
+pub use net::{ifindex, ifname, netns_cookie};
+pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};
