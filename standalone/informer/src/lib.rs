@@ -1,0 +1,31 @@
+//! What every client of the Kubernetes API in this tree shares: an indexed cache that is told of changes by watches,
+//! work queues keyed by object, events with aggregation, and the small pure rules (selectors, quantities, merge
+//! patches) that Kubernetes defines once for all kinds.
+//!
+//! The cache reads our own writes: what the API server answered to a write is put into the cache at once, and watch
+//! events older than it are ignored (see [`Store::wrote`]). Decisions taken over the cache therefore never act twice
+//! on the same state, without a table of expectations.
+#![forbid(unsafe_code)]
+
+mod connect;
+mod diff;
+mod event;
+mod key;
+mod quantity;
+mod queue;
+mod reflector;
+mod selector;
+mod store;
+mod worker;
+
+pub use connect::{ConnectError, connect};
+pub use diff::merge_diff;
+pub use event::{EventType, Recorder, Regarding, record};
+pub use key::ObjectKey;
+pub use quantity::Quantities;
+pub use quantity::{milli, whole};
+pub use queue::Queue;
+pub use reflector::{FullObjects, MetadataOnly, Source, reflect};
+pub use selector::{matches_labels, matches_selector, requirement_holds};
+pub use store::{Change, Store, Term};
+pub use worker::{Next, run_workers};

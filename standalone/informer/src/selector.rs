@@ -1,0 +1,77 @@
+//! Label selectors, as <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/> defines them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+type Labels = BTreeMap<String, String>;
+
+/// Whether `labels` has every pair of `wanted`. An absent set of labels is an empty one.
+pub fn matches_labels(wanted: &Labels, labels: Option<&Labels>) -> bool {
+    wanted.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
+}
+
+/// Whether the selector picks an object with these labels. The empty selector picks everything; an operator that is
+/// not known picks nothing.
+pub fn matches_selector(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
+    selector.match_labels.as_ref().is_none_or(|wanted| matches_labels(wanted, labels))
+        && selector.match_expressions.iter().flatten().all(|expression| {
+            let values = expression.values.as_deref().unwrap_or_default();
+            requirement_holds(&expression.operator, labels.and_then(|l| l.get(&expression.key)), values)
+        })
+}
+
+/// One requirement of a label or node selector. `Gt` and `Lt` (node selectors only) compare integers.
+pub fn requirement_holds(operator: &str, value: Option<&String>, values: &[String]) -> bool {
+    let compare = |holds: fn(i64, i64) -> bool| {
+        let (Some(value), [bound]) = (value, values) else { return false };
+        let (Ok(value), Ok(bound)) = (value.parse(), bound.parse()) else { return false };
+        holds(value, bound)
+    };
+    match operator {
+        "In" => value.is_some_and(|v| values.contains(v)),
+        "NotIn" => value.is_none_or(|v| !values.contains(v)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compare(|value, bound| value > bound),
+        "Lt" => compare(|value, bound| value < bound),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    #[test]
+    fn selectors_pick_as_documented() {
+        let pod = labels(&[("app", "web"), ("tier", "front"), ("level", "5")]);
+        let holds = |op: &str, key: &str, values: &[&str]| {
+            let selector = LabelSelector {
+                match_labels: None,
+                match_expressions: Some(vec![LabelSelectorRequirement {
+                    key: key.into(),
+                    operator: op.into(),
+                    values: Some(values.iter().map(|v| v.to_string()).collect()),
+                }]),
+            };
+            matches_selector(&selector, Some(&pod))
+        };
+        assert!(holds("In", "app", &["web", "db"]));
+        assert!(!holds("In", "missing", &["web"]));
+        assert!(holds("NotIn", "missing", &["web"]));
+        assert!(!holds("NotIn", "app", &["web"]));
+        assert!(holds("Exists", "tier", &[]));
+        assert!(holds("DoesNotExist", "missing", &[]));
+        assert!(holds("Gt", "level", &["4"]) && !holds("Gt", "level", &["5"]));
+        assert!(!holds("Bogus", "app", &["web"]));
+        assert!(matches_selector(&LabelSelector::default(), None));
+        assert!(matches_labels(&labels(&[("app", "web")]), Some(&pod)));
+        assert!(!matches_labels(&labels(&[("app", "web")]), None));
+    }
+}

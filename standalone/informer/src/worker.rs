@@ -1,0 +1,86 @@
+//! Workers over a queue.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::Queue;
+
+/// When a key that was worked on without an error wants to be looked at again without any change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Only when something changes.
+    Change,
+    /// After this time, since Kubernetes gives the decision a clock (a grace period, a deadline).
+    After(Duration),
+}
+
+/// Runs `count` workers that hand keys of `queue` to `work`, until `shutdown`. A failing key is tried again after its
+/// back-off; a conflict with another writer (409) is no news and is logged low.
+pub async fn run_workers<T, F, Fut, E>(
+    name: &'static str,
+    queue: Arc<Queue<T>>,
+    count: usize,
+    work: F,
+    shutdown: CancellationToken,
+) where
+    T: Clone + Eq + Hash + Display + Send + Sync + 'static,
+    F: Fn(T) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Result<Next, E>> + Send,
+    E: std::error::Error + Send + 'static,
+{
+    let mut workers = JoinSet::new();
+    for _ in 0..count {
+        let (queue, work, shutdown) = (queue.clone(), work.clone(), shutdown.clone());
+        workers.spawn(async move {
+            while let Some(key) = shutdown.run_until_cancelled(queue.take()).await {
+                let outcome = shutdown.run_until_cancelled(work(key.clone())).await;
+                let Some(outcome) = outcome else { return };
+                match outcome {
+                    Ok(Next::Change) => queue.done(key, false),
+                    Ok(Next::After(delay)) => {
+                        queue.add_after(key.clone(), delay);
+                        queue.done(key, false);
+                    }
+                    Err(error) => {
+                        if is_conflict(&error) {
+                            debug!(controller = name, %key, "someone else wrote first; trying again");
+                        } else {
+                            warn!(controller = name, %key, error = %chain(&error), "failed; trying again");
+                        }
+                        queue.done(key, true);
+                    }
+                }
+            }
+        });
+    }
+    while workers.join_next().await.is_some() {}
+}
+
+fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() {
+            return status.is_conflict();
+        }
+        next = error.source();
+    }
+    false
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
