@@ -18,6 +18,7 @@ mod kinds;
 mod openapi;
 mod patch;
 mod selectable;
+mod shape;
 mod strategy;
 mod table;
 

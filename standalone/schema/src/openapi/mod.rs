@@ -1,5 +1,7 @@
 //! The OpenAPI v3 documents, made at build time.
 
+use serde_json::{Map, Value, json};
+
 /// One group-version's document.
 #[derive(Clone, Copy, Debug)]
 pub struct Document {
@@ -11,13 +13,24 @@ pub struct Document {
     pub hash: &'static str,
 }
 
+include!(concat!(env!("OUT_DIR"), "/openapi.rs"));
+
 /// The body of `/openapi/v3`: `{"paths": {"api/v1": {"serverRelativeURL": "/openapi/v3/api/v1?hash=..."}}}`.
 pub fn openapi_v3_index() -> String {
-    String::from("{\"paths\":{}}")
+    let paths: Map<String, Value> = DOCUMENTS
+        .iter()
+        .map(|document| {
+            let url = format!("/openapi/v3/{}?hash={}", document.path, document.hash);
+            (document.path.to_owned(), json!({"serverRelativeURL": url}))
+        })
+        .collect();
+    json!({"paths": paths}).to_string()
 }
 
 /// The document behind `/openapi/v3/PATH` (`api/v1`, `apis/apps/v1`).
 pub fn openapi_v3(path: &str) -> Option<Document> {
-    let _ = path;
-    None
+    DOCUMENTS.iter().find(|document| document.path == path).copied()
 }
+
+#[cfg(test)]
+mod tests;
