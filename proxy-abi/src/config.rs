@@ -45,6 +45,9 @@ pub struct Config {
     pub udp_s: u32,
     pub udp_stream_s: u32,
     pub icmp_s: u32,
+    /// UDP port of the tunnel: what goes to it is the kernel's, no table is asked.
+    pub tunnel_port: u16,
+    pub reserved: [u8; 6],
 }
 
 /// Bits of [`Config::flags`].
@@ -55,4 +58,4 @@ pub mod config_flag {
     pub const TUNNEL: u32 = 1 << 1;
 }
 
-const _: () = assert!(size_of::<Config>() == 168 && align_of::<Config>() == 8);
+const _: () = assert!(size_of::<Config>() == 176 && align_of::<Config>() == 8);

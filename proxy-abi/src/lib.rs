@@ -21,8 +21,8 @@ pub use endpoint::{Endpoint, Link, PodCidr, PodCidrKey, endpoint_flag, pod_cidr_
 pub use flow::{Flow, Tuple, flow_flag, flow_state};
 pub use frontend::{Frontend, FrontendKey, Slot, frontend_flag, frontend_kind, slot_flag};
 pub use pins::{MAPS, MapSpec, PIN_ROOT, PROGRAMS, map, prog};
-pub use reason::{Counter, DropEvent, Reason};
-pub use socket::{SocketKey, SocketOrigin};
+pub use reason::{Counter, DropEvent, LOST_EVENTS, Reason};
+pub use socket::{SocketKey, SocketOrigin, socket_flag};
 
 /// Raised by one with every change of a layout, a map's name or a field's meaning. The agent and the CNI plugin
 /// compare it with [`Config::abi_version`] in the pinned `CONFIG` map before they touch anything else.

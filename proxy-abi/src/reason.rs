@@ -51,6 +51,8 @@ reasons! {
     MappedOnWire = 23, "mapped_on_wire", "a v4-mapped IPv6 address on the wire";
     TtlExpired = 24, "ttl_expired", "the hop limit ran out";
     Unroutable = 25, "unroutable", "the kernel has no route to the destination";
+    UnknownProtocol = 26, "unknown_protocol", "neither IPv4, IPv6 nor ARP";
+    FragmentUnknown = 27, "fragment_unknown", "a later fragment whose first one was not seen";
 }
 
 impl Reason {
@@ -67,6 +69,9 @@ impl Reason {
         Reason::ALL.iter().copied().find(|r| *r as u8 == number)
     }
 }
+
+/// The element of `COUNTERS` that counts records lost to a full `EVENTS` ring; no [`Reason`] has this number.
+pub const LOST_EVENTS: u32 = Reason::COUNT - 1;
 
 /// Element of the per-CPU array `COUNTERS`, by [`Reason`] as u32.
 #[repr(C)]
