@@ -1,0 +1,37 @@
+//! The protobuf form of Kubernetes objects (`application/vnd.kubernetes.protobuf`), to and from JSON values.
+//!
+//! Driven by one table, `fields.txt`: for every message its field numbers, JSON names, types and whether an absent
+//! and a zero value differ. The numbers are facts of Kubernetes' `generated.proto` files (release 1.36).
+//!
+//! On the wire an object is the four bytes `k8s\0` and a `runtime.Unknown` that names apiVersion and kind.
+
+#![forbid(unsafe_code)]
+
+mod decode;
+mod encode;
+mod envelope;
+mod fields;
+mod special;
+mod wire;
+
+pub use envelope::{decode, encode, encode_watch_event, is_supported};
+
+/// The media type of one object, and of a list.
+pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+
+/// Nested messages that are read or written at most.
+const MAX_DEPTH: usize = 64;
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ProtobufError {
+    #[error(
+        "the body does not start with the protobuf magic k8s\\0: send it with the media type of what it is"
+    )]
+    Magic,
+    #[error("{message} at byte {offset}: {problem}")]
+    Wire { message: String, offset: usize, problem: &'static str },
+    #[error("no protobuf form of {api_version} {kind} is known: use application/json")]
+    UnknownKind { api_version: String, kind: String },
+    #[error("{path}: {problem}")]
+    Value { path: String, problem: String },
+}
