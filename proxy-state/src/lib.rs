@@ -1,1 +1,32 @@
-//! proxy-state
+//! From Kubernetes objects to the tables of the kernel programs: `ingest → desired → plan`.
+//!
+//! Pure and synchronous: values go in (objects, dumps of the maps, the time), values come out (an ordered list of map
+//! operations). Nothing here waits, locks, logs or touches a map.
+//!
+//! * [`api`]: the few fields of Service, EndpointSlice and Node that matter, read tolerantly from API JSON.
+//! * [`State`] (ingest): the objects, kept compactly, with their indexes and what is dirty.
+//! * [`ServicePortTable`], [`NodeTables`] (desired): what the maps should say for one service, and for all nodes.
+//! * [`Actual`]: what the maps say; rebuilt from a [`Dump`] at start and after every failure.
+//! * [`plan`]: the operations from one to the other, safe to stop after any of them.
+#![forbid(unsafe_code)]
+
+mod actual;
+pub mod api;
+mod claims;
+mod desired;
+mod draft;
+mod ingest;
+mod ip;
+mod model;
+mod nodes;
+mod plan;
+mod runs;
+
+pub use actual::{Actual, Dump, Limits};
+pub use desired::{Backend, FrontendSpec, Scope, ServicePortId, ServicePortTable, ServiceTables};
+pub use ingest::State;
+pub use ip::{parse_cidr, parse_ip};
+pub use model::ObjectKey;
+pub use nodes::{NodeTables, router_address};
+pub use plan::{Op, Plan, Refusal, plan};
+pub use runs::{RunAllocator, RunsFull};

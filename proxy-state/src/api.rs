@@ -1,0 +1,209 @@
+//! The fields of Service, EndpointSlice and Node that the proxy needs, as they stand in the API's JSON. Unknown fields
+//! are skipped while parsing, `null` means absent. These values live only from the wire to [`crate::State`].
+
+use std::fmt;
+
+use proxy_abi::{Addr, proto};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
+
+use crate::ip::routable_addr;
+
+/// `null` and absent are the default.
+fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+macro_rules! wire {
+    ($($(#[$doc:meta])* pub struct $name:ident { $($(#[$attr:meta])* $field:ident: $kind:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        pub struct $name {
+            $(
+                $(#[$attr])*
+                #[serde(default, deserialize_with = "lenient")]
+                pub $field: $kind,
+            )*
+        }
+    )*};
+}
+
+wire! {
+    pub struct Meta {
+        name: String,
+        namespace: String,
+        resource_version: String,
+        /// RFC 3339, UTC.
+        creation_timestamp: String,
+        labels: Labels,
+    }
+
+    /// The labels that the proxy looks at.
+    pub struct Labels {
+        /// Owner of an EndpointSlice.
+        #[serde(rename = "kubernetes.io/service-name")]
+        service_name: Option<String>,
+        /// A Service with this label belongs to another proxy.
+        #[serde(rename = "service.kubernetes.io/service-proxy-name")]
+        service_proxy_name: Option<String>,
+    }
+
+    pub struct Service {
+        metadata: Meta,
+        spec: ServiceSpec,
+        status: ServiceStatus,
+    }
+
+    pub struct ServiceSpec {
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(rename = "clusterIP")]
+        cluster_ip: String,
+        #[serde(rename = "clusterIPs")]
+        cluster_ips: Vec<String>,
+        #[serde(rename = "externalIPs")]
+        external_ips: Vec<String>,
+        ports: Vec<ServicePort>,
+        external_traffic_policy: Policy,
+        internal_traffic_policy: Policy,
+        session_affinity: String,
+        session_affinity_config: AffinityConfig,
+    }
+
+    pub struct ServicePort {
+        name: String,
+        protocol: Protocol,
+        port: u16,
+        node_port: u16,
+    }
+
+    pub struct AffinityConfig {
+        #[serde(rename = "clientIP")]
+        client_ip: ClientIpConfig,
+    }
+
+    pub struct ClientIpConfig {
+        timeout_seconds: Option<u32>,
+    }
+
+    pub struct ServiceStatus {
+        load_balancer: LoadBalancer,
+    }
+
+    pub struct LoadBalancer {
+        ingress: Vec<Ingress>,
+    }
+
+    pub struct Ingress {
+        ip: String,
+        /// `Proxy`: the load balancer wants to see the traffic even from inside (KEP-1860).
+        ip_mode: String,
+    }
+
+    pub struct EndpointSlice {
+        metadata: Meta,
+        address_type: String,
+        ports: Vec<SlicePort>,
+        endpoints: Vec<Endpoint>,
+    }
+
+    pub struct SlicePort {
+        name: String,
+        protocol: Protocol,
+        /// Absent means "all ports", which only headless services use.
+        port: Option<u16>,
+    }
+
+    pub struct Endpoint {
+        addresses: FirstAddress,
+        node_name: String,
+        conditions: Conditions,
+    }
+
+    pub struct Conditions {
+        ready: Option<bool>,
+        serving: Option<bool>,
+        terminating: Option<bool>,
+    }
+
+    pub struct Node {
+        metadata: Meta,
+        spec: NodeSpec,
+        status: NodeStatus,
+    }
+
+    pub struct NodeSpec {
+        #[serde(rename = "podCIDR")]
+        pod_cidr: String,
+        #[serde(rename = "podCIDRs")]
+        pod_cidrs: Vec<String>,
+    }
+
+    pub struct NodeStatus {
+        addresses: Vec<NodeAddress>,
+    }
+
+    pub struct NodeAddress {
+        #[serde(rename = "type")]
+        kind: String,
+        address: String,
+    }
+}
+
+/// `Cluster` unless it says `Local`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Policy {
+    Local,
+    #[default]
+    #[serde(other)]
+    Cluster,
+}
+
+/// The IP protocol's number; what we don't know (a future protocol) is 0 and matches nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocol(pub u8);
+
+impl Default for Protocol {
+    fn default() -> Protocol {
+        Protocol(proto::TCP)
+    }
+}
+
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Protocol, D::Error> {
+        Ok(Protocol(match std::borrow::Cow::<str>::deserialize(from)?.as_ref() {
+            "TCP" | "" => proto::TCP,
+            "UDP" => proto::UDP,
+            "SCTP" => proto::SCTP,
+            _ => 0,
+        }))
+    }
+}
+
+/// The first of an endpoint's addresses ("consumers must handle only the first", the API says). `None`: none, an FQDN,
+/// or one that may not be a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FirstAddress(pub Option<Addr>);
+
+impl<'de> Deserialize<'de> for FirstAddress {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<FirstAddress, D::Error> {
+        struct First;
+        impl<'de> Visitor<'de> for First {
+            type Value = FirstAddress;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of addresses")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<FirstAddress, A::Error> {
+                let first = list.next_element::<std::borrow::Cow<'de, str>>()?;
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(FirstAddress(first.and_then(|text| routable_addr(&text))))
+            }
+        }
+        from.deserialize_seq(First)
+    }
+}

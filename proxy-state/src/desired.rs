@@ -1,0 +1,218 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proxy_abi::{Addr, Be16, Frontend, FrontendKey, frontend_flag, frontend_kind, slot_flag};
+
+use crate::{
+    ingest::State,
+    model::{Endpoint, ObjectKey, Port, Service, Slice, endpoint_flag},
+};
+
+/// Which endpoints stand in a run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Scope {
+    Cluster,
+    /// Only this node's (externalTrafficPolicy or internalTrafficPolicy `Local`).
+    Node,
+}
+
+/// Names a run of backends for as long as its service lives: its `service_id` stays with it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServicePortId {
+    pub port: u16,
+    pub proto: u8,
+    pub is_v4: bool,
+    pub scope: Scope,
+}
+
+/// An element of a run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Backend {
+    pub addr: Addr,
+    pub port: Be16,
+    /// `slot_flag` bits.
+    pub flags: u16,
+}
+
+/// What a frontend says besides where its run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrontendSpec {
+    pub key: FrontendKey,
+    /// `frontend_flag` bits.
+    pub flags: u32,
+    pub affinity_s: u32,
+}
+
+/// One run and the frontends that point to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePortTable {
+    pub id: ServicePortId,
+    pub frontends: Vec<FrontendSpec>,
+    /// Sorted, without duplicates.
+    pub backends: Vec<Backend>,
+}
+
+/// What the maps should say for one service: its runs, and the marks of its addresses as in use.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServiceTables {
+    pub ports: Vec<ServicePortTable>,
+    /// Keys with port 0; they point to no run.
+    pub addresses: Vec<FrontendSpec>,
+}
+
+/// Every frontend that a service would have if nobody else claimed one.
+pub(crate) fn frontend_keys(service: &Service) -> BTreeSet<FrontendKey> {
+    let mut keys = BTreeSet::new();
+    for (addr, _) in addresses(service) {
+        keys.insert(address_in_use(addr));
+        keys.extend(service.ports.iter().map(|port| address_key(addr, port)));
+    }
+    for port in &service.ports {
+        keys.extend(node_port_key(service, port, true));
+        keys.extend(node_port_key(service, port, false));
+    }
+    keys
+}
+
+impl State {
+    /// What the maps should say for one service; empty if there is no such service.
+    pub fn desired(&self, key: &ObjectKey) -> ServiceTables {
+        let Some(service) = self.services.get(key) else { return ServiceTables::default() };
+        let mut tables = BTreeMap::new();
+        for port in &service.ports {
+            for is_v4 in [true, false] {
+                self.add_port(&mut tables, key, service, port, is_v4);
+            }
+        }
+        ServiceTables {
+            ports: tables.into_values().collect(),
+            addresses: addresses(service)
+                .into_iter()
+                .map(|(addr, flags)| FrontendSpec { key: address_in_use(addr), flags, affinity_s: 0 })
+                .filter(|spec| self.owner(&spec.key) == Some(key))
+                .collect(),
+        }
+    }
+
+    fn add_port(
+        &self,
+        tables: &mut BTreeMap<ServicePortId, ServicePortTable>,
+        key: &ObjectKey,
+        service: &Service,
+        port: &Port,
+        is_v4: bool,
+    ) {
+        let by_address = addresses(service)
+            .into_iter()
+            .filter(|(addr, _)| addr.is_v4() == is_v4)
+            .map(|(addr, kind)| (address_key(addr, port), kind));
+        let by_node = node_port_key(service, port, is_v4).map(|key| (key, frontend_flag::NODE_PORT));
+        let mut endpoints = None;
+        for (frontend, kind) in by_address.chain(by_node) {
+            if self.owner(&frontend) != Some(key) {
+                continue;
+            }
+            let endpoints = endpoints.get_or_insert_with(|| self.endpoints(key, port, is_v4));
+            let is_internal = kind == frontend_flag::CLUSTER_IP;
+            let is_local = if is_internal { service.internal_local } else { service.external_local };
+            let scope = if is_local { Scope::Node } else { Scope::Cluster };
+            let id = ServicePortId { port: port.port, proto: port.proto, is_v4, scope };
+            let table = tables.entry(id).or_insert_with(|| ServicePortTable {
+                id,
+                frontends: Vec::new(),
+                backends: select(endpoints, scope),
+            });
+            let mut flags = kind;
+            if is_local && !is_internal {
+                flags |= frontend_flag::LOCAL_ONLY;
+            }
+            if is_local && table.backends.is_empty() && !select(endpoints, Scope::Cluster).is_empty() {
+                flags |= frontend_flag::DROP_IF_EMPTY;
+            }
+            // The API refuses a port that is listed twice; a table must not depend on it.
+            if !table.frontends.iter().any(|spec| spec.key == frontend) {
+                table.frontends.push(FrontendSpec { key: frontend, flags, affinity_s: service.affinity_s });
+            }
+        }
+    }
+
+    /// All endpoints of a service port, each once: slices overlap while endpoints move between them.
+    fn endpoints(&self, key: &ObjectKey, port: &Port, is_v4: bool) -> BTreeMap<(Addr, Be16), u8> {
+        let mut found: BTreeMap<(Addr, Be16), u8> = BTreeMap::new();
+        let slices = self.slices_of.get(key).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
+        for (slice, slice_port) in slices.flat_map(|slice| matching_ports(slice, port)) {
+            for Endpoint { addr, flags } in slice.endpoints.iter().filter(|e| e.addr.is_v4() == is_v4) {
+                let merged = found.entry((*addr, Be16::new(slice_port))).or_insert(*flags);
+                let both_terminating = *merged & *flags & endpoint_flag::TERMINATING;
+                *merged = (*merged | *flags) & !endpoint_flag::TERMINATING | both_terminating;
+            }
+        }
+        found
+    }
+}
+
+fn matching_ports<'a>(slice: &'a Slice, port: &'a Port) -> impl Iterator<Item = (&'a Slice, u16)> {
+    slice
+        .ports
+        .iter()
+        .filter(|candidate| candidate.proto == port.proto && candidate.name == port.name)
+        .map(move |candidate| (slice, candidate.port))
+}
+
+/// KEP-1669: the ready ones; if there is none, those that terminate but still serve. With [`Scope::Node`] this is
+/// judged by this node's endpoints alone.
+fn select(endpoints: &BTreeMap<(Addr, Be16), u8>, scope: Scope) -> Vec<Backend> {
+    let pick = |wanted: u8, slot_flags: u16| -> Vec<Backend> {
+        endpoints
+            .iter()
+            .filter(|(_, flags)| **flags & wanted == wanted)
+            .filter(|(_, flags)| scope == Scope::Cluster || **flags & endpoint_flag::LOCAL != 0)
+            .map(|((addr, port), _)| Backend { addr: *addr, port: *port, flags: slot_flags })
+            .collect()
+    };
+    let ready = pick(endpoint_flag::READY, 0);
+    match ready.is_empty() {
+        true => pick(endpoint_flag::SERVING | endpoint_flag::TERMINATING, slot_flag::TERMINATING),
+        false => ready,
+    }
+}
+
+/// The addresses that a service is dialled by, each once, with their kind's `frontend_flag`.
+fn addresses(service: &Service) -> Vec<(Addr, u32)> {
+    let mut found: Vec<(Addr, u32)> = Vec::with_capacity(service.cluster_ips.len());
+    for (list, flag) in [
+        (&service.cluster_ips, frontend_flag::CLUSTER_IP),
+        (&service.external_ips, frontend_flag::EXTERNAL_IP),
+        (&service.load_balancer_ips, frontend_flag::LOAD_BALANCER),
+    ] {
+        for addr in list {
+            if !found.iter().any(|(known, _)| known == addr) {
+                found.push((*addr, flag));
+            }
+        }
+    }
+    found
+}
+
+fn address_key(addr: Addr, port: &Port) -> FrontendKey {
+    FrontendKey { addr, port: Be16::new(port.port), proto: port.proto, kind: frontend_kind::ADDRESS }
+}
+
+fn address_in_use(addr: Addr) -> FrontendKey {
+    FrontendKey { addr, port: Be16::ZERO, proto: 0, kind: frontend_kind::ADDRESS }
+}
+
+fn node_port_key(service: &Service, port: &Port, is_v4: bool) -> Option<FrontendKey> {
+    let has_family = service.cluster_ips.iter().any(|addr| addr.is_v4() == is_v4);
+    let kind = if is_v4 { frontend_kind::NODE_PORT_V4 } else { frontend_kind::NODE_PORT_V6 };
+    (port.node_port != 0 && has_family).then(|| FrontendKey {
+        addr: Addr::UNSPECIFIED,
+        port: Be16::new(port.node_port),
+        proto: port.proto,
+        kind,
+    })
+}
+
+/// The value of a mark: it has no run and no service id.
+pub(crate) fn mark(flags: u32) -> Frontend {
+    Frontend { flags, ..Frontend::default() }
+}

@@ -1,0 +1,219 @@
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use proxy_abi::{Addr, FrontendKey};
+
+use crate::{
+    api,
+    claims::Claims,
+    desired::frontend_keys,
+    model::{Node, ObjectKey, Service, Slice},
+};
+
+/// Everything we know of the cluster: objects, indexes, and which services have to be looked at again.
+#[derive(Debug)]
+pub struct State {
+    pub(crate) node_name: Box<str>,
+    pub(crate) services: HashMap<ObjectKey, Service>,
+    pub(crate) slices: HashMap<ObjectKey, Slice>,
+    pub(crate) slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
+    pub(crate) nodes: BTreeMap<ObjectKey, Node>,
+    pub(crate) claims: Claims,
+    /// Addresses that this node answers on itself, with their `endpoint_flag` bits.
+    pub(crate) own_addresses: BTreeMap<Addr, u16>,
+    dirty: BTreeSet<ObjectKey>,
+    nodes_are_dirty: bool,
+    names: Names,
+}
+
+impl State {
+    /// `node_name`: the Node that we run on; endpoints on it are local ones.
+    pub fn new(node_name: &str) -> State {
+        State {
+            node_name: node_name.into(),
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            slices_of: HashMap::new(),
+            nodes: BTreeMap::new(),
+            claims: Claims::default(),
+            own_addresses: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            nodes_are_dirty: true,
+            names: Names::default(),
+        }
+    }
+
+    pub fn apply_service(&mut self, service: &api::Service) {
+        let key = ObjectKey::of(&service.metadata);
+        let mut new = Service::from_api(service);
+        for port in new.iter_mut().flat_map(|new| &mut new.ports) {
+            self.names.share(&mut port.name);
+        }
+        self.set_service(key, new);
+    }
+
+    pub fn delete_service(&mut self, key: &ObjectKey) {
+        self.set_service(key.clone(), None);
+    }
+
+    pub fn apply_slice(&mut self, slice: &api::EndpointSlice) {
+        let key = ObjectKey::of(&slice.metadata);
+        let mut new = Slice::from_api(slice, &self.node_name);
+        for port in new.iter_mut().flat_map(|new| &mut new.ports) {
+            self.names.share(&mut port.name);
+        }
+        self.set_slice(key, new);
+    }
+
+    pub fn delete_slice(&mut self, key: &ObjectKey) {
+        self.set_slice(key.clone(), None);
+    }
+
+    pub fn apply_node(&mut self, node: &api::Node) {
+        let new = Node::from_api(node);
+        let key = ObjectKey::of(&node.metadata);
+        if self.nodes.get(&key) != Some(&new) {
+            self.nodes.insert(key, new);
+            self.nodes_are_dirty = true;
+        }
+    }
+
+    pub fn delete_node(&mut self, key: &ObjectKey) {
+        self.nodes_are_dirty |= self.nodes.remove(key).is_some();
+    }
+
+    /// After a complete list: what is not in it is gone.
+    pub fn retain_services(&mut self, listed: &HashSet<ObjectKey>) {
+        let gone: Vec<_> = self.services.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.delete_service(key));
+    }
+
+    /// See [`State::retain_services`].
+    pub fn retain_slices(&mut self, listed: &HashSet<ObjectKey>) {
+        let gone: Vec<_> = self.slices.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.delete_slice(key));
+    }
+
+    /// See [`State::retain_services`].
+    pub fn retain_nodes(&mut self, listed: &HashSet<ObjectKey>) {
+        let gone: Vec<_> = self.nodes.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.delete_node(key));
+    }
+
+    /// The node's own addresses (`endpoint_flag::NODE`) and its router address (`endpoint_flag::ROUTER`).
+    pub fn set_own_addresses(&mut self, addresses: impl IntoIterator<Item = (Addr, u16)>) {
+        let addresses = addresses.into_iter().collect();
+        if self.own_addresses != addresses {
+            self.own_addresses = addresses;
+            self.nodes_are_dirty = true;
+        }
+    }
+
+    /// Whether a [`crate::plan`] made now would look at anything.
+    pub fn is_dirty(&self) -> bool {
+        self.nodes_are_dirty || !self.dirty.is_empty()
+    }
+
+    /// Numbers of services and EndpointSlices held.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.services.len(), self.slices.len())
+    }
+
+    pub(crate) fn mark_all_dirty(&mut self) {
+        self.dirty.extend(self.services.keys().cloned());
+        self.nodes_are_dirty = true;
+    }
+
+    pub(crate) fn mark_dirty(&mut self, key: ObjectKey) {
+        self.dirty.insert(key);
+    }
+
+    pub(crate) fn mark_nodes_dirty(&mut self) {
+        self.nodes_are_dirty = true;
+    }
+
+    pub(crate) fn take_dirty(&mut self) -> (BTreeSet<ObjectKey>, bool) {
+        (std::mem::take(&mut self.dirty), std::mem::replace(&mut self.nodes_are_dirty, false))
+    }
+
+    /// The service that a frontend belongs to: the oldest that claims it.
+    pub(crate) fn owner(&self, key: &FrontendKey) -> Option<&ObjectKey> {
+        let created =
+            |service: &ObjectKey| self.services.get(service).map_or(u64::MAX, |service| service.created);
+        self.claims.of(key).min_by_key(|service| (created(service), *service))
+    }
+
+    fn set_service(&mut self, key: ObjectKey, new: Option<Service>) {
+        if self.services.get(&key) == new.as_ref() {
+            return;
+        }
+        let old = match new {
+            Some(new) => self.services.insert(key.clone(), new),
+            None => self.services.remove(&key),
+        };
+        let new_keys = self.services.get(&key).map(frontend_keys).unwrap_or_default();
+        let old_keys = old.as_ref().map(frontend_keys).unwrap_or_default();
+        for old_key in old_keys.iter().filter(|old_key| !new_keys.contains(old_key)) {
+            self.claims.remove(*old_key, &key);
+        }
+        for new_key in &new_keys {
+            self.claims.add(*new_key, &key);
+        }
+        // Who has a shared frontend may have changed for everyone that claims it.
+        for shared in old_keys.union(&new_keys) {
+            self.dirty.extend(self.claims.of(shared).cloned());
+        }
+        self.dirty.insert(key);
+    }
+
+    fn set_slice(&mut self, key: ObjectKey, new: Option<Slice>) {
+        if self.slices.get(&key) == new.as_ref() {
+            return;
+        }
+        let new_service = new.as_ref().map(|new| new.service.clone());
+        let old = match new {
+            Some(new) => self.slices.insert(key.clone(), new),
+            None => self.slices.remove(&key),
+        };
+        let old_service = old.map(|old| old.service);
+        if old_service != new_service {
+            if let Some(service) = &old_service
+                && let Some(list) = self.slices_of.get_mut(service)
+            {
+                list.retain(|slice| *slice != key);
+                if list.is_empty() {
+                    self.slices_of.remove(service);
+                }
+            }
+            if let Some(service) = &new_service {
+                self.slices_of.entry(service.clone()).or_default().push(key);
+            }
+        }
+        self.dirty.extend(old_service.into_iter().chain(new_service));
+    }
+}
+
+/// Port names, each kept once ("http" stands in ten thousand services).
+#[derive(Debug, Default)]
+struct Names {
+    known: HashSet<Arc<str>>,
+    sweep_at: usize,
+}
+
+impl Names {
+    const SWEEP_FROM: usize = 1024;
+
+    fn share(&mut self, name: &mut Arc<str>) {
+        if let Some(known) = self.known.get(&**name) {
+            *name = known.clone();
+            return;
+        }
+        if self.known.len() >= self.sweep_at.max(Names::SWEEP_FROM) {
+            self.known.retain(|name| Arc::strong_count(name) > 1);
+            self.sweep_at = self.known.len() * 2;
+        }
+        self.known.insert(name.clone());
+    }
+}

@@ -1,0 +1,226 @@
+use std::{fmt, sync::Arc};
+
+use ipnetwork::IpNetwork;
+use proxy_abi::Addr;
+
+use crate::{
+    api::{self, Policy},
+    ip::{parse_cidr, parse_ip, routable_addr},
+};
+
+/// `NAMESPACE/NAME`, or the bare name of a cluster-scoped object.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ObjectKey(Arc<str>);
+
+impl ObjectKey {
+    pub fn new(namespace: &str, name: &str) -> ObjectKey {
+        match namespace {
+            "" => ObjectKey(name.into()),
+            _ => ObjectKey(format!("{namespace}/{name}").into()),
+        }
+    }
+
+    pub fn of(meta: &api::Meta) -> ObjectKey {
+        ObjectKey::new(&meta.namespace, &meta.name)
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A Service that we balance, with what matters to us.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Service {
+    /// Digits of the creation time (`20261124125004`): orders services by age. 0 when unknown.
+    pub created: u64,
+    pub cluster_ips: Box<[Addr]>,
+    pub external_ips: Box<[Addr]>,
+    pub load_balancer_ips: Box<[Addr]>,
+    pub ports: Box<[Port]>,
+    pub external_local: bool,
+    pub internal_local: bool,
+    /// ClientIP affinity in seconds; 0: none.
+    pub affinity_s: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Port {
+    /// Equal to the name of the EndpointSlices' port: that is how named target ports are resolved for us.
+    pub name: Arc<str>,
+    pub proto: u8,
+    pub port: u16,
+    /// 0: none.
+    pub node_port: u16,
+}
+
+/// Kubernetes' default for `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const DEFAULT_AFFINITY_S: u32 = 10_800;
+
+impl Service {
+    /// `None` for what a proxy must ignore: headless, ExternalName, without an address yet, or another proxy's.
+    pub fn from_api(service: &api::Service) -> Option<Service> {
+        let spec = &service.spec;
+        if service.metadata.labels.service_proxy_name.is_some() || spec.kind == "ExternalName" {
+            return None;
+        }
+        let cluster_ips: Box<[Addr]> = match spec.cluster_ips.is_empty() {
+            true => parse_ip(&spec.cluster_ip).map(Addr::from).into_iter().collect(),
+            false => spec.cluster_ips.iter().filter_map(|ip| parse_ip(ip)).map(Addr::from).collect(),
+        };
+        if cluster_ips.is_empty() {
+            return None;
+        }
+        let is_load_balancer = spec.kind == "LoadBalancer";
+        let has_node_ports = is_load_balancer || spec.kind == "NodePort";
+        let ingress = service.status.load_balancer.ingress.iter();
+        Some(Service {
+            created: timestamp_digits(&service.metadata.creation_timestamp),
+            cluster_ips,
+            external_ips: spec.external_ips.iter().filter_map(|ip| routable_addr(ip)).collect(),
+            load_balancer_ips: ingress
+                .filter(|ingress| is_load_balancer && ingress.ip_mode != "Proxy")
+                .filter_map(|ingress| routable_addr(&ingress.ip))
+                .collect(),
+            ports: spec
+                .ports
+                .iter()
+                .filter(|port| port.port != 0 && port.protocol.0 != 0)
+                .map(|port| Port {
+                    name: port.name.as_str().into(),
+                    proto: port.protocol.0,
+                    port: port.port,
+                    node_port: if has_node_ports { port.node_port } else { 0 },
+                })
+                .collect(),
+            external_local: spec.external_traffic_policy == Policy::Local,
+            internal_local: spec.internal_traffic_policy == Policy::Local,
+            affinity_s: match spec.session_affinity.as_str() {
+                "ClientIP" => spec
+                    .session_affinity_config
+                    .client_ip
+                    .timeout_seconds
+                    .unwrap_or(DEFAULT_AFFINITY_S)
+                    .max(1),
+                _ => 0,
+            },
+        })
+    }
+}
+
+/// An EndpointSlice of addresses (FQDN slices are not kept).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Slice {
+    pub service: ObjectKey,
+    pub ports: Box<[SlicePort]>,
+    pub endpoints: Box<[Endpoint]>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SlicePort {
+    pub name: Arc<str>,
+    pub proto: u8,
+    pub port: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Endpoint {
+    pub addr: Addr,
+    pub flags: u8,
+}
+
+/// Bits of [`Endpoint::flags`].
+pub(crate) mod endpoint_flag {
+    pub const READY: u8 = 1 << 0;
+    pub const SERVING: u8 = 1 << 1;
+    pub const TERMINATING: u8 = 1 << 2;
+    /// On this node.
+    pub const LOCAL: u8 = 1 << 3;
+}
+
+impl Slice {
+    /// `None` for slices that belong to no service or hold names instead of addresses.
+    pub fn from_api(slice: &api::EndpointSlice, node_name: &str) -> Option<Slice> {
+        let is_v4 = match slice.address_type.as_str() {
+            "IPv4" => true,
+            "IPv6" => false,
+            _ => return None,
+        };
+        let service = slice.metadata.labels.service_name.as_deref().filter(|name| !name.is_empty())?;
+        Some(Slice {
+            service: ObjectKey::new(&slice.metadata.namespace, service),
+            ports: slice
+                .ports
+                .iter()
+                .filter_map(|port| {
+                    let number = port.port.filter(|number| *number != 0)?;
+                    Some(SlicePort { name: port.name.as_str().into(), proto: port.protocol.0, port: number })
+                })
+                .collect(),
+            endpoints: slice
+                .endpoints
+                .iter()
+                .filter_map(|endpoint| {
+                    let addr = endpoint.addresses.0.filter(|addr| addr.is_v4() == is_v4)?;
+                    Some(Endpoint { addr, flags: flags_of(endpoint, node_name) })
+                })
+                .collect(),
+        })
+    }
+}
+
+/// Absent conditions: `ready` means true, `serving` what `ready` says, `terminating` false (KEP-1672).
+fn flags_of(endpoint: &api::Endpoint, node_name: &str) -> u8 {
+    let conditions = &endpoint.conditions;
+    let ready = conditions.ready.unwrap_or(true);
+    let mut flags = 0;
+    for (is_set, flag) in [
+        (ready, endpoint_flag::READY),
+        (conditions.serving.unwrap_or(ready), endpoint_flag::SERVING),
+        (conditions.terminating.unwrap_or(false), endpoint_flag::TERMINATING),
+        (!node_name.is_empty() && endpoint.node_name == node_name, endpoint_flag::LOCAL),
+    ] {
+        if is_set {
+            flags |= flag;
+        }
+    }
+    flags
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Node {
+    pub created: u64,
+    pub pod_cidrs: Box<[IpNetwork]>,
+    /// Its `InternalIP` addresses.
+    pub addresses: Box<[Addr]>,
+}
+
+impl Node {
+    pub fn from_api(node: &api::Node) -> Node {
+        let spec = &node.spec;
+        Node {
+            created: timestamp_digits(&node.metadata.creation_timestamp),
+            pod_cidrs: match spec.pod_cidrs.is_empty() {
+                true => parse_cidr(&spec.pod_cidr).into_iter().collect(),
+                false => spec.pod_cidrs.iter().filter_map(|cidr| parse_cidr(cidr)).collect(),
+            },
+            addresses: node
+                .status
+                .addresses
+                .iter()
+                .filter(|address| address.kind == "InternalIP")
+                .filter_map(|address| routable_addr(&address.address))
+                .collect(),
+        }
+    }
+}
+
+/// The first 14 digits of an RFC 3339 time: as a number it orders like the time.
+fn timestamp_digits(text: &str) -> u64 {
+    text.bytes()
+        .filter(u8::is_ascii_digit)
+        .take(14)
+        .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+}

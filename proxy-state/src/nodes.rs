@@ -1,0 +1,73 @@
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use ipnetwork::IpNetwork;
+use proxy_abi::{Addr, Endpoint, PodCidr, PodCidrKey, pod_cidr_flag};
+
+use crate::{ingest::State, model::ObjectKey};
+
+/// What the maps and the routing table should say about nodes.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct NodeTables {
+    pub pod_cidrs: HashMap<PodCidrKey, PodCidr>,
+    /// All addresses of other nodes: who may send us VXLAN packets.
+    pub peers: BTreeSet<Addr>,
+    /// Our own addresses, as entries of `ENDPOINTS`.
+    pub endpoints: BTreeMap<Addr, Endpoint>,
+    /// Pod CIDRs of this node, in the Node's order.
+    pub own: Vec<IpNetwork>,
+    /// Pod CIDRs of other nodes that have an address.
+    pub remote: BTreeSet<IpNetwork>,
+}
+
+impl State {
+    /// Two nodes with one pod CIDR: the older has it (and the name decides between equals).
+    pub fn node_tables(&self) -> NodeTables {
+        let mut tables = NodeTables::default();
+        let mut by_age: Vec<_> = self.nodes.iter().collect();
+        by_age.sort_by_key(|(name, node)| (node.created, *name));
+        let our_name = ObjectKey::new("", &self.node_name);
+        for (name, node) in by_age {
+            let is_ours = *name == our_name;
+            if is_ours {
+                tables.own = node.pod_cidrs.to_vec();
+            } else {
+                tables.peers.extend(node.addresses.iter());
+            }
+            // The underlay speaks IPv4 where it can.
+            let v4 = node.addresses.iter().find(|addr| addr.is_v4());
+            let Some(outer) = v4.or(node.addresses.first()) else { continue };
+            for cidr in &node.pod_cidrs {
+                let flags = if is_ours { pod_cidr_flag::LOCAL } else { 0 };
+                tables.pod_cidrs.entry(lpm_key(cidr)).or_insert(PodCidr { node: *outer, flags });
+                if !is_ours {
+                    tables.remote.insert(*cidr);
+                }
+            }
+        }
+        for own in &tables.own {
+            tables.remote.remove(own);
+        }
+        tables.endpoints = self
+            .own_addresses
+            .iter()
+            .map(|(addr, flags)| (*addr, Endpoint { flags: *flags, ..Endpoint::default() }))
+            .collect();
+        tables
+    }
+}
+
+/// The router address of a pod CIDR: its first host address.
+pub fn router_address(cidr: &IpNetwork) -> IpAddr {
+    match cidr {
+        IpNetwork::V4(v4) => IpAddr::V4(u32::from(v4.network()).wrapping_add(1).into()),
+        IpNetwork::V6(v6) => IpAddr::V6(u128::from(v6.network()).wrapping_add(1).into()),
+    }
+}
+
+fn lpm_key(cidr: &IpNetwork) -> PodCidrKey {
+    let mapped_bits = if cidr.is_ipv4() { 96 } else { 0 };
+    PodCidrKey { prefix_len: mapped_bits + u32::from(cidr.prefix()), addr: cidr.network().into() }
+}

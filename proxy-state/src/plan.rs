@@ -1,0 +1,93 @@
+use proxy_abi::{Addr, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, Slot};
+
+use crate::{actual::Actual, draft::Draft, ingest::State, model::ObjectKey, runs::RunsFull};
+
+/// One map operation. Executing a plan's operations in order, and stopping after any of them, leaves maps that every
+/// packet can be served from: a run is written before a frontend points to it and erased after its grace period.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Op {
+    WriteSlots {
+        first: u32,
+        slots: Vec<Slot>,
+    },
+    /// Writes free slots over a run that has rested.
+    ClearSlots {
+        first: u32,
+        count: u32,
+    },
+    SetFrontend {
+        key: FrontendKey,
+        value: Frontend,
+    },
+    DeleteFrontend {
+        key: FrontendKey,
+    },
+    SetPodCidr {
+        key: PodCidrKey,
+        value: PodCidr,
+    },
+    DeletePodCidr {
+        key: PodCidrKey,
+    },
+    SetPeer {
+        addr: Addr,
+    },
+    DeletePeer {
+        addr: Addr,
+    },
+    SetEndpoint {
+        addr: Addr,
+        value: Endpoint,
+    },
+    DeleteEndpoint {
+        addr: Addr,
+    },
+}
+
+/// What to do, and what could not be planned.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub struct Plan {
+    pub ops: Vec<Op>,
+    /// These stay as they were and are tried again with the next plan.
+    pub refused: Vec<Refusal>,
+    /// A UDP frontend or its backends changed: look through the UDP flows with [`Actual::udp_flow_is_current`].
+    pub udp_changed: bool,
+    /// When the next retired run can be freed (same clock as `now_ms`).
+    pub due_ms: Option<u64>,
+}
+
+/// A service port that did not fit.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("service {service}")]
+    Slots { service: ObjectKey, source: RunsFull },
+    #[error("service {service}: map FRONTENDS full ({capacity}): raise the size of FRONTENDS")]
+    Frontends { service: ObjectKey, capacity: u32 },
+    #[error("map {map} full ({capacity}): raise the size of {map}")]
+    Nodes { map: &'static str, capacity: u32 },
+}
+
+/// Works out the operations from `actual` to what `state` wants. Looks only at what is dirty, or at everything after
+/// [`Actual::restore`]; costs O(change). `actual` becomes the state after the plan. `now_ms` is any monotonic clock.
+pub fn plan(state: &mut State, actual: &mut Actual, now_ms: u64) -> Plan {
+    let was_restored = std::mem::replace(&mut actual.is_restored, false);
+    if was_restored {
+        state.mark_all_dirty();
+    }
+    let (services, nodes_are_dirty) = state.take_dirty();
+    let mut draft = Draft::new(actual, now_ms);
+    draft.free_rested_runs();
+    for key in services {
+        if !draft.service(state, &key) {
+            state.mark_dirty(key);
+        }
+    }
+    if was_restored {
+        draft.release_unclaimed();
+    }
+    draft.delete_released(state);
+    if nodes_are_dirty && !draft.nodes(&state.node_tables()) {
+        state.mark_nodes_dirty();
+    }
+    draft.finish()
+}

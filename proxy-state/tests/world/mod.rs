@@ -1,0 +1,123 @@
+//! Maps in memory, and what a plan does to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proxy_abi::{Addr, Frontend, FrontendKey, Slot};
+use proxy_state::{Actual, Dump, Limits, Op, Plan, State, api, plan};
+use serde_json::{Value, json};
+
+pub const LIMITS: Limits =
+    Limits { frontends: 512, slots: 1024, pod_cidrs: 64, tunnel_peers: 64, grace_ms: 1000 };
+
+pub fn execute(maps: &mut Dump, op: &Op) {
+    match op.clone() {
+        Op::WriteSlots { first, slots } => write(maps, first, &slots),
+        Op::ClearSlots { first, count } => write(maps, first, &vec![Slot::default(); count as usize]),
+        Op::SetFrontend { key, value } => drop(maps.frontends.insert(key, value)),
+        Op::DeleteFrontend { key } => drop(maps.frontends.remove(&key)),
+        Op::SetPodCidr { key, value } => drop(maps.pod_cidrs.insert(key, value)),
+        Op::DeletePodCidr { key } => drop(maps.pod_cidrs.remove(&key)),
+        Op::SetPeer { addr } => drop(maps.tunnel_peers.insert(addr)),
+        Op::DeletePeer { addr } => drop(maps.tunnel_peers.remove(&addr)),
+        Op::SetEndpoint { addr, value } => drop(maps.endpoints.insert(addr, value)),
+        Op::DeleteEndpoint { addr } => drop(maps.endpoints.remove(&addr)),
+    }
+}
+
+fn write(maps: &mut Dump, first: u32, slots: &[Slot]) {
+    let end = first as usize + slots.len();
+    if maps.slots.len() < end {
+        maps.slots.resize(end, Slot::default());
+    }
+    maps.slots[first as usize..end].copy_from_slice(slots);
+}
+
+/// What a client meets: the frontends and, instead of slot numbers, the backends behind them. Panics where the reader's
+/// check of service id and generation would fail: no operation may leave such a frontend behind.
+pub fn meaning(maps: &Dump) -> BTreeMap<FrontendKey, (BTreeSet<(Addr, u16, u16)>, u32, u32)> {
+    let backends = |frontend: &Frontend| {
+        let run = &maps.slots[frontend.first as usize..(frontend.first + frontend.count) as usize];
+        assert!(
+            run.iter().all(|s| (s.service_id, s.generation) == (frontend.service_id, frontend.generation)),
+            "{frontend:?} points to {run:?}"
+        );
+        run.iter().map(|slot| (slot.addr, slot.port.get(), slot.flags)).collect()
+    };
+    maps.frontends.iter().map(|(key, f)| (*key, (backends(f), f.flags, f.affinity_s))).collect()
+}
+
+/// A proxy and its maps.
+pub struct World {
+    pub state: State,
+    pub actual: Actual,
+    pub maps: Dump,
+    pub now_ms: u64,
+}
+
+impl World {
+    pub fn new() -> World {
+        World::with(LIMITS)
+    }
+
+    pub fn with(limits: Limits) -> World {
+        World {
+            state: State::new("here"),
+            actual: Actual::restore(limits, Dump::default(), 0),
+            maps: Dump::default(),
+            now_ms: 0,
+        }
+    }
+
+    pub fn plan(&mut self) -> Plan {
+        plan(&mut self.state, &mut self.actual, self.now_ms)
+    }
+
+    /// Plans and executes everything.
+    pub fn sync(&mut self) -> Plan {
+        let plan = self.plan();
+        plan.ops.iter().for_each(|op| execute(&mut self.maps, op));
+        plan
+    }
+
+    pub fn service(&mut self, service: Value) -> &mut World {
+        self.state.apply_service(&parse(service));
+        self
+    }
+
+    pub fn slice(&mut self, slice: Value) -> &mut World {
+        self.state.apply_slice(&serde_json::from_value::<api::EndpointSlice>(slice).unwrap());
+        self
+    }
+
+    pub fn node(&mut self, node: Value) -> &mut World {
+        self.state.apply_node(&serde_json::from_value::<api::Node>(node).unwrap());
+        self
+    }
+}
+
+pub fn parse(service: Value) -> api::Service {
+    serde_json::from_value(service).unwrap()
+}
+
+/// A ClusterIP service with one TCP port 80.
+pub fn service(name: &str, cluster_ip: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "ns", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"type": "ClusterIP", "clusterIP": cluster_ip, "clusterIPs": [cluster_ip],
+                 "ports": [{"port": 80, "protocol": "TCP", "targetPort": 8080}]},
+    })
+}
+
+/// A slice of a service with ready endpoints on port 8080.
+pub fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
+    let endpoints: Vec<Value> = addresses
+        .iter()
+        .map(|a| json!({"addresses": [a], "conditions": {"ready": true}, "nodeName": "there"}))
+        .collect();
+    json!({
+        "metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "ports": [{"port": 8080, "protocol": "TCP", "name": ""}],
+        "endpoints": endpoints,
+    })
+}
