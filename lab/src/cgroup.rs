@@ -24,7 +24,8 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes `/PATH` in the cgroup2 tree; where the machine has cgroup2 alone, its children get the controllers.
+    /// Makes `/PATH` in the cgroup2 tree; every folder above it hands its controllers down
+    /// (a folder that is to hold others and no processes gets them when the first of those is made).
     ///
     /// # Errors
     /// Where no cgroup2 is mounted or the folder can't be made.
@@ -101,11 +102,6 @@ impl Cgroup {
                 let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
             }
             dir.push(part);
-        }
-        for controller in
-            fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default().split_whitespace()
-        {
-            let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -114,17 +115,7 @@ impl Lab {
         if !fits || name.is_empty() || ["net", "out"].contains(&name) {
             bail!("a node's name has 1 to {MAX_NAME} lower-case letters and digits, not {name:?}");
         }
-        let mut names = self.node_names();
-        let number = match names.iter().position(|known| known == name) {
-            Some(number) => number,
-            None if names.len() >= MAX_NODES => bail!("a lab has at most {MAX_NODES} nodes"),
-            None => {
-                names.push(name.to_owned());
-                let path = state_dir(&self.name).join("nodes");
-                fs::write(&path, names.join("\n")).with_context(|| format!("write {}", path.display()))?;
-                names.len() - 1
-            }
-        };
+        let number = self.number_of(name)?;
         let node = self.node_at(number, name)?;
         if network::ensure_netns(&node.netns_name())? {
             network::plug(&self.name, &node.netns_name(), name, node.ip(), self.subnet.host(network::SHELL))?;
@@ -148,6 +139,27 @@ impl Lab {
     pub fn end(mut self, data: bool) -> Result<()> {
         self.persists = true;
         end(&self.name, data)
+    }
+
+    /// The node's place in the list, where it is put at the end if it is new.
+    fn number_of(&self, name: &str) -> Result<usize> {
+        let path = state_dir(&self.name).join("nodes");
+        let file = fs::OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("open {}", path.display()))?;
+        // Nodes are made side by side.
+        let mut file = match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(file) => file,
+            Err((_, errno)) => bail!("lock {}: {errno}", path.display()),
+        };
+        let names = self.node_names();
+        if let Some(number) = names.iter().position(|known| known == name) {
+            return Ok(number);
+        }
+        if names.len() >= MAX_NODES {
+            bail!("a lab has at most {MAX_NODES} nodes");
+        }
+        writeln!(file, "{name}").with_context(|| format!("write {}", path.display()))?;
+        Ok(names.len())
     }
 
     fn node_at(&self, number: usize, name: &str) -> Result<Node> {

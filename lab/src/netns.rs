@@ -9,7 +9,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sched::{CloneFlags, setns},
+};
 
 /// Why a namespace could not be made, entered or worked in.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,8 @@ pub enum NetnsError {
     Spawn { command: String, source: std::io::Error },
     #[error("run `{command}`: {status}: {stderr}")]
     Failed { command: String, status: std::process::ExitStatus, stderr: String },
+    #[error("lock /run/skerry-lab.lock: are you root?")]
+    Lock { source: std::io::Error },
     #[error("enter network namespace {name}")]
     Enter { name: String, source: std::io::Error },
 }
@@ -40,7 +45,7 @@ impl Netns {
 
     /// Makes a namespace of exactly this name; it must not exist yet.
     pub fn create(name: &str) -> Result<Netns, NetnsError> {
-        run("ip", ["netns", "add", name])?;
+        add(name)?;
         let netns = Netns { name: name.to_owned(), keep: false };
         netns.ip("link set lo up")?;
         Ok(netns)
@@ -102,6 +107,15 @@ impl Drop for Netns {
             eprintln!("{error}");
         }
     }
+}
+
+/// `ip netns add`, one at a time on this machine: the first ones ever would both mount `/run/netns` onto itself, and
+/// the second mount hides what the first has made.
+pub(crate) fn add(name: &str) -> Result<(), NetnsError> {
+    let lock = |source| NetnsError::Lock { source };
+    let file = File::create("/run/skerry-lab.lock").map_err(lock)?;
+    let _held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| lock(errno.into()))?;
+    run("ip", ["netns", "add", name]).map(drop)
 }
 
 /// Runs a program to its end and returns its standard output; a non-zero exit is an error.

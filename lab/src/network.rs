@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 
-use crate::{Netns, command, subnet::Subnet};
+use crate::{Netns, command, netns, subnet::Subnet};
 
 /// The last byte of the address of the person's end, which is also the nodes' default gateway.
 pub const SHELL: u8 = 1;
@@ -44,9 +44,11 @@ pub(crate) fn underlay(lab: &str, subnet: Subnet) -> Result<()> {
 /// Gives `netns` an `eth0` with `address`, its other end on the bridge.
 pub(crate) fn plug(lab: &str, netns: &str, port: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
     let bridge = bridge_netns(lab);
-    let add = ["link", "add", port, "netns", &bridge, "type", "veth", "peer", "name", "eth0", "netns", netns];
+    let add = [
+        "link", "add", "name", port, "netns", &bridge, "type", "veth", "peer", "name", "eth0", "netns", netns,
+    ];
     command::run("ip", &add)?;
-    ip(lab, &format!("link set {port} master br0 up"))?;
+    ip(lab, &format!("link set dev {port} master br0 up"))?;
     let inside = Netns::existing(netns);
     inside.ip(&format!("address add {address}/24 dev eth0"))?;
     inside.ip("link set eth0 up")?;
@@ -56,7 +58,7 @@ pub(crate) fn plug(lab: &str, netns: &str, port: &str, address: Ipv4Addr, gatewa
 
 /// Pulls the plug of a node, or puts it in again.
 pub(crate) fn link(lab: &str, port: &str, up: bool) -> Result<()> {
-    ip(lab, &format!("link set {port} {}", if up { "up" } else { "down" }))
+    ip(lab, &format!("link set dev {port} {}", if up { "up" } else { "down" }))
 }
 
 /// Removes what [`underlay`] made. Nothing there is fine.
@@ -74,12 +76,12 @@ pub(crate) fn remove(lab: &str) -> Result<()> {
 
 /// Whether the namespace is new.
 pub(crate) fn ensure_netns(name: &str) -> Result<bool> {
-    let netns = Netns::existing(name);
-    if netns.path().exists() {
+    let made = Netns::existing(name);
+    if made.path().exists() {
         return Ok(false);
     }
-    command::run("ip", &["netns", "add", name])?;
-    netns.ip("link set lo up")?;
+    netns::add(name)?;
+    made.ip("link set lo up")?;
     Ok(true)
 }
 

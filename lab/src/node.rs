@@ -45,7 +45,7 @@ impl Node {
         self.ip
     }
 
-    /// `/LAB/NODE` of every cgroup tree; daemons are in `system/`, the holder in `holder/`.
+    /// `/LAB/NODE` of every cgroup tree; daemons are in `system/NAME`, all else in `shell`.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
@@ -94,7 +94,7 @@ impl Node {
         for dir in FOLDERS.iter().map(|name| self.dir().join(name)).chain([run.clone()]) {
             fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         }
-        for child in ["holder", "system"] {
+        for child in ["holder", "shell"] {
             Cgroup::create(&format!("{}/{}/{child}", self.lab, self.name))?;
         }
         let mut child = Command::new("setsid")
@@ -121,12 +121,12 @@ impl Node {
         Ok(true)
     }
 
-    /// A command that starts in the node: its namespaces, its host name, its cgroup (`system`).
+    /// A command that starts in the node: its namespaces, its host name, its cgroup (`shell`).
     ///
     /// # Errors
     /// When the node isn't up.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
-        self.command_in(&self.cgroup.child("system"), program)
+        self.command_in(&self.cgroup.child("shell"), program)
     }
 
     fn command_in(&self, cgroup: &Cgroup, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
@@ -181,6 +181,8 @@ impl Node {
             .stderr(self.log_file(name)?)
             .spawn()
             .with_context(|| format!("start {name} on {}", self.name))?;
+        // It moves itself too; but from here on it is found there by its name.
+        let _ = fs::write(cgroup.dir().join("cgroup.procs"), child.id().to_string());
         let pid_file = self.pid_file(name);
         fs::write(&pid_file, child.id().to_string())
             .with_context(|| format!("write {}", pid_file.display()))?;

@@ -8,9 +8,9 @@ use skerry_lab::{Lab, containerd, images, run};
 fn nodes_reach_each_other_and_stay_apart_in_all_else() {
     let lab = Lab::for_test().unwrap();
     let (a, b) = (lab.node("node1").unwrap(), lab.node("node2").unwrap());
-    a.sh(&format!("ping -c1 -W2 {}", b.ip())).unwrap();
-    lab.client().sh(&format!("ping -c1 -W2 {}", a.ip())).unwrap();
-    run("ping", &["-c1", "-W2", &a.ip().to_string()]).unwrap();
+    a.sh(&format!("busybox ping -c1 -W2 {}", b.ip())).unwrap();
+    lab.client().sh(&format!("busybox ping -c1 -W2 {}", a.ip())).unwrap();
+    run("busybox", &["ping", "-c1", "-W2", &a.ip().to_string()]).unwrap();
     assert_eq!(a.sh("cat /proc/sys/kernel/hostname").unwrap().trim(), "node1");
     a.sh("mkdir -p /etc/cni/net.d /var/lib/x /run/x /opt/x && touch /etc/cni/net.d/of-a && : > /sys/fs/bpf/.. ").ok();
     assert!(a.sh("ls /etc/cni/net.d/of-a").is_ok());
@@ -20,7 +20,7 @@ fn nodes_reach_each_other_and_stay_apart_in_all_else() {
     a.sh("mkdir /sys/fs/bpf/of-a").unwrap();
     assert!(b.sh("ls /sys/fs/bpf/of-a").is_err());
     let mine = a.sh("cat /proc/self/cgroup").unwrap();
-    assert!(mine.contains(&format!("0::/{}/node1/system", lab.name())), "{mine}");
+    assert!(mine.contains(&format!("0::/{}/node1/shell", lab.name())), "{mine}");
 }
 
 #[test]
@@ -58,6 +58,7 @@ fn three_nodes_run_a_container_each_and_leave_nothing() {
 #[test]
 fn a_lab_is_found_again_by_name_and_a_second_end_does_no_harm() {
     let name = format!("n{}", std::process::id());
+    let _end = EndsAnyway(name.clone());
     let lab = Lab::named(&name).unwrap();
     let ip = lab.node("one").unwrap().ip();
     let mut sleeper = lab.node("one").unwrap().spawn("sleeper", "sleep", &["1000"]).unwrap();
@@ -74,4 +75,13 @@ fn a_lab_is_found_again_by_name_and_a_second_end_does_no_harm() {
     lab.end(true).unwrap();
     skerry_lab::end(&name, true).unwrap();
     assert!(Lab::find(&name).unwrap().is_none());
+}
+
+/// A lab that persists would outlive a failed assertion.
+struct EndsAnyway(String);
+
+impl Drop for EndsAnyway {
+    fn drop(&mut self) {
+        skerry_lab::end(&self.0, true).unwrap();
+    }
 }

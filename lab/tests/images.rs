@@ -1,0 +1,28 @@
+//! The images do what the walkthrough types into them.
+
+use skerry_lab::{Lab, containerd, images};
+
+#[test]
+fn the_walkthroughs_images_run() {
+    let images = images::walkthrough().unwrap();
+    let lab = Lab::for_test().unwrap();
+    let node = lab.node("node1").unwrap();
+    node.start_containerd(&containerd::Options::default()).unwrap();
+    node.import(&images).unwrap();
+    node.import(&images).unwrap();
+    let names = node.image_names().unwrap();
+    for image in &images {
+        assert!(image.names.iter().all(|name| names.iter().any(|n| n == name)), "{names:?}");
+    }
+    let run = |image: &str, name: &str, what: &str| {
+        node.sh(&format!("ctr -n k8s.io run --rm --net-host {image} {name} {what}")).unwrap()
+    };
+    assert!(run(images::NGINX, "ls", "ls /").contains("usr"));
+    assert_eq!(run(images::NGINX, "bash", "bash -c 'echo $((6*7))'").trim(), "42");
+    assert!(run(images::NGINX, "curl", "curl --version").contains("curl 7"));
+    assert!(run(images::STRESS, "stress", "stress --vm 1 --vm-bytes 10M --timeout 1").contains("successful run"));
+    node.sh(&format!("ctr -n k8s.io run -d --net-host {} web", images::NGINX)).unwrap();
+    let page = "for i in $(seq 50); do curl -sf localhost && exit; sleep 0.1; done; exit 1";
+    assert!(node.sh(page).unwrap().contains("Welcome to nginx!"));
+    node.sh(&format!("ctr -n k8s.io run -d {} logs", images::FLUENTD)).unwrap();
+}
