@@ -7,7 +7,7 @@
 //! - [`Map`], [`PerCpuMap`]: typed views of a map; opening one compares the kernel's sizes with the types'.
 //! - [`Program`], [`Link`]: what runs and where; [`tcx_attachments`], [`cgroup_attachments`] ask a hook.
 //! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
-//! - [`netns_cookie`], [`ifindex`], [`ifname`]: facts of the caller's network namespace.
+//! - [`netns_cookie`], [`ifindex`], [`ifname`], [`in_netns`]: network namespaces and their devices.
 #![deny(unsafe_code)]
 
 mod batch;
@@ -27,5 +27,5 @@ pub use link::{
     tcx_attachments,
 };
 pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type};
-pub use net::{ifindex, ifname, netns_cookie};
+pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie};
 pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};

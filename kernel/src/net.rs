@@ -1,4 +1,33 @@
+use std::os::fd::BorrowedFd;
+
 use crate::{Error, sys};
+
+/// Runs `f` on a thread of its own inside a network namespace; sockets it makes stay there. The calling thread never
+/// leaves its own namespace, whatever goes wrong. `name` is for the error text.
+pub fn in_netns<T: Send>(
+    netns: BorrowedFd<'_>,
+    name: &str,
+    f: impl FnOnce() -> T + Send,
+) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                sys::enter_netns(netns).map_err(|e| Error::system("enter network namespace", name, e))?;
+                Ok(f())
+            })
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The running kernel's release, e.g. `6.12.30-amd64`.
+pub fn kernel_release() -> Result<String, Error> {
+    const PATH: &str = "/proc/sys/kernel/osrelease";
+    match std::fs::read_to_string(PATH) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(e) => Err(Error::system("read", PATH, e)),
+    }
+}
 
 /// `SO_NETNS_COOKIE` (Linux 5.14) of the calling thread's network namespace: unique since boot.
 pub fn netns_cookie() -> Result<u64, Error> {

@@ -9,8 +9,8 @@ use std::{
 
 use skerry_kernel::{
     CgroupHook, Direction, Instruction, Link, LinkTarget, Order, Program, cgroup_attachments, cgroup2_mount,
-    ifindex, ifname, instruction, is_bpffs, is_cgroup2, link_ids, mount_bpffs, netns_cookie, program_type,
-    tcx_attachments, unmount,
+    ifindex, ifname, in_netns, instruction, is_bpffs, is_cgroup2, kernel_release, link_ids, mount_bpffs,
+    netns_cookie, program_type, tcx_attachments, unmount,
 };
 use skerry_lab::Netns;
 
@@ -144,4 +144,18 @@ fn every_namespace_has_a_cookie_of_its_own() {
     assert_ne!(inside, 0);
     assert_ne!(inside, netns_cookie().unwrap());
     assert_eq!(inside, netns.run(|| netns_cookie().unwrap()).unwrap());
+}
+
+#[test]
+fn work_in_a_namespace_does_not_move_the_caller() {
+    let netns = Netns::unique("within").unwrap();
+    let before = netns_cookie().unwrap();
+    let file = File::open(netns.path()).unwrap();
+    let inside = in_netns(file.as_fd(), netns.name(), || netns_cookie().unwrap()).unwrap();
+    assert_eq!(inside, netns.run(|| netns_cookie().unwrap()).unwrap());
+    assert_eq!(netns_cookie().unwrap(), before);
+    let no_namespace = File::open("/dev/null").unwrap();
+    let error = in_netns(no_namespace.as_fd(), "/dev/null", || ()).unwrap_err();
+    assert_eq!(error.to_string(), "enter network namespace /dev/null");
+    assert!(kernel_release().unwrap().contains('.'));
 }
