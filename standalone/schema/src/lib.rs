@@ -17,10 +17,12 @@ mod error;
 mod kinds;
 mod openapi;
 mod patch;
+mod quantity;
 mod selectable;
 mod shape;
 mod strategy;
 mod table;
+mod time;
 
 pub use body::{DecodeError, Decoded, Format, check, decode, strict_message};
 pub use error::{FieldError, Reason, invalid_status};
@@ -30,6 +32,7 @@ pub use kinds::{
 };
 pub use openapi::{Document, openapi_v3, openapi_v3_index};
 pub use patch::{PatchError, PatchType, apply_patch};
+pub use quantity::{Quantity, QuantityError};
 pub use selectable::{field_label_supported, selectable_fields};
 pub use strategy::{prepare_create, prepare_update, qos_class};
 pub use table::{Column, cells, columns};

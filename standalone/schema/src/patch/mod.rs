@@ -1,8 +1,11 @@
 //! The three patches that need no field ownership.
 
+mod strategic;
+
+use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
 
-use crate::{Format, Kind};
+use crate::{Format, body, shape::Shape, split_api_version};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchType {
@@ -17,15 +20,18 @@ pub enum PatchType {
 /// Why a patch was not applied. [`PatchError::code`] is the HTTP status.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
-    /// The patch itself cannot be read.
-    #[error("{0}")]
+    /// The patch itself cannot be read: BadRequest.
+    #[error("error decoding patch: {0}")]
     Malformed(String),
-    /// It can be read but does not fit the object.
-    #[error("{0}")]
+    /// It can be read but does not fit the object: Invalid.
+    #[error("the server rejected our request due to an error in our request: {0}")]
     Unprocessable(String),
-    /// Longer than is allowed: 413.
+    /// More than is allowed: RequestEntityTooLarge.
     #[error("{0}")]
     TooLarge(String),
+    /// Strategic merge needs a built-in kind: UnsupportedMediaType.
+    #[error("strategic merge patch is not supported for {0}: send application/merge-patch+json")]
+    Unsupported(String),
 }
 
 impl PatchError {
@@ -34,13 +40,24 @@ impl PatchError {
             PatchError::Malformed(_) => 400,
             PatchError::Unprocessable(_) => 422,
             PatchError::TooLarge(_) => 413,
+            PatchError::Unsupported(_) => 415,
         }
     }
 }
 
+/// As upstream.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// What the `copy` operations of one patch may add up to, in bytes of JSON: a short patch must not double a document
+/// thirty times.
+const MAX_COPIED_BYTES: usize = 3 << 20;
+
 /// `current` with `patch` applied. The outcome still has to pass [`crate::check`] and [`crate::prepare_update`].
 ///
 /// `api_version` and `kind` say which merge keys hold (also for `Scale`).
+///
+/// # Errors
+/// [`PatchError`]; `current` is as it was.
 pub fn apply_patch(
     patch_type: PatchType,
     api_version: &str,
@@ -49,8 +66,64 @@ pub fn apply_patch(
     patch: &[u8],
     format: Format,
 ) -> Result<Value, PatchError> {
-    let _ = (patch_type, api_version, kind, patch, format);
-    Ok(current.clone())
+    let patch = body::parse(patch, format).map_err(PatchError::Malformed)?;
+    match patch_type {
+        PatchType::Json => json(current, patch),
+        PatchType::Merge => {
+            object(&patch)?;
+            let mut value = current.clone();
+            json_patch::merge(&mut value, &patch);
+            Ok(value)
+        }
+        PatchType::Strategic => {
+            object(&patch)?;
+            let (group, version) = split_api_version(api_version);
+            let shape = Shape::of(group, version, kind)
+                .ok_or_else(|| PatchError::Unsupported(format!("{api_version} {kind}")))?;
+            strategic::apply(shape, current, patch)
+        }
+    }
 }
 
-const _: fn(&Kind) -> String = Kind::api_version;
+fn object(patch: &Value) -> Result<(), PatchError> {
+    if patch.is_object() { Ok(()) } else { Err(PatchError::Malformed("the patch must be a JSON object".to_owned())) }
+}
+
+fn json(current: &Value, patch: Value) -> Result<Value, PatchError> {
+    let count = patch.as_array().map_or(0, Vec::len);
+    if count > MAX_OPERATIONS {
+        return Err(PatchError::TooLarge(format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {count}"
+        )));
+    }
+    let Patch(operations) =
+        serde_json::from_value(patch).map_err(|error| PatchError::Malformed(error.to_string()))?;
+    let mut value = current.clone();
+    let mut copied = 0;
+    for operation in operations {
+        if let PatchOperation::Copy(copy) = &operation {
+            copied += value.pointer(copy.from.as_str()).map_or(0, size);
+            if copied > MAX_COPIED_BYTES {
+                return Err(PatchError::TooLarge(format!(
+                    "the copy operations of a JSON patch may add up to {MAX_COPIED_BYTES} bytes: send the object whole"
+                )));
+            }
+        }
+        json_patch::patch(&mut value, std::slice::from_ref(&operation))
+            .map_err(|error| PatchError::Unprocessable(error.to_string()))?;
+    }
+    Ok(value)
+}
+
+/// About how many bytes of JSON `value` is.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => 2 + items.iter().map(|item| size(item) + 1).sum::<usize>(),
+        Value::Object(map) => 2 + map.iter().map(|(key, item)| key.len() + 4 + size(item)).sum::<usize>(),
+        _ => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests;

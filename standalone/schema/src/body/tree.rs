@@ -1,0 +1,159 @@
+//! Bytes to a JSON value, with every key that stands twice.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// What a document held.
+pub struct Tree {
+    pub value: Value,
+    /// Paths of keys that stand more than once in their object; the last one counts.
+    pub duplicates: Vec<String>,
+}
+
+/// How many duplicates are remembered: a hostile body does not make its own answer endless.
+pub const MAX_REPORTED: usize = 100;
+
+/// How deep lists and objects may nest.
+pub const MAX_DEPTH: usize = 120;
+
+pub fn json(body: &[u8]) -> Result<Tree, String> {
+    let mut duplicates = Vec::new();
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let node = Node { parent: None, duplicates: &mut duplicates, depth: 0 };
+    let value = node.deserialize(&mut deserializer).map_err(|error| error.to_string())?;
+    deserializer.end().map_err(|error| error.to_string())?;
+    Ok(Tree { value, duplicates })
+}
+
+pub fn yaml(body: &[u8]) -> Result<Tree, String> {
+    let mut duplicates = Vec::new();
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
+        with_snippet: false,
+    };
+    let value = serde_saphyr::with_deserializer_from_slice_with_options(body, options, |deserializer| {
+        Node { parent: None, duplicates: &mut duplicates, depth: 0 }.deserialize(deserializer)
+    })
+    .map_err(|error| error.to_string())?;
+    Ok(Tree { value, duplicates })
+}
+
+/// Where we are: a chain on the stack, written out only for a complaint.
+struct Place<'a> {
+    parent: Option<&'a Place<'a>>,
+    step: Step<'a>,
+}
+
+enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+impl Place<'_> {
+    fn write(&self, out: &mut String) {
+        if let Some(parent) = self.parent {
+            parent.write(out);
+        }
+        match self.step {
+            Step::Key(key) => {
+                if !out.is_empty() {
+                    out.push('.');
+                }
+                out.push_str(key);
+            }
+            Step::Index(index) => out.push_str(&format!("[{index}]")),
+        }
+    }
+}
+
+struct Node<'a> {
+    parent: Option<&'a Place<'a>>,
+    duplicates: &'a mut Vec<String>,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.depth > MAX_DEPTH {
+            return Err(D::Error::custom(format!("exceeded max depth {MAX_DEPTH}")));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number must be finite"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        loop {
+            let place = Place { parent: self.parent, step: Step::Index(list.len()) };
+            let node = Node { parent: Some(&place), duplicates: self.duplicates, depth: self.depth + 1 };
+            let Some(value) = items.next_element_seed(node)? else { break };
+            list.push(value);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            let place = Place { parent: self.parent, step: Step::Key(&key) };
+            let node = Node { parent: Some(&place), duplicates: self.duplicates, depth: self.depth + 1 };
+            let value = entries.next_value_seed(node)?;
+            if map.contains_key(&key) && self.duplicates.len() < MAX_REPORTED {
+                let mut path = String::new();
+                place.write(&mut path);
+                if !self.duplicates.contains(&path) {
+                    self.duplicates.push(path);
+                }
+            }
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
