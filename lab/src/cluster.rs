@@ -139,6 +139,7 @@ impl Cluster {
         }
         args.extend(["--node-name".to_owned(), node.name().to_owned(), "--node-ip".to_owned(), ip]);
         args.extend(["--cgroup-root".to_owned(), cgroup]);
+        args.extend(["--cgroup-parent".to_owned(), format!("/{}/{}", self.lab.name(), node.name())]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         node.spawn("skerry", format!("{PROGRAMS}/skerry"), &args)
     }

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
-    process::Child,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::Cgroup;
+
 /// A daemon that this process started, or one that an earlier command did.
 #[derive(Debug)]
 pub struct Daemon {
@@ -24,13 +26,49 @@ pub struct Daemon {
     log: PathBuf,
 }
 
+/// Where a daemon of some name belongs.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub name: String,
+    /// A leaf of its own.
+    pub cgroup: Cgroup,
+    pub pid_file: PathBuf,
+    pub log: PathBuf,
+}
+
 impl Daemon {
-    pub(crate) fn started(name: &str, child: Child, log: PathBuf) -> Daemon {
-        Daemon { name: name.to_owned(), pid: child.id(), child: Some(child), log }
+    /// Starts `inner` in a session of its own and in `home`'s cgroup, its output appended to `home`'s log.
+    pub(crate) fn spawn(home: &Home, inner: &Command, env: &[(&str, &str)]) -> Result<Daemon> {
+        let log = fs::OpenOptions::new().create(true).append(true).open(&home.log);
+        let log = log.with_context(|| format!("open {}", home.log.display()))?;
+        let child = Command::new("setsid")
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start {}", home.name))?;
+        let pid = child.id();
+        // It may move itself too; but from here on it is found there by its name.
+        let procs = home.cgroup.dir().join("cgroup.procs");
+        fs::write(&procs, pid.to_string()).with_context(|| format!("write {}", procs.display()))?;
+        fs::write(&home.pid_file, pid.to_string())
+            .with_context(|| format!("write {}", home.pid_file.display()))?;
+        Ok(Daemon { name: home.name.clone(), pid, child: Some(child), log: home.log.clone() })
     }
 
-    pub(crate) fn found(name: &str, pid: u32, log: PathBuf) -> Daemon {
-        Daemon { name: name.to_owned(), pid, child: None, log }
+    /// The one that was started from this place, by whichever process, if it still runs.
+    pub(crate) fn find(home: &Home) -> Option<Daemon> {
+        let pid: u32 = fs::read_to_string(&home.pid_file).ok()?.trim().parse().ok()?;
+        // A number alone could be another process by now.
+        home.cgroup.processes().contains(&pid).then(|| Daemon {
+            name: home.name.clone(),
+            pid,
+            child: None,
+            log: home.log.clone(),
+        })
     }
 
     pub fn name(&self) -> &str {

@@ -11,6 +11,7 @@ mod command;
 pub mod containerd;
 mod daemon;
 pub mod debian;
+pub mod host;
 pub mod images;
 pub mod kubectl;
 mod lab;

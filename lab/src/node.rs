@@ -7,19 +7,17 @@ use std::{
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Cgroup, Daemon, Image, Netns, command, containerd, paths};
+use crate::{Cgroup, Daemon, Image, Netns, command, containerd, daemon::Home, paths};
 
 /// Sets a node's mounts up in its own mount namespace, then keeps the namespaces until it is killed.
 const HOLDER: &str = include_str!("holder.sh");
 /// The folders that a node has for itself; each lies below the node's folder in place of the machine's.
 const FOLDERS: &[&str] =
     &["var-lib", "var-log", "opt", "etc-upper", "etc-work", "log", "aside/cgroup", "aside/bpf"];
-const CONTAINERD_START: Duration = Duration::from_secs(20);
 
 /// One node of a lab. It lives until [`Node::remove`], also when the process that made it is gone.
 #[derive(Debug)]
@@ -167,36 +165,19 @@ impl Node {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Result<Daemon> {
-        // A leaf of its own tells which process it is, to later commands as well.
-        let cgroup = self.cgroup.child("system").child(name);
+        let home = self.home(name);
         Cgroup::create(&format!("{}/{}/system/{name}", self.lab, self.name))?;
-        let mut inner = self.command_in(&cgroup, program)?;
+        let mut inner = self.command_in(&home.cgroup, program)?;
         inner.args(args);
-        let child = Command::new("setsid")
-            .arg(inner.get_program())
-            .args(inner.get_args())
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(self.log_file(name)?)
-            .stderr(self.log_file(name)?)
-            .spawn()
-            .with_context(|| format!("start {name} on {}", self.name))?;
-        // It moves itself too; but from here on it is found there by its name.
-        let _ = fs::write(cgroup.dir().join("cgroup.procs"), child.id().to_string());
-        let pid_file = self.pid_file(name);
-        fs::write(&pid_file, child.id().to_string())
-            .with_context(|| format!("write {}", pid_file.display()))?;
-        Ok(Daemon::started(name, child, self.log_path(name)))
+        Daemon::spawn(&home, &inner, env).with_context(|| format!("on node {}", self.name))
     }
 
     /// A daemon that this or an earlier command started, if it still runs.
     pub fn daemon(&self, name: &str) -> Option<Daemon> {
-        let pid: u32 = fs::read_to_string(self.pid_file(name)).ok()?.trim().parse().ok()?;
-        let alive = self.cgroup.child("system").child(name).processes().contains(&pid);
-        alive.then(|| Daemon::found(name, pid, self.log_path(name)))
+        Daemon::find(&self.home(name))
     }
 
-    /// The names of all daemons that were ever started here.
+    /// The logs of all daemons that were ever started here.
     pub fn logs(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.dir().join("log")).into_iter().flatten().flatten();
         let mut logs: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -222,19 +203,8 @@ impl Node {
             &["--config", "/run/containerd.toml"],
             &[("NOTIFY_SOCKET", "/run/containerd.notify")],
         )?;
-        let deadline = Instant::now() + CONTAINERD_START;
-        let mut message = [0; 256];
-        // A containerd that ends says nothing: the short time-out is there to see that.
-        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        loop {
-            let length = socket.recv(&mut message).unwrap_or(0);
-            if String::from_utf8_lossy(message.get(..length).unwrap_or_default()).contains("READY=1") {
-                return Ok(daemon);
-            }
-            if !daemon.runs() || Instant::now() > deadline {
-                bail!("containerd on {} did not get ready:\n{}", self.name, daemon.tail(15));
-            }
-        }
+        containerd::await_ready(&socket, &mut daemon).with_context(|| format!("on node {}", self.name))?;
+        Ok(daemon)
     }
 
     /// Loads images into containerd's `k8s.io` namespace.
@@ -288,8 +258,13 @@ impl Node {
         format!("{}-{}", self.lab, self.name)
     }
 
-    fn pid_file(&self, name: &str) -> PathBuf {
-        self.run_dir().join(format!("{name}.pid"))
+    fn home(&self, name: &str) -> Home {
+        Home {
+            name: name.to_owned(),
+            cgroup: self.cgroup.child("system").child(name),
+            pid_file: self.run_dir().join(format!("{name}.pid")),
+            log: self.log_path(name),
+        }
     }
 
     fn log_path(&self, name: &str) -> PathBuf {

@@ -1,2 +1,73 @@
-//! xtask
-fn main() {}
+//! What a person types in this repository: `cargo xtask …`.
+//!
+//! Builds with nothing but a Rust toolchain and a linker, since it is what installs the rest.
+
+mod bench;
+mod build;
+mod cluster;
+mod host;
+mod lints;
+mod reach;
+mod setup;
+mod test;
+mod verdict;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Set up, build, run and test Skerry", disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what is missing: Debian packages, bpf-linker, kubectl
+    Setup,
+    /// Build the kernel programs and all binaries (release)
+    Build,
+    /// Start a cluster of namespaces on this machine, or take up new programs in the one that runs
+    Up(cluster::UpArgs),
+    /// End it
+    Down(cluster::DownArgs),
+    /// Run every test
+    Test(test::Args),
+    /// Formatting, clippy, and the rules that clippy doesn't know
+    CiLints,
+    /// Measure, by the ids of the design's budgets (P1, P4, P8 …); all without any
+    Bench(bench::Args),
+    /// Run a command in a node of the running cluster, a shell without one
+    Lab(cluster::LabArgs),
+    /// Remove what `up --host` or `skerry up` put on this machine
+    Uninstall(host::UninstallArgs),
+}
+
+fn main() -> ExitCode {
+    let done: Result<ExitCode> = match Cli::parse().command {
+        Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Command::Build => setup::run().and_then(|()| build::all()).map(|()| ExitCode::SUCCESS),
+        Command::Up(args) => cluster::up(&args).map(|()| ExitCode::SUCCESS),
+        Command::Down(args) => cluster::down(&args).map(|()| ExitCode::SUCCESS),
+        Command::Test(args) => test::run(&args),
+        Command::CiLints => lints::run().map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args),
+        Command::Lab(args) => cluster::lab(&args),
+        Command::Uninstall(args) => host::uninstall(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A line that says what is going on, apart from the output of what is called.
+fn say(what: &str) {
+    println!("xtask: {what}");
+}

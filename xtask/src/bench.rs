@@ -1,0 +1,30 @@
+//! `bench`: builds, runs the benchmarks asked for, and shows where their figures are.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use skerry_lab::paths;
+
+use crate::{build, say, setup};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// P1, P4, P8 …
+    ids: Vec<String>,
+}
+
+/// # Errors
+/// When a benchmark can't be built or started.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    setup::run()?;
+    build::all()?;
+    say("measuring: leave the machine alone meanwhile");
+    let release = paths::target().join("release");
+    let status = Command::new(release.join("skerry-benches"))
+        .args(&args.ids)
+        .env("SKERRY_BIN_DIR", &release)
+        .current_dir(paths::workspace())
+        .status()
+        .context("start the benchmarks")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,139 @@
+//! `up`, `down` and `lab`: a cluster of namespaces on this machine.
+
+use std::{
+    fs,
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use skerry_lab::{Cluster, Lab, cluster, paths};
+
+use crate::{build, host, say, setup};
+
+/// The lab of `up`.
+const LAB: &str = "skerry";
+/// What a namespace and a containerd each cost leaves room for on a small machine.
+const MAX_NODES: usize = 32;
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Workers beside the server node, which then takes no ordinary pods; without any it takes them itself, too
+    #[arg(long, alias = "workers", value_name = "N")]
+    nodes: Option<usize>,
+    /// On the machine itself instead of in namespaces
+    #[arg(long, conflicts_with = "nodes")]
+    host: bool,
+    /// The cluster's name
+    #[arg(long, default_value = LAB)]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// The cluster's name
+    #[arg(long, default_value = LAB)]
+    name: String,
+    /// Keep its files for the next `up`
+    #[arg(long)]
+    keep_data: bool,
+    /// Every cluster and lab on this machine
+    #[arg(long, conflicts_with_all = ["name", "keep_data"])]
+    all: bool,
+    /// The one of `up --host`
+    #[arg(long, conflicts_with_all = ["name", "all"])]
+    host: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LabArgs {
+    /// The cluster's name
+    #[arg(long, default_value = LAB)]
+    name: String,
+    /// The node: master, node1, node2 … or `out` for the client outside of the cluster
+    node: String,
+    /// What to run there
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// # Errors
+/// When something does not start.
+pub fn up(args: &UpArgs) -> Result<()> {
+    setup::run()?;
+    build::all()?;
+    if args.host {
+        return host::up();
+    }
+    let begun = Instant::now();
+    let running = Lab::find(&args.name)?.map(|lab| lab.nodes()).transpose()?.unwrap_or_default();
+    let workers = args.nodes.unwrap_or(running.len().saturating_sub(1));
+    if workers + 1 > MAX_NODES {
+        bail!("--nodes {workers}: at most {} on one machine", MAX_NODES - 1);
+    }
+    if !running.is_empty() && running.len() != workers + 1 {
+        bail!(
+            "the cluster {} has {} workers: `cargo xtask down` first, or leave --nodes out",
+            args.name,
+            running.len() - 1
+        );
+    }
+    match running.len() {
+        0 => say(&format!("starting a cluster: a server node and {workers} workers")),
+        _ => say("a cluster runs: taking up the new programs, its data stays"),
+    }
+    let options = cluster::Options { workers, ..cluster::Options::default() };
+    let cluster = Cluster::start(Lab::named(&args.name)?, &options)?;
+    say(&format!("every node is Ready, {:.1} s after the build", begun.elapsed().as_secs_f64()));
+    print!("{}", cluster.kubectl().run("get nodes -o wide")?);
+    let kubeconfig = cluster.kubectl().kubeconfig().display().to_string();
+    let kubectl = cluster.kubectl().program().display().to_string();
+    println!(
+        "\nThe kubeconfig is {kubeconfig}. To try:\n\n\
+         export KUBECONFIG={kubeconfig} PATH={}:$PATH\n\
+         kubectl create deployment k8s-nginx --image=nginx -r 3\n\
+         kubectl expose deployment k8s-nginx --type=NodePort --port=8080 --target-port=80\n\
+         curl http://{}:$(kubectl get service k8s-nginx -o jsonpath='{{.spec.ports[0].nodePort}}')\n\n\
+         `cargo xtask lab master` is a shell on the server node; `cargo xtask down` ends it all.",
+        std::path::Path::new(&kubectl).parent().unwrap_or(&paths::target()).display(),
+        cluster.nodes().first().context("a server node")?.ip(),
+    );
+    Ok(())
+}
+
+/// # Errors
+/// What could not be removed.
+pub fn down(args: &DownArgs) -> Result<()> {
+    if args.host {
+        return host::down();
+    }
+    let names = if args.all { skerry_lab::names() } else { vec![args.name.clone()] };
+    for name in names {
+        let there = fs::metadata(std::path::Path::new(paths::STATE).join(&name)).is_ok();
+        skerry_lab::end(&name, !args.keep_data).with_context(|| format!("end {name}"))?;
+        say(&if there { format!("ended {name}") } else { format!("nothing of the name {name} runs here") });
+    }
+    Ok(())
+}
+
+/// # Errors
+/// When there is no such cluster or node.
+pub fn lab(args: &LabArgs) -> Result<ExitCode> {
+    let lab =
+        Lab::find(&args.name)?.with_context(|| format!("no cluster {}: `cargo xtask up`", args.name))?;
+    let shell = vec!["bash".to_owned()];
+    let words = if args.command.is_empty() { &shell } else { &args.command };
+    let program = words.first().context("a program")?;
+    let mut command: Command = if args.node == "out" {
+        lab.client().command(program)
+    } else {
+        let nodes = lab.nodes()?;
+        let known: Vec<&str> = nodes.iter().map(skerry_lab::Node::name).collect();
+        let node = nodes.iter().find(|node| node.name() == args.node);
+        node.with_context(|| format!("no node {}: there are {}", args.node, known.join(", ")))?
+            .command(program)?
+    };
+    let status = command.args(words.get(1..).unwrap_or_default()).status().context("start it")?;
+    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+}
