@@ -128,6 +128,6 @@ fn home(name: &str) -> Result<Home> {
 /// The last mount point below `root`: what was mounted later goes first.
 fn mounted_below(root: &str) -> Result<Option<String>> {
     let text = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    let points = text.lines().filter_map(|line| line.split(' ').nth(4));
-    Ok(points.filter(|point| Path::new(point).starts_with(root)).next_back().map(str::to_owned))
+    let mut points = text.lines().filter_map(|line| line.split(' ').nth(4));
+    Ok(points.rfind(|point| Path::new(point).starts_with(root)).map(str::to_owned))
 }
