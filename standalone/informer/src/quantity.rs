@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn garbage_is_no_quantity() {
-        for text in ["", "x", "1.2.3", "Mi", "1Zi", "-", "1e", "99999999999999999999999999999999999999999999"] {
+        for text in ["", "x", "1.2.3", "Mi", "1Zi", "-", "1e", "99999999999999999999999999999999999999999999"]
+        {
             assert_eq!(milli(&q(text)), None, "{text}");
         }
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use kube::Resource;
 use kube::api::{Api, DynamicObject, ListParams, ObjectList, PartialObjectMeta, WatchEvent, WatchParams};
-use kube::{Resource, core::Selector};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -29,9 +29,16 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 pub trait Source: Send + Sync + 'static {
     type Object: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static;
 
-    fn list(&self, params: &ListParams) -> impl Future<Output = kube::Result<ObjectList<Self::Object>>> + Send;
+    fn list(
+        &self,
+        params: &ListParams,
+    ) -> impl Future<Output = kube::Result<ObjectList<Self::Object>>> + Send;
 
-    fn watch(&self, params: &WatchParams, revision: &str) -> impl Future<Output = WatchResult<Self::Object>> + Send;
+    fn watch(
+        &self,
+        params: &WatchParams,
+        revision: &str,
+    ) -> impl Future<Output = WatchResult<Self::Object>> + Send;
 
     /// For logs.
     fn path(&self) -> &str;
@@ -80,27 +87,34 @@ impl Source for MetadataOnly {
     }
 }
 
-/// Fills `store` from `source` until `shutdown`. `labels` narrows what is watched.
+/// Selectors that narrow what is watched, in the API's text form; `None` is everything.
+#[derive(Clone, Debug, Default)]
+pub struct Narrow {
+    pub labels: Option<String>,
+    pub fields: Option<String>,
+}
+
+/// Fills `store` from `source` until `shutdown`.
 pub async fn reflect<S: Source>(
     source: S,
     store: Arc<Store<S::Object>>,
-    labels: Option<Selector>,
+    narrow: Narrow,
     shutdown: CancellationToken,
 ) {
-    let run = run(&source, &store, labels.map(|s| s.to_string()).filter(|s| !s.is_empty()));
+    let run = run(&source, &store, narrow);
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = run => {}
     }
 }
 
-async fn run<S: Source>(source: &S, store: &Store<S::Object>, labels: Option<String>) {
+async fn run<S: Source>(source: &S, store: &Store<S::Object>, narrow: Narrow) {
     let mut backoff = FIRST_BACKOFF;
     let mut revision: Option<String> = None;
     loop {
         let from = match revision.take() {
             Some(revision) => revision,
-            None => match list(source, store, &labels).await {
+            None => match list(source, store, &narrow).await {
                 Ok(listed) => {
                     backoff = FIRST_BACKOFF;
                     listed
@@ -112,7 +126,7 @@ async fn run<S: Source>(source: &S, store: &Store<S::Object>, labels: Option<Str
                 }
             },
         };
-        match watch(source, store, &labels, from.clone(), &mut backoff).await {
+        match watch(source, store, &narrow, from.clone(), &mut backoff).await {
             Ended::At(at) => revision = Some(at),
             Ended::Expired => debug!(path = source.path(), "revision is too old; listing anew"),
             Ended::Failed(at, error) => {
@@ -129,8 +143,13 @@ async fn pause(backoff: &mut Duration) {
     *backoff = (*backoff * 2).min(MAX_BACKOFF);
 }
 
-async fn list<S: Source>(source: &S, store: &Store<S::Object>, labels: &Option<String>) -> kube::Result<String> {
-    let mut params = ListParams { limit: Some(PAGE_SIZE), label_selector: labels.clone(), ..Default::default() };
+async fn list<S: Source>(source: &S, store: &Store<S::Object>, narrow: &Narrow) -> kube::Result<String> {
+    let mut params = ListParams {
+        limit: Some(PAGE_SIZE),
+        label_selector: narrow.labels.clone(),
+        field_selector: narrow.fields.clone(),
+        ..Default::default()
+    };
     let mut objects = Vec::new();
     loop {
         let page = source.list(&params).await?;
@@ -157,12 +176,13 @@ enum Ended {
 async fn watch<S: Source>(
     source: &S,
     store: &Store<S::Object>,
-    labels: &Option<String>,
+    narrow: &Narrow,
     mut at: String,
     backoff: &mut Duration,
 ) -> Ended {
     let params = WatchParams {
-        label_selector: labels.clone(),
+        label_selector: narrow.labels.clone(),
+        field_selector: narrow.fields.clone(),
         timeout: Some(WATCH_TIMEOUT_S),
         bookmarks: true,
         ..Default::default()

@@ -200,8 +200,7 @@ impl<K: Resource> Store<K> {
         state.seen = state.seen.max(revision);
     }
 
-    /// A complete list at `revision`: replaces the cache, but keeps objects we wrote after it. An older list than what
-    /// is known (a stale replica) is taken too: the API server is the truth.
+    /// A complete list: replaces the cache, but keeps objects that we wrote after its revision.
     pub fn listed(&self, objects: Vec<K>, revision_of_list: u64) {
         let present: HashSet<ObjectKey> = objects.iter().map(ObjectKey::of).collect();
         let gone: Vec<Option<Change<K>>> = {

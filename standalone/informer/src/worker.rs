@@ -66,7 +66,8 @@ pub async fn run_workers<T, F, Fut, E>(
 fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() {
+        let boxed = error.downcast_ref::<Box<kube::Error>>().map(|error| &**error);
+        if let Some(kube::Error::Api(status)) = boxed.or_else(|| error.downcast_ref()) {
             return status.is_conflict();
         }
         next = error.source();

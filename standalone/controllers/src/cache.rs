@@ -1,0 +1,176 @@
+//! The one cache that all controllers share: which kinds are watched, what they are indexed by, what is dropped.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, Client, Resource, ResourceExt};
+use skerry_informer::{FullObjects, Kind, Narrow, Store, Term, reflect};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Namespace of the nodes' leases.
+pub const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// Name of the ConfigMap with the cluster's CA, one in each namespace.
+pub const ROOT_CA: &str = "kube-root-ca.crt";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Caches and writes of every kind that a controller reads.
+pub struct Cache {
+    pub pods: Kind<Pod>,
+    pub replica_sets: Kind<ReplicaSet>,
+    pub deployments: Kind<Deployment>,
+    pub services: Kind<Service>,
+    pub slices: Kind<EndpointSlice>,
+    pub nodes: Kind<Node>,
+    /// Only those of [`LEASE_NAMESPACE`].
+    pub leases: Kind<Lease>,
+    pub namespaces: Kind<Namespace>,
+    pub service_accounts: Kind<ServiceAccount>,
+    /// Only those named [`ROOT_CA`].
+    pub root_cas: Kind<ConfigMap>,
+}
+
+impl Cache {
+    pub fn new(client: &Client) -> Self {
+        Self {
+            pods: Kind::namespaced(client, Store::new(pod_terms, trim_pod)),
+            replica_sets: Kind::namespaced(client, Store::new(owned_terms, trim)),
+            deployments: Kind::namespaced(client, Store::new(owned_terms, trim)),
+            services: Kind::namespaced(client, Store::new(no_terms, trim)),
+            slices: Kind::namespaced(client, Store::new(slice_terms, trim)),
+            nodes: Kind::cluster(client, Store::new(no_terms, trim_node)),
+            leases: Kind::namespaced(client, Store::new(no_terms, trim)),
+            namespaces: Kind::cluster(client, Store::new(no_terms, trim)),
+            service_accounts: Kind::namespaced(client, Store::new(no_terms, trim)),
+            root_cas: Kind::namespaced(client, Store::new(no_terms, trim)),
+        }
+    }
+
+    /// Starts the watches; every listener must be registered by now.
+    pub fn spawn(&self, client: &Client, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
+        macro_rules! watch {
+            ($kind:expr, $api:expr, $narrow:expr) => {
+                tasks.spawn(reflect(FullObjects($api), $kind.store.clone(), $narrow, shutdown.clone()))
+            };
+        }
+        let all = Narrow::default;
+        watch!(self.pods, Api::all(client.clone()), all());
+        watch!(self.replica_sets, Api::all(client.clone()), all());
+        watch!(self.deployments, Api::all(client.clone()), all());
+        watch!(self.services, Api::all(client.clone()), all());
+        watch!(self.slices, Api::all(client.clone()), all());
+        watch!(self.nodes, Api::all(client.clone()), all());
+        watch!(self.leases, Api::namespaced(client.clone(), LEASE_NAMESPACE), all());
+        watch!(self.namespaces, Api::all(client.clone()), all());
+        watch!(self.service_accounts, Api::all(client.clone()), all());
+        let root_ca = Narrow { fields: Some(format!("metadata.name={ROOT_CA}")), ..all() };
+        watch!(self.root_cas, Api::all(client.clone()), root_ca);
+    }
+
+    /// Returns once every cache holds its first list: before that a decision would take "not listed yet" for "gone".
+    pub async fn synced(&self) {
+        self.pods.store.synced().await;
+        self.replica_sets.store.synced().await;
+        self.deployments.store.synced().await;
+        self.services.store.synced().await;
+        self.slices.store.synced().await;
+        self.nodes.store.synced().await;
+        self.leases.store.synced().await;
+        self.namespaces.store.synced().await;
+        self.service_accounts.store.synced().await;
+        self.root_cas.store.synced().await;
+    }
+}
+
+fn no_terms<K>(_: &K) -> Vec<Term> {
+    Vec::new()
+}
+
+fn owned_terms<K: Resource>(object: &K) -> Vec<Term> {
+    let mut terms = label_terms(object);
+    terms.extend(owner_term(object));
+    terms
+}
+
+fn owner_term<K: Resource>(object: &K) -> Option<Term> {
+    crate::owner::controller_of(object).map(|owner| Term::Owner(owner.uid.clone()))
+}
+
+fn label_terms<K: Resource>(object: &K) -> Vec<Term> {
+    let namespace: Arc<str> = object.meta().namespace.as_deref().unwrap_or("").into();
+    let term = |(key, value): (&String, &String)| Term::Label {
+        namespace: namespace.clone(),
+        key: key.clone(),
+        value: value.clone(),
+    };
+    object.meta().labels.iter().flatten().map(term).collect()
+}
+
+fn pod_terms(pod: &Pod) -> Vec<Term> {
+    let mut terms = owned_terms(pod);
+    if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
+        terms.push(Term::Node(node.clone()));
+    }
+    terms
+}
+
+fn slice_terms(slice: &EndpointSlice) -> Vec<Term> {
+    let service = slice.labels().get(crate::endpointslice::SERVICE_NAME);
+    let namespace: Arc<str> = slice.metadata.namespace.as_deref().unwrap_or("").into();
+    service
+        .map(|value| Term::Label {
+            namespace,
+            key: crate::endpointslice::SERVICE_NAME.into(),
+            value: value.clone(),
+        })
+        .into_iter()
+        .collect()
+}
+
+fn trim<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+    if let Some(annotations) = &mut object.meta_mut().annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+}
+
+/// Controllers read of a container its name and ports; the rest (environment, probes, mounts) is most of a pod.
+fn trim_pod(pod: &mut Pod) {
+    trim(pod);
+    if let Some(spec) = &mut pod.spec {
+        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+            *container = Container {
+                name: std::mem::take(&mut container.name),
+                ports: container.ports.take(),
+                restart_policy: container.restart_policy.take(),
+                ..Default::default()
+            };
+        }
+        spec.ephemeral_containers = None;
+        spec.volumes = None;
+        spec.affinity = None;
+        spec.image_pull_secrets = None;
+        spec.security_context = None;
+        spec.topology_spread_constraints = None;
+    }
+    if let Some(status) = &mut pod.status {
+        let statuses = status.container_statuses.iter_mut().chain(&mut status.init_container_statuses);
+        for container in statuses.flatten() {
+            container.image.clear();
+            container.image_id.clear();
+            container.container_id = None;
+            container.last_state = None;
+            container.volume_mounts = None;
+        }
+    }
+}
+
+fn trim_node(node: &mut Node) {
+    trim(node);
+    if let Some(status) = &mut node.status {
+        status.images = None;
+    }
+}

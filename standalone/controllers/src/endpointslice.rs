@@ -1,0 +1,2 @@
+//! wip
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";

@@ -1,0 +1,6 @@
+//! Nodes: address ranges, life cycle, eviction by taints.
+
+pub mod ipam;
+mod ranges;
+
+pub use ranges::{RangeError, Ranges};

@@ -1,0 +1,58 @@
+//! Taints and tolerations, <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
+
+use k8s_openapi::api::core::v1::{Taint, Toleration};
+
+/// Whether one of the tolerations tolerates the taint. An empty key with `Exists` tolerates every taint, an empty
+/// effect every effect.
+pub fn tolerated<'a>(taint: &Taint, tolerations: impl IntoIterator<Item = &'a Toleration>) -> bool {
+    tolerations.into_iter().any(|toleration| tolerates(toleration, taint))
+}
+
+/// Whether this toleration tolerates the taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or("");
+    let key = toleration.key.as_deref().unwrap_or("");
+    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+        return false;
+    }
+    match toleration.operator.as_deref().unwrap_or("Equal") {
+        "Exists" => true,
+        "Equal" | "" => {
+            !key.is_empty()
+                && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("")
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taint(key: &str, value: &str, effect: &str) -> Taint {
+        Taint { key: key.into(), value: Some(value.into()), effect: effect.into(), time_added: None }
+    }
+
+    fn toleration(key: &str, operator: &str, value: &str, effect: &str) -> Toleration {
+        Toleration {
+            key: Some(key.into()),
+            operator: Some(operator.into()),
+            value: Some(value.into()),
+            effect: Some(effect.into()),
+            toleration_seconds: None,
+        }
+    }
+
+    #[test]
+    fn tolerations_match_as_documented() {
+        let key1 = taint("key1", "value1", "NoSchedule");
+        assert!(tolerates(&toleration("key1", "Equal", "value1", "NoSchedule"), &key1));
+        assert!(!tolerates(&toleration("key1", "Equal", "other", "NoSchedule"), &key1));
+        assert!(tolerates(&toleration("key1", "Exists", "", "NoSchedule"), &key1));
+        assert!(!tolerates(&toleration("key1", "Exists", "", "NoExecute"), &key1));
+        assert!(tolerates(&toleration("key1", "Exists", "", ""), &key1));
+        assert!(tolerates(&toleration("", "Exists", "", ""), &key1));
+        assert!(!tolerates(&toleration("", "Equal", "value1", ""), &key1));
+        assert!(!tolerated(&key1, []));
+    }
+}
