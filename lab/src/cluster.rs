@@ -221,11 +221,12 @@ impl Cluster {
 
 /// Puts our programs where the node looks for them. A copy: a new build must not change a program that runs.
 pub fn install(node: &Node) -> Result<()> {
-    for (program, dir) in [("skerry", PROGRAMS), ("skerry-cni", "/opt/cni/bin")] {
+    // The node's own folder `opt` is its `/opt`.
+    let dir = node.dir().join(PROGRAMS.trim_start_matches('/'));
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    // `skerry` itself puts the plugin that it finds beside it to where the runtime looks.
+    for program in ["skerry-cni", "skerry"] {
         let from = paths::binary(program)?;
-        // The node's own folder `opt` is its `/opt`.
-        let dir = node.dir().join(dir.trim_start_matches('/'));
-        fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let (fresh, to) = (dir.join(format!(".{program}")), dir.join(program));
         fs::copy(&from, &fresh).with_context(|| format!("copy {} to {}", from.display(), fresh.display()))?;
         fs::rename(&fresh, &to).with_context(|| format!("keep {}", to.display()))?;
