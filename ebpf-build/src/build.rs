@@ -51,9 +51,8 @@ pub fn build() -> Result<PathBuf, BuildError> {
     if let Some(path) = linker_library_path() {
         command.env("LD_LIBRARY_PATH", path);
     }
-    let status = command
-        .status()
-        .map_err(|source| BuildError::Spawn { command: format!("{command:?}"), source })?;
+    let status =
+        command.status().map_err(|source| BuildError::Spawn { command: format!("{command:?}"), source })?;
     if !status.success() {
         return Err(BuildError::Failed { toolchain: toolchain.to_string(), status });
     }

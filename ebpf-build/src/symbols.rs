@@ -31,8 +31,7 @@ pub fn check_no_panics(path: &Path) -> Result<(), SymbolError> {
 /// # Errors
 /// The file can't be read or is no 64-bit little-endian ELF object.
 pub fn symbols(path: &Path) -> Result<Vec<String>, SymbolError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| SymbolError::Read { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| SymbolError::Read { path: path.to_owned(), source })?;
     symbol_names(&bytes).ok_or_else(|| SymbolError::NotAnObject { path: path.to_owned() })
 }
 
@@ -51,14 +50,17 @@ fn symbol_names(elf: &[u8]) -> Option<Vec<String>> {
         let start = u64_at(header, 0x18)?;
         elf.get(start..start.checked_add(u64_at(header, 0x20)?)?)
     };
-    let symtab = (0..count).filter_map(section).find(|header| u32_at(header, 4) == Some(SECTION_TYPE_SYMTAB))?;
+    let symtab =
+        (0..count).filter_map(section).find(|header| u32_at(header, 4) == Some(SECTION_TYPE_SYMTAB))?;
     let names = content(section(u32_at(symtab, 0x28)? as usize)?)?;
     let name = |symbol: &[u8]| {
         let rest = names.get(u32_at(symbol, 0)? as usize..)?;
         let end = rest.iter().position(|byte| *byte == 0)?;
         Some(String::from_utf8_lossy(rest.get(..end)?).into_owned())
     };
-    Some(content(symtab)?.chunks_exact(SYMBOL_SIZE).filter_map(name).filter(|name| !name.is_empty()).collect())
+    Some(
+        content(symtab)?.chunks_exact(SYMBOL_SIZE).filter_map(name).filter(|name| !name.is_empty()).collect(),
+    )
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -51,6 +51,16 @@ impl Addr {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
     }
 
+    /// Equality word by word: the derived one becomes a call of `memcmp`, which a kernel program has not.
+    #[inline(always)]
+    pub const fn same(&self, other: &Addr) -> bool {
+        (self.0[0] ^ other.0[0])
+            | (self.0[1] ^ other.0[1])
+            | (self.0[2] ^ other.0[2])
+            | (self.0[3] ^ other.0[3])
+            == 0
+    }
+
     pub const fn octets(&self) -> [u8; 16] {
         let [a, b, c, d] = self.0[0].to_ne_bytes();
         let [e, f, g, h] = self.0[1].to_ne_bytes();

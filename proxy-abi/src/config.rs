@@ -50,6 +50,20 @@ pub struct Config {
     pub reserved: [u8; 6],
 }
 
+impl Config {
+    /// The router address of a family.
+    #[inline(always)]
+    pub const fn router(&self, v4: bool) -> &Addr {
+        if v4 { &self.router_v4 } else { &self.router_v6 }
+    }
+
+    /// The uplink's address of a family.
+    #[inline(always)]
+    pub const fn node(&self, v4: bool) -> &Addr {
+        if v4 { &self.node_v4 } else { &self.node_v6 }
+    }
+}
+
 /// Bits of [`Config::flags`].
 pub mod config_flag {
     /// Pods' traffic to the outside gets the node's address.

@@ -19,6 +19,16 @@ impl Tuple {
         Tuple { src, dst, sport, dport, proto, reserved: [0; 3] }
     }
 
+    /// See [`Addr::same`].
+    #[inline(always)]
+    pub const fn same(&self, other: &Tuple) -> bool {
+        self.src.same(&other.src)
+            && self.dst.same(&other.dst)
+            && self.sport.raw() == other.sport.raw()
+            && self.dport.raw() == other.dport.raw()
+            && self.proto == other.proto
+    }
+
     /// The same flow seen from the other end.
     #[inline(always)]
     pub const fn flip(&self) -> Tuple {

@@ -53,6 +53,7 @@ reasons! {
     Unroutable = 25, "unroutable", "the kernel has no route to the destination";
     UnknownProtocol = 26, "unknown_protocol", "neither IPv4, IPv6 nor ARP";
     FragmentUnknown = 27, "fragment_unknown", "a later fragment whose first one was not seen";
+    NoFlow = 28, "no_flow", "an ICMP error about a flow that is not known";
 }
 
 impl Reason {

@@ -1,3 +1,32 @@
-//! The datapath as pure code: parse, look up, select, track, rewrite, verdict.
+//! The datapath as pure code: parse → look up → select → track → rewrite → verdict.
+//!
+//! Generic over [`Packet`] (an skb in the kernel, a `Vec<u8>` on the host), [`Tables`] (the maps) and [`Socket`], so that
+//! the kernel, the test suite and `skerry trace` run the very same lines. One function a hook; IPv4 and IPv6 share all of
+//! them. Nothing here may panic: the verifier rejects a program that can.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod answer;
+mod checksum;
+mod flow;
+mod forward;
+mod overlay;
+mod packet;
+mod parse;
+mod pod;
+mod rewrite;
+mod service;
+mod socket;
+mod tables;
+mod uplink;
+mod verdict;
+
+pub use forward::{Hop, Place};
+pub use overlay::{from_overlay, to_overlay};
+pub use packet::{Packet, Tunnel};
+pub use parse::{Kind, Shape, View, parse};
+pub use pod::{from_pod, to_pod};
+pub use socket::{Socket, SocketVerdict, sock_connect, sock_peername, sock_recvmsg, sock_sendmsg};
+pub use tables::{FlowTable, Insert, Scratch, Tables};
+pub use uplink::{from_uplink, to_uplink};
+pub use verdict::{Action, Verdict};

@@ -3,7 +3,9 @@
 #![no_main]
 
 mod maps;
+mod skb;
 mod sock;
+mod tables;
 mod tc;
 
 #[cfg(target_arch = "bpf")]

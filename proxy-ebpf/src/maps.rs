@@ -6,8 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_abi::{
-    Addr, Config, Counter, DropEvent, Endpoint, Flow, Frontend, FrontendKey, Link, MAPS, PodCidr, Reason, Slot,
-    SocketKey, SocketOrigin, Tuple, map,
+    Addr, Config, Counter, DropEvent, Endpoint, Flow, Frontend, FrontendKey, Link, MAPS, PodCidr, Reason,
+    Slot, SocketKey, SocketOrigin, Tuple, map,
 };
 
 /// Default size of a map, out of the table that the agent reads too.

@@ -1,26 +1,148 @@
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+//! The tc hooks: a verdict of the datapath becomes calls of helpers, a counter and, for a drop, an event.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    btf_maps::PerCpuArray,
+    helpers::generated as helper,
+    macros::{btf_map, classifier},
+    programs::TcContext,
+};
+use proxy_abi::{DropEvent, LOST_EVENTS, Reason};
+use proxy_datapath::{Action, Packet, Scratch, Tables, Verdict, View};
+
+use crate::{
+    maps::{COUNTERS, EVENTS},
+    skb::Skb,
+    tables::Kernel,
+};
+
+/// Working memory of the packet in hand, one a CPU: tc programs run with bottom halves off, so none meets another's.
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[classifier]
-pub fn from_pod(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn from_pod(ctx: TcContext) -> i32 {
+    let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
+    let ifindex = run.skb.ifindex();
+    let verdict = proxy_datapath::from_pod(&mut run.skb, &Kernel, run.scratch, ifindex);
+    run.finish(&verdict)
 }
+
 #[classifier]
-pub fn to_pod(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn to_pod(ctx: TcContext) -> i32 {
+    let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
+    let verdict = proxy_datapath::to_pod(&mut run.skb, &Kernel, run.scratch);
+    run.finish(&verdict)
 }
+
 #[classifier]
-pub fn from_overlay(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn from_overlay(ctx: TcContext) -> i32 {
+    let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
+    let outer = run.skb.tunnel();
+    let verdict = proxy_datapath::from_overlay(&mut run.skb, &Kernel, run.scratch, outer);
+    run.finish(&verdict)
 }
+
 #[classifier]
-pub fn to_overlay(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn to_overlay(ctx: TcContext) -> i32 {
+    let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
+    // The stack routes by replacing the skb's destination: only a packet of ours still has tunnel metadata here.
+    let keyed = run.skb.tunnel().is_some();
+    let verdict = proxy_datapath::to_overlay(&mut run.skb, &Kernel, run.scratch, keyed);
+    run.finish(&verdict)
 }
+
 #[classifier]
-pub fn from_uplink(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
+    let verdict = proxy_datapath::from_uplink(&mut run.skb, &Kernel, run.scratch);
+    run.finish(&verdict)
 }
+
 #[classifier]
-pub fn to_uplink(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
+    let verdict = proxy_datapath::to_uplink(&mut run.skb, &Kernel, run.scratch);
+    run.finish(&verdict)
+}
+
+/// One packet's way through a program.
+struct Run<'a> {
+    skb: Skb<'a>,
+    scratch: &'a mut Scratch,
+    length: u32,
+}
+
+impl<'a> Run<'a> {
+    #[inline(always)]
+    fn start(ctx: &'a TcContext) -> Option<Run<'a>> {
+        let scratch = SCRATCH.get_ptr_mut(0)?;
+        let skb = Skb::new(ctx);
+        let length = skb.length();
+        // SAFETY: the element is this CPU's alone for the length of the run, and nothing else here takes its address.
+        Some(Run { skb, scratch: unsafe { &mut *scratch }, length })
+    }
+
+    #[inline(always)]
+    fn finish(&self, verdict: &Verdict) -> i32 {
+        count(verdict.reason as u32, self.length);
+        match verdict.action {
+            Action::Pass => TC_ACT_UNSPEC,
+            Action::Drop => {
+                report(&self.skb, &self.scratch.view, verdict.reason, self.length);
+                TC_ACT_SHOT
+            }
+            // SAFETY: plain numbers; the helper checks the device.
+            Action::Deliver => unsafe { helper::bpf_redirect_peer(verdict.ifindex, 0) as i32 },
+            // SAFETY: as above; no next hop is given, the kernel's routes name it.
+            Action::Out => unsafe {
+                helper::bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32
+            },
+            // SAFETY: as above.
+            Action::Answer => unsafe { helper::bpf_redirect(self.skb.ifindex(), 0) as i32 },
+            Action::Tunnel | Action::Keyed => self.tunnel(verdict),
+        }
+    }
+
+    #[inline(always)]
+    fn tunnel(&self, verdict: &Verdict) -> i32 {
+        let Some(config) = Kernel.config() else { return TC_ACT_SHOT };
+        if !self.skb.set_tunnel(&verdict.node, config) {
+            return TC_ACT_SHOT;
+        }
+        if matches!(verdict.action, Action::Keyed) {
+            return TC_ACT_UNSPEC;
+        }
+        // SAFETY: plain numbers; the helper checks the device.
+        unsafe { helper::bpf_redirect(config.overlay_ifindex, 0) as i32 }
+    }
+}
+
+#[inline(always)]
+fn count(index: u32, length: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own element, in bounds because the lookup gave it.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += length as u64;
+        }
+    }
+}
+
+#[inline(always)]
+fn report(skb: &Skb, view: &View, reason: Reason, length: u32) {
+    let Some(mut event) = EVENTS.reserve(0) else {
+        count(LOST_EVENTS, length);
+        return;
+    };
+    event.write(DropEvent {
+        // SAFETY: takes no argument.
+        time_ns: unsafe { helper::bpf_ktime_get_ns() },
+        tuple: view.tuple,
+        ifindex: skb.ifindex(),
+        length,
+        reason: reason as u8,
+        reserved: [0; 7],
+    });
+    event.submit(0);
 }

@@ -3,7 +3,9 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
     programs::{CgroupSockAddr, Program, SchedClassifier},
 };
-use proxy_abi::{Addr, Config, Counter, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Reason, Slot, Tuple, map};
+use proxy_abi::{
+    Addr, Config, Counter, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Reason, Slot, Tuple, map,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKERRY_BPF_OBJECT"));
 
@@ -136,8 +138,7 @@ impl Object {
     /// Packets counted under a reason, all CPUs together.
     pub fn counted(&mut self, reason: Reason) -> Result<u64, ObjectError> {
         let map: PerCpuArray<&mut MapData, Plain<Counter>> = self.map(map::COUNTERS)?;
-        let values =
-            map.get(&(reason as u32), 0).map_err(|source| map_error(map::COUNTERS, source))?;
+        let values = map.get(&(reason as u32), 0).map_err(|source| map_error(map::COUNTERS, source))?;
         Ok(values.iter().map(|counter| counter.0.packets).sum())
     }
 

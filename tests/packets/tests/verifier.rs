@@ -12,7 +12,8 @@ fn the_kernel_accepts_every_program() {
         } else {
             object.classifier(name).map(|program| program.info())
         };
-        let info = info.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error))).unwrap();
+        let info =
+            info.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error))).unwrap();
         println!(
             "{name}: {} bytes translated, {} instructions walked by the verifier",
             info.size_translated().unwrap_or(0),

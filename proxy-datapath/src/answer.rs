@@ -1,0 +1,131 @@
+//! A refused packet becomes its own answer: RST for TCP (RFC 9293 section 3.5.2), "port unreachable" for the rest (RFC 1122
+//! section 3.2.2.1, RFC 4443 section 3.1).
+
+use proxy_abi::{Reason, proto};
+
+use crate::{
+    checksum::{add, add_addr, add_bytes, finish},
+    packet::Packet,
+    parse::{ACK, ETH, FIN, Kind, RST, SYN, View},
+    verdict::Verdict,
+};
+
+const HOPS: u8 = 64;
+/// Don't fragment (RFC 791 section 3.1).
+const DF: u8 = 0x40;
+
+#[inline(always)]
+pub(crate) fn reject<P: Packet>(packet: &mut P, view: &View) -> Verdict {
+    let answered = match (view.proto, view.kind) {
+        // Never an answer to a reset or to an ICMP error: two of us would talk for ever.
+        (proto::TCP, Kind::Ports) if view.flags & RST != 0 => return Verdict::drop(Reason::Rejected),
+        (proto::TCP, Kind::Ports) => reset(packet, view),
+        (_, Kind::Error | Kind::Fragment) => return Verdict::drop(Reason::Rejected),
+        _ => unreachable(packet, view),
+    };
+    match answered {
+        Some(()) => Verdict::ANSWER,
+        None => Verdict::drop(Reason::RewriteFailed),
+    }
+}
+
+#[inline(always)]
+fn reset<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
+    let l4 = view.l4 as u32;
+    let old: [u8; 20] = packet.load(l4)?;
+    let header_length = (old[12] >> 4) as u32 * 4;
+    let payload = (view.length as u32 + ETH).wrapping_sub(l4).wrapping_sub(header_length);
+    let sequence = u32::from_be_bytes([old[4], old[5], old[6], old[7]]);
+    let (seq, ack, flags) = if view.flags & ACK != 0 {
+        ([old[8], old[9], old[10], old[11]], 0, RST)
+    } else {
+        let bits = (view.flags & SYN != 0) as u32 + (view.flags & FIN != 0) as u32;
+        ([0; 4], sequence.wrapping_add(payload).wrapping_add(bits), RST | ACK)
+    };
+    let [a, b, c, d] = ack.to_be_bytes();
+    let mut header = [
+        old[2], old[3], old[0], old[1], seq[0], seq[1], seq[2], seq[3], a, b, c, d, 0x50, flags, 0, 0, 0, 0,
+        0, 0,
+    ];
+    let [e, f] = finish(add_bytes(pseudo(view, 20, proto::TCP), &header)).to_ne_bytes();
+    header[16] = e;
+    header[17] = f;
+    let at = frame(packet, view, 20, proto::TCP)?;
+    packet.store_new(at, header)
+}
+
+#[inline(always)]
+fn unreachable<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
+    let l4 = view.l4 as u32;
+    let quoted: [u8; 8] = packet.load(l4)?;
+    if view.v4 {
+        // A header with options is not quoted: nobody sends them.
+        if l4 != ETH + 20 {
+            return None;
+        }
+        let header: [u8; 20] = packet.load(ETH)?;
+        // Type 3, code 3.
+        let mut icmp = [3, 3, 0, 0, 0, 0, 0, 0];
+        let [a, b] = finish(add_bytes(add_bytes(add_bytes(0, &icmp), &header), &quoted)).to_ne_bytes();
+        icmp[2] = a;
+        icmp[3] = b;
+        let at = frame(packet, view, 36, proto::ICMP)?;
+        packet.store_new(at, icmp)?;
+        packet.store_new(at + 8, header)?;
+        packet.store_new(at + 28, quoted)
+    } else {
+        if l4 != ETH + 40 {
+            return None;
+        }
+        let header: [u8; 40] = packet.load(ETH)?;
+        // Type 1, code 4.
+        let mut icmp = [1, 4, 0, 0, 0, 0, 0, 0];
+        let sum = add_bytes(add_bytes(pseudo(view, 56, proto::ICMPV6), &icmp), &header);
+        let [a, b] = finish(add_bytes(sum, &quoted)).to_ne_bytes();
+        icmp[2] = a;
+        icmp[3] = b;
+        let at = frame(packet, view, 56, proto::ICMPV6)?;
+        packet.store_new(at, icmp)?;
+        packet.store_new(at + 8, header)?;
+        packet.store_new(at + 48, quoted)
+    }
+}
+
+/// Sum of the pseudo header of an answer with `length` bytes after the IP header.
+#[inline(always)]
+fn pseudo(view: &View, length: u16, protocol: u8) -> u32 {
+    let sum = add(add_addr(0, &view.src), 0);
+    let sum = add_addr(sum, &view.dst);
+    add(add(sum, length.to_be() as u32), (protocol as u16).to_be() as u32)
+}
+
+/// Resizes the packet and writes Ethernet and IP headers of the answer; returns where its transport header goes.
+#[inline(always)]
+fn frame<P: Packet>(packet: &mut P, view: &View, payload: u16, protocol: u8) -> Option<u32> {
+    let macs: [u8; 12] = packet.load(0)?;
+    let ip = if view.v4 { 20 } else { 40 };
+    packet.resize(ETH + ip + payload as u32)?;
+    packet.store_new(
+        0,
+        [
+            macs[6], macs[7], macs[8], macs[9], macs[10], macs[11], macs[0], macs[1], macs[2], macs[3],
+            macs[4], macs[5],
+        ],
+    )?;
+    if view.v4 {
+        let [a, b] = (payload + 20).to_be_bytes();
+        let [c, d, e, f] = view.dst.v4_raw().to_ne_bytes();
+        let [g, h, i, j] = view.src.v4_raw().to_ne_bytes();
+        let mut header = [0x45, 0, a, b, 0, 0, DF, 0, HOPS, protocol, 0, 0, c, d, e, f, g, h, i, j];
+        let [k, l] = finish(add_bytes(0, &header)).to_ne_bytes();
+        header[10] = k;
+        header[11] = l;
+        packet.store_new(ETH, header)?;
+    } else {
+        let [a, b] = payload.to_be_bytes();
+        packet.store_new(ETH, [0x60, 0, 0, 0, a, b, protocol, HOPS])?;
+        packet.store_new(ETH + 8, view.dst.octets())?;
+        packet.store_new(ETH + 24, view.src.octets())?;
+    }
+    Some(ETH + ip)
+}

@@ -1,0 +1,308 @@
+//! Connection tracking: two entries a translated flow, each naming its twin (`entry.to.flip()`).
+
+use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, proto};
+
+use crate::{
+    parse::{ACK, FIN, Kind, RST, SYN},
+    tables::{FlowTable, Insert, Scratch, Tables},
+};
+
+/// Source ports tried before a destination counts as exhausted: at 80% use of the range one flow in 1,250 fails.
+const PORT_TRIES: u32 = 32;
+
+/// What an entry says about the packet at hand.
+#[derive(Clone, Copy)]
+enum Visit {
+    Use,
+    /// Idle beyond its time: dead, unless its twin is not.
+    Idle,
+    /// A SYN on a connection that is over: its ports are used again.
+    Reused,
+}
+
+/// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
+#[inline(always)]
+pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
+    if find_in(tables, FlowTable::Established, s, config, now_s) {
+        return true;
+    }
+    find_in(tables, FlowTable::New, s, config, now_s) && settle_new(tables, s, now_s)
+}
+
+#[inline(always)]
+fn find_in<T: Tables>(tables: &T, table: FlowTable, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
+    let view = &s.view;
+    let error = matches!(view.kind, Kind::Error);
+    let (to, copy) = (&mut s.to, &mut s.flow);
+    let visited = tables.flow(table, &view.tuple, |flow| {
+        *to = flow.to;
+        copy.flags = flow.flags;
+        copy.service_id = flow.service_id;
+        if error {
+            return Visit::Use;
+        }
+        let idle = idle_s(now_s, flow.seen_s);
+        let tcp = view.proto == proto::TCP;
+        if tcp && view.flags & (SYN | ACK) == SYN {
+            let over = flow.state == flow_state::CLOSING;
+            if over || (config.tcp_syn_s != 0 && idle > config.tcp_syn_s) {
+                return Visit::Reused;
+            }
+        }
+        if expired(config, view.proto, flow.state, idle) {
+            return Visit::Idle;
+        }
+        flow.seen_s = now_s;
+        flow.packets = flow.packets.saturating_add(1);
+        if tcp && view.flags & FIN != 0 {
+            flow.flags |= flow_flag::FIN;
+        }
+        Visit::Use
+    });
+    let Some(visited) = visited else { return false };
+    s.reverse_key = s.to.flip();
+    match visited {
+        Visit::Use => {}
+        Visit::Reused => {
+            remove_both(tables, table, s);
+            return false;
+        }
+        Visit::Idle => {
+            // A stream may run one way only: then only one of the two entries is fresh.
+            let view = &s.view;
+            let fresh = tables.flow(table, &s.reverse_key, |twin| {
+                !expired(config, view.proto, twin.state, idle_s(now_s, twin.seen_s))
+            });
+            if fresh != Some(true) {
+                remove_both(tables, table, s);
+                return false;
+            }
+            tables.flow(table, &s.view.tuple, |flow| flow.seen_s = now_s);
+        }
+    }
+    if !error && s.view.proto == proto::TCP && s.view.flags & (FIN | RST) != 0 {
+        close(tables, table, s);
+    }
+    true
+}
+
+#[inline(always)]
+fn remove_both<T: Tables>(tables: &T, table: FlowTable, s: &Scratch) {
+    tables.remove_flow(table, &s.view.tuple);
+    tables.remove_flow(table, &s.reverse_key);
+}
+
+/// A FIN was seen in one direction or an RST: both entries learn of it.
+#[inline(always)]
+fn close<T: Tables>(tables: &T, table: FlowTable, s: &Scratch) {
+    let reset = s.view.flags & RST != 0;
+    let both = tables.flow(table, &s.reverse_key, |twin| {
+        let over = reset || twin.flags & flow_flag::FIN != 0;
+        if over {
+            twin.state = flow_state::CLOSING;
+        }
+        over
+    });
+    if both != Some(false) {
+        tables.flow(table, &s.view.tuple, |flow| flow.state = flow_state::CLOSING);
+    }
+}
+
+/// A packet met its entry among the new ones. Answered flows move to the table that is never evicted: UDP and ICMP with the
+/// answer, TCP with the client's acknowledgement of it, so that a flood with made-up sources can't fill that table.
+#[inline(always)]
+fn settle_new<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) -> bool {
+    if matches!(s.view.kind, Kind::Error) {
+        return true;
+    }
+    let tcp = s.view.proto == proto::TCP;
+    if s.flow.flags & flow_flag::REVERSE != 0 {
+        if !tcp {
+            promote(tables, s);
+        }
+        return true;
+    }
+    let back = s.view.tuple.flip();
+    // Some(Some(packets)): the twin; Some(None): another flow's entry.
+    let twin = tables.flow(FlowTable::New, &s.reverse_key, |twin| {
+        if twin.to.same(&back) { Some(twin.packets) } else { None }
+    });
+    match twin {
+        Some(Some(answers)) => {
+            if answers > 0 && (!tcp || s.view.flags & (SYN | ACK | RST) == ACK) {
+                promote(tables, s);
+            }
+            true
+        }
+        Some(None) => {
+            tables.remove_flow(FlowTable::New, &s.view.tuple);
+            false
+        }
+        // The table is under pressure and the twin was evicted: put it back.
+        None => {
+            s.reverse = Flow {
+                to: back,
+                service_id: s.flow.service_id,
+                seen_s: now_s,
+                flags: s.flow.flags | flow_flag::REVERSE,
+                ..Flow::default()
+            };
+            match tables.add_flow(FlowTable::New, &s.reverse_key, &s.reverse) {
+                Insert::Done => true,
+                Insert::Exists | Insert::Full => {
+                    tables.remove_flow(FlowTable::New, &s.view.tuple);
+                    false
+                }
+            }
+        }
+    }
+}
+
+/// Moves both entries. A full table leaves them where they are: they work there too, but can be evicted.
+#[inline(always)]
+fn promote<T: Tables>(tables: &T, s: &mut Scratch) {
+    let (flow, reverse) = (&mut s.flow, &mut s.reverse);
+    let own = tables.flow(FlowTable::New, &s.view.tuple, |entry| {
+        *flow = *entry;
+        flow.state = established(flow.state);
+    });
+    let twin = tables.flow(FlowTable::New, &s.reverse_key, |entry| {
+        *reverse = *entry;
+        reverse.state = established(reverse.state);
+    });
+    if own.is_none() || twin.is_none() {
+        return;
+    }
+    // Into the one before out of the other: a reader on another CPU finds each entry in at least one table.
+    if matches!(tables.add_flow(FlowTable::Established, &s.reverse_key, &s.reverse), Insert::Full) {
+        return;
+    }
+    if matches!(tables.add_flow(FlowTable::Established, &s.view.tuple, &s.flow), Insert::Full) {
+        tables.remove_flow(FlowTable::Established, &s.reverse_key);
+        return;
+    }
+    remove_both(tables, FlowTable::New, s);
+}
+
+#[inline(always)]
+const fn established(state: u8) -> u8 {
+    if state == flow_state::EMBRYONIC { flow_state::ESTABLISHED } else { state }
+}
+
+/// What is new about a flow that [`create`] records.
+#[derive(Clone, Copy)]
+pub(crate) struct Fresh {
+    /// 0: masquerade only.
+    pub service_id: u32,
+    pub flags: u16,
+    /// `s.to.src` is not the packet's own source: a source port of ours goes with it.
+    pub snat: bool,
+}
+
+/// Records `s.view.tuple` → `s.to`, whose source port is chosen here. The reverse entry goes in first: that insertion *is* the
+/// allocation of the port, since two flows with the same answers would collide in it.
+///
+/// # Errors
+/// [`Reason::SnatExhausted`], [`Reason::FlowTableFull`].
+#[inline(always)]
+pub(crate) fn create<T: Tables>(
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+    now_s: u32,
+    fresh: Fresh,
+) -> Result<(), Reason> {
+    let flags = fresh.flags | if fresh.snat { flow_flag::SNAT } else { 0 };
+    s.reverse = Flow {
+        to: s.view.tuple.flip(),
+        service_id: fresh.service_id,
+        seen_s: now_s,
+        flags: flags | flow_flag::REVERSE,
+        ..Flow::default()
+    };
+    let ports = matches!(s.view.kind, Kind::Ports | Kind::Echo);
+    for attempt in 0..PORT_TRIES {
+        if fresh.snat || attempt > 0 {
+            if !ports {
+                // Without ports one flow a destination has room; a second one is refused.
+                if attempt > 0 {
+                    break;
+                }
+            } else {
+                let port = random_port(config, tables.random()).ok_or(Reason::SnatExhausted)?;
+                s.to.sport = port;
+                if matches!(s.view.kind, Kind::Echo) {
+                    s.to.dport = port;
+                }
+            }
+        }
+        s.reverse_key = s.to.flip();
+        match tables.add_flow(FlowTable::New, &s.reverse_key, &s.reverse) {
+            Insert::Done => {}
+            Insert::Exists => continue,
+            Insert::Full => return Err(Reason::FlowTableFull),
+        }
+        // Asked after the insertion: a flow that moves between the tables in this moment is seen in one of them.
+        if tables.flow(FlowTable::Established, &s.reverse_key, |_| ()).is_some() {
+            tables.remove_flow(FlowTable::New, &s.reverse_key);
+            continue;
+        }
+        let source_changed = fresh.snat || attempt > 0;
+        s.flow = Flow {
+            to: s.to,
+            service_id: fresh.service_id,
+            seen_s: now_s,
+            flags: flags | if source_changed { flow_flag::SNAT } else { 0 },
+            packets: 1,
+            ..Flow::default()
+        };
+        return match tables.add_flow(FlowTable::New, &s.view.tuple, &s.flow) {
+            Insert::Done => Ok(()),
+            Insert::Exists => adopt(tables, s),
+            Insert::Full => {
+                tables.remove_flow(FlowTable::New, &s.reverse_key);
+                Err(Reason::FlowTableFull)
+            }
+        };
+    }
+    Err(Reason::SnatExhausted)
+}
+
+/// Another CPU recorded the same flow a moment ago: its choice holds.
+#[inline(always)]
+fn adopt<T: Tables>(tables: &T, s: &mut Scratch) -> Result<(), Reason> {
+    tables.remove_flow(FlowTable::New, &s.reverse_key);
+    let to = &mut s.to;
+    tables.flow(FlowTable::New, &s.view.tuple, |flow| *to = flow.to).ok_or(Reason::FlowTableFull)
+}
+
+#[inline(always)]
+fn random_port(config: &Config, random: u32) -> Option<Be16> {
+    let (min, max) = (config.snat_min as u32, config.snat_max as u32);
+    if min == 0 || max < min {
+        return None;
+    }
+    let step = (random as u64 * (max - min + 1) as u64) >> 32;
+    Some(Be16::new((min + step as u32) as u16))
+}
+
+#[inline(always)]
+const fn idle_s(now_s: u32, seen_s: u32) -> u32 {
+    let idle = now_s.wrapping_sub(seen_s);
+    // Another CPU's clock may be a tick ahead.
+    if idle > u32::MAX / 2 { 0 } else { idle }
+}
+
+/// A time of 0 in the configuration means "never".
+#[inline(always)]
+const fn expired(config: &Config, protocol: u8, state: u8, idle_s: u32) -> bool {
+    let limit = match (protocol, state) {
+        (proto::TCP, flow_state::EMBRYONIC) => config.tcp_syn_s,
+        (proto::TCP, flow_state::ESTABLISHED) => config.tcp_established_s,
+        (proto::TCP, _) => config.tcp_closing_s,
+        (proto::ICMP | proto::ICMPV6, _) => config.icmp_s,
+        (_, flow_state::EMBRYONIC) => config.udp_s,
+        (_, _) => config.udp_stream_s,
+    };
+    limit != 0 && idle_s > limit
+}

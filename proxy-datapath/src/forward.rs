@@ -1,0 +1,112 @@
+use proxy_abi::{Addr, Config, Reason, config_flag, endpoint_flag, pod_cidr_flag};
+
+use crate::{
+    packet::Packet,
+    parse::View,
+    rewrite::{address_frame, address_tunnel_frame, count_hop},
+    tables::Tables,
+    verdict::Verdict,
+};
+
+/// Where an address lives, seen from this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Place {
+    #[default]
+    Outside = 0,
+    /// A pod of this node.
+    Pod = 1,
+    /// The node itself: one of its addresses or its router address.
+    Node = 2,
+    /// A pod of another node, through the tunnel.
+    Remote = 3,
+    /// In this node's pod CIDR, but no pod has it.
+    Nobody = 4,
+    /// A remote pod without the tunnel: the kernel's routes know the way.
+    Routed = 5,
+}
+
+/// A place and what it takes to get there.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Hop {
+    pub place: Place,
+    /// [`Place::Pod`]: the host side of its veth pair.
+    pub ifindex: u32,
+    /// [`Place::Pod`]: its own address.
+    pub mac: [u8; 6],
+    /// [`Place::Remote`]: outer destination.
+    pub node: Addr,
+}
+
+#[inline(always)]
+pub(crate) fn locate<T: Tables>(tables: &T, config: &Config, addr: &Addr, hop: &mut Hop) {
+    if let Some(endpoint) = tables.endpoint(addr) {
+        hop.ifindex = endpoint.ifindex;
+        hop.mac = endpoint.mac;
+        hop.place = if endpoint.flags & endpoint_flag::POD != 0 { Place::Pod } else { Place::Node };
+        return;
+    }
+    hop.place = match tables.pod_cidr(addr) {
+        Some(cidr) if cidr.flags & pod_cidr_flag::LOCAL != 0 => Place::Nobody,
+        Some(_) if config.flags & config_flag::TUNNEL == 0 => Place::Routed,
+        Some(cidr) => {
+            hop.node = cidr.node;
+            Place::Remote
+        }
+        None => Place::Outside,
+    };
+}
+
+/// Sends a packet, already translated, to where its destination lives.
+#[inline(always)]
+pub(crate) fn forward<P: Packet>(packet: &mut P, view: &View, config: &Config, hop: &Hop) -> Verdict {
+    match hop.place {
+        Place::Node => Verdict::PASS,
+        Place::Nobody => Verdict::drop(Reason::UnknownEndpoint),
+        Place::Pod => match count_hop(packet, view).and_then(|()| address_frame(packet, hop.mac)) {
+            Ok(()) => Verdict::deliver(hop.ifindex),
+            Err(reason) => Verdict::drop(reason),
+        },
+        Place::Remote if config.overlay_ifindex == 0 => Verdict::drop(Reason::TunnelDown),
+        Place::Remote => match count_hop(packet, view).and_then(|()| address_tunnel_frame(packet)) {
+            Ok(()) => Verdict::tunnel(hop.node),
+            Err(reason) => Verdict::drop(reason),
+        },
+        Place::Routed | Place::Outside => {
+            let ifindex = packet.way_out(&view.tuple);
+            if ifindex == 0 {
+                return Verdict::drop(Reason::Unroutable);
+            }
+            match count_hop(packet, view) {
+                Ok(()) => Verdict::out(ifindex),
+                Err(reason) => Verdict::drop(reason),
+            }
+        }
+    }
+}
+
+/// 127.0.0.0/8 and ::1, which never belong on a device (RFC 1122 section 3.2.1.3).
+#[inline(always)]
+pub(crate) const fn is_loopback(addr: &Addr) -> bool {
+    if addr.is_v4() {
+        return addr.v4_raw().to_ne_bytes()[0] == 127;
+    }
+    addr.0[0] == 0 && addr.0[1] == 0 && addr.0[2] == 0 && addr.0[3] == 1_u32.to_be()
+}
+
+/// Multicast and the limited broadcast: never routed, the kernel's own.
+#[inline(always)]
+pub(crate) const fn is_multicast(addr: &Addr) -> bool {
+    if addr.is_v4() {
+        let [a, ..] = addr.v4_raw().to_ne_bytes();
+        return a & 0xf0 == 0xe0 || addr.v4_raw() == u32::MAX;
+    }
+    addr.0[0].to_ne_bytes()[0] == 0xff
+}
+
+/// `fe80::/10`.
+#[inline(always)]
+pub(crate) const fn is_link_local_v6(addr: &Addr) -> bool {
+    let [a, b, ..] = addr.0[0].to_ne_bytes();
+    a == 0xfe && b & 0xc0 == 0x80
+}

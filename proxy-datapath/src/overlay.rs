@@ -1,0 +1,105 @@
+//! The VXLAN device, in metadata mode: one device for all nodes.
+
+use proxy_abi::{Config, Reason, endpoint_flag};
+
+use crate::{
+    flow::{self, Fresh},
+    forward::{Place, forward, locate},
+    packet::{Packet, Tunnel},
+    parse::{Shape, parse},
+    rewrite::{address_tunnel_frame, rewrite},
+    tables::{Scratch, Tables},
+    verdict::Verdict,
+};
+
+/// What came out of the tunnel. `outer`: its metadata; none if the kernel gave none.
+#[inline(always)]
+pub fn from_overlay<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    outer: Option<Tunnel>,
+) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::PASS };
+    let Some(outer) = outer else { return Verdict::drop(Reason::UnknownTunnelPeer) };
+    if outer.vni != config.vni {
+        return Verdict::drop(Reason::WrongVni);
+    }
+    if !tables.is_tunnel_peer(&outer.peer) {
+        return Verdict::drop(Reason::UnknownTunnelPeer);
+    }
+    match parse(packet, &mut s.view) {
+        Ok(Shape::Ip) => {}
+        Ok(Shape::Arp | Shape::Foreign) => return Verdict::drop(Reason::UnknownProtocol),
+        Err(reason) => return Verdict::drop(reason),
+    }
+    // A node speaks for its own pods and its router address only.
+    let owner = tables.pod_cidr(&s.view.src);
+    if !owner.is_some_and(|cidr| cidr.node.same(&outer.peer)) {
+        return Verdict::drop(Reason::SourceSpoofed);
+    }
+    let known = flow::find(tables, s, config, tables.now_s());
+    if !known {
+        s.to = s.view.tuple;
+    }
+    locate(tables, config, &s.to.dst, &mut s.hop);
+    if !known {
+        // No transit: what is not for this node or one of its pods was sent here by mistake or on purpose.
+        return match s.hop.place {
+            Place::Pod | Place::Node => forward(packet, &s.view, config, &s.hop),
+            _ => Verdict::drop(Reason::UnknownEndpoint),
+        };
+    }
+    match rewrite(packet, &mut s.view, &s.to) {
+        Ok(()) => forward(packet, &s.view, config, &s.hop),
+        Err(reason) => Verdict::drop(reason),
+    }
+}
+
+/// What leaves through the VXLAN device. `keyed`: the packet has its tunnel destination, one of our programs sent it here;
+/// else it is the stack's own and gets one.
+#[inline(always)]
+pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, keyed: bool) -> Verdict {
+    if keyed {
+        return Verdict::PASS;
+    }
+    let Some(config) = tables.config() else { return Verdict::PASS };
+    match parse(packet, &mut s.view) {
+        Ok(Shape::Ip) => {}
+        Ok(Shape::Arp | Shape::Foreign) => return Verdict::drop(Reason::UnknownProtocol),
+        Err(reason) => return Verdict::drop(reason),
+    }
+    locate(tables, config, &s.view.dst, &mut s.hop);
+    if !matches!(s.hop.place, Place::Remote) {
+        return Verdict::drop(Reason::Unroutable);
+    }
+    if let Err(reason) = speak_as_router(packet, tables, s, config) {
+        return Verdict::drop(reason);
+    }
+    match address_tunnel_frame(packet) {
+        Ok(()) => Verdict::keyed(s.hop.node),
+        Err(reason) => Verdict::drop(reason),
+    }
+}
+
+/// A process that bound itself to an address of the node's uplink gets the router address: the answer must find its way back
+/// into the tunnel, and the receiving node would take any other source for spoofed.
+#[inline(always)]
+fn speak_as_router<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+) -> Result<(), Reason> {
+    let from_node = tables.endpoint(&s.view.src).is_some_and(|own| own.flags & endpoint_flag::NODE != 0);
+    if !from_node {
+        return Ok(());
+    }
+    let now_s = tables.now_s();
+    if !flow::find(tables, s, config, now_s) {
+        s.to = s.view.tuple;
+        s.to.src = *config.router(s.view.v4);
+        flow::create(tables, s, config, now_s, Fresh { service_id: 0, flags: 0, snat: true })?;
+    }
+    rewrite(packet, &mut s.view, &s.to)
+}

@@ -1,0 +1,41 @@
+use proxy_abi::{Addr, Tuple};
+
+/// Outer header of a packet that came through the tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tunnel {
+    /// Who sent it.
+    pub peer: Addr,
+    pub vni: u32,
+}
+
+/// What the datapath needs of a packet. Offsets count bytes from the Ethernet header.
+pub trait Packet {
+    /// Length in bytes, Ethernet header included.
+    fn length(&self) -> u32;
+
+    /// `N` bytes at `at`; none where the packet is shorter.
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
+
+    /// Overwrites bytes whose effect on checksums is made good by the caller; none where the packet is shorter or the
+    /// kernel has no memory.
+    fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()>;
+
+    /// Overwrites bytes of a packet that is being made anew.
+    fn store_new<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()>;
+
+    /// Adds `diff` (see `checksum`) to the IPv4 header checksum at `at`.
+    fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()>;
+
+    /// Adds `diff` to the transport checksum at `at`.
+    ///
+    /// `pseudo`: what changed belongs to the pseudo header (RFC 9293 section 3.1), which a packet whose checksum the device
+    /// completes already holds. `zero_is_none`: UDP, where 0 means "no checksum" (RFC 768) and stays.
+    fn fix_transport_checksum(&mut self, at: u32, diff: u32, pseudo: bool, zero_is_none: bool) -> Option<()>;
+
+    /// Cuts or grows the packet at its end.
+    fn resize(&mut self, length: u32) -> Option<()>;
+
+    /// The device the kernel would send a forwarded packet out of; 0 where it has no route, the destination is the node's
+    /// own, or the packet does not fit the route's MTU.
+    fn way_out(&self, tuple: &Tuple) -> u32;
+}

@@ -1,0 +1,219 @@
+//! The two ends of a pod's veth pair, on the node's side.
+
+use proxy_abi::{Addr, Config, Link, Reason, config_flag, endpoint_flag, flow_flag, proto};
+
+use crate::{
+    answer::reject,
+    flow::{self, Fresh},
+    forward::{Place, forward, is_link_local_v6, is_loopback, is_multicast, locate},
+    packet::Packet,
+    parse::{ETH, Kind, Shape, parse},
+    rewrite::rewrite,
+    service::{Service, select, unmatched},
+    tables::{Scratch, Tables},
+    verdict::Verdict,
+};
+
+/// What a pod sends: its addresses are checked, services translated, other pods reached past the stack, the outside
+/// masqueraded.
+#[inline(always)]
+pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::PASS };
+    let Some(link) = tables.link(ifindex) else { return Verdict::drop(Reason::UnknownLink) };
+    let shape = match parse(packet, &mut s.view) {
+        Ok(shape) => shape,
+        Err(reason) => return Verdict::drop(reason),
+    };
+    if !same_mac(&s.view.src_mac, &link.mac) {
+        return Verdict::drop(Reason::MacSpoofed);
+    }
+    match shape {
+        Shape::Arp => check_arp(packet, link),
+        Shape::Foreign => Verdict::drop(Reason::UnknownProtocol),
+        Shape::Ip => match admit(s, link) {
+            Some(verdict) => verdict,
+            None => route(packet, tables, s, config),
+        },
+    }
+}
+
+/// What the node's own stack sends to a pod. Only answers of host-network backends are ours to translate back.
+#[inline(always)]
+pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::PASS };
+    if !matches!(parse(packet, &mut s.view), Ok(Shape::Ip)) {
+        return Verdict::PASS;
+    }
+    let from_node = tables.endpoint(&s.view.src).is_some_and(|own| own.flags & endpoint_flag::NODE != 0);
+    if !from_node && !matches!(s.view.kind, Kind::Error) {
+        return Verdict::PASS;
+    }
+    if !flow::find(tables, s, config, tables.now_s()) {
+        return Verdict::PASS;
+    }
+    match rewrite(packet, &mut s.view, &s.to) {
+        Ok(()) => Verdict::PASS,
+        Err(reason) => Verdict::drop(reason),
+    }
+}
+
+#[inline(always)]
+const fn same_mac(a: &[u8; 6], b: &[u8; 6]) -> bool {
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]) == 0
+}
+
+/// A pod may say of its own address, and of none, where it lives (RFC 826, RFC 5227).
+#[inline(always)]
+fn check_arp<P: Packet>(packet: &P, link: &Link) -> Verdict {
+    let Some(arp) = packet.load::<18>(ETH) else { return Verdict::drop(Reason::Malformed) };
+    if !same_mac(&[arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]], &link.mac) {
+        return Verdict::drop(Reason::MacSpoofed);
+    }
+    let sender = Addr::from_v4([arp[14], arp[15], arp[16], arp[17]]);
+    if sender.same(&link.v4) || sender.v4_raw() == 0 {
+        Verdict::PASS
+    } else {
+        Verdict::drop(Reason::SourceSpoofed)
+    }
+}
+
+/// Decides on the source address, and on what is never routed; none means "go on".
+#[inline(always)]
+fn admit(s: &Scratch, link: &Link) -> Option<Verdict> {
+    let view = &s.view;
+    if is_loopback(&view.src) || is_loopback(&view.dst) {
+        return Some(Verdict::drop(Reason::LoopbackSource));
+    }
+    let own = if view.v4 { &link.v4 } else { &link.v6 };
+    if view.src.same(own) && !own.is_unspecified() {
+        return if is_multicast(&view.dst) { Some(Verdict::PASS) } else { None };
+    }
+    if !view.v4 && (is_link_local_v6(&view.src) || view.src.is_unspecified()) {
+        return Some(admit_link_local(view.proto, view.flags));
+    }
+    Some(Verdict::drop(Reason::SourceSpoofed))
+}
+
+/// The kernel speaks for itself from link-local addresses: neighbour discovery and multicast listener reports stay on the
+/// link. Router advertisements and redirects would bend the node's own routes (CVE-2020-10749).
+#[inline(always)]
+const fn admit_link_local(protocol: u8, icmp_type: u8) -> Verdict {
+    match (protocol, icmp_type) {
+        (proto::ICMPV6, 131 | 132 | 133 | 135 | 136 | 143) => Verdict::PASS,
+        _ => Verdict::drop(Reason::SourceSpoofed),
+    }
+}
+
+#[inline(always)]
+fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, config: &Config) -> Verdict {
+    let now_s = tables.now_s();
+    if flow::find(tables, s, config, now_s) {
+        locate(tables, config, &s.to.dst, &mut s.hop);
+        return match rewrite(packet, &mut s.view, &s.to) {
+            Ok(()) => forward(packet, &s.view, config, &s.hop),
+            Err(reason) => Verdict::drop(reason),
+        };
+    }
+    s.to = s.view.tuple;
+    let service = match s.view.kind {
+        Kind::Ports => select(tables, config, s.view.destination(), &mut s.backend),
+        _ => Service::No,
+    };
+    match service {
+        Service::Backend => balance(packet, tables, s, config, now_s),
+        Service::Reject => reject(packet, &s.view),
+        Service::Drop(reason) => Verdict::drop(reason),
+        Service::No => plain(packet, tables, s, config, now_s),
+    }
+}
+
+/// The first packet of a pod's flow to a service.
+#[inline(always)]
+fn balance<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+    now_s: u32,
+) -> Verdict {
+    s.to.dst = s.backend.addr;
+    s.to.dport = s.backend.port;
+    locate(tables, config, &s.to.dst, &mut s.hop);
+    let snat = match s.hop.place {
+        // To itself: a packet from its own address would be a martian to the pod.
+        Place::Pod if s.to.dst.same(&s.view.src) => {
+            s.to.src = *config.router(s.view.v4);
+            true
+        }
+        // A host-network backend on another node must answer to us.
+        Place::Outside if config.flags & config_flag::MASQUERADE != 0 => {
+            s.to.src = *config.node(s.view.v4);
+            true
+        }
+        _ => false,
+    };
+    let fresh = Fresh { service_id: s.backend.service_id, flags: flow_flag::DNAT, snat };
+    let done =
+        flow::create(tables, s, config, now_s, fresh).and_then(|()| rewrite(packet, &mut s.view, &s.to));
+    match done {
+        Ok(()) => forward(packet, &s.view, config, &s.hop),
+        Err(reason) => Verdict::drop(reason),
+    }
+}
+
+/// A packet for no service and of no flow of ours.
+#[inline(always)]
+fn plain<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+    now_s: u32,
+) -> Verdict {
+    locate(tables, config, &s.view.dst, &mut s.hop);
+    match s.hop.place {
+        Place::Outside => {}
+        Place::Routed => return Verdict::PASS,
+        _ => return forward(packet, &s.view, config, &s.hop),
+    }
+    match unmatched(tables, config, &s.view.dst) {
+        Service::Reject => return reject(packet, &s.view),
+        Service::Drop(reason) => return Verdict::drop(reason),
+        Service::No | Service::Backend => {}
+    }
+    masquerade(packet, tables, s, config, now_s)
+}
+
+/// Out of the uplink under the node's address, past the stack: other people's FORWARD rules never see it. What the kernel
+/// would not send there is left to the stack as it is.
+#[inline(always)]
+fn masquerade<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+    now_s: u32,
+) -> Verdict {
+    let node = config.node(s.view.v4);
+    if config.flags & config_flag::MASQUERADE == 0 || node.is_unspecified() {
+        return Verdict::PASS;
+    }
+    let ifindex = packet.way_out(&s.view.tuple);
+    if ifindex == 0 || ifindex != config.uplink_ifindex {
+        return Verdict::PASS;
+    }
+    match s.view.kind {
+        Kind::Error => return Verdict::drop(Reason::NoFlow),
+        Kind::Fragment => return Verdict::drop(Reason::FragmentUnknown),
+        _ => {}
+    }
+    s.to.src = *node;
+    let fresh = Fresh { service_id: 0, flags: 0, snat: true };
+    let done = flow::create(tables, s, config, now_s, fresh)
+        .and_then(|()| rewrite(packet, &mut s.view, &s.to))
+        .and_then(|()| crate::rewrite::count_hop(packet, &s.view));
+    match done {
+        Ok(()) => Verdict::out(ifindex),
+        Err(reason) => Verdict::drop(reason),
+    }
+}

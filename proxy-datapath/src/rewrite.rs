@@ -1,0 +1,169 @@
+use proxy_abi::{Addr, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason, Tuple, proto};
+
+use crate::{
+    checksum::{changed, changed_addr, changed_port},
+    packet::Packet,
+    parse::{ETH, Kind, View},
+};
+
+const V4_CHECKSUM: u32 = ETH + 10;
+
+/// Turns the packet's tuple `view.tuple` into `to`: addresses, ports and every checksum they are part of. For an ICMP error
+/// the reported packet is turned too, so that its receiver recognises it (RFC 5508 section 4.2).
+///
+/// # Errors
+/// [`Reason::RewriteFailed`] when the kernel could not make the headers writable.
+#[inline(always)]
+pub(crate) fn rewrite<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Result<(), Reason> {
+    if matches!(view.kind, Kind::Error) {
+        rewrite_error(packet, view, to).ok_or(Reason::RewriteFailed)
+    } else {
+        rewrite_plain(packet, view, to).ok_or(Reason::RewriteFailed)
+    }
+}
+
+#[inline(always)]
+fn rewrite_plain<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Option<()> {
+    let l4 = view.l4 as u32;
+    let addresses = changed_addr(changed_addr(0, &view.src, &to.src), &view.dst, &to.dst);
+    if let Some(at) = transport_checksum(view) {
+        let udp = view.proto == proto::UDP;
+        if view.proto != proto::ICMP {
+            packet.fix_transport_checksum(at, addresses, true, udp)?;
+        }
+        let from = &view.tuple;
+        let mut ports = changed_port(0, from.sport, to.sport);
+        // An echo's two ports are one field.
+        if !matches!(view.kind, Kind::Echo) {
+            ports = changed_port(ports, from.dport, to.dport);
+        }
+        packet.fix_transport_checksum(at, ports, false, udp)?;
+    }
+    set_addresses(packet, view, addresses, &to.src, &to.dst)?;
+    match view.kind {
+        Kind::Ports => packet.store(l4, join(to.sport.raw(), to.dport.raw()))?,
+        Kind::Echo => packet.store(l4 + 4, to.sport.raw().to_ne_bytes())?,
+        _ => {}
+    }
+    view.tuple = *to;
+    Some(())
+}
+
+/// Offset of the checksum that covers what we change, if the packet has one.
+#[inline(always)]
+fn transport_checksum(view: &View) -> Option<u32> {
+    let l4 = view.l4 as u32;
+    if matches!(view.kind, Kind::Fragment) {
+        return None;
+    }
+    match view.proto {
+        proto::TCP => Some(l4 + 16),
+        proto::UDP => Some(l4 + 6),
+        proto::ICMP | proto::ICMPV6 => Some(l4 + 2),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn set_addresses<P: Packet>(
+    packet: &mut P,
+    view: &mut View,
+    diff: u32,
+    src: &Addr,
+    dst: &Addr,
+) -> Option<()> {
+    if view.v4 {
+        packet.fix_header_checksum(V4_CHECKSUM, diff)?;
+        packet.store(ETH + 12, pair(src, dst))?;
+    } else {
+        packet.store(ETH + 8, src.octets())?;
+        packet.store(ETH + 24, dst.octets())?;
+    }
+    view.src = *src;
+    view.dst = *dst;
+    Some(())
+}
+
+/// An ICMP error travels along a flow from its receiving end: `view.tuple` → `to`, and quotes the flow's other direction.
+#[inline(always)]
+fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Option<()> {
+    let (l3, l4) = (view.inner_l3 as u32, view.inner_l4 as u32);
+    let from = view.tuple;
+    let ports = changed_port(changed_port(0, from.dport, to.dport), from.sport, to.sport);
+    let inner = changed_addr(changed_addr(0, &from.dst, &to.dst), &from.src, &to.src);
+    // The client knows no backend: whatever on the way complained, the service did. Where only the source was
+    // translated the router on the way is told by name.
+    let src = if from.src.same(&to.src) { view.src } else { to.src };
+    let outer = changed_addr(changed_addr(0, &view.src, &src), &view.dst, &to.dst);
+    let at = view.l4 as u32 + 2;
+    if view.v4 {
+        // The quoted header's own checksum makes up for its addresses: only the ports change the sum.
+        packet.fix_header_checksum(l3 + 10, inner)?;
+        packet.store(l3 + 12, pair(&to.dst, &to.src))?;
+    } else {
+        packet.fix_transport_checksum(at, outer, true, false)?;
+        packet.fix_transport_checksum(at, inner, false, false)?;
+        packet.store(l3 + 8, to.dst.octets())?;
+        packet.store(l3 + 24, to.src.octets())?;
+    }
+    if from.proto == proto::TCP || from.proto == proto::UDP {
+        packet.fix_transport_checksum(at, ports, false, false)?;
+        packet.store(l4, join(to.dport.raw(), to.sport.raw()))?;
+    } else {
+        // The identifier, and the quoted echo's own checksum which makes up for it.
+        packet.store(l4 + 4, to.sport.raw().to_ne_bytes())?;
+        packet.fix_header_checksum(l4 + 2, changed_port(0, from.sport, to.sport))?;
+    }
+    set_addresses(packet, view, outer, &src, &to.dst)?;
+    view.tuple = *to;
+    Some(())
+}
+
+#[inline(always)]
+const fn join(first: u16, second: u16) -> [u8; 4] {
+    let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    [a, b, c, d]
+}
+
+/// Two IPv4 addresses as they follow each other in a header.
+#[inline(always)]
+const fn pair(first: &Addr, second: &Addr) -> [u8; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (first.v4_raw().to_ne_bytes(), second.v4_raw().to_ne_bytes());
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Counts one hop, as a router does that is neither end of the packet's way.
+///
+/// # Errors
+/// [`Reason::TtlExpired`] where none is left.
+#[inline(always)]
+pub(crate) fn count_hop<P: Packet>(packet: &mut P, view: &View) -> Result<(), Reason> {
+    if view.ttl <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    let ttl = view.ttl - 1;
+    let stored = if view.v4 {
+        // The word in the checksum is TTL and protocol; the protocol stays.
+        let from = u16::from_ne_bytes([view.ttl, 0]) as u32;
+        let to = u16::from_ne_bytes([ttl, 0]) as u32;
+        packet
+            .fix_header_checksum(V4_CHECKSUM, changed(0, from, to))
+            .and_then(|()| packet.store(ETH + 8, [ttl]))
+    } else {
+        packet.store(ETH + 7, [ttl])
+    };
+    stored.ok_or(Reason::RewriteFailed)
+}
+
+/// Addresses the frame to a pod's end of its veth pair.
+#[inline(always)]
+pub(crate) fn address_frame<P: Packet>(packet: &mut P, mac: [u8; 6]) -> Result<(), Reason> {
+    packet.store(0, mac).ok_or(Reason::RewriteFailed)
+}
+
+/// Inner Ethernet header of the tunnel, alike between all nodes.
+#[inline(always)]
+pub(crate) fn address_tunnel_frame<P: Packet>(packet: &mut P) -> Result<(), Reason> {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (OVERLAY_DEV_MAC, OVERLAY_SRC_MAC);
+    packet.store(0, [a, b, c, d, e, f, g, h, i, j, k, l]).ok_or(Reason::RewriteFailed)
+}

@@ -1,0 +1,131 @@
+//! The socket hooks: a client's destination is swapped before a packet exists.
+
+use proxy_abi::{Addr, Be16, Config, Slot, SocketKey, SocketOrigin, proto, socket_flag};
+
+use crate::{
+    service::{Service, select},
+    tables::Tables,
+};
+
+/// The address a socket call names, and whose socket it is.
+pub trait Socket {
+    /// Destination of connect and sendmsg, peer of getpeername, sender of recvmsg.
+    fn address(&self) -> (Addr, Be16);
+    /// `addr` is of the family the socket call was made in: a mapped one for IPv4 on an IPv6 socket.
+    fn set_address(&mut self, addr: &Addr, port: Be16);
+    fn protocol(&self) -> u8;
+    fn cookie(&self) -> u64;
+    fn netns_cookie(&self) -> u64;
+}
+
+/// What becomes of the call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SocketVerdict {
+    Allow,
+    /// `ECONNREFUSED`.
+    Refuse,
+}
+
+/// connect(2): every TCP socket, and the node's own UDP sockets. Pods' datagrams are translated on their device, where a flow
+/// can move when its backend goes.
+#[inline(always)]
+pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketVerdict {
+    let Some(config) = tables.config() else { return SocketVerdict::Allow };
+    match socket.protocol() {
+        proto::TCP => {}
+        proto::UDP if is_host(socket, config) => {}
+        _ => return SocketVerdict::Allow,
+    }
+    let (addr, port) = socket.address();
+    let mut slot = Slot::default();
+    match select(tables, config, (&addr, port, socket.protocol()), &mut slot) {
+        Service::No => SocketVerdict::Allow,
+        Service::Reject | Service::Drop(_) => SocketVerdict::Refuse,
+        Service::Backend => {
+            remember(socket, tables, (slot.addr, slot.port), (addr, port), slot.service_id);
+            socket.set_address(&slot.addr, slot.port);
+            SocketVerdict::Allow
+        }
+    }
+}
+
+/// sendmsg(2) with a destination: the node's own unconnected UDP sockets. One socket sticks to one backend of a service, as
+/// QUIC needs it.
+#[inline(always)]
+pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketVerdict {
+    let Some(config) = tables.config() else { return SocketVerdict::Allow };
+    if socket.protocol() != proto::UDP || !is_host(socket, config) {
+        return SocketVerdict::Allow;
+    }
+    let (addr, port) = socket.address();
+    let key = key(socket, addr, port);
+    let chosen = tables.socket(&key).filter(|choice| choice.flags & socket_flag::CHOICE != 0);
+    if let Some(choice) = chosen {
+        socket.set_address(&choice.addr, choice.port);
+        return SocketVerdict::Allow;
+    }
+    let mut slot = Slot::default();
+    match select(tables, config, (&addr, port, proto::UDP), &mut slot) {
+        Service::No => SocketVerdict::Allow,
+        Service::Reject | Service::Drop(_) => SocketVerdict::Refuse,
+        Service::Backend => {
+            let choice = SocketOrigin {
+                addr: slot.addr,
+                port: slot.port,
+                flags: socket_flag::CHOICE,
+                service_id: slot.service_id,
+            };
+            tables.set_socket(&key, &choice);
+            remember(socket, tables, (slot.addr, slot.port), (addr, port), slot.service_id);
+            socket.set_address(&slot.addr, slot.port);
+            SocketVerdict::Allow
+        }
+    }
+}
+
+/// recvmsg(2): the sender of an answer is the service that was asked.
+#[inline(always)]
+pub fn sock_recvmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) {
+    let Some(config) = tables.config() else { return };
+    if socket.protocol() == proto::UDP && is_host(socket, config) {
+        show_service(socket, tables);
+    }
+}
+
+/// getpeername(2): the peer is the service that was dialled.
+#[inline(always)]
+pub fn sock_peername<S: Socket, T: Tables>(socket: &mut S, tables: &T) {
+    show_service(socket, tables);
+}
+
+#[inline(always)]
+fn is_host<S: Socket>(socket: &S, config: &Config) -> bool {
+    socket.netns_cookie() == config.host_netns_cookie
+}
+
+#[inline(always)]
+fn show_service<S: Socket, T: Tables>(socket: &mut S, tables: &T) {
+    let (addr, port) = socket.address();
+    if let Some(origin) = tables.socket(&key(socket, addr, port))
+        && origin.flags & socket_flag::CHOICE == 0
+    {
+        socket.set_address(&origin.addr, origin.port);
+    }
+}
+
+#[inline(always)]
+fn remember<S: Socket, T: Tables>(
+    socket: &S,
+    tables: &T,
+    backend: (Addr, Be16),
+    service: (Addr, Be16),
+    service_id: u32,
+) {
+    let origin = SocketOrigin { addr: service.0, port: service.1, flags: 0, service_id };
+    tables.set_socket(&key(socket, backend.0, backend.1), &origin);
+}
+
+#[inline(always)]
+fn key<S: Socket>(socket: &S, addr: Addr, port: Be16) -> SocketKey {
+    SocketKey { cookie: socket.cookie(), addr, port, proto: socket.protocol(), reserved: [0; 5] }
+}

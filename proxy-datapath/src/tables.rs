@@ -1,0 +1,63 @@
+use proxy_abi::{
+    Addr, Config, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
+};
+
+use crate::{forward::Hop, parse::View};
+
+/// Which of the two connection tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowTable {
+    /// `FLOWS_NEW`: first packets, evicted least recently used first.
+    New,
+    /// `FLOWS`: answered flows, never evicted.
+    Established,
+}
+
+/// How an insertion without overwriting ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Insert {
+    Done,
+    Exists,
+    Full,
+}
+
+/// The maps and the clock, as the datapath sees them. Shared by all CPUs, hence `&self` throughout.
+pub trait Tables {
+    /// None until an agent has written the configuration.
+    fn config(&self) -> Option<&Config>;
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
+    fn slot(&self, index: u32) -> Option<Slot>;
+    fn endpoint(&self, addr: &Addr) -> Option<&Endpoint>;
+    fn link(&self, ifindex: u32) -> Option<&Link>;
+    fn pod_cidr(&self, addr: &Addr) -> Option<&PodCidr>;
+    fn is_tunnel_peer(&self, node: &Addr) -> bool;
+
+    /// Runs `f` on an entry; none where there is none.
+    fn flow<R>(&self, table: FlowTable, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R>;
+    /// Adds an entry unless the key is taken.
+    fn add_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert;
+    fn remove_flow(&self, table: FlowTable, key: &Tuple);
+
+    fn socket(&self, key: &SocketKey) -> Option<SocketOrigin>;
+    fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin);
+
+    /// Monotonic clock in seconds.
+    fn now_s(&self) -> u32;
+    fn random(&self) -> u32;
+}
+
+/// Working memory of one packet. In the kernel it lies in a per-CPU map: these structures do not fit 512 bytes of stack.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Scratch {
+    pub view: View,
+    /// What the packet's tuple becomes.
+    pub to: Tuple,
+    /// Key of the entry that translates the answers.
+    pub reverse_key: Tuple,
+    pub flow: Flow,
+    pub reverse: Flow,
+    /// Where the packet goes.
+    pub hop: Hop,
+    /// The backend that was drawn for it.
+    pub backend: Slot,
+}

@@ -1,0 +1,163 @@
+//! `Packet` over an skb, and the helpers that carry out a verdict.
+
+use core::mem;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6,
+        BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+        bpf_tunnel_key,
+    },
+    helpers::generated as helper,
+    programs::TcContext,
+};
+use proxy_abi::{Addr, Config, Tuple};
+use proxy_datapath::{Packet, Tunnel};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const TUNNEL_HOPS: u8 = 64;
+
+/// The packet a tc program runs for.
+pub struct Skb<'a>(&'a TcContext);
+
+impl Skb<'_> {
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Skb<'_> {
+        Skb(ctx)
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut __sk_buff {
+        self.0.skb.skb
+    }
+
+    /// The device the packet came in by, or goes out of.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid for the whole run.
+        unsafe { (*self.raw()).ifindex }
+    }
+
+    /// Metadata of the tunnel the packet came through; on egress, where it is to go.
+    #[inline(always)]
+    pub fn tunnel(&self) -> Option<Tunnel> {
+        // SAFETY: integers and arrays of them: all zeroes is a value.
+        let mut key: bpf_tunnel_key = unsafe { mem::zeroed() };
+        // SAFETY: the helper writes no more than the size it is told.
+        if unsafe { helper::bpf_skb_get_tunnel_key(self.raw(), &mut key, TUNNEL_KEY_SIZE, 0) } == 0 {
+            // SAFETY: without BPF_F_TUNINFO_IPV6 the helper has filled in the IPv4 arm, in host byte order.
+            let peer = Addr::from_v4_raw(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be());
+            return Some(Tunnel { peer, vni: key.tunnel_id });
+        }
+        // SAFETY: as above.
+        if unsafe {
+            helper::bpf_skb_get_tunnel_key(self.raw(), &mut key, TUNNEL_KEY_SIZE, BPF_F_TUNINFO_IPV6 as u64)
+        } == 0
+        {
+            // SAFETY: with the flag it is the IPv6 arm, in network byte order.
+            let peer = Addr(unsafe { key.__bindgen_anon_1.remote_ipv6 });
+            return Some(Tunnel { peer, vni: key.tunnel_id });
+        }
+        None
+    }
+
+    /// Names the node that the VXLAN device will send the packet to. No outer checksum: the inner one protects the data, and
+    /// devices have been seen to get the outer one wrong.
+    #[inline(always)]
+    pub fn set_tunnel(&self, node: &Addr, config: &Config) -> bool {
+        // SAFETY: integers and arrays of them: all zeroes is a value.
+        let mut key: bpf_tunnel_key = unsafe { mem::zeroed() };
+        key.tunnel_id = config.vni;
+        key.tunnel_ttl = TUNNEL_HOPS;
+        let mut flags = BPF_F_ZERO_CSUM_TX as u64;
+        if node.is_v4() {
+            key.__bindgen_anon_1.remote_ipv4 = u32::from_be(node.v4_raw());
+            key.__bindgen_anon_3.local_ipv4 = u32::from_be(config.node_v4.v4_raw());
+        } else {
+            key.__bindgen_anon_1.remote_ipv6 = node.0;
+            key.__bindgen_anon_3.local_ipv6 = config.node_v6.0;
+            flags |= BPF_F_TUNINFO_IPV6 as u64;
+        }
+        // SAFETY: the helper reads no more than the size it is told.
+        unsafe { helper::bpf_skb_set_tunnel_key(self.raw(), &mut key, TUNNEL_KEY_SIZE, flags) == 0 }
+    }
+}
+
+const TUNNEL_KEY_SIZE: u32 = size_of::<bpf_tunnel_key>() as u32;
+
+impl Packet for Skb<'_> {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.0.load(at as usize).ok()
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
+        self.0.store(at as usize, &bytes, 0).ok()
+    }
+
+    #[inline(always)]
+    fn store_new<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
+        self.0.store(at as usize, &bytes, BPF_F_RECOMPUTE_CSUM as u64).ok()
+    }
+
+    #[inline(always)]
+    fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()> {
+        self.0.l3_csum_replace(at as usize, 0, diff as u64, 0).ok()
+    }
+
+    #[inline(always)]
+    fn fix_transport_checksum(&mut self, at: u32, diff: u32, pseudo: bool, zero_is_none: bool) -> Option<()> {
+        let mut flags = 0;
+        if pseudo {
+            flags |= BPF_F_PSEUDO_HDR as u64;
+        }
+        if zero_is_none {
+            flags |= BPF_F_MARK_MANGLED_0 as u64;
+        }
+        self.0.l4_csum_replace(at as usize, 0, diff as u64, flags).ok()
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, length: u32) -> Option<()> {
+        // SAFETY: the context is valid for the whole run; nothing here holds pointers into the packet.
+        (unsafe { helper::bpf_skb_change_tail(self.raw(), length, 0) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn way_out(&self, tuple: &Tuple) -> u32 {
+        // SAFETY: integers and arrays of them: all zeroes is a value.
+        let mut query: bpf_fib_lookup = unsafe { mem::zeroed() };
+        if tuple.dst.is_v4() {
+            query.family = AF_INET;
+            query.__bindgen_anon_3.ipv4_src = tuple.src.v4_raw();
+            query.__bindgen_anon_4.ipv4_dst = tuple.dst.v4_raw();
+        } else {
+            query.family = AF_INET6;
+            query.__bindgen_anon_3.ipv6_src = tuple.src.0;
+            query.__bindgen_anon_4.ipv6_dst = tuple.dst.0;
+        }
+        query.l4_protocol = tuple.proto;
+        query.sport = tuple.sport.raw();
+        query.dport = tuple.dport.raw();
+        // As for a packet that came in by this device.
+        // SAFETY: the context is valid for the whole run.
+        query.ifindex = unsafe { (*self.raw()).ingress_ifindex };
+        let size = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: the helper reads and writes no more than the size it is told.
+        let answer = unsafe { helper::bpf_fib_lookup(self.0.as_ptr(), &mut query, size, 0) } as u32;
+        // An unknown neighbour is asked for by bpf_redirect_neigh.
+        if answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH {
+            query.ifindex
+        } else {
+            0
+        }
+    }
+}

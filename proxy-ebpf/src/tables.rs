@@ -1,0 +1,118 @@
+//! `Tables` over the maps.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns},
+};
+use proxy_abi::{
+    Addr, Config, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
+};
+use proxy_datapath::{FlowTable, Insert, Tables};
+
+use crate::maps::{
+    CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRONTENDS, LINKS, POD_CIDRS, SLOTS, SOCKETS, TUNNEL_PEERS,
+};
+
+/// The node's maps.
+pub struct Kernel;
+
+const EEXIST: i32 = -17;
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        CONFIG.get(0).filter(|config| config.abi_version != 0)
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        // SAFETY: copied at once; a copy torn by a concurrent update is found out by the slot's service id and generation.
+        unsafe { FRONTENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<Slot> {
+        SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, addr: &Addr) -> Option<&Endpoint> {
+        // SAFETY: elements are written whole by the CNI plugin and the agent and stay readable until this program ends.
+        unsafe { ENDPOINTS.get(addr) }
+    }
+
+    #[inline(always)]
+    fn link(&self, ifindex: u32) -> Option<&Link> {
+        // SAFETY: as for endpoints.
+        unsafe { LINKS.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn pod_cidr(&self, addr: &Addr) -> Option<&PodCidr> {
+        POD_CIDRS.get(&Key::new(u128::BITS, *addr))
+    }
+
+    #[inline(always)]
+    fn is_tunnel_peer(&self, node: &Addr) -> bool {
+        TUNNEL_PEERS.get_ptr(node).is_some()
+    }
+
+    #[inline(always)]
+    fn flow<R>(&self, table: FlowTable, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        let entry = match table {
+            FlowTable::New => FLOWS_NEW.get_ptr_mut(key),
+            FlowTable::Established => FLOWS.get_ptr_mut(key),
+        }?;
+        // SAFETY: the element stays readable and writable until this program ends. Two CPUs may write one entry at a time:
+        // every field is a word or less, and counts and times need not be exact.
+        Some(f(unsafe { &mut *entry }))
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert {
+        let flags = BPF_NOEXIST as u64;
+        let done = match table {
+            FlowTable::New => FLOWS_NEW.insert(key, flow, flags),
+            FlowTable::Established => FLOWS.insert(key, flow, flags),
+        };
+        match done {
+            Ok(()) => Insert::Done,
+            Err(EEXIST) => Insert::Exists,
+            Err(_) => Insert::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, table: FlowTable, key: &Tuple) {
+        // An entry that is gone already is as good.
+        let _ = match table {
+            FlowTable::New => FLOWS_NEW.remove(key),
+            FlowTable::Established => FLOWS.remove(key),
+        };
+    }
+
+    #[inline(always)]
+    fn socket(&self, key: &SocketKey) -> Option<SocketOrigin> {
+        // SAFETY: copied at once; entries of a live socket are written by that socket's calls only.
+        unsafe { SOCKETS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
+        // The table evicts; if it can't, getpeername shows the backend, which is true too.
+        let _ = SOCKETS.insert(key, origin, 0);
+    }
+
+    #[inline(always)]
+    fn now_s(&self) -> u32 {
+        // SAFETY: takes no argument.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes no argument.
+        unsafe { bpf_get_prandom_u32() }
+    }
+}
