@@ -96,7 +96,9 @@ impl Recipe {
             "architecture": architecture()?, "os": "linux", "created": "1970-01-01T00:00:00Z",
             "config": {
                 "Entrypoint": self.entrypoint, "Cmd": self.cmd, "StopSignal": self.stop_signal,
-                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/",
+                // curl's LDAP library looks the host's name up as it is loaded: 10 s where no DNS server answers.
+                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LDAPNOINIT=1"],
+                "WorkingDir": "/",
             },
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
             "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "skerry-lab"}],
@@ -137,6 +139,7 @@ impl Recipe {
                 Entry::Link { target } => hash.update(format!("\u{1}{target}\u{1}")),
             }
         }
+        hash.update("format 2");
         hash.update(format!("{:?} {:?} {:?}", self.entrypoint, self.cmd, self.stop_signal));
         hex(&hash.finalize())
     }

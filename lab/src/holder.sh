@@ -1,4 +1,4 @@
-# $1 the node's folder, $2 its /run, $3 the holder's cgroup, $4 its name. Runs in the node's own mount namespace, so
+# $1 the node's folder, $2 its /run, $3 the holder's cgroup, $4 its name, $5 its address. Runs in the node's own mount namespace, so
 # that nothing of this is left once the last process in there is gone.
 set -e
 dir=$1 run=$2 name=$4
@@ -18,6 +18,7 @@ mount -t overlay overlay -o "lowerdir=/etc,upperdir=$dir/etc-upper,workdir=$dir/
     cp -a /etc/. etc-upper/
     mount --bind etc-upper /etc
 }
+printf '127.0.0.1 localhost\n::1 localhost\n%s %s\n' "$5" "$name" > /etc/hosts
 mount --bind opt /opt
 mount --bind var-log /var/log
 mount --bind "$run" /run

@@ -103,6 +103,7 @@ impl Node {
             .arg(&run)
             .arg(self.cgroup.child("holder").dir())
             .arg(&self.name)
+            .arg(self.ip.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(self.log_file("holder")?)
