@@ -1,0 +1,140 @@
+//! What a pod and its node get, and that packets pass. Needs root.
+
+mod support;
+
+use std::net::IpAddr;
+
+use proxy_abi::{Addr, endpoint_flag};
+use serde_json::json;
+use skerry_kernel::{Direction, ifindex, tcx_attachments};
+use skerry_lab::Netns;
+use support::{Node, address, reach};
+
+#[test]
+fn two_pods_of_a_node_reach_each_other_and_their_node() {
+    let node = Node::new("ping");
+    let (a, b) = (Netns::unique("poda").unwrap(), Netns::unique("podb").unwrap());
+    let first = node.add("aaaa", &a).expect_ok("ADD a");
+    let second = node.add("bbbb", &b).expect_ok("ADD b");
+    assert_eq!((address(&first).as_str(), address(&second).as_str()), ("10.9.0.2", "10.9.0.3"));
+    // At once: the result is the promise that the wire works.
+    reach(&a, &b, "10.9.0.3");
+    reach(&b, &a, "10.9.0.2");
+    reach(&a, &node.netns, "10.9.0.1");
+    assert_eq!(reach(&node.netns, &b, "10.9.0.3"), "10.9.0.1", "the node speaks as the router");
+
+    assert_eq!(node.del("aaaa", &a).expect_ok("DEL a"), serde_json::Value::Null);
+    node.del("bbbb", &b).expect_ok("DEL b");
+    node.expect_nothing_left();
+    assert!(!a.ip("-o link").unwrap().contains("eth0"));
+}
+
+#[test]
+fn the_wire_is_as_the_contract_says() {
+    let node = Node::new("contract");
+    let pod = Netns::unique("pod").unwrap();
+    let result = node.add("cafe", &pod).expect_ok("ADD");
+    let (host, eth0) = (&result["interfaces"][0], &result["interfaces"][1]);
+    assert_eq!(eth0["name"], "eth0");
+    assert_eq!(eth0["sandbox"], json!(pod.path()));
+    assert_eq!(result["ips"], json!([{"interface": 1, "address": "10.9.0.2/32", "gateway": "169.254.1.1"}]));
+    assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0", "gw": "169.254.1.1"}]));
+    let (host_name, host_mac) = (host["name"].as_str().unwrap(), host["mac"].as_str().unwrap());
+    let pod_mac = eth0["mac"].as_str().unwrap();
+
+    let link = pod.ip("-o link show eth0").unwrap();
+    assert!(link.contains(pod_mac) && link.contains("mtu 1400") && link.contains("state UP"), "{link}");
+    assert!(!pod.ip("-o -6 addr show eth0").unwrap().contains("inet6"), "IPv6 is quiet");
+    assert!(pod.ip("route").unwrap().contains("default via 169.254.1.1 dev eth0 onlink"));
+    let neighbours = pod.ip("neigh").unwrap();
+    assert!(
+        neighbours.contains(&format!("169.254.1.1 dev eth0 lladdr {host_mac} PERMANENT")),
+        "{neighbours}"
+    );
+    let routes = node.netns.ip("route").unwrap();
+    assert!(routes.contains(&format!("10.9.0.2 dev {host_name} scope link src 10.9.0.1")), "{routes}");
+    let neighbours = node.netns.ip("neigh").unwrap();
+    assert!(
+        neighbours.contains(&format!("10.9.0.2 dev {host_name} lladdr {pod_mac} PERMANENT")),
+        "{neighbours}"
+    );
+    assert!(!node.netns.ip(&format!("-o -6 addr show {host_name}")).unwrap().contains("inet6"));
+
+    let index = node.netns.run(|| ifindex(host_name).unwrap()).unwrap();
+    let mac_text = |mac: [u8; 6]| mac.map(|b| format!("{b:02x}")).join(":");
+    let ip: IpAddr = "10.9.0.2".parse().unwrap();
+    let endpoint = node.endpoints.lookup(&Addr::from(ip)).unwrap().unwrap();
+    assert_eq!((endpoint.ifindex, endpoint.flags), (index, endpoint_flag::POD));
+    let entry = node.links.lookup(&index).unwrap().unwrap();
+    assert_eq!((entry.v4, entry.v6), (Addr::from(ip), Addr::UNSPECIFIED));
+    assert_eq!((mac_text(endpoint.mac).as_str(), mac_text(entry.mac).as_str()), (pod_mac, pod_mac));
+    for (direction, program) in [(Direction::Ingress, "from_pod"), (Direction::Egress, "to_pod")] {
+        let attached = node.netns.run(|| tcx_attachments(index, direction).unwrap()).unwrap();
+        let pinned =
+            skerry_kernel::Link::open(&node.pins().join(format!("links/{program}-{host_name}"))).unwrap();
+        assert_eq!(attached.iter().map(|a| a.link_id).collect::<Vec<_>>(), [pinned.info().unwrap().id]);
+        let program = skerry_kernel::Program::open(&node.pins().join("progs").join(program)).unwrap();
+        assert_eq!(attached[0].program_id, program.info().unwrap().id);
+    }
+    let record = std::fs::read_to_string(node.state().join("attachments/cafe@eth0")).unwrap();
+    assert!(record.contains(r#""K8S_POD_NAME":"web""#), "{record}");
+}
+
+#[test]
+fn dual_stack_pods_reach_each_other_by_both_families() {
+    let mut node = Node::new("dual");
+    node.conf = node.with(json!({"ranges": ["10.9.0.0/24", "fd09::/64"]}));
+    let (a, b) = (Netns::unique("d1").unwrap(), Netns::unique("d2").unwrap());
+    // As some runtimes leave it.
+    a.sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6").unwrap();
+    let first = node.add("aaaa", &a).expect_ok("ADD a");
+    node.add("bbbb", &b).expect_ok("ADD b");
+    assert_eq!(first["ips"][1], json!({"interface": 1, "address": "fd09::2/128", "gateway": "fe80::1"}));
+    reach(&a, &b, "10.9.0.3");
+    reach(&a, &b, "fd09::3");
+    reach(&node.netns, &a, "fd09::2");
+    reach(&a, &node.netns, "fd09::1");
+    assert_eq!(node.endpoints.entries().unwrap().len(), 4);
+    node.del("aaaa", &a).expect_ok("DEL");
+    node.del("bbbb", &b).expect_ok("DEL");
+    node.expect_nothing_left();
+}
+
+#[test]
+fn a_pod_without_a_router_address_on_the_node_still_gets_its_route() {
+    let node = Node::new("norouter");
+    node.netns.ip("addr del 10.9.0.1/32 dev lo").unwrap();
+    node.netns.ip("addr add 192.0.2.1/32 dev lo").unwrap();
+    let pod = Netns::unique("pod").unwrap();
+    node.add("c", &pod).expect_ok("ADD");
+    assert_eq!(reach(&node.netns, &pod, "10.9.0.2"), "192.0.2.1");
+}
+
+#[test]
+fn requested_addresses_are_honoured() {
+    let node = Node::new("asked");
+    let pod = Netns::unique("pod").unwrap();
+    let conf = node.with(
+        json!({"runtimeConfig": {"ips": ["10.9.0.77/24"], "mac": "0a:00:00:00:00:07", "portMappings": []}}),
+    );
+    let result = node.call_with("ADD", "c", Some(&pod.path()), &conf).expect_ok("ADD");
+    assert_eq!(address(&result), "10.9.0.77");
+    assert_eq!(result["interfaces"][1]["mac"], "0a:00:00:00:00:07");
+    assert!(pod.ip("-o link show eth0").unwrap().contains("0a:00:00:00:00:07"));
+    let other = Netns::unique("other").unwrap();
+    let (code, details) = node.call_with("ADD", "d", Some(&other.path()), &conf).expect_error("a second one");
+    assert_eq!(code, 7);
+    assert!(details.contains("10.9.0.77 was asked for and another pod has it"), "{details}");
+    node.del("c", &pod).expect_ok("DEL");
+    node.expect_nothing_left();
+}
+
+#[test]
+fn the_mtu_is_the_configurations_then_the_agents() {
+    let node = Node::new("mtu");
+    let pod = Netns::unique("pod").unwrap();
+    let conf = node.with(json!({"mtu": null, "cniVersion": "1.1.0"}));
+    let result = node.call_with("ADD", "c", Some(&pod.path()), &conf).expect_ok("ADD");
+    assert_eq!(result["interfaces"][1]["mtu"], 1390);
+    assert!(pod.ip("-o link show eth0").unwrap().contains("mtu 1390"));
+}
