@@ -2,5 +2,9 @@
 //! network namespaces with hand-written maps. No agent, no CNI plugin.
 
 mod object;
+mod talk;
+mod world;
 
 pub use object::{Object, ObjectError, Plain};
+pub use talk::{Echo, Greeter, ask, dial};
+pub use world::{Backend, NODE_PORT, Node, VIP, World};

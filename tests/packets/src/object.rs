@@ -1,13 +1,22 @@
+use std::path::{Path, PathBuf};
+
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
-    programs::{CgroupSockAddr, Program, SchedClassifier},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, SchedClassifier, TcAttachType,
+        tc::TcAttachOptions,
+    },
 };
 use proxy_abi::{
     Addr, Config, Counter, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Reason, Slot, Tuple, map,
 };
+use skerry_lab::{Netns, NetnsError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKERRY_BPF_OBJECT"));
+
+/// Entries of the large tables in tests.
+const TABLE: u32 = 4_096;
 
 /// Why the object could not be loaded or one of its maps not be used.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +29,10 @@ pub enum ObjectError {
     Verify { name: String, source: Box<aya::programs::ProgramError> },
     #[error("use map {name}")]
     Map { name: &'static str, source: Box<aya::maps::MapError> },
+    #[error("enter the device's namespace")]
+    Netns(#[source] NetnsError),
+    #[error("open cgroup {path}")]
+    Cgroup { path: PathBuf, source: std::io::Error },
     #[error("attach program {name} to {to}")]
     Attach { name: String, to: String, source: Box<aya::programs::ProgramError> },
 }
@@ -43,7 +56,12 @@ impl Object {
     /// # Errors
     /// The kernel refused a map, or the caller may not use bpf().
     pub fn load() -> Result<Object, ObjectError> {
-        let bpf = EbpfLoader::new().load(OBJECT).map_err(|source| ObjectError::Load(Box::new(source)))?;
+        let mut loader = EbpfLoader::new();
+        // Small tables: many worlds are up at a time.
+        for table in [map::FLOWS_NEW, map::FLOWS, map::SOCKETS, map::SLOTS] {
+            loader.map_max_entries(table, TABLE);
+        }
+        let bpf = loader.load(OBJECT).map_err(|source| ObjectError::Load(Box::new(source)))?;
         Ok(Object { bpf })
     }
 
@@ -77,6 +95,41 @@ impl Object {
         self.bpf
             .program_mut(name)
             .ok_or_else(|| ObjectError::Missing { what: "program", name: name.to_owned() })
+    }
+
+    /// Attaches a tc program to a device in a namespace, on the side that its hook is on, for as long as this value lives.
+    ///
+    /// # Errors
+    /// As for [`Object::classifier`], or the kernel has no TCX (6.6).
+    pub fn attach(&mut self, netns: &Netns, name: &str, device: &str) -> Result<(), ObjectError> {
+        let side = if name.starts_with("from_") { TcAttachType::Ingress } else { TcAttachType::Egress };
+        let program = self.classifier(name)?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let attached = netns.run(|| program.attach_with_options(device, side, options).map(|_| ()));
+        attached.map_err(ObjectError::Netns)?.map_err(|source| ObjectError::Attach {
+            name: name.to_owned(),
+            to: device.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Attaches all socket programs to a cgroup, for as long as this value lives.
+    ///
+    /// # Errors
+    /// As for [`Object::sock_addr`], or the cgroup refuses.
+    pub fn attach_to_cgroup(&mut self, cgroup: &Path) -> Result<(), ObjectError> {
+        let folder = std::fs::File::open(cgroup)
+            .map_err(|source| ObjectError::Cgroup { path: cgroup.to_owned(), source })?;
+        for name in proxy_abi::PROGRAMS.iter().filter(|name| name.starts_with("sock_")) {
+            self.sock_addr(name)?.attach(&folder, CgroupAttachMode::Single).map_err(|source| {
+                ObjectError::Attach {
+                    name: (*name).to_owned(),
+                    to: cgroup.display().to_string(),
+                    source: Box::new(source),
+                }
+            })?;
+        }
+        Ok(())
     }
 
     pub fn set_config(&mut self, config: Config) -> Result<(), ObjectError> {

@@ -1,0 +1,117 @@
+//! Servers and clients of the scenarios. A server's name is part of its answers.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use skerry_lab::Netns;
+
+/// How long a client waits for an answer before it counts as lost.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A UDP server that answers `NAME:CLIENT:TEXT`; it ends with its value.
+pub struct Echo {
+    pub addr: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    pub fn start(netns: &Netns, bind: &str, name: &str) -> Echo {
+        let socket = netns.run(|| UdpSocket::bind(bind)).unwrap().unwrap();
+        // Bounds the time until `stop` is seen.
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let addr = socket.local_addr().unwrap();
+        let (stop, name) = (Arc::new(AtomicBool::new(false)), name.to_owned());
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 65_536];
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                let _ = socket.send_to(format!("{name}:{from}:{text}").as_bytes(), from);
+            }
+        });
+        Echo { addr, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A TCP server that says `NAME:CLIENT` and closes.
+pub struct Greeter {
+    pub addr: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Greeter {
+    pub fn start(netns: &Netns, bind: &str, name: &str) -> Greeter {
+        let listener = netns.run(|| TcpListener::bind(bind)).unwrap().unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, name) = (Arc::new(AtomicBool::new(false)), name.to_owned());
+        let (stopped, waker) = (Arc::clone(&stop), listener.try_clone().unwrap());
+        let thread = std::thread::spawn(move || {
+            while let Ok((mut stream, from)) = listener.accept() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let _ = stream.write_all(format!("{name}:{from}").as_bytes());
+            }
+        });
+        drop(waker);
+        Greeter { addr, stop, thread: Some(thread) }
+    }
+
+    /// Ends the accept by a connection from the server's own namespace.
+    pub fn end(mut self, netns: &Netns) {
+        self.stop.store(true, Ordering::Relaxed);
+        let to = SocketAddr::from(([127, 0, 0, 1], self.addr.port()));
+        let _ = netns.run(|| TcpStream::connect_timeout(&to, PATIENCE));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Sends a datagram from a new socket and returns the answer and who it is from.
+pub fn ask(netns: &Netns, bind: &str, to: &str, text: &str) -> io::Result<(String, SocketAddr)> {
+    netns
+        .run(|| {
+            let socket = UdpSocket::bind(bind)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.send_to(text.as_bytes(), to)?;
+            let mut buffer = [0; 65_536];
+            let (length, from) = socket.recv_from(&mut buffer)?;
+            Ok((String::from_utf8_lossy(&buffer[..length]).into_owned(), from))
+        })
+        .map_err(io::Error::other)?
+}
+
+/// Connects and returns what the server says.
+pub fn dial(netns: &Netns, to: &str) -> io::Result<String> {
+    let to: SocketAddr = to.parse().map_err(io::Error::other)?;
+    netns
+        .run(|| {
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said)?;
+            Ok(said)
+        })
+        .map_err(io::Error::other)?
+}

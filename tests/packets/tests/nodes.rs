@@ -1,0 +1,84 @@
+//! Packets between two nodes, their pods and the outside, with hand-written maps.
+
+use proxy_abi::{Reason, proto};
+use skerry_packet_cases::{Echo, Greeter, NODE_PORT, VIP, World, ask, dial};
+
+#[test]
+fn a_pod_reaches_a_pod_of_the_other_node_through_the_tunnel() {
+    let world = World::new();
+    let _server = Echo::start(&world.nodes[1].pod, "0.0.0.0:7000", "pod1");
+    let (said, from) = ask(&world.nodes[0].pod, "0.0.0.0:6000", "10.244.2.2:7000", "hello").unwrap();
+    assert_eq!((said.as_str(), from.to_string().as_str()), ("pod1:10.244.1.2:6000:hello", "10.244.2.2:7000"));
+}
+
+#[test]
+fn a_pods_datagram_to_a_cluster_ip_is_answered_by_the_cluster_ip() {
+    let mut world = World::new();
+    let _server = Echo::start(&world.nodes[1].pod, "0.0.0.0:7000", "pod1");
+    let backend = (world.nodes[1].pod_address, 7000);
+    world.serve(1, proto::UDP, 53, None, &[backend]);
+    let vip = format!("{VIP}:53");
+    for _ in 0..3 {
+        let (said, from) = ask(&world.nodes[0].pod, "0.0.0.0:6000", &vip, "hello").unwrap();
+        assert_eq!((said.as_str(), from.to_string()), ("pod1:10.244.1.2:6000:hello", vip.clone()));
+    }
+}
+
+#[test]
+fn a_node_port_on_one_node_reaches_a_pod_on_the_other() {
+    let mut world = World::new();
+    let server = Greeter::start(&world.nodes[1].pod, "0.0.0.0:8080", "pod1");
+    let backend = (world.nodes[1].pod_address, 8080);
+    world.serve(2, proto::TCP, 80, Some(NODE_PORT), &[backend]);
+    let said = dial(&world.outside, &format!("{}:{NODE_PORT}", world.nodes[0].address)).unwrap();
+    assert!(said.starts_with("pod1:10.244.1.1:"), "the pod sees node0's router address, not {said}");
+    server.end(&world.nodes[1].pod);
+}
+
+#[test]
+fn a_node_port_keeps_the_clients_address_for_a_pod_on_the_same_node() {
+    let mut world = World::new();
+    let server = Greeter::start(&world.nodes[0].pod, "0.0.0.0:8080", "pod0");
+    let backend = (world.nodes[0].pod_address, 8080);
+    world.serve(2, proto::TCP, 80, Some(NODE_PORT), &[backend]);
+    let said = dial(&world.outside, &format!("{}:{NODE_PORT}", world.nodes[0].address)).unwrap();
+    assert!(said.starts_with("pod0:192.168.50.100:"), "{said}");
+    server.end(&world.nodes[0].pod);
+}
+
+#[test]
+fn a_pod_reaches_the_outside_under_its_nodes_address() {
+    let world = World::new();
+    let _server = Echo::start(&world.outside, "0.0.0.0:7000", "outside");
+    let (said, from) = ask(&world.nodes[0].pod, "0.0.0.0:6000", "192.168.50.100:7000", "hello").unwrap();
+    assert!(said.starts_with("outside:192.168.50.1:"), "{said}");
+    assert_eq!(from.to_string(), "192.168.50.100:7000");
+    let server = Greeter::start(&world.outside, "0.0.0.0:8080", "outside");
+    let said = dial(&world.nodes[0].pod, "192.168.50.100:8080").unwrap();
+    assert!(said.starts_with("outside:192.168.50.1:"), "{said}");
+    server.end(&world.outside);
+}
+
+#[test]
+fn a_service_without_endpoints_refuses_pods_and_the_outside() {
+    let mut world = World::new();
+    world.serve(3, proto::TCP, 80, Some(NODE_PORT), &[]);
+    world.serve(4, proto::UDP, 53, None, &[]);
+    let refused =
+        |done: std::io::Result<String>| done.unwrap_err().kind() == std::io::ErrorKind::ConnectionRefused;
+    assert!(refused(dial(&world.nodes[0].pod, &format!("{VIP}:80"))));
+    assert!(refused(dial(&world.outside, &format!("{}:{NODE_PORT}", world.nodes[0].address))));
+    assert_eq!(world.nodes[0].object.counted(Reason::Rejected).unwrap(), 2);
+}
+
+#[test]
+fn a_pod_that_uses_anothers_address_is_dropped_and_counted() {
+    let mut world = World::new();
+    let node = &mut world.nodes[0];
+    node.pod.ip("addr add 10.244.1.77/32 dev eth0").unwrap();
+    let _server = Echo::start(&node.netns, "0.0.0.0:7000", "node0");
+    assert!(ask(&node.pod, "10.244.1.77:6000", "192.168.50.1:7000", "hello").is_err());
+    assert_eq!(node.object.counted(Reason::SourceSpoofed).unwrap(), 1);
+    let (said, _) = ask(&node.pod, "10.244.1.2:6000", "192.168.50.1:7000", "hello").unwrap();
+    assert_eq!(said, "node0:10.244.1.2:6000:hello");
+}
