@@ -1,1 +1,15 @@
-//! skerry-tests
+//! What the end-to-end cases have in common: waiting with a deadline, manifests, plain HTTP, load.
+
+#![forbid(unsafe_code)]
+
+mod eventually;
+mod http;
+mod load;
+mod manifest;
+mod table;
+
+pub use eventually::eventually;
+pub use http::{get, get_within};
+pub use load::{Load, Report};
+pub use manifest::manifest;
+pub use table::{Row, rows};

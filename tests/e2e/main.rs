@@ -1,0 +1,80 @@
+//! End to end: a server and three workers, the real kubectl, real packets. A file holds one behaviour.
+//!
+//! `SKERRY_LAB_KEEP=1` leaves the cluster there for a look: `cargo xtask lab --name NAME master`.
+
+mod bad_input;
+mod create_deployment;
+mod delete_pod_under_load;
+mod delete_replicaset;
+mod exec_and_logs;
+mod kubectl_verbs;
+mod multi_container;
+mod node_port_service;
+mod pod_addresses;
+mod preflight;
+mod restarts;
+mod simple_pod;
+mod status;
+mod uninstall;
+mod world;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+type Case = fn(&world::World) -> anyhow::Result<()>;
+
+/// Cases in the one cluster, by the walkthrough's rows where there is one.
+const CASES: &[(&str, Case)] = &[
+    ("row_01_a_deployment_spreads_over_the_workers", create_deployment::spreads),
+    ("row_02_a_pod_is_created_then_runs", simple_pod::is_created_then_runs),
+    ("row_03_a_pod_has_an_address_of_its_node", pod_addresses::are_the_nodes),
+    ("row_05_a_deleted_replicaset_comes_back", delete_replicaset::comes_back),
+    (
+        "row_13_containers_of_a_pod_share_an_address_reached_from_everywhere",
+        multi_container::share_an_address,
+    ),
+    ("row_14_a_node_port_service_is_listed", node_port_service::is_listed),
+    ("row_15_the_service_answers_from_outside_pods_and_nodes", node_port_service::answers),
+    ("row_15_a_deleted_pod_costs_no_request", delete_pod_under_load::costs_no_request),
+    ("a_service_without_endpoints_refuses_at_once", node_port_service::refuses_without_endpoints),
+    ("exec_returns_exit_codes_and_logs_print", exec_and_logs::work),
+    ("kubectls_verbs_work", kubectl_verbs::work),
+    ("wrong_manifests_are_refused_by_field", bad_input::wrong_manifests),
+    ("a_body_over_3_mib_is_refused", bad_input::large_body),
+    ("garbage_on_the_port_harms_nothing", bad_input::garbage),
+    ("anonymous_clients_are_refused", bad_input::anonymous),
+    ("status_and_kubeconfig_tell_what_runs", status::tell),
+];
+
+/// Cases that disturb all others, or have a machine of their own: one after another, when the others are done.
+const ALONE: &[(&str, Case)] = &[
+    ("a_restarted_server_keeps_everything", restarts::server_keeps_everything),
+    ("a_restarted_node_loses_no_connection", restarts::node_keeps_forwarding),
+];
+
+/// Cases without the cluster.
+const APART: &[(&str, fn() -> anyhow::Result<()>)] = &[
+    ("up_says_what_is_in_its_way", preflight::says_what_is_in_its_way),
+    ("uninstall_leaves_the_machine_as_it_was", uninstall::leaves_nothing),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials: Vec<Trial> = CASES.iter().map(|(name, case)| in_cluster(name, *case)).collect();
+    trials.extend(APART.iter().map(|(name, case)| {
+        let case = *case;
+        Trial::test(*name, move || case().map_err(|error| Failed::from(format!("{error:#}"))))
+    }));
+    let first = libtest_mimic::run(&arguments, trials);
+    let alone = ALONE.iter().map(|(name, case)| in_cluster(name, *case)).collect();
+    let second = libtest_mimic::run(&Arguments { test_threads: Some(1), ..arguments }, alone);
+    world::end(first.has_failed() || second.has_failed());
+    first.exit_if_failed();
+    second.exit();
+}
+
+fn in_cluster(name: &str, case: Case) -> Trial {
+    Trial::test(name, move || {
+        let world = world::get().map_err(Failed::from)?;
+        case(world).map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}

@@ -1,0 +1,67 @@
+//! A program that is killed comes back to what it had; what was running goes on running.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use skerry_tests::{Load, eventually, get, manifest};
+
+use crate::{
+    node_port_service::node_port,
+    world::{SOON, World, name_of},
+};
+
+pub fn server_keeps_everything(world: &World) -> Result<()> {
+    let _ns = world.namespace("kept")?;
+    world.type_in("create configmap kept --from-literal=a=b -n kept")?;
+    let before = world.json("get configmap kept -n kept")?;
+    let nodes = world.type_in("get nodes -o name")?;
+    world.with_cluster(|cluster| {
+        let server = &cluster.nodes()[0];
+        let mut daemon = cluster.restart(server)?;
+        ensure!(daemon.runs(), "skerry up ended: {}", daemon.tail(20));
+        Ok(())
+    })?;
+    eventually("the API server is back", SOON, || world.type_in("get --raw=/readyz"))?;
+    ensure!(world.json("get configmap kept -n kept")? == before, "the object has changed");
+    ensure!(world.type_in("get nodes -o name")? == nodes, "the nodes have changed");
+    world.type_in("wait nodes --all --for=condition=Ready --timeout=40s")?;
+    // The whole chain still works: from the controllers to a container on a worker.
+    world.type_in("create deployment after --image=nginx -r 3 -n kept")?;
+    world.ready_pods("kept", "app=after", 3)?;
+    Ok(())
+}
+
+pub fn node_keeps_forwarding(world: &World) -> Result<()> {
+    let ns = world.namespace("forwarding")?;
+    world.type_in(&format!("apply -n forwarding -f {}", manifest("load.yaml")))?;
+    let pods: Vec<String> = world.ready_pods(&ns.name, "app=steady", 3)?.iter().map(name_of).collect();
+    let port = node_port(&world.json("get service steady -n forwarding")?)?;
+    let addresses: Vec<SocketAddr> =
+        world.nodes()?.iter().map(|node| SocketAddr::new(node.ip().into(), port)).collect();
+    for address in &addresses {
+        eventually("every node answers", SOON, || get(*address))?;
+    }
+    let load = Load::start(world.lab()?.client(), addresses);
+    let restarted = world.with_cluster(|cluster| {
+        for node in cluster.workers() {
+            if let Some(mut daemon) = node.daemon("skerry") {
+                daemon.kill()?;
+            }
+            cluster.restart(node)?;
+        }
+        Ok(())
+    });
+    let ready =
+        restarted.and_then(|()| world.type_in("wait nodes --all --for=condition=Ready --timeout=40s"));
+    let mark = load.requests() + 100;
+    let after = eventually("the load goes on", SOON, || {
+        ensure!(load.requests() > mark, "{} requests", load.requests());
+        Ok(())
+    });
+    let report = load.stop()?;
+    (ready?, after?);
+    ensure!(report.failed == 0, "{} of {} failed: {:?}", report.failed, report.requests, report.failures);
+    let after: Vec<String> = world.ready_pods(&ns.name, "app=steady", 3)?.iter().map(name_of).collect();
+    ensure!(after == pods, "pods were replaced: {pods:?}, now {after:?}");
+    Ok(())
+}
