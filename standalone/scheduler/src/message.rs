@@ -1,0 +1,27 @@
+//! The text of a FailedScheduling event and of the pod's condition, in the form users know.
+
+use crate::cycle::Diagnosis;
+
+/// `0/4 nodes are available: 1 node(s) had …, 3 Insufficient cpu. preemption: …`
+pub fn unschedulable(diagnosis: &Diagnosis) -> String {
+    if diagnosis.nodes == 0 {
+        return "no nodes available to schedule pods".into();
+    }
+    let mut counts: Vec<String> =
+        diagnosis.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    counts.sort();
+    let all = diagnosis.nodes;
+    let mut text = format!("0/{all} nodes are available: {}.", counts.join(", "));
+    let hopeless = all.saturating_sub(diagnosis.crowded.len());
+    let mut preemption = Vec::new();
+    if hopeless > 0 {
+        preemption.push(format!("{hopeless} Preemption is not helpful for scheduling"));
+    }
+    if !diagnosis.crowded.is_empty() {
+        let crowded = diagnosis.crowded.len();
+        preemption.push(format!("{crowded} No preemption victims found for incoming pod"));
+    }
+    preemption.sort();
+    text.push_str(&format!(" preemption: 0/{all} nodes are available: {}.", preemption.join(", ")));
+    text
+}

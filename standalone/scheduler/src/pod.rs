@@ -1,0 +1,128 @@
+//! A pod as the scheduler sees it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    NodeSelector, Pod, PodAffinityTerm, PreferredSchedulingTerm, Toleration, TopologySpreadConstraint,
+    WeightedPodAffinityTerm,
+};
+use kube::ResourceExt;
+use skerry_informer::ObjectKey;
+
+use crate::resources::{self, Resources};
+
+/// A port of the node that a pod wants for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    pub protocol: String,
+    /// `0.0.0.0` stands for every address.
+    pub address: String,
+    pub port: i32,
+}
+
+impl HostPort {
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let any = |address: &str| matches!(address, "0.0.0.0" | "::" | "");
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (any(&self.address) || any(&other.address) || self.address == other.address)
+    }
+}
+
+/// Affinity of a pod to other pods, required and preferred.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodTerms {
+    pub required: Vec<PodAffinityTerm>,
+    pub preferred: Vec<WeightedPodAffinityTerm>,
+}
+
+/// What is read of a pod, taken out once.
+#[derive(Clone, Debug)]
+pub struct PodInfo {
+    pub key: ObjectKey,
+    pub uid: String,
+    pub labels: BTreeMap<String, String>,
+    pub priority: i32,
+    pub scheduler: String,
+    /// Node that the pod asks for by name or is bound to.
+    pub node: Option<String>,
+    pub requests: Resources,
+    /// CPU (thousandths) and memory (bytes) that scoring counts it with.
+    pub scoring: (i64, i64),
+    pub ports: Vec<HostPort>,
+    pub tolerations: Vec<Toleration>,
+    pub node_selector: BTreeMap<String, String>,
+    pub required_nodes: Option<NodeSelector>,
+    pub preferred_nodes: Vec<PreferredSchedulingTerm>,
+    pub affinity: PodTerms,
+    pub anti_affinity: PodTerms,
+    pub spread: Vec<TopologySpreadConstraint>,
+    /// Uid of the controller, by which pods without constraints of their own are spread.
+    pub owner: Option<String>,
+    pub gated: bool,
+    pub terminal: bool,
+    pub terminating: bool,
+    /// `preemptionPolicy: Never`.
+    pub never_preempts: bool,
+}
+
+impl PodInfo {
+    pub fn of(pod: &Pod) -> Self {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("");
+        let affinity = spec.affinity.clone().unwrap_or_default();
+        let nodes = affinity.node_affinity.unwrap_or_default();
+        let near = affinity.pod_affinity.unwrap_or_default();
+        let far = affinity.pod_anti_affinity.unwrap_or_default();
+        let owners = pod.metadata.owner_references.iter().flatten();
+        Self {
+            key: ObjectKey::of(pod),
+            uid: pod.uid().unwrap_or_default(),
+            labels: pod.labels().clone(),
+            priority: spec.priority.unwrap_or(0),
+            scheduler: spec.scheduler_name.clone().unwrap_or_else(|| "default-scheduler".into()),
+            node: spec.node_name.clone().filter(|name| !name.is_empty()),
+            requests: resources::requests(&spec),
+            scoring: resources::for_scoring(&spec),
+            ports: host_ports(&spec),
+            gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
+            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+            tolerations: spec.tolerations.unwrap_or_default(),
+            node_selector: spec.node_selector.unwrap_or_default(),
+            required_nodes: nodes.required_during_scheduling_ignored_during_execution,
+            preferred_nodes: nodes.preferred_during_scheduling_ignored_during_execution.unwrap_or_default(),
+            affinity: PodTerms {
+                required: near.required_during_scheduling_ignored_during_execution.unwrap_or_default(),
+                preferred: near.preferred_during_scheduling_ignored_during_execution.unwrap_or_default(),
+            },
+            anti_affinity: PodTerms {
+                required: far.required_during_scheduling_ignored_during_execution.unwrap_or_default(),
+                preferred: far.preferred_during_scheduling_ignored_during_execution.unwrap_or_default(),
+            },
+            spread: spec.topology_spread_constraints.unwrap_or_default(),
+            owner: owners
+                .filter(|owner| owner.controller == Some(true))
+                .map(|owner| owner.uid.clone())
+                .next(),
+            terminal: matches!(phase, "Succeeded" | "Failed"),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+fn host_ports(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<HostPort> {
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let number =
+                port.host_port.or(spec.host_network.and_then(|on| on.then_some(port.container_port)))?;
+            (number > 0).then(|| HostPort {
+                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".into()),
+                address: port.host_ip.clone().unwrap_or_else(|| "0.0.0.0".into()),
+                port: number,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,114 @@
+//! Wiring: configuration, watches, the main loop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod};
+use kube::{Api, Resource};
+use skerry_informer::{Change, ConnectError, FullObjects, Kind, Narrow, Store, connect, record, reflect};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::inbox::{Inbox, Item};
+use crate::shell::Shell;
+
+/// What the scheduler needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Kubeconfig of an identity that may do what `system:kube-scheduler` may.
+    pub kubeconfig: PathBuf,
+    /// Pods that name this in `spec.schedulerName` are ours.
+    pub scheduler_name: String,
+    /// Bindings under way at the same time; more pods wait.
+    pub max_bindings: usize,
+}
+
+impl Config {
+    pub fn new(kubeconfig: PathBuf) -> Self {
+        Self { kubeconfig, scheduler_name: "default-scheduler".into(), max_bindings: 64 }
+    }
+}
+
+/// Why the scheduler could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("connect the scheduler to the API server")]
+    Connect(#[from] ConnectError),
+}
+
+/// Schedules pods until `shutdown`.
+///
+/// # Errors
+/// When the kubeconfig cannot be used. An API server that is away is no error: the watches try again.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let client = connect(&config.kubeconfig).await?;
+    let mut tasks = JoinSet::new();
+    let (recorder, events) = record(client.clone(), "default-scheduler", shutdown.clone());
+    tasks.spawn(events);
+
+    let pods = Kind::<Pod>::namespaced(&client, Store::new(|_| Vec::new(), trim_pod));
+    let nodes = Kind::<Node>::cluster(&client, Store::new(|_| Vec::new(), trim_node));
+    let namespaces = Store::<Namespace>::new(|_| Vec::new(), trim);
+    let inbox = Arc::new(Inbox::default());
+    let items = inbox.clone();
+    pods.store.on_change(move |change: &Change<Pod>| items.put(Item::Pod(change.key.clone())));
+    let items = inbox.clone();
+    nodes.store.on_change(move |change: &Change<Node>| items.put(Item::Node(change.key.clone())));
+
+    let all = Narrow::default;
+    let watch = |token: &CancellationToken| token.clone();
+    tasks.spawn(reflect(FullObjects(Api::all(client.clone())), pods.store.clone(), all(), watch(&shutdown)));
+    tasks.spawn(reflect(FullObjects(Api::all(client.clone())), nodes.store.clone(), all(), watch(&shutdown)));
+    tasks.spawn(reflect(FullObjects(Api::all(client)), namespaces.clone(), all(), watch(&shutdown)));
+
+    let ready = async {
+        pods.store.synced().await;
+        nodes.store.synced().await;
+        namespaces.synced().await;
+    };
+    if shutdown.run_until_cancelled(ready).await.is_some() {
+        info!("scheduler runs");
+        Shell::new(&config, Arc::new(pods), nodes, namespaces, recorder, inbox).run(shutdown).await;
+    }
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+fn trim<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+    object.meta_mut().annotations = None;
+}
+
+/// The scheduler reads of a container what it asks for and its ports.
+fn trim_pod(pod: &mut Pod) {
+    trim(pod);
+    let Some(spec) = &mut pod.spec else { return };
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        *container = Container {
+            name: std::mem::take(&mut container.name),
+            ports: container.ports.take(),
+            resources: container.resources.take(),
+            restart_policy: container.restart_policy.take(),
+            ..Default::default()
+        };
+    }
+    spec.ephemeral_containers = None;
+    spec.volumes = None;
+    spec.image_pull_secrets = None;
+    spec.security_context = None;
+    if let Some(status) = &mut pod.status {
+        status.container_statuses = None;
+        status.init_container_statuses = None;
+        status.ephemeral_container_statuses = None;
+    }
+}
+
+fn trim_node(node: &mut Node) {
+    trim(node);
+    if let Some(status) = &mut node.status {
+        status.images = None;
+        status.conditions = None;
+        status.node_info = None;
+    }
+}
