@@ -1,1 +1,47 @@
-//! skerry-apiserver
+//! The embedded Kubernetes API server.
+//!
+//! A request's way (`pipeline`): TLS and client certificate (`server`, `pki`) → what the URL asks for (`request`) → may it
+//! (`authorize`, pure; `conditions`, what depends on the store) → bounds → one generic handler for every kind of the
+//! schema's table (`list`, `watch`, `create`, `update`, `delete`) → the answer in the shape asked for (`respond`).
+//!
+//! - Objects are stored so that an answer is a prefix and the stored bytes (`object`).
+//! - Watchers of a kind share one hub; an event is encoded once (`hub`).
+//! - Cluster IPs and node ports are claimed in the transaction that writes the Service (`claims`).
+//! - Nodes dial in (`tunnel`); logs and exec go back through that connection (`containers`).
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod authorize;
+mod body;
+mod bootstrap;
+mod claims;
+mod conditions;
+mod config;
+mod containers;
+mod create;
+mod credentials;
+mod delete;
+mod discovery;
+mod error;
+mod hub;
+mod join;
+mod list;
+mod media;
+mod object;
+mod pipeline;
+mod pki;
+mod request;
+mod respond;
+mod reviews;
+mod selectors;
+mod server;
+mod subresources;
+mod tunnel;
+mod update;
+mod watch;
+
+pub use config::{Config, Limits};
+pub use credentials::Paths;
+pub use discovery::GIT_VERSION;
+pub use server::{Server, ServerError};

@@ -1,0 +1,255 @@
+//! Who may do what: a pure function of the client's identity and the request.
+//!
+//! A node's rights depend on which pods are bound to it. Where they do, the answer is [`Decision::When`], and the
+//! caller, who can read the store, evaluates the named condition before anything happens.
+
+use crate::{
+    pki::Subject,
+    request::{Query, ResourceRequest, Verb},
+    selectors::FieldSelector,
+};
+
+const MASTERS: &str = "system:masters";
+const NODES: &str = "system:nodes";
+const NODE_PREFIX: &str = "system:node:";
+const CONTROLLERS: &str = "system:kube-controller-manager";
+const SCHEDULER: &str = "system:kube-scheduler";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    Allow,
+    Deny,
+    /// Allowed if this is true of the stored state, or of the object in the body.
+    When(Condition),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The pod of the request is bound to this node.
+    PodOfNode(String),
+    /// A pod bound to this node mentions the Secret or ConfigMap of the request.
+    ReferencedByPodsOf(String),
+    /// The object to be created has this name.
+    CreatesNamed(String),
+}
+
+/// The node a client speaks for.
+pub fn node_name(subject: &Subject) -> Option<&str> {
+    let name = subject.common_name.strip_prefix(NODE_PREFIX)?;
+    subject.organizations.iter().any(|group| group == NODES).then_some(name)
+}
+
+pub fn authorize(subject: &Subject, request: &ResourceRequest, query: &Query) -> Decision {
+    if subject.organizations.iter().any(|group| group == MASTERS) || asks_about_itself(request) {
+        return Decision::Allow;
+    }
+    let allowed = match subject.common_name.as_str() {
+        CONTROLLERS => controllers(request),
+        SCHEDULER => scheduler(request),
+        _ => match node_name(subject) {
+            Some(node) => return authorize_node(node, request, query),
+            None => false,
+        },
+    };
+    if allowed { Decision::Allow } else { Decision::Deny }
+}
+
+/// The reason of a 403, in upstream's words.
+pub fn denial(subject: &Subject, request: &ResourceRequest) -> String {
+    let resource = if request.subresource.is_empty() {
+        request.resource.clone()
+    } else {
+        format!("{}/{}", request.resource, request.subresource)
+    };
+    let scope = if request.namespace.is_empty() || request.resource == "namespaces" {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {:?}", request.namespace)
+    };
+    format!(
+        "User {:?} cannot {} resource {resource:?} in API group {:?} {scope}",
+        subject.common_name,
+        request.verb.as_str(),
+        request.group
+    )
+}
+
+fn is_read(verb: Verb) -> bool {
+    matches!(verb, Verb::Get | Verb::List | Verb::Watch)
+}
+
+/// `kubectl auth can-i` and `whoami`: everyone may ask about themselves.
+fn asks_about_itself(request: &ResourceRequest) -> bool {
+    request.verb == Verb::Create
+        && matches!(
+            (request.group.as_str(), request.resource.as_str()),
+            ("authorization.k8s.io", "selfsubjectaccessreviews" | "selfsubjectrulesreviews")
+                | ("authentication.k8s.io", "selfsubjectreviews")
+        )
+}
+
+/// Subresources that reach into a node's containers.
+fn reaches_into_containers(request: &ResourceRequest) -> bool {
+    matches!(request.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
+}
+
+fn controllers(request: &ResourceRequest) -> bool {
+    !reaches_into_containers(request)
+}
+
+fn scheduler(request: &ResourceRequest) -> bool {
+    use Verb::{Create, Delete, Get, Patch, Update};
+    match (request.group.as_str(), request.resource.as_str(), request.subresource.as_str()) {
+        ("", "secrets", _) => false,
+        (_, _, "") if is_read(request.verb) => true,
+        ("", "pods", "binding") | ("", "bindings", "") => request.verb == Create,
+        ("", "pods", "status") => matches!(request.verb, Get | Update | Patch),
+        ("", "pods", "") => request.verb == Delete,
+        ("" | "events.k8s.io", "events", "") => matches!(request.verb, Create | Update | Patch),
+        ("coordination.k8s.io", "leases", "") => matches!(request.verb, Create | Update | Patch),
+        _ => false,
+    }
+}
+
+/// What a node reads of everyone: the tables of its service proxy, and kinds its agent looks up.
+fn read_by_every_node(request: &ResourceRequest) -> bool {
+    is_read(request.verb)
+        && matches!(
+            (request.group.as_str(), request.resource.as_str(), request.subresource.as_str()),
+            ("", "services" | "nodes" | "namespaces", "")
+                | ("discovery.k8s.io", "endpointslices", "")
+                | ("networking.k8s.io", "networkpolicies", "")
+                | ("node.k8s.io", "runtimeclasses", "")
+        )
+}
+
+fn authorize_node(node: &str, request: &ResourceRequest, query: &Query) -> Decision {
+    use Verb::{Create, Delete, Get, Patch, Update};
+    if read_by_every_node(request) {
+        return Decision::Allow;
+    }
+    let own = request.name == node;
+    let allowed = match (request.group.as_str(), request.resource.as_str(), request.subresource.as_str()) {
+        ("", "nodes", "") if request.verb == Create => {
+            return Decision::When(Condition::CreatesNamed(node.into()));
+        }
+        ("", "nodes", "") => own && matches!(request.verb, Update | Patch),
+        ("", "nodes", "status") => own && matches!(request.verb, Get | Update | Patch),
+        ("coordination.k8s.io", "leases", "") if request.namespace == "kube-node-lease" => match request.verb
+        {
+            Create => return Decision::When(Condition::CreatesNamed(node.into())),
+            _ => own,
+        },
+        ("", "pods", "") => match request.verb {
+            Verb::List | Verb::Watch => selects_node(node, query),
+            Get | Delete => return Decision::When(Condition::PodOfNode(node.into())),
+            _ => false,
+        },
+        ("", "pods", "status") if matches!(request.verb, Get | Update | Patch) => {
+            return Decision::When(Condition::PodOfNode(node.into()));
+        }
+        ("", "pods", "eviction") if request.verb == Create => {
+            return Decision::When(Condition::PodOfNode(node.into()));
+        }
+        // A list or watch has a name only where a field selector pins it.
+        ("", "secrets" | "configmaps", "") if is_read(request.verb) && !request.name.is_empty() => {
+            return Decision::When(Condition::ReferencedByPodsOf(node.into()));
+        }
+        ("" | "events.k8s.io", "events", "") => matches!(request.verb, Create | Update | Patch),
+        _ => false,
+    };
+    if allowed { Decision::Allow } else { Decision::Deny }
+}
+
+fn selects_node(node: &str, query: &Query) -> bool {
+    FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
+        .is_ok_and(|selector| selector.pinned("spec.nodeName") == Some(node))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::request::{Target, parse};
+
+    fn decide(subject: &Subject, method: Method, url: &str) -> Decision {
+        let (path, query) = url.split_once('?').unwrap_or((url, ""));
+        let query = Query::parse(query);
+        match parse(&method, path, &query) {
+            Some(Target::Resource(request)) => authorize(subject, &request, &query),
+            other => panic!("{url}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_node_reaches_its_own_things_and_nothing_else() {
+        let node = Subject::new("system:node:a", &["system:nodes"]);
+        let pod = || Decision::When(Condition::PodOfNode("a".into()));
+        let cases = [
+            (Method::GET, "/api/v1/nodes", Decision::Allow),
+            (Method::PATCH, "/api/v1/nodes/a/status", Decision::Allow),
+            (Method::PATCH, "/api/v1/nodes/b/status", Decision::Deny),
+            (Method::DELETE, "/api/v1/nodes/a", Decision::Deny),
+            (Method::POST, "/api/v1/nodes", Decision::When(Condition::CreatesNamed("a".into()))),
+            (Method::GET, "/api/v1/pods", Decision::Deny),
+            (Method::GET, "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Da", Decision::Allow),
+            (Method::GET, "/api/v1/pods?fieldSelector=spec.nodeName%3Db", Decision::Deny),
+            (Method::GET, "/api/v1/pods?fieldSelector=spec.nodeName%21%3Da", Decision::Deny),
+            (Method::GET, "/api/v1/namespaces/x/pods/p", pod()),
+            (Method::PATCH, "/api/v1/namespaces/x/pods/p/status", pod()),
+            (Method::PATCH, "/api/v1/namespaces/x/pods/p", Decision::Deny),
+            (Method::DELETE, "/api/v1/namespaces/x/pods/p", pod()),
+            (Method::POST, "/api/v1/namespaces/x/pods/p/exec", Decision::Deny),
+            (Method::POST, "/api/v1/namespaces/x/pods", Decision::Deny),
+            (Method::GET, "/api/v1/secrets", Decision::Deny),
+            (
+                Method::GET,
+                "/api/v1/namespaces/x/secrets/s",
+                Decision::When(Condition::ReferencedByPodsOf("a".into())),
+            ),
+            (
+                Method::PUT,
+                "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/a",
+                Decision::Allow,
+            ),
+            (Method::PUT, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/b", Decision::Deny),
+            (Method::PUT, "/apis/coordination.k8s.io/v1/namespaces/default/leases/a", Decision::Deny),
+            (Method::POST, "/api/v1/namespaces/x/events", Decision::Allow),
+            (Method::GET, "/apis/discovery.k8s.io/v1/endpointslices?watch=true", Decision::Allow),
+            (Method::POST, "/api/v1/namespaces/x/services", Decision::Deny),
+            (Method::GET, "/apis/apps/v1/deployments", Decision::Deny),
+        ];
+        for (method, url, expected) in cases {
+            assert_eq!(decide(&node, method.clone(), url), expected, "{method} {url}");
+        }
+    }
+
+    #[test]
+    fn the_node_name_alone_without_the_group_is_nobody() {
+        let impostor = Subject::new("system:node:a", &[]);
+        assert_eq!(decide(&impostor, Method::GET, "/api/v1/nodes"), Decision::Deny);
+    }
+
+    #[test]
+    fn the_scheduler_binds_but_reads_no_secrets() {
+        let scheduler = Subject::new(SCHEDULER, &[]);
+        assert_eq!(decide(&scheduler, Method::POST, "/api/v1/namespaces/x/pods/p/binding"), Decision::Allow);
+        assert_eq!(decide(&scheduler, Method::GET, "/api/v1/secrets"), Decision::Deny);
+        assert_eq!(decide(&scheduler, Method::DELETE, "/api/v1/nodes/a"), Decision::Deny);
+    }
+
+    #[test]
+    fn a_denial_names_user_verb_resource_and_place() {
+        let node = Subject::new("system:node:a", &["system:nodes"]);
+        let query = Query::default();
+        let Some(Target::Resource(request)) = parse(&Method::GET, "/api/v1/namespaces/x/pods/p/log", &query)
+        else {
+            panic!("a resource")
+        };
+        assert_eq!(
+            denial(&node, &request),
+            "User \"system:node:a\" cannot get resource \"pods/log\" in API group \"\" in the namespace \"x\""
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! What the server keeps by itself: the system's namespaces and priority classes, and the `kubernetes` Service.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use serde_json::{Value, json};
+use skerry_store::{Expect, Op, StoreError, Txn};
+
+use crate::{
+    api::{Api, built_in},
+    claims,
+    create::prepare,
+    error::ApiError,
+    object::{self, metadata_mut, text},
+};
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+const MAX_TRIES: usize = 8;
+
+/// Makes what is missing.
+pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
+    for name in NAMESPACES {
+        ensure(api, ("", "v1", "namespaces"), json!({"metadata": {"name": name}}), &[]).await?;
+    }
+    for (name, value, description) in [
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+    ] {
+        let class = json!({"metadata": {"name": name}, "value": value, "description": description,
+            "preemptionPolicy": "PreemptLowerPriority"});
+        ensure(api, ("scheduling.k8s.io", "v1", "priorityclasses"), class, &[]).await?;
+    }
+    keep_kubernetes_service(api).await
+}
+
+/// Puts the `kubernetes` Service and its EndpointSlice back whenever somebody changes them.
+pub async fn guard_kubernetes_service(api: Arc<Api>) {
+    loop {
+        let after = api.store.revision();
+        if let Err(error) = keep_kubernetes_service(&api).await {
+            tracing::warn!(%error, "the kubernetes service could not be kept");
+        }
+        let (Ok(mut service), Ok(mut slice)) = (
+            api.store.watch("/registry/services/default/kubernetes", after),
+            api.store.watch("/registry/endpointslices.discovery.k8s.io/default/kubernetes", after),
+        ) else {
+            // Compacted between the two lines: look again.
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let changed = async {
+            loop {
+                let item = tokio::select! { item = service.next() => item, item = slice.next() => item };
+                if !matches!(item, Some(skerry_store::WatchItem::Progress(_))) {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = api.shutdown.cancelled() => return,
+            () = changed => {}
+        }
+    }
+}
+
+async fn keep_kubernetes_service(api: &Api) -> Result<(), ApiError> {
+    let ips: Vec<String> =
+        api.settings.service_cidrs.iter().map(|cidr| claims::first_service_ip(*cidr).to_string()).collect();
+    let policy = if ips.len() > 1 { "PreferDualStack" } else { "SingleStack" };
+    let service = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"type": "ClusterIP", "clusterIP": ips.first(), "clusterIPs": ips, "sessionAffinity": "None",
+            "ipFamilyPolicy": policy,
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": api.settings.port}]},
+    });
+    ensure(api, ("", "v1", "services"), service, &["/spec/ports"]).await?;
+    let advertise = api.settings.advertise;
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [advertise.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": api.settings.port, "protocol": "TCP"}],
+    });
+    ensure(
+        api,
+        ("discovery.k8s.io", "v1", "endpointslices"),
+        slice,
+        &["/endpoints", "/ports", "/metadata/labels"],
+    )
+    .await
+}
+
+/// Makes the object if it is missing; what stands at `fixed` pointers is put right if it differs.
+async fn ensure(
+    api: &Api,
+    resource: (&str, &str, &str),
+    wanted: Value,
+    fixed: &[&str],
+) -> Result<(), ApiError> {
+    let kind = built_in(resource.0, resource.1, resource.2)?;
+    let (namespace, name) =
+        (text(&wanted, "/metadata/namespace").to_owned(), object::name(&wanted).to_owned());
+    let key = object::key(kind, &namespace, &name);
+    for _ in 0..MAX_TRIES {
+        let found = api.store.get(&key).await?;
+        let mut object = wanted.clone();
+        object["kind"] = kind.kind.into();
+        object["apiVersion"] = kind.api_version().into();
+        let (mut ops, expect) = match &found {
+            Some(entry) => {
+                let current = crate::api::parse(kind, entry)?;
+                object = current.clone();
+                for pointer in fixed {
+                    overwrite(&mut object, &current, &wanted, pointer);
+                }
+                if object == current {
+                    return Ok(());
+                }
+                (Vec::new(), Expect::Revision(entry.mod_revision))
+            }
+            None => {
+                if let Some(metadata) = metadata_mut(&mut object) {
+                    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+                    metadata
+                        .insert("creationTimestamp".into(), object::timestamp(jiff::Timestamp::now()).into());
+                }
+                (prepare(api, kind, &mut object).await?, Expect::Absent)
+            }
+        };
+        let value = object::encode(kind, object);
+        ops.insert(0, Op::Put { key: key.as_str().into(), value, expect });
+        match api.store.commit(Txn { ops }).await {
+            Ok(_) => return Ok(()),
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ApiError::internal(format!("{key} is being changed faster than it can be put right")))
+}
+
+/// Takes `wanted`'s part at `pointer`, unless the current one says the same and more (defaults).
+fn overwrite(object: &mut Value, current: &Value, wanted: &Value, pointer: &str) {
+    let Some(part) = wanted.pointer(pointer) else { return };
+    if current.pointer(pointer).is_some_and(|found| includes(found, part)) {
+        return;
+    }
+    match object.pointer_mut(pointer) {
+        Some(place) => *place = part.clone(),
+        None => {
+            if let Some((parent, field)) = pointer.rsplit_once('/')
+                && let Some(parent) = object.pointer_mut(parent).and_then(Value::as_object_mut)
+            {
+                parent.insert(field.to_owned(), part.clone());
+            }
+        }
+    }
+}
+
+fn includes(found: &Value, part: &Value) -> bool {
+    match (found, part) {
+        (Value::Object(found), Value::Object(part)) => {
+            part.iter().all(|(key, value)| found.get(key).is_some_and(|found| includes(found, value)))
+        }
+        (Value::Array(found), Value::Array(part)) => {
+            found.len() == part.len() && found.iter().zip(part).all(|(found, part)| includes(found, part))
+        }
+        (found, part) => found == part,
+    }
+}

@@ -1,0 +1,223 @@
+//! Into a pod's containers: log, exec, attach, port-forward, over the node's tunnel.
+//!
+//! Requests and answers are streamed; an upgraded connection is spliced as opaque bytes, each direction closed on its own.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+
+use crate::{
+    api::{Api, Call, parse},
+    error::ApiError,
+    object::text,
+    respond::{self, Reply},
+};
+
+/// Headers that belong to one hop (RFC 9110, 7.6.1), less those that an upgrade needs.
+const HOP_HEADERS: &[HeaderName] = &[
+    header::HOST,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+    header::AUTHORIZATION,
+];
+
+/// The answer of `pods/NAME/{log,exec,attach,portforward}`. `upgrade` is the client's side of the connection.
+pub async fn connect(
+    api: &Arc<Api>,
+    call: &Call,
+    method: &Method,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Result<Reply, ApiError> {
+    let pod = parse(call.kind, &api.entry(call).await?)?;
+    let node = text(&pod, "/spec/nodeName").to_owned();
+    if node.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "pod {} does not have a host assigned",
+            call.request.name
+        )));
+    }
+    let path = path(call, &pod)?;
+    let is_log = call.request.subresource == "log";
+    let mut client = api.tunnels.dial(&node).await?;
+    let mut request = Request::new(respond::full(call.body.clone()));
+    *request.method_mut() = if is_log { Method::GET } else { method.clone() };
+    *request.uri_mut() =
+        path.parse().map_err(|_| ApiError::bad_request("the request's parameters make no valid URL"))?;
+    if !is_log {
+        copy_headers(&call.headers, request.headers_mut());
+    }
+    let host = http::HeaderValue::from_str(&node)
+        .map_err(|_| ApiError::internal("the node's name is no host name"))?;
+    request.headers_mut().insert(header::HOST, host);
+    let mut response = client
+        .send_request(request)
+        .await
+        .map_err(|error| ApiError::bad_gateway(format!("ask node {node:?}: {error}")))?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return splice(&mut response, upgrade, api);
+    }
+    let (parts, body) = response.into_parts();
+    let mut answer = Reply::new(relay(body));
+    *answer.status_mut() = parts.status;
+    copy_headers(&parts.headers, answer.headers_mut());
+    Ok(answer)
+}
+
+/// The node's body as ours. The client's sender lives in the body's connection; dropping the body ends the exchange.
+fn relay(body: hyper::body::Incoming) -> respond::Body {
+    let frames = http_body_util::BodyStream::new(body).map(|frame| frame.map_err(std::io::Error::other));
+    http_body_util::StreamBody::new(frames).boxed_unsync()
+}
+
+fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
+    for (name, value) in from {
+        if !HOP_HEADERS.contains(name) {
+            to.append(name, value.clone());
+        }
+    }
+}
+
+fn splice(
+    response: &mut http::Response<hyper::body::Incoming>,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    api: &Arc<Api>,
+) -> Result<Reply, ApiError> {
+    let Some(upgrade) = upgrade else {
+        return Err(ApiError::bad_gateway("the node switched protocols without being asked to"));
+    };
+    let node_side = hyper::upgrade::on(&mut *response);
+    let shutdown = api.shutdown.clone();
+    tokio::spawn(async move {
+        let sides = tokio::try_join!(upgrade, node_side);
+        let (client, node) = match sides {
+            Ok(sides) => sides,
+            Err(error) => {
+                tracing::debug!(%error, "an upgrade was not carried out");
+                return;
+            }
+        };
+        let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
+        tokio::select! {
+            // Copies each direction to its own end and passes that end on.
+            outcome = tokio::io::copy_bidirectional(&mut client, &mut node) => {
+                if let Err(error) = outcome {
+                    tracing::debug!(%error, "a spliced connection ended early");
+                }
+            }
+            () = shutdown.cancelled() => {}
+        }
+    });
+    let mut answer = Reply::new(respond::empty());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    copy_headers(response.headers(), answer.headers_mut());
+    Ok(answer)
+}
+
+/// The kubelet's path and query for the request.
+fn path(call: &Call, pod: &Value) -> Result<String, ApiError> {
+    let (namespace, name) = (encode(&call.request.namespace), encode(&call.request.name));
+    let mut query: Vec<String> = Vec::new();
+    let mut copy = |from: &str, to: &str| {
+        for value in call.query.all(from) {
+            query.push(format!("{to}={}", encode(value)));
+        }
+    };
+    match call.request.subresource.as_str() {
+        "log" => {
+            let container = container(call, pod)?;
+            for key in [
+                "follow",
+                "tailLines",
+                "timestamps",
+                "previous",
+                "sinceSeconds",
+                "sinceTime",
+                "limitBytes",
+                "stream",
+            ] {
+                copy(key, key);
+            }
+            Ok(format!("/containerLogs/{namespace}/{name}/{}{}", encode(&container), joined(&query)))
+        }
+        action @ ("exec" | "attach") => {
+            if matches!(text(pod, "/status/phase"), "Succeeded" | "Failed") {
+                return Err(ApiError::bad_request(format!(
+                    "cannot exec into a container in a completed pod; current phase is {}",
+                    text(pod, "/status/phase")
+                )));
+            }
+            let container = container(call, pod)?;
+            copy("command", "command");
+            for (from, to) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
+            {
+                if call.query.flag(from) {
+                    query.push(format!("{to}=1"));
+                }
+            }
+            Ok(format!("/{action}/{namespace}/{name}/{}{}", encode(&container), joined(&query)))
+        }
+        _ => {
+            for value in call.query.all("ports") {
+                query.push(format!("port={}", encode(value)));
+            }
+            Ok(format!("/portForward/{namespace}/{name}{}", joined(&query)))
+        }
+    }
+}
+
+fn joined(query: &[String]) -> String {
+    if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) }
+}
+
+/// The container of the request, or the only one there is.
+fn container(call: &Call, pod: &Value) -> Result<String, ApiError> {
+    let named = |field: &str| -> Vec<String> {
+        let list = pod.pointer(&format!("/spec/{field}")).and_then(Value::as_array);
+        list.into_iter().flatten().map(|container| text(container, "/name").to_owned()).collect()
+    };
+    let (containers, init, ephemeral) =
+        (named("containers"), named("initContainers"), named("ephemeralContainers"));
+    let pod_name = &call.request.name;
+    match call.query.get("container").filter(|name| !name.is_empty()) {
+        Some(asked) => {
+            let known = containers.iter().chain(&init).chain(&ephemeral).any(|name| name == asked);
+            if known {
+                Ok(asked.to_owned())
+            } else {
+                Err(ApiError::bad_request(format!("container {asked} is not valid for pod {pod_name}")))
+            }
+        }
+        None => match containers.as_slice() {
+            [only] => Ok(only.clone()),
+            many => {
+                let mut text = format!(
+                    "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+                    many.join(" ")
+                );
+                if !init.is_empty() {
+                    text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                }
+                Err(ApiError::bad_request(text))
+            }
+        },
+    }
+}
+
+/// Percent-encodes all but unreserved characters (RFC 3986, 2.3).
+pub fn encode(plain: &str) -> String {
+    let mut out = String::with_capacity(plain.len());
+    for byte in plain.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(byte as char);
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}

@@ -1,0 +1,355 @@
+//! A request's way: identity → where it goes → may it → bounds → handler → answer.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderMap, Method, StatusCode, Version, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{Request, body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use skerry_schema::find;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    api::{Api, Call, reply},
+    authorize::{Decision, authorize, denial, node_name},
+    conditions,
+    config::Limits,
+    containers, create, delete, discovery,
+    error::{ApiError, Subject},
+    join, list, media, pki,
+    request::{self, Query, ResourceRequest, Target, Verb},
+    respond::{self, Reply},
+    reviews, subresources, update, watch,
+};
+
+/// What is read and thrown away of a body that is too long, so that an HTTP/1.1 client gets to read the answer.
+const MAX_DRAINED: usize = 16 << 20;
+
+/// Shared by all connections.
+pub struct Pipeline {
+    pub api: Arc<Api>,
+    limits: Limits,
+    in_flight: Arc<Semaphore>,
+    long_running: Arc<Semaphore>,
+}
+
+impl Pipeline {
+    pub fn new(api: Arc<Api>, limits: Limits) -> Self {
+        let in_flight = Arc::new(Semaphore::new(limits.in_flight));
+        let long_running = Arc::new(Semaphore::new(limits.long_running));
+        Self { api, limits, in_flight, long_running }
+    }
+
+    /// Answers a request, whatever happens in its handler.
+    pub async fn serve(&self, identity: Option<&pki::Subject>, request: Request<Incoming>) -> Reply {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let outcome = AssertUnwindSafe(self.route(identity, request)).catch_unwind().await;
+        match outcome {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => {
+                tracing::debug!(%method, path, code = error.code(), %error, "refused");
+                respond::error(&error)
+            }
+            Err(_) => {
+                tracing::error!(%method, path, "a handler panicked");
+                respond::error(&ApiError::internal(
+                    "the request's handler failed; the server's log says where",
+                ))
+            }
+        }
+    }
+
+    async fn route(
+        &self,
+        identity: Option<&pki::Subject>,
+        request: Request<Incoming>,
+    ) -> Result<Reply, ApiError> {
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let target = request::parse(request.method(), request.uri().path(), &query);
+        match target {
+            Some(Target::Path(segments)) => {
+                let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+                let handler = self.path(identity, &segments, &query, request);
+                self.in_time(handler).await
+            }
+            Some(Target::Resource(target)) => {
+                let identity = identity.ok_or_else(ApiError::unauthorized)?;
+                if is_long_running(&target) {
+                    let permit = acquire(&self.long_running)?;
+                    let reply = self.resource(identity, target, query, request).await?;
+                    Ok(hold(reply, permit))
+                } else {
+                    let _permit = acquire(&self.in_flight)?;
+                    self.in_time(self.resource(identity, target, query, request)).await
+                }
+            }
+            None => {
+                identity.ok_or_else(ApiError::unauthorized)?;
+                Err(ApiError::no_such_path())
+            }
+        }
+    }
+
+    async fn in_time(
+        &self,
+        handler: impl Future<Output = Result<Reply, ApiError>>,
+    ) -> Result<Reply, ApiError> {
+        let late = || ApiError::timeout("the request did not finish in time");
+        tokio::time::timeout(self.limits.request_timeout, handler).await.map_err(|_| late())?
+    }
+
+    /// What is no resource.
+    async fn path(
+        &self,
+        identity: Option<&pki::Subject>,
+        segments: &[&str],
+        query: &Query,
+        request: Request<Incoming>,
+    ) -> Result<Reply, ApiError> {
+        let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+        // Open to everyone.
+        match segments {
+            [check @ ("healthz" | "livez" | "readyz"), ..] if is_get => return Ok(health(check, query)),
+            ["version"] if is_get => return Ok(respond::value(StatusCode::OK, &discovery::version())),
+            ["skerry", "v1", "ca"] if is_get => return Ok(join::authority(&self.api)),
+            ["skerry", "v1", "join"] if request.method() == Method::POST => {
+                let headers = request.headers().clone();
+                let body = read_body(request, join::MAX_BODY).await?;
+                return join::join(&self.api, &headers, &body);
+            }
+            _ => {}
+        }
+        let identity = identity.ok_or_else(ApiError::unauthorized)?;
+        match segments {
+            ["skerry", "v1", "nodes", node, "tunnel"] => self.tunnel(identity, node, request),
+            _ if !is_get => Err(ApiError::method_not_allowed()),
+            [] => Ok(root()),
+            ["api" | "apis", ..] => {
+                let settings = &self.api.settings;
+                let server = std::net::SocketAddr::new(settings.advertise, settings.port).to_string();
+                discovery::answer(segments, request.headers(), &server)?.ok_or_else(ApiError::no_such_path)
+            }
+            ["openapi", "v3", rest @ ..] => {
+                discovery::openapi(rest, request.headers())?.ok_or_else(ApiError::no_such_path)
+            }
+            _ => Err(ApiError::no_such_path()),
+        }
+    }
+
+    fn tunnel(
+        &self,
+        identity: &pki::Subject,
+        node: &str,
+        mut request: Request<Incoming>,
+    ) -> Result<Reply, ApiError> {
+        if node_name(identity) != Some(node) {
+            let subject = Subject { group: "", resource: "nodes/tunnel", name: node };
+            return Err(ApiError::forbidden(
+                subject,
+                &format!("User {:?} is not this node", identity.common_name),
+            ));
+        }
+        let asked = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+        if asked != Some("skerry-tunnel/1") || request.version() != Version::HTTP_11 {
+            return Err(ApiError::bad_request(
+                "this address speaks `Upgrade: skerry-tunnel/1` over HTTP/1.1 only",
+            ));
+        }
+        let permit = acquire(&self.long_running)?;
+        let upgrade = hyper::upgrade::on(&mut request);
+        let (api, node) = (self.api.clone(), node.to_owned());
+        tokio::spawn(async move {
+            match upgrade.await {
+                Ok(connection) => {
+                    api.tunnels.serve(&node, TokioIo::new(connection), api.shutdown.clone()).await
+                }
+                Err(error) => tracing::debug!(node, %error, "a tunnel was not carried out"),
+            }
+            drop(permit);
+        });
+        let mut reply = Reply::new(respond::empty());
+        *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = reply.headers_mut();
+        headers.insert(header::UPGRADE, http::HeaderValue::from_static("skerry-tunnel/1"));
+        headers.insert(header::CONNECTION, http::HeaderValue::from_static("Upgrade"));
+        Ok(reply)
+    }
+
+    async fn resource(
+        &self,
+        identity: &pki::Subject,
+        target: ResourceRequest,
+        query: Query,
+        mut request: Request<Incoming>,
+    ) -> Result<Reply, ApiError> {
+        let decision = authorize(identity, &target, &query);
+        let forbidden = || {
+            let subject = Subject { group: &target.group, resource: &target.resource, name: &target.name };
+            Err(ApiError::forbidden(subject, &denial(identity, &target)))
+        };
+        if decision == Decision::Deny {
+            return forbidden();
+        }
+        let kind =
+            find(&target.group, &target.version, &target.resource).ok_or_else(ApiError::no_such_path)?;
+        if !kind.namespaced && !target.namespace.is_empty() && kind.storage != "namespaces" {
+            return Err(ApiError::no_such_path());
+        }
+        let method = request.method().clone();
+        let upgrade =
+            request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        let headers = request.headers().clone();
+        let body = if upgrade.is_some() || method == Method::GET {
+            Bytes::new()
+        } else {
+            read_body(request, self.limits.body_bytes).await?
+        };
+        let shape = if is_streamed(&target) { media::Shape::Object } else { media::accept(&headers)? };
+        // A namespace is named by its own path segment.
+        let target = ResourceRequest {
+            namespace: if kind.namespaced { target.namespace.clone() } else { String::new() },
+            ..target.clone()
+        };
+        let call =
+            Call { request: target.clone(), kind, query, headers, shape, subject: identity.clone(), body };
+        if let Decision::When(condition) = decision
+            && !conditions::holds(&self.api, &call, &condition).await?
+        {
+            return Err(ApiError::forbidden(call.about(), &denial(identity, &target)));
+        }
+        dispatch(&self.api, &call, &method, upgrade).await
+    }
+}
+
+async fn dispatch(
+    api: &Arc<Api>,
+    call: &Call,
+    method: &Method,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Reply, ApiError> {
+    if call.request.subresource.is_empty() {
+        if !call.kind.has_verb(call.request.verb.as_str()) {
+            return Err(ApiError::method_not_allowed());
+        }
+        if let Some(answer) = reviews::answer(api, call).await {
+            return answer;
+        }
+        return match call.request.verb {
+            Verb::Get => get(api, call).await,
+            Verb::List => list::list(api, call).await,
+            Verb::Watch => watch::watch(api, call).await,
+            Verb::Create if call.request.name.is_empty() => create::create(api, call).await,
+            Verb::Create => Err(ApiError::method_not_allowed()),
+            Verb::Update => update::update(api, call).await,
+            Verb::Patch => update::patch(api, call).await,
+            Verb::Delete => delete::delete(api, call).await,
+            Verb::DeleteCollection => delete::delete_collection(api, call).await,
+        };
+    }
+    let sub = call.kind.subresource(&call.request.subresource).ok_or_else(ApiError::no_such_path)?;
+    if !sub.verbs.contains(&call.request.verb.as_str()) {
+        return Err(ApiError::method_not_allowed());
+    }
+    match (sub.name, call.request.verb) {
+        ("log" | "exec" | "attach" | "portforward", _) => {
+            containers::connect(api, call, method, upgrade).await
+        }
+        ("scale", _) => subresources::scale(api, call).await,
+        ("binding", _) => subresources::bind(api, call).await,
+        ("eviction", _) => subresources::evict(api, call).await,
+        ("proxy" | "token", _) => {
+            Err(ApiError::new(404, "NotFound", format!("the subresource {} is not served yet", sub.name)))
+        }
+        (_, Verb::Get) => get(api, call).await,
+        (_, Verb::Update) => update::update(api, call).await,
+        (_, Verb::Patch) => update::patch(api, call).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+async fn get(api: &Api, call: &Call) -> Result<Reply, ApiError> {
+    if let Some(asked) = list::number(&call.query, "resourceVersion")? {
+        let current = api.store.revision();
+        if asked > current {
+            return Err(ApiError::version_too_large(asked, current));
+        }
+    }
+    let entry = api.entry(call).await?;
+    reply(call, StatusCode::OK, &entry.value, entry.mod_revision)
+}
+
+fn is_streamed(target: &ResourceRequest) -> bool {
+    matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
+fn is_long_running(target: &ResourceRequest) -> bool {
+    target.verb == Verb::Watch || is_streamed(target)
+}
+
+fn acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+    semaphore.clone().try_acquire_owned().map_err(|_| ApiError::too_many_requests())
+}
+
+/// Keeps the permit until the body has been sent or dropped.
+fn hold(reply: Reply, permit: OwnedSemaphorePermit) -> Reply {
+    reply.map(|body| {
+        body.map_frame(move |frame| {
+            let _held = &permit;
+            frame
+        })
+        .boxed_unsync()
+    })
+}
+
+async fn read_body(request: Request<Incoming>, limit: usize) -> Result<Bytes, ApiError> {
+    let (is_http1, length) = (request.version() <= Version::HTTP_11, content_length(request.headers()));
+    let mut body = request.into_body();
+    if length.is_some_and(|length| length > limit as u64) {
+        drain(&mut body, is_http1).await;
+        return Err(ApiError::too_large(limit));
+    }
+    let mut limited = Limited::new(&mut body, limit);
+    match (&mut limited).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            drain(&mut body, is_http1).await;
+            Err(ApiError::too_large(limit))
+        }
+        Err(error) => Err(ApiError::bad_request(format!("read the body: {error}"))),
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn drain(body: &mut Incoming, is_http1: bool) {
+    let mut drained = 0;
+    while is_http1
+        && drained < MAX_DRAINED
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        drained += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
+fn health(check: &str, query: &Query) -> Reply {
+    let text = if query.flag("verbose") {
+        format!("[+]ping ok\n[+]store ok\n{check} check passed\n")
+    } else {
+        "ok".to_owned()
+    };
+    respond::typed(StatusCode::OK, "text/plain; charset=utf-8", respond::full(text))
+}
+
+fn root() -> Reply {
+    let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
+    for group in skerry_schema::groups().iter().filter(|group| !group.name.is_empty()) {
+        paths.push(format!("/apis/{}", group.name));
+        paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
+    }
+    paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    respond::value(StatusCode::OK, &serde_json::json!({"paths": paths}))
+}

@@ -1,0 +1,291 @@
+//! Label and field selectors: parsing and matching.
+
+use std::collections::BTreeMap;
+
+/// The most requirements one selector may have: matching is linear in them, for every object and event.
+const MAX_REQUIREMENTS: usize = 256;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectorError {
+    #[error("unable to parse requirement {text:?}: {problem}")]
+    Label { text: String, problem: &'static str },
+    #[error("invalid selector: {text:?}; can't understand {term:?}")]
+    Field { text: String, term: String },
+    #[error("a selector may have {MAX_REQUIREMENTS} requirements at most: shorten it")]
+    TooMany,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Test {
+    In(Vec<String>),
+    NotIn(Vec<String>),
+    Exists,
+    Absent,
+    Greater(i64),
+    Less(i64),
+}
+
+/// All requirements must hold; none: everything matches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LabelSelector {
+    requirements: Vec<(String, Test)>,
+}
+
+impl LabelSelector {
+    /// `a=b,c!=d,e in (x,y),f notin (z),g,!h,i>1`.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut requirements = Vec::new();
+        for term in split_outside_parentheses(text) {
+            let term = term.trim();
+            if term.is_empty() {
+                if text.trim().is_empty() {
+                    continue;
+                }
+                return Err(SelectorError::Label { text: text.into(), problem: "a requirement is empty" });
+            }
+            if requirements.len() == MAX_REQUIREMENTS {
+                return Err(SelectorError::TooMany);
+            }
+            requirements.push(
+                parse_label(term).map_err(|problem| SelectorError::Label { text: term.into(), problem })?,
+            );
+        }
+        Ok(Self { requirements })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.requirements.iter().all(|(key, test)| {
+            let value = labels.get(key);
+            match test {
+                Test::In(values) => value.is_some_and(|value| values.contains(value)),
+                Test::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+                Test::Exists => value.is_some(),
+                Test::Absent => value.is_none(),
+                Test::Greater(bound) => number(value).is_some_and(|value| value > *bound),
+                Test::Less(bound) => number(value).is_some_and(|value| value < *bound),
+            }
+        })
+    }
+}
+
+fn number(value: Option<&String>) -> Option<i64> {
+    value?.parse().ok()
+}
+
+fn split_outside_parentheses(text: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut terms) = (0_u32, 0, Vec::new());
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'(' => depth += 1,
+            b')' => depth = depth.saturating_sub(1),
+            b',' if depth == 0 => {
+                terms.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    terms.push(&text[start..]);
+    terms
+}
+
+fn parse_label(term: &str) -> Result<(String, Test), &'static str> {
+    if let Some(key) = term.strip_prefix('!') {
+        return Ok((label_key(key)?, Test::Absent));
+    }
+    if let Some((key, value)) = term.split_once("!=") {
+        return Ok((label_key(key)?, Test::NotIn(vec![label_value(value)?])));
+    }
+    if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
+        return Ok((label_key(key)?, Test::In(vec![label_value(value)?])));
+    }
+    if let Some((key, value)) = term.split_once('>') {
+        return Ok((label_key(key)?, Test::Greater(bound(value)?)));
+    }
+    if let Some((key, value)) = term.split_once('<') {
+        return Ok((label_key(key)?, Test::Less(bound(value)?)));
+    }
+    let Some((key, rest)) = term.split_once(char::is_whitespace) else {
+        return Ok((label_key(term)?, Test::Exists));
+    };
+    let rest = rest.trim_start();
+    let (negated, list) = if let Some(list) = rest.strip_prefix("notin") {
+        (true, list)
+    } else if let Some(list) = rest.strip_prefix("in") {
+        (false, list)
+    } else {
+        return Err("found neither in, notin, =, ==, !=, > nor <");
+    };
+    let inner =
+        list.trim().strip_prefix('(').and_then(|list| list.strip_suffix(')')).ok_or("expected (values)")?;
+    let values = inner.split(',').map(label_value).collect::<Result<Vec<_>, _>>()?;
+    Ok((label_key(key)?, if negated { Test::NotIn(values) } else { Test::In(values) }))
+}
+
+fn bound(text: &str) -> Result<i64, &'static str> {
+    text.trim().parse().map_err(|_| "> and < compare with an integer")
+}
+
+fn label_key(text: &str) -> Result<String, &'static str> {
+    let key = text.trim();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    if key.is_empty() || key.len() > 317 || !key.chars().all(allowed) {
+        return Err("a key is [prefix/]name of letters, digits, '-', '_' and '.'");
+    }
+    Ok(key.to_owned())
+}
+
+fn label_value(text: &str) -> Result<String, &'static str> {
+    let value = text.trim();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if value.len() > 63 || !value.chars().all(allowed) {
+        return Err("a value has at most 63 letters, digits, '-', '_' and '.'");
+    }
+    Ok(value.to_owned())
+}
+
+/// `a=b,c!=d`; commas, equal signs and backslashes in a value are escaped by a backslash.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldSelector {
+    requirements: Vec<FieldRequirement>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldRequirement {
+    pub field: String,
+    pub value: String,
+    pub equal: bool,
+}
+
+impl FieldSelector {
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut requirements = Vec::new();
+        for term in split_unescaped(text) {
+            if term.is_empty() {
+                continue;
+            }
+            if requirements.len() == MAX_REQUIREMENTS {
+                return Err(SelectorError::TooMany);
+            }
+            let fail = || SelectorError::Field { text: text.into(), term: term.into() };
+            let at = term.find('=').ok_or_else(fail)?;
+            let (field, value, equal) = if at > 0 && term.as_bytes()[at - 1] == b'!' {
+                (&term[..at - 1], &term[at + 1..], false)
+            } else {
+                (&term[..at], term[at + 1..].strip_prefix('=').unwrap_or(&term[at + 1..]), true)
+            };
+            if field.is_empty() {
+                return Err(fail());
+            }
+            requirements.push(FieldRequirement { field: field.into(), value: unescape(value), equal });
+        }
+        Ok(Self { requirements })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    pub fn requirements(&self) -> &[FieldRequirement] {
+        &self.requirements
+    }
+
+    /// The value a field must have, where the selector pins it.
+    pub fn pinned(&self, field: &str) -> Option<&str> {
+        let found =
+            self.requirements.iter().find(|requirement| requirement.equal && requirement.field == field);
+        found.map(|requirement| requirement.value.as_str())
+    }
+
+    pub fn matches(&self, fields: &BTreeMap<String, String>) -> bool {
+        self.requirements.iter().all(|requirement| {
+            let value = fields.get(&requirement.field).map_or("", String::as_str);
+            (value == requirement.value) == requirement.equal
+        })
+    }
+}
+
+fn split_unescaped(text: &str) -> Vec<&str> {
+    let (mut escaped, mut start, mut terms) = (false, 0, Vec::new());
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b',' => {
+                terms.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    terms.push(&text[start..]);
+    terms
+}
+
+fn unescape(value: &str) -> String {
+    let mut plain = String::with_capacity(value.len());
+    let mut characters = value.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => plain.extend(characters.next()),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn label_selectors_match_as_documented() {
+        let labels = map(&[("app", "web"), ("tier", "front"), ("rank", "7"), ("example.com/x", "")]);
+        let cases = [
+            ("", true),
+            ("app=web", true),
+            ("app==web,tier!=back", true),
+            ("app=api", false),
+            ("app in (api, web)", true),
+            ("app notin (api,web)", false),
+            ("missing notin (a)", true),
+            ("missing!=a", true),
+            ("app", true),
+            ("!app", false),
+            ("!missing", true),
+            ("rank>6,rank<8", true),
+            ("rank>7", false),
+            ("example.com/x=", true),
+            ("app in (web),tier in (front,back)", true),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(LabelSelector::parse(text).unwrap().matches(&labels), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn malformed_selectors_are_refused() {
+        for text in ["a b", "a in b", "a in (x", "=x", "a=b,,c=d", "a>x", "a=b c", "sp ace=x"] {
+            assert!(LabelSelector::parse(text).is_err(), "{text}");
+        }
+        assert!(FieldSelector::parse("metadata.name").is_err());
+        assert_eq!(LabelSelector::parse(&vec!["a"; 300].join(",")), Err(SelectorError::TooMany));
+    }
+
+    #[test]
+    fn field_selectors_escape_commas_and_equal_signs() {
+        let selector = FieldSelector::parse(r"metadata.name=a\,b\=c,spec.nodeName!=n1").unwrap();
+        assert_eq!(selector.pinned("metadata.name"), Some("a,b=c"));
+        assert!(selector.matches(&map(&[("metadata.name", "a,b=c"), ("spec.nodeName", "n2")])));
+        assert!(!selector.matches(&map(&[("metadata.name", "a,b=c"), ("spec.nodeName", "n1")])));
+        assert!(FieldSelector::parse("spec.nodeName=").unwrap().matches(&map(&[])));
+    }
+}
