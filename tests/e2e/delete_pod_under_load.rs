@@ -30,7 +30,8 @@ pub fn costs_no_request(world: &World) -> Result<()> {
         Ok(())
     });
     let report = load.stop()?;
-    (again?, after?);
+    again?;
+    after?;
     ensure!(during > 100, "only {during} requests were made meanwhile");
     ensure!(report.failed == 0, "{} of {} failed: {:?}", report.failed, report.requests, report.failures);
     Ok(())

@@ -21,6 +21,7 @@ mod world;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 type Case = fn(&world::World) -> anyhow::Result<()>;
+type Apart = fn() -> anyhow::Result<()>;
 
 /// Cases in the one cluster, by the walkthrough's rows where there is one.
 const CASES: &[(&str, Case)] = &[
@@ -52,7 +53,7 @@ const ALONE: &[(&str, Case)] = &[
 ];
 
 /// Cases without the cluster.
-const APART: &[(&str, fn() -> anyhow::Result<()>)] = &[
+const APART: &[(&str, Apart)] = &[
     ("up_says_what_is_in_its_way", preflight::says_what_is_in_its_way),
     ("uninstall_leaves_the_machine_as_it_was", uninstall::leaves_nothing),
 ];

@@ -59,7 +59,8 @@ pub fn node_keeps_forwarding(world: &World) -> Result<()> {
         Ok(())
     });
     let report = load.stop()?;
-    (ready?, after?);
+    ready?;
+    after?;
     ensure!(report.failed == 0, "{} of {} failed: {:?}", report.failed, report.requests, report.failures);
     let after: Vec<String> = world.ready_pods(&ns.name, "app=steady", 3)?.iter().map(name_of).collect();
     ensure!(after == pods, "pods were replaced: {pods:?}, now {after:?}");
