@@ -1,1 +1,33 @@
-//! proxy-agent
+//! The service proxy of one node: watches the API, keeps the kernel programs' maps as they should be, and sees to it
+//! that the programs run where they should.
+//!
+//! * [`run`]: the daemon; [`cleanup`]: takes away what it set up.
+//! * `watch` → `proxy_state` → `reconcile` → `maps`: from an event to a written map.
+//! * `node`: device, routes, settings, `load`ed and `attach`ed programs, `conflist`.
+//! * `flows`: what the agent does with connections; `metrics`, `serve`, `events`: what it tells.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod attach;
+mod cleanup;
+mod config;
+mod conflist;
+mod events;
+mod facts;
+mod files;
+mod flows;
+mod load;
+mod maps;
+mod metrics;
+mod monitor;
+mod network;
+mod node;
+mod pins;
+mod reconcile;
+mod serve;
+mod settings;
+mod watch;
+
+pub use agent::{AgentError, Progress, run, run_with_progress};
+pub use cleanup::{CleanupError, cleanup};
+pub use config::{CniBinary, Config, MapSizes};

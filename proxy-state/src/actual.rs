@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use proxy_abi::{
-    Addr, Endpoint, Flow, Frontend, FrontendKey, PodCidr, PodCidrKey, Slot, Tuple, endpoint_flag, flow_flag,
-    frontend_kind, proto,
+    Addr, Be16, Endpoint, Flow, Frontend, FrontendKey, PodCidr, PodCidrKey, Slot, Tuple, endpoint_flag,
+    flow_flag, frontend_kind, proto,
 };
 
 use crate::{desired::ServicePortId, model::ObjectKey, runs::RunAllocator};
@@ -147,19 +147,22 @@ impl Actual {
         if key.proto != proto::UDP || flow.flags & flow_flag::REVERSE != 0 {
             return true;
         }
-        let by_address =
-            FrontendKey { addr: key.dst, port: key.dport, proto: key.proto, kind: frontend_kind::ADDRESS };
-        let kind = if key.dst.is_v4() { frontend_kind::NODE_PORT_V4 } else { frontend_kind::NODE_PORT_V6 };
-        let by_node = FrontendKey { addr: Addr::UNSPECIFIED, kind, ..by_address };
-        if flow.service_id == 0 {
-            return !self.frontends.contains_key(&by_address);
+        match flow.service_id {
+            0 => !self.frontends.contains_key(&udp_frontends(key.dst, key.dport)[0]),
+            id => self.udp_backend_is_current((key.dst, key.dport), id, (flow.to.dst, flow.to.dport)),
         }
-        [by_address, by_node].iter().filter_map(|key| self.frontends.get(key)).any(|frontend| {
-            frontend.service_id == flow.service_id
-                && self
-                    .run_slots(frontend.first, frontend.count)
-                    .iter()
-                    .any(|slot| slot.addr == flow.to.dst && slot.port == flow.to.dport)
+    }
+
+    /// Whether a UDP client of `service` may be given `backend` today (both address and port).
+    pub fn udp_backend_is_current(
+        &self,
+        service: (Addr, Be16),
+        service_id: u32,
+        backend: (Addr, Be16),
+    ) -> bool {
+        udp_frontends(service.0, service.1).iter().filter_map(|key| self.frontends.get(key)).any(|frontend| {
+            let run = self.run_slots(frontend.first, frontend.count);
+            frontend.service_id == service_id && run.iter().any(|slot| (slot.addr, slot.port) == backend)
         })
     }
 
@@ -241,4 +244,13 @@ impl Actual {
             self.retired.push_back(Retired { first: run.first, count: run.count, since_ms });
         }
     }
+}
+
+/// The keys under which a UDP client's destination may be found: as a service address, then as a NodePort.
+fn udp_frontends(addr: Addr, port: Be16) -> [FrontendKey; 2] {
+    let node_port = if addr.is_v4() { frontend_kind::NODE_PORT_V4 } else { frontend_kind::NODE_PORT_V6 };
+    [
+        FrontendKey { addr, port, proto: proto::UDP, kind: frontend_kind::ADDRESS },
+        FrontendKey { addr: Addr::UNSPECIFIED, port, proto: proto::UDP, kind: node_port },
+    ]
 }

@@ -116,6 +116,11 @@ impl State {
         self.nodes_are_dirty || !self.dirty.is_empty()
     }
 
+    /// Whether [`State::node_tables`] may have changed since the last plan.
+    pub fn nodes_are_dirty(&self) -> bool {
+        self.nodes_are_dirty
+    }
+
     /// Numbers of services and EndpointSlices held.
     pub fn counts(&self) -> (usize, usize) {
         (self.services.len(), self.slices.len())

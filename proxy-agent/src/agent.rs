@@ -1,0 +1,397 @@
+use std::{
+    collections::HashSet,
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use proxy_abi::map;
+use proxy_state::{NodeTables, State};
+use skerry_kernel::PerCpuMap;
+use tokio::{
+    sync::{mpsc, watch as channel},
+    task::JoinSet,
+    time::{Instant, interval, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    events::log_drops,
+    flows::{Flows, collect_forever},
+    maps::PinnedTables,
+    metrics::Metrics,
+    monitor::{MonitorError, monitor},
+    node::{Node, NodeError},
+    pins::Pins,
+    reconcile::Reconciler,
+    serve::{Readiness, ServeError, listen, serve},
+    watch::{Kind, Object, Received, Update, chain, follow},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("make folder {path}")]
+    RunDir { path: PathBuf, source: std::io::Error },
+    #[error("another proxy runs on this node (it holds {0}): stop it first")]
+    Running(PathBuf),
+    #[error("lock {path}")]
+    Lock { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("take up the pinned maps")]
+    Maps(#[source] skerry_kernel::Error),
+    #[error("read kubeconfig {path}")]
+    Kubeconfig { path: PathBuf, source: Box<kube::config::KubeconfigError> },
+    #[error("use the pod's service account (not in a cluster? set --kubeconfig)")]
+    InCluster(#[source] Box<kube::config::InClusterError>),
+    #[error("make a client for the API server")]
+    Client(#[source] Box<kube::Error>),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+}
+
+/// How far the agent is: for tests, benches and status lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// All watches have listed, the maps hold what they should and every program is in its place.
+    pub is_ready: bool,
+    /// Plans executed without a failure.
+    pub syncs: u64,
+    pub services: usize,
+    pub slices: usize,
+    /// Of the last sync that an event caused: from the event's last byte to the maps' having it.
+    pub event_to_maps: Duration,
+}
+
+/// Updates that wait for the loop; a watch that is faster waits in turn.
+const QUEUE: usize = 1024;
+/// Updates that are planned together at most.
+const BATCH: usize = 8192;
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Devices and addresses change in bursts.
+const SETTLE_DELAY: Duration = Duration::from_millis(200);
+
+/// Runs the proxy of one node until `shutdown`. What was set up stays in force after it returns, so that a restart loses
+/// nothing; [`crate::cleanup`] takes it away.
+///
+/// # Errors
+/// What keeps the proxy from starting. Once it runs, failures are logged, counted and tried again.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), AgentError> {
+    run_with_progress(config, shutdown, channel::Sender::new(Progress::default())).await
+}
+
+/// As [`run`], and tells how far it is.
+pub async fn run_with_progress(
+    config: Config,
+    shutdown: CancellationToken,
+    progress: channel::Sender<Progress>,
+) -> Result<(), AgentError> {
+    let _lock = lock(&config.run_dir)?;
+    let client = client(&config).await?;
+    let pins = Pins::new(&config.pin_root);
+    let (node, drops) = Node::start(config.clone()).await?;
+    let counters = PerCpuMap::open(&pins.map(map::COUNTERS)).map_err(AgentError::Maps)?;
+    let metrics = Arc::new(Metrics::new(counters));
+    let readiness = Arc::new(Readiness::default());
+
+    // Ends with this function: dropping the set aborts its tasks.
+    let mut tasks = JoinSet::new();
+    if let Some(address) = config.metrics_bind {
+        tasks.spawn(serve(listen(address).await?, metrics.clone(), readiness.clone()));
+    }
+    tasks.spawn(log_drops(drops));
+    let gc = Flows::open(&pins).map_err(AgentError::Maps)?;
+    tasks.spawn(collect_forever(gc, pins.clone(), config.flow_gc_interval, metrics.clone()));
+    let (to_loop, updates) = mpsc::channel(QUEUE);
+    for kind in Kind::ALL {
+        tasks.spawn(follow(client.clone(), kind, to_loop.clone()));
+    }
+    let (uplink_changes, changed) = mpsc::channel(1);
+    tasks.spawn(monitor(uplink_changes)?);
+
+    let started = Instant::now();
+    let tables = PinnedTables::open(&pins).map_err(AgentError::Maps)?;
+    let limits = tables.limits(config.slot_grace.as_millis() as u64);
+    let state = State::new(&config.node_name);
+    let agent = Agent {
+        reconciler: Reconciler::new(state, limits, tables, 0).map_err(AgentError::Maps)?,
+        flows: Flows::open(&pins).map_err(AgentError::Maps)?,
+        node,
+        node_tables: None,
+        listed: HashSet::new(),
+        metrics,
+        readiness,
+        progress,
+        started,
+        sync_at: None,
+        settle_at: None,
+        retry: RETRY_MIN,
+        oldest_event: None,
+        udp_again: false,
+    };
+    agent.run(&config, updates, changed, shutdown).await;
+    Ok(())
+}
+
+struct Agent {
+    reconciler: Reconciler<PinnedTables>,
+    flows: Flows,
+    node: Node,
+    /// `None` until every watch has listed once.
+    node_tables: Option<NodeTables>,
+    listed: HashSet<Kind>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    progress: channel::Sender<Progress>,
+    started: Instant,
+    /// A retired run may be freed, or a failed sync be tried again.
+    sync_at: Option<Instant>,
+    settle_at: Option<Instant>,
+    retry: Duration,
+    /// Arrival of the oldest event that is not in the maps yet.
+    oldest_event: Option<Instant>,
+    /// A program that read a frontend just before it flipped may have made a flow since: look once more.
+    udp_again: bool,
+}
+
+impl Agent {
+    async fn run(
+        mut self,
+        config: &Config,
+        mut updates: mpsc::Receiver<Received>,
+        mut changed: mpsc::Receiver<()>,
+        shutdown: CancellationToken,
+    ) {
+        let mut resync = interval(config.resync_interval);
+        let mut verify = interval(config.verify_interval);
+        // The first ticks come at once, and there is nothing to compare yet.
+        resync.tick().await;
+        verify.tick().await;
+        loop {
+            let (sync_at, settle_at) = (self.sync_at, self.settle_at);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                Some(first) = updates.recv() => {
+                    self.ingest(first);
+                    for _ in 0..BATCH {
+                        let Ok(next) = updates.try_recv() else { break };
+                        self.ingest(next);
+                    }
+                    self.sync().await;
+                }
+                () = at(sync_at) => self.sync().await,
+                () = at(settle_at) => self.settle().await,
+                Some(()) = changed.recv() => {
+                    self.settle_at.get_or_insert(Instant::now() + SETTLE_DELAY);
+                }
+                _ = verify.tick() => self.settle().await,
+                _ = resync.tick() => self.compare().await,
+            }
+        }
+    }
+
+    fn ingest(&mut self, received: Received) {
+        self.metrics.events.inc();
+        self.oldest_event.get_or_insert(received.at);
+        let state = &mut self.reconciler.state;
+        match received.update {
+            Update::Applied(Object::Service(service)) => state.apply_service(&service),
+            Update::Applied(Object::Slice(slice)) => state.apply_slice(&slice),
+            Update::Applied(Object::Node(node)) => state.apply_node(&node),
+            Update::Deleted(Kind::Services, key) => state.delete_service(&key),
+            Update::Deleted(Kind::Slices, key) => state.delete_slice(&key),
+            Update::Deleted(Kind::Nodes, key) => state.delete_node(&key),
+            Update::Listed(kind, names) => {
+                match kind {
+                    Kind::Services => state.retain_services(&names),
+                    Kind::Slices => state.retain_slices(&names),
+                    Kind::Nodes => state.retain_nodes(&names),
+                }
+                if self.listed.insert(kind) {
+                    tracing::info!(?kind, objects = names.len(), "listed");
+                }
+            }
+        }
+    }
+
+    /// Brings the maps up to date, then what follows from nodes. Nothing before every watch has listed once: until then
+    /// what an earlier agent wrote stays in force.
+    async fn sync(&mut self) {
+        self.sync_at = None;
+        if self.listed.len() < Kind::ALL.len() {
+            return;
+        }
+        let nodes_changed = self.nodes_changed();
+        if nodes_changed {
+            self.tell_own_addresses().await;
+        }
+        match self.reconciler.sync(self.now_ms()) {
+            Ok(synced) => {
+                self.retry = RETRY_MIN;
+                self.sync_at = synced.due_ms.map(|due_ms| self.started + Duration::from_millis(due_ms));
+                self.metrics.syncs.inc();
+                self.metrics.operations.inc_by(synced.operations as u64);
+                self.metrics.refused.set(synced.refused.len() as i64);
+                for refusal in &synced.refused {
+                    tracing::error!(error = chain(refusal), "does not fit: served as before, or not at all");
+                }
+                let latency = self.oldest_event.take().map(|at| at.elapsed());
+                if let Some(latency) = latency {
+                    self.metrics.event_to_maps.observe(latency.as_secs_f64());
+                }
+                tracing::debug!(operations = synced.operations, ?latency, "synced");
+                if synced.udp_changed || std::mem::take(&mut self.udp_again) {
+                    self.udp_again = synced.udp_changed;
+                    self.end_stale_udp();
+                }
+                self.report(latency);
+            }
+            Err(error) => {
+                self.metrics.sync_failures.inc();
+                tracing::error!(error = chain(&error), retry_in = ?self.retry, "maps not written");
+                self.sync_at = Some(Instant::now() + self.retry);
+                self.retry = (self.retry * 2).min(RETRY_MAX);
+            }
+        }
+        if nodes_changed {
+            self.settle().await;
+        }
+    }
+
+    fn nodes_changed(&mut self) -> bool {
+        if !self.reconciler.state.nodes_are_dirty() && self.node_tables.is_some() {
+            return false;
+        }
+        let tables = self.reconciler.state.node_tables();
+        let changed = self.node_tables.as_ref() != Some(&tables);
+        self.node_tables = Some(tables);
+        changed
+    }
+
+    async fn tell_own_addresses(&mut self) {
+        match self.node.own_addresses(self.node_tables.as_ref()).await {
+            Ok(addresses) => self.reconciler.state.set_own_addresses(addresses),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the node's addresses are not known: as before")
+            }
+        }
+    }
+
+    /// Puts back what a third party took away, and follows changes of devices and nodes.
+    async fn settle(&mut self) {
+        self.settle_at = None;
+        let settled = self.node.settle(self.node_tables.as_ref()).await;
+        let is_settled = settled.and_then(|changes| {
+            if changes != Default::default() {
+                self.metrics.reattached.inc_by(changes.attached.into());
+                tracing::info!(?changes, "attachments changed");
+            }
+            self.node.self_test()
+        });
+        if let Err(error) = &is_settled {
+            tracing::error!(error = chain(error), "the node's set-up is not whole; will be tried again");
+            self.settle_at = Some(Instant::now() + RETRY_MAX);
+        }
+        let is_ready = is_settled.is_ok() && self.node_tables.is_some();
+        self.readiness.set(is_ready);
+        self.progress
+            .send_if_modified(|progress| std::mem::replace(&mut progress.is_ready, is_ready) != is_ready);
+        if self.node_tables.is_some() {
+            self.tell_own_addresses().await;
+            if self.reconciler.state.is_dirty() {
+                self.sync_at = Some(Instant::now());
+            }
+        }
+    }
+
+    /// The timed comparison of the maps with what we believe of them; what differs is repaired by the next sync.
+    async fn compare(&mut self) {
+        if self.listed.len() < Kind::ALL.len() {
+            return;
+        }
+        match self.reconciler.compare(self.now_ms()) {
+            Ok(0) => {}
+            Ok(divergence) => {
+                self.metrics.divergence.inc_by(divergence as u64);
+                tracing::warn!(divergence, "somebody else changed our maps: repaired");
+                self.sync().await;
+            }
+            Err(error) => tracing::error!(error = chain(&error), "maps not compared"),
+        }
+        self.end_stale_udp();
+    }
+
+    fn end_stale_udp(&self) {
+        match self.flows.end_stale_udp(&self.reconciler.actual) {
+            Ok(0) => {}
+            Ok(ended) => {
+                self.metrics.udp_flows_ended.inc_by(ended as u64);
+                tracing::debug!(ended, "UDP flows whose backend is gone");
+            }
+            Err(error) => tracing::error!(error = chain(&error), "UDP flows not looked through"),
+        }
+    }
+
+    fn report(&self, latency: Option<Duration>) {
+        let (frontends, slots) = self.reconciler.actual.usage();
+        let limits = self.reconciler.limits();
+        self.metrics.set_usage(map::FRONTENDS, frontends, limits.frontends);
+        self.metrics.set_usage(map::SLOTS, slots, limits.slots);
+        let (services, slices) = self.reconciler.state.counts();
+        self.metrics.services.set(services as i64);
+        self.metrics.slices.set(slices as i64);
+        self.progress.send_modify(|progress| {
+            progress.syncs += 1;
+            progress.services = services;
+            progress.slices = slices;
+            progress.event_to_maps = latency.unwrap_or(progress.event_to_maps);
+        });
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One agent a node: held until the file is closed, also by a kill.
+fn lock(run_dir: &Path) -> Result<File, AgentError> {
+    std::fs::create_dir_all(run_dir)
+        .map_err(|source| AgentError::RunDir { path: run_dir.to_owned(), source })?;
+    let path = run_dir.join(LOCK);
+    let file = File::options().create(true).write(true).truncate(false).open(&path);
+    let file = file.map_err(|source| AgentError::Lock { path: path.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(AgentError::Running(path)),
+        Err(TryLockError::Error(source)) => Err(AgentError::Lock { path, source }),
+    }
+}
+
+/// Name of the lock file in the run folder.
+pub(crate) const LOCK: &str = "proxy.lock";
+
+async fn client(config: &Config) -> Result<kube::Client, AgentError> {
+    let settings = match &config.kubeconfig {
+        Some(path) => {
+            let failed = |source| AgentError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+            let file = Kubeconfig::read_from(path).map_err(failed)?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?
+        }
+        None => kube::Config::incluster().map_err(|source| AgentError::InCluster(Box::new(source)))?,
+    };
+    kube::Client::try_from(settings).map_err(|source| AgentError::Client(Box::new(source)))
+}

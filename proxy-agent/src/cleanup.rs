@@ -1,0 +1,82 @@
+use std::path::{Path, PathBuf};
+
+use skerry_kernel::Link;
+
+use crate::{
+    agent::LOCK,
+    config::Config,
+    conflist::{self, ConflistError},
+    network::{Network, NetworkError},
+    pins::Pins,
+    settings::{Settings, SettingsError},
+};
+
+/// A part of the proxy's set-up that could not be taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    #[error(transparent)]
+    Conflist(#[from] ConflistError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("detach {link}")]
+    Detach { link: String, source: skerry_kernel::Error },
+    #[error("remove {path}")]
+    Remove { path: PathBuf, source: std::io::Error },
+}
+
+/// Takes everything away that the proxy set up on this node, in the reverse order: network configuration, attachments,
+/// pins, device with its addresses and routes, settings. May be called again, after a crash too; goes on after errors
+/// and returns them all. The proxy must not run. Pods' devices belong to the CNI plugin and stay.
+pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
+    let mut errors: Vec<CleanupError> = Vec::new();
+    errors.extend(conflist::remove(&config.cni_conf_dir).err().map(Into::into));
+    if let Some(binary) = &config.cni_bin {
+        errors.extend(remove_file(&binary.dir.join(conflist::PLUGIN)).err());
+    }
+    let pins = Pins::new(&config.pin_root);
+    for name in pins.link_names().unwrap_or_default() {
+        errors.extend(detach(&pins.links().join(&name), name).err());
+    }
+    errors.extend(remove_tree(&config.pin_root).err());
+    match Network::open() {
+        Ok(network) => errors.extend(network.remove_overlay().await.err().map(Into::into)),
+        Err(error) => errors.push(error.into()),
+    }
+    match Settings::open(&config.run_dir) {
+        Ok(settings) => errors.extend(settings.restore().into_iter().map(Into::into)),
+        Err(error) => errors.push(error.into()),
+    }
+    errors.extend(remove_file(&config.run_dir.join(LOCK)).err());
+    // Empty only if nobody else keeps something there; others' files stay.
+    std::fs::remove_dir(&config.run_dir).ok();
+    errors
+}
+
+/// Detaches at once: a link that is only unpinned runs on for as long as somebody holds it.
+fn detach(path: &Path, name: String) -> Result<(), CleanupError> {
+    let detached = Link::open(path).and_then(|link| link.detach());
+    match detached {
+        Err(source) if !source.is_not_found() => Err(CleanupError::Detach { link: name, source }),
+        _ => remove_file(path),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), CleanupError> {
+    gone(std::fs::remove_file(path), path)
+}
+
+/// Pins are files of a file system whose folders can't be walked by inode: plain unlink and rmdir.
+fn remove_tree(path: &Path) -> Result<(), CleanupError> {
+    gone(std::fs::remove_dir_all(path), path)
+}
+
+fn gone(result: std::io::Result<()>, path: &Path) -> Result<(), CleanupError> {
+    match result {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(CleanupError::Remove { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,108 @@
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnetwork::IpNetwork;
+
+/// Everything the agent is told from outside. [`Config::new`] has the defaults that fit an ordinary node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of our Node object.
+    pub node_name: String,
+    /// The address other nodes reach us by. `None`: the first one of the uplink.
+    pub node_ip: Option<IpAddr>,
+    /// The device towards other nodes. `None`: the one that holds `node_ip`, else that of the default route.
+    pub uplink: Option<String>,
+    /// `None`: the service account of the pod we run in.
+    pub kubeconfig: Option<PathBuf>,
+    /// ClusterIP ranges, at most one of each family.
+    pub service_cidrs: Vec<IpNetwork>,
+    pub node_ports: RangeInclusive<u16>,
+    /// Source ports for SNAT. `None`: what lies above the kernel's own ephemeral ports.
+    pub snat_ports: Option<RangeInclusive<u16>>,
+    pub vxlan_port: u16,
+    /// 24 bits.
+    pub vni: u32,
+    /// Pods' traffic to the outside gets the node's address.
+    pub masquerade: bool,
+    /// A folder on a BPF file system; where there is none, one is mounted.
+    pub pin_root: PathBuf,
+    /// The cgroup v2 folder above everything that runs on this node. `None`: the root of the mounted hierarchy.
+    pub cgroup_root: Option<PathBuf>,
+    /// Where the container runtime looks for network configurations.
+    pub cni_conf_dir: PathBuf,
+    /// State of the CNI plugin, told to it by the configuration.
+    pub cni_state_dir: PathBuf,
+    /// The CNI plugin's binary, and the folder to install it in. `None`: somebody else does it.
+    pub cni_bin: Option<CniBinary>,
+    /// Our own files (lock, record of changed settings).
+    pub run_dir: PathBuf,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served. `None`: nowhere.
+    pub metrics_bind: Option<SocketAddr>,
+    pub map_sizes: MapSizes,
+    /// How long slots that no frontend points to any more rest before they are used again.
+    pub slot_grace: Duration,
+    /// Between two comparisons of the maps with what should be in them.
+    pub resync_interval: Duration,
+    /// Between two looks at the attachments, beside those that netlink asks for.
+    pub verify_interval: Duration,
+    /// Between two walks over the flow table for entries that ran out.
+    pub flow_gc_interval: Duration,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CniBinary {
+    pub source: PathBuf,
+    pub dir: PathBuf,
+}
+
+/// Elements of the maps that grow with the cluster. A map that is pinned already keeps its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapSizes {
+    pub frontends: u32,
+    pub slots: u32,
+    pub flows: u32,
+    pub flows_new: u32,
+    pub sockets: u32,
+}
+
+impl Config {
+    /// Defaults for a node of this name.
+    pub fn new(node_name: &str) -> Config {
+        let size =
+            |name| proxy_abi::MAPS.iter().find(|map| map.name == name).map_or(1, |map| map.max_entries);
+        Config {
+            node_name: node_name.to_owned(),
+            node_ip: None,
+            uplink: None,
+            kubeconfig: None,
+            service_cidrs: proxy_state::parse_cidr("10.96.0.0/12").into_iter().collect(),
+            node_ports: 30_000..=32_767,
+            snat_ports: None,
+            vxlan_port: 4789,
+            vni: 1,
+            masquerade: true,
+            pin_root: proxy_abi::PIN_ROOT.into(),
+            cgroup_root: None,
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_state_dir: "/run/skerry/cni".into(),
+            cni_bin: None,
+            run_dir: "/run/skerry".into(),
+            metrics_bind: None,
+            map_sizes: MapSizes {
+                frontends: size(proxy_abi::map::FRONTENDS),
+                slots: size(proxy_abi::map::SLOTS),
+                flows: size(proxy_abi::map::FLOWS),
+                flows_new: size(proxy_abi::map::FLOWS_NEW),
+                sockets: size(proxy_abi::map::SOCKETS),
+            },
+            slot_grace: Duration::from_secs(1),
+            resync_interval: Duration::from_secs(300),
+            verify_interval: Duration::from_secs(10),
+            flow_gc_interval: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use proxy_abi::{
+    Addr, Be16, Config as Facts, Flow, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map, proto,
+    socket_flag,
+};
+use proxy_state::Actual;
+use skerry_kernel::{Error, Map};
+
+use crate::{metrics::Metrics, pins::Pins, watch::chain};
+
+/// The connection tables, which the programs fill and we keep clean.
+pub(crate) struct Flows {
+    established: Map<Tuple, Flow>,
+    embryonic: Map<Tuple, Flow>,
+    sockets: Map<SocketKey, SocketOrigin>,
+}
+
+impl Flows {
+    pub fn open(pins: &Pins) -> Result<Flows, Error> {
+        Ok(Flows {
+            established: Map::open(&pins.map(map::FLOWS))?,
+            embryonic: Map::open(&pins.map(map::FLOWS_NEW))?,
+            sockets: Map::open(&pins.map(map::SOCKETS))?,
+        })
+    }
+
+    /// Ends UDP flows whose backend, frontend or service is gone, so that their next packet is balanced anew. Compares
+    /// levels, not edges: a service that was deleted while we were away is found as well. Returns how many ended.
+    pub fn end_stale_udp(&self, actual: &Actual) -> Result<usize, Error> {
+        let mut ended = 0;
+        for table in [&self.established, &self.embryonic] {
+            let stale: Vec<Tuple> = table
+                .entries()?
+                .iter()
+                .filter(|(key, flow)| !actual.udp_flow_is_current(key, flow))
+                .flat_map(|(key, flow)| [*key, flow.to.flip()])
+                .collect();
+            ended += self.remove(&stale)?;
+        }
+        let stuck: Vec<SocketKey> = self
+            .sockets
+            .entries()?
+            .into_iter()
+            .filter(|(key, origin)| key.proto == proto::UDP && !socket_is_current(actual, key, origin))
+            .map(|(key, _)| key)
+            .collect();
+        Ok(ended + self.sockets.delete_batch(&stuck)?)
+    }
+
+    /// Removes flows that were silent in both directions for longer than their state allows. `now_s`: seconds of
+    /// `CLOCK_MONOTONIC`, as the programs count them.
+    pub fn collect(&self, facts: &Facts, now_s: u32) -> Result<usize, Error> {
+        let entries: HashMap<Tuple, Flow> = self.established.entries()?.into_iter().collect();
+        let is_idle =
+            |key: &Tuple, flow: &Flow| now_s.saturating_sub(flow.seen_s) > timeout_s(facts, key.proto, flow);
+        let silent: Vec<Tuple> = entries
+            .iter()
+            .filter(|(key, flow)| is_idle(key, flow))
+            // One record, two entries: as long as one direction lives, both stay.
+            .filter(|(_, flow)| {
+                let twin = flow.to.flip();
+                entries.get(&twin).is_none_or(|other| is_idle(&twin, other))
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        self.established.delete_batch(&silent)
+    }
+
+    fn remove(&self, keys: &[Tuple]) -> Result<usize, Error> {
+        // A promotion may have moved an entry since we saw it.
+        Ok(self.established.delete_batch(keys)? + self.embryonic.delete_batch(keys)?)
+    }
+}
+
+/// Calls [`Flows::collect`] on a timer, off the loop that events wait for.
+pub(crate) async fn collect_forever(flows: Flows, pins: Pins, every: Duration, metrics: Arc<Metrics>) {
+    let flows = Arc::new(flows);
+    let mut timer = tokio::time::interval(every);
+    loop {
+        timer.tick().await;
+        let (flows, path) = (flows.clone(), pins.map(map::CONFIG));
+        let collected = tokio::task::spawn_blocking(move || {
+            let facts = Map::<u32, Facts>::open(&path)?.lookup(&0)?.unwrap_or_default();
+            flows.collect(&facts, monotonic_s())
+        });
+        match collected.await {
+            Ok(Ok(count)) => drop(metrics.flows_collected.inc_by(count as u64)),
+            Ok(Err(error)) => tracing::error!(error = chain(&error), "flow table not looked through"),
+            Err(error) => tracing::error!(%error, "flow table not looked through"),
+        }
+    }
+}
+
+/// The clock that the programs stamp flows with.
+fn monotonic_s() -> u32 {
+    let now = nix::time::ClockId::CLOCK_MONOTONIC.now();
+    now.map_or(0, |now| now.tv_sec() as u32)
+}
+
+/// A socket's datagrams stick to a backend (`CHOICE`: service address → backend); answers are shown as coming from the
+/// service (backend → service address).
+fn socket_is_current(actual: &Actual, key: &SocketKey, origin: &SocketOrigin) -> bool {
+    let pair = |service: (Addr, Be16), backend: (Addr, Be16)| {
+        actual.udp_backend_is_current(service, origin.service_id, backend)
+    };
+    match origin.flags & socket_flag::CHOICE {
+        0 => pair((origin.addr, origin.port), (key.addr, key.port)),
+        _ => pair((key.addr, key.port), (origin.addr, origin.port)),
+    }
+}
+
+fn timeout_s(facts: &Facts, protocol: u8, flow: &Flow) -> u32 {
+    match (protocol, flow.state) {
+        (proto::TCP, flow_state::CLOSING) => facts.tcp_closing_s,
+        (proto::TCP, flow_state::ESTABLISHED) => facts.tcp_established_s,
+        (proto::TCP, _) => facts.tcp_syn_s,
+        (proto::UDP, flow_state::ESTABLISHED) if flow.packets > 2 || flow.flags & flow_flag::REVERSE != 0 => {
+            facts.udp_stream_s
+        }
+        (proto::UDP, _) => facts.udp_s,
+        _ => facts.icmp_s,
+    }
+}

@@ -1,0 +1,157 @@
+use bytemuck::Pod;
+use proxy_abi::{Addr, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, Slot, map};
+use proxy_state::{Dump, Limits, Op};
+use skerry_kernel::{Error, Map, Update};
+
+use crate::pins::Pins;
+
+/// Where plans are executed. Tests have one that fails and dies at will.
+pub(crate) trait Tables {
+    /// Executes in order; stops at the first failure, and what was done until then stays.
+    fn execute(&mut self, ops: &[Op]) -> Result<(), Error>;
+    fn dump(&mut self) -> Result<Dump, Error>;
+}
+
+/// The pinned maps that plans write to.
+pub(crate) struct PinnedTables {
+    frontends: Map<FrontendKey, Frontend>,
+    slots: Map<u32, Slot>,
+    pod_cidrs: Map<PodCidrKey, PodCidr>,
+    tunnel_peers: Map<Addr, u32>,
+    endpoints: Map<Addr, Endpoint>,
+}
+
+impl PinnedTables {
+    pub fn open(pins: &Pins) -> Result<PinnedTables, Error> {
+        Ok(PinnedTables {
+            frontends: Map::open(&pins.map(map::FRONTENDS))?,
+            slots: Map::open(&pins.map(map::SLOTS))?,
+            pod_cidrs: Map::open(&pins.map(map::POD_CIDRS))?,
+            tunnel_peers: Map::open(&pins.map(map::TUNNEL_PEERS))?,
+            endpoints: Map::open(&pins.map(map::ENDPOINTS))?,
+        })
+    }
+
+    /// The sizes that the maps really have: one that was pinned before keeps its own.
+    pub fn limits(&self, grace_ms: u64) -> Limits {
+        Limits {
+            frontends: self.frontends.info().max_entries,
+            slots: self.slots.info().max_entries,
+            pod_cidrs: self.pod_cidrs.info().max_entries,
+            tunnel_peers: self.tunnel_peers.info().max_entries,
+            grace_ms,
+        }
+    }
+}
+
+impl Tables for PinnedTables {
+    fn execute(&mut self, ops: &[Op]) -> Result<(), Error> {
+        let mut rest = ops;
+        while let Some(first) = rest.first() {
+            // Neighbours of one kind go in by one call; the order of kinds is what makes a plan safe.
+            let kind = kind(first);
+            let (now, later) = rest.split_at(rest.iter().take_while(|op| self::kind(op) == kind).count());
+            match kind {
+                Kind::Slots => self.write_slots(now)?,
+                Kind::SetFrontends => update(&self.frontends, now, |op| match op {
+                    Op::SetFrontend { key, value } => Some((*key, *value)),
+                    _ => None,
+                })?,
+                Kind::DeleteFrontends => delete(&self.frontends, now, |op| match op {
+                    Op::DeleteFrontend { key } => Some(*key),
+                    _ => None,
+                })?,
+                Kind::Single => now.iter().try_for_each(|op| self.single(op))?,
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn dump(&mut self) -> Result<Dump, Error> {
+        let mut slots: Vec<Slot> = Vec::new();
+        for (index, slot) in self.slots.entries()? {
+            if slot.service_id != 0 {
+                slots.resize(slots.len().max(index as usize + 1), Slot::default());
+                slots[index as usize] = slot;
+            }
+        }
+        Ok(Dump {
+            frontends: self.frontends.entries()?.into_iter().collect(),
+            slots,
+            pod_cidrs: self.pod_cidrs.entries()?.into_iter().collect(),
+            tunnel_peers: self.tunnel_peers.entries()?.into_iter().map(|(addr, _)| addr).collect(),
+            endpoints: self.endpoints.entries()?.into_iter().collect(),
+        })
+    }
+}
+
+impl PinnedTables {
+    fn write_slots(&self, ops: &[Op]) -> Result<(), Error> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for op in ops {
+            match op {
+                Op::WriteSlots { first, slots } => {
+                    keys.extend((*first..).take(slots.len()));
+                    values.extend_from_slice(slots);
+                }
+                Op::ClearSlots { first, count } => {
+                    keys.extend((*first..).take(*count as usize));
+                    values.resize(values.len() + *count as usize, Slot::default());
+                }
+                _ => {}
+            }
+        }
+        self.slots.update_batch(&keys, &values)
+    }
+
+    /// Changes of nodes: few, and the trie has batches only from Linux 5.16 on.
+    fn single(&self, op: &Op) -> Result<(), Error> {
+        match op {
+            Op::SetPodCidr { key, value } => self.pod_cidrs.update(key, value, Update::Any),
+            Op::DeletePodCidr { key } => self.pod_cidrs.delete(key).map(drop),
+            Op::SetPeer { addr } => self.tunnel_peers.update(addr, &0, Update::Any),
+            Op::DeletePeer { addr } => self.tunnel_peers.delete(addr).map(drop),
+            Op::SetEndpoint { addr, value } => self.endpoints.update(addr, value, Update::Any),
+            Op::DeleteEndpoint { addr } => self.endpoints.delete(addr).map(drop),
+            Op::WriteSlots { .. } | Op::ClearSlots { .. } => self.write_slots(std::slice::from_ref(op)),
+            Op::SetFrontend { key, value } => self.frontends.update(key, value, Update::Any),
+            Op::DeleteFrontend { key } => self.frontends.delete(key).map(drop),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Slots,
+    SetFrontends,
+    DeleteFrontends,
+    Single,
+}
+
+fn kind(op: &Op) -> Kind {
+    match op {
+        Op::WriteSlots { .. } | Op::ClearSlots { .. } => Kind::Slots,
+        Op::SetFrontend { .. } => Kind::SetFrontends,
+        Op::DeleteFrontend { .. } => Kind::DeleteFrontends,
+        _ => Kind::Single,
+    }
+}
+
+fn update<K: Pod + PartialEq, V: Pod>(
+    map: &Map<K, V>,
+    ops: &[Op],
+    pair: impl Fn(&Op) -> Option<(K, V)>,
+) -> Result<(), Error> {
+    let (keys, values): (Vec<K>, Vec<V>) = ops.iter().filter_map(pair).unzip();
+    map.update_batch(&keys, &values)
+}
+
+fn delete<K: Pod + PartialEq, V: Pod>(
+    map: &Map<K, V>,
+    ops: &[Op],
+    key: impl Fn(&Op) -> Option<K>,
+) -> Result<(), Error> {
+    let keys: Vec<K> = ops.iter().filter_map(key).collect();
+    map.delete_batch(&keys).map(drop)
+}

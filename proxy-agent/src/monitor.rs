@@ -1,0 +1,52 @@
+use std::future::Future;
+
+use futures::StreamExt;
+use netlink_packet_route::{RouteNetlinkMessage, address::AddressScope};
+use rtnetlink::{MulticastGroup, new_multicast_connection, packet_core::NetlinkPayload};
+use tokio::sync::mpsc;
+
+#[derive(Debug, thiserror::Error)]
+#[error("listen for changes of devices and addresses")]
+pub struct MonitorError(#[source] std::io::Error);
+
+/// Says when devices or addresses changed in a way that may concern us. The socket is open when this returns; a burst of
+/// changes is one message.
+pub(crate) fn monitor(to: mpsc::Sender<()>) -> Result<impl Future<Output = ()>, MonitorError> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let (connection, _, mut messages) = new_multicast_connection(&groups).map_err(MonitorError)?;
+    Ok(async move {
+        let connection = tokio::spawn(connection);
+        while let Some((message, _)) = messages.next().await {
+            let concerns_us = match message.payload {
+                NetlinkPayload::InnerMessage(inner) => concerns_us(&inner),
+                // The socket's buffer ran over: we don't know what we missed.
+                NetlinkPayload::Overrun(_) => true,
+                _ => false,
+            };
+            if concerns_us {
+                // Full: one message waits already and says the same.
+                to.try_send(()).ok();
+            }
+        }
+        connection.abort();
+    })
+}
+
+/// Pods' devices come and go all the time, and each gets a link-local address by itself: these are none of ours.
+fn concerns_us(message: &RouteNetlinkMessage) -> bool {
+    use netlink_packet_route::link::LinkAttribute;
+    match message {
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            !link.attributes.iter().any(|a| matches!(a, LinkAttribute::IfName(name) if is_pod_device(name)))
+        }
+        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+            address.header.scope == AddressScope::Universe
+        }
+        _ => false,
+    }
+}
+
+/// `sk` and a hash: what the CNI plugin calls the host's side of a pod's pair. (The overlay is `skerry0`.)
+fn is_pod_device(name: &str) -> bool {
+    name.starts_with("sk") && name != crate::network::OVERLAY
+}

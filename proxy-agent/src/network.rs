@@ -1,0 +1,382 @@
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use futures::TryStreamExt;
+use ipnetwork::IpNetwork;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressMessage, AddressScope},
+    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
+};
+use proxy_abi::OVERLAY_DEV_MAC;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder};
+
+/// Name of the VXLAN device.
+pub(crate) const OVERLAY: &str = "skerry0";
+/// Marks our routes (`ip route show proto 115`), so that only they are ever removed.
+const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(115);
+/// IPv4, UDP, VXLAN and inner Ethernet headers; IPv6 takes 20 more.
+const OVERHEAD_V4: u32 = 50;
+const OVERHEAD_V6: u32 = 70;
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("open a netlink socket")]
+    Socket(#[source] std::io::Error),
+    #[error("{operation}")]
+    Netlink { operation: String, source: rtnetlink::Error },
+    #[error("no device is called {0}: set --uplink to the device towards the other nodes")]
+    NoDevice(String),
+    #[error("no device holds the node's address {0}: set --node-ip to one of this machine's addresses")]
+    NoSuchAddress(IpAddr),
+    #[error("no default route: set --uplink or --node-ip to say how this node reaches the others")]
+    NoDefaultRoute,
+    #[error("device {0} has no address: give it one, or set --node-ip")]
+    NoAddress(String),
+    #[error(
+        "UDP port {port} is taken by the VXLAN device {device} (another network plugin's?): remove it \
+         (`ip link del {device}`) or set --vxlan-port"
+    )]
+    PortTaken { port: u16, device: String },
+    #[error("a device called {OVERLAY} is there and is not ours: remove it (`ip link del {OVERLAY}`)")]
+    ForeignDevice,
+}
+
+fn failed(operation: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
+    let operation = operation.into();
+    move |source| NetworkError::Netlink { operation, source }
+}
+
+/// The device towards the other nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Uplink {
+    pub name: String,
+    pub index: u32,
+    pub mtu: u32,
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Uplink {
+    /// What fits through the tunnel, inner IP header included. The outer header is IPv4 where the node has it.
+    pub fn pod_mtu(&self) -> u32 {
+        self.mtu.saturating_sub(if self.v4.is_some() { OVERHEAD_V4 } else { OVERHEAD_V6 })
+    }
+}
+
+/// Devices, addresses and routes of the network namespace we run in.
+#[derive(Clone)]
+pub(crate) struct Network {
+    handle: Handle,
+}
+
+impl Network {
+    /// Must be called within a tokio runtime.
+    pub fn open() -> Result<Network, NetworkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Socket)?;
+        tokio::spawn(connection);
+        Ok(Network { handle })
+    }
+
+    pub async fn find_uplink(
+        &self,
+        name: Option<&str>,
+        node_ip: Option<IpAddr>,
+    ) -> Result<Uplink, NetworkError> {
+        let addresses = self.addresses().await?;
+        let index = match (name, node_ip) {
+            (Some(name), _) => self.link_by_name(name).await?.header.index,
+            (None, Some(ip)) => {
+                addresses.iter().find(|a| a.ip == ip).ok_or(NetworkError::NoSuchAddress(ip))?.index
+            }
+            (None, None) => self.default_route_device().await?.ok_or(NetworkError::NoDefaultRoute)?,
+        };
+        let link = self.links().await?.into_iter().find(|link| link.header.index == index);
+        let link = link.ok_or_else(|| NetworkError::NoDevice(format!("#{index}")))?;
+        let name = name_of(&link).unwrap_or_default();
+        let here = || addresses.iter().filter(|a| a.index == index && a.is_global).map(|a| a.ip);
+        // The given address first: a device may have several of one family.
+        let candidates: Vec<IpAddr> = node_ip.into_iter().chain(here()).collect();
+        let v4 = candidates.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None });
+        let v6 = candidates.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None });
+        if v4.is_none() && v6.is_none() {
+            return Err(NetworkError::NoAddress(name));
+        }
+        let mtu = link
+            .attributes
+            .iter()
+            .find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None });
+        Ok(Uplink { name, index, mtu: mtu.unwrap_or(1500), v4, v6 })
+    }
+
+    /// All addresses of this node on which it may be reached: not loopback, not link-local, not our own devices'.
+    pub async fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, NetworkError> {
+        let ours: Vec<u32> = self
+            .links()
+            .await?
+            .iter()
+            .filter(|link| name_of(link).is_some_and(|name| name == OVERLAY))
+            .map(|link| link.header.index)
+            .collect();
+        let addresses = self.addresses().await?;
+        Ok(addresses.into_iter().filter(|a| a.is_global && !ours.contains(&a.index)).map(|a| a.ip).collect())
+    }
+
+    /// Makes the VXLAN device, or takes up the one that is there, and returns its index. It learns nothing and has no
+    /// fixed peer: the programs give each packet its outer destination (collect metadata).
+    pub async fn ensure_overlay(&self, port: u16, mtu: u32) -> Result<u32, NetworkError> {
+        let mut ours = None;
+        for link in self.links().await? {
+            let name = name_of(&link).unwrap_or_default();
+            let vxlan = vxlan_of(&link);
+            if name == OVERLAY {
+                ours = Some((link.header.index, vxlan == Some((port, true)), vxlan.is_some()));
+            } else if vxlan.is_some_and(|(other, _)| other == port) {
+                return Err(NetworkError::PortTaken { port, device: name });
+            }
+        }
+        match ours {
+            Some((_, _, false)) => return Err(NetworkError::ForeignDevice),
+            Some((index, false, true)) => {
+                let delete = format!("remove {OVERLAY}, which has another port");
+                self.handle.link().del(index).execute().await.map_err(failed(delete))?;
+                self.add_overlay(port, mtu).await?;
+            }
+            Some((_, true, true)) => {}
+            None => self.add_overlay(port, mtu).await?,
+        }
+        let link = self.link_by_name(OVERLAY).await?;
+        let index = link.header.index;
+        // Setting what is set already would make the kernel tell everyone of a change.
+        if !is_overlay_whole(&link, mtu) {
+            let set =
+                LinkUnspec::new_with_index(index).address(OVERLAY_DEV_MAC.to_vec()).mtu(mtu).arp(false).up();
+            self.handle
+                .link()
+                .set(set.build())
+                .execute()
+                .await
+                .map_err(failed(format!("set up {OVERLAY}")))?;
+        }
+        Ok(index)
+    }
+
+    async fn add_overlay(&self, port: u16, mtu: u32) -> Result<(), NetworkError> {
+        let message = overlay_message(port, mtu);
+        match self.handle.link().add(message).execute().await {
+            // The device of another that is not a VXLAN one in our eyes, or in the kernel's books still.
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -17 => {
+                Err(NetworkError::PortTaken { port, device: "?".to_owned() })
+            }
+            other => other.map_err(failed(format!("add VXLAN device {OVERLAY}"))),
+        }
+    }
+
+    /// Gives the overlay exactly these addresses, each alone in its prefix.
+    pub async fn set_overlay_addresses(
+        &self,
+        index: u32,
+        wanted: &BTreeSet<IpAddr>,
+    ) -> Result<(), NetworkError> {
+        let addresses = self.addresses().await?;
+        let here: Vec<&Address> = addresses.iter().filter(|a| a.index == index).collect();
+        for ip in wanted.iter().filter(|ip| !here.iter().any(|a| a.ip == **ip)) {
+            let bits = if ip.is_ipv4() { 32 } else { 128 };
+            let add = format!("add address {ip} to {OVERLAY}");
+            self.handle.address().add(index, *ip, bits).execute().await.map_err(failed(add))?;
+        }
+        for address in here.into_iter().filter(|a| a.is_global && !wanted.contains(&a.ip)) {
+            let delete = format!("remove address {} from {OVERLAY}", address.ip);
+            self.handle.address().del(address.message.clone()).execute().await.map_err(failed(delete))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the routes through the overlay exactly these; of others' routes none is touched.
+    pub async fn set_overlay_routes(
+        &self,
+        index: u32,
+        wanted: &BTreeSet<IpNetwork>,
+        routers: &BTreeSet<IpAddr>,
+    ) -> Result<(), NetworkError> {
+        let source = |cidr: &IpNetwork| routers.iter().find(|ip| ip.is_ipv4() == cidr.is_ipv4()).copied();
+        let mut there = BTreeSet::new();
+        for route in self.routes().await? {
+            if route.header.protocol != ROUTE_PROTOCOL || device_of(&route) != Some(index) {
+                continue;
+            }
+            let Some(cidr) = destination_of(&route) else { continue };
+            if wanted.contains(&cidr) && source_of(&route) == source(&cidr) {
+                there.insert(cidr);
+            } else {
+                let delete = format!("remove the route to {cidr}");
+                self.handle.route().del(route).execute().await.map_err(failed(delete))?;
+            }
+        }
+        for cidr in wanted.difference(&there) {
+            let mut route = RouteMessageBuilder::<IpAddr>::new();
+            route = route.output_interface(index).protocol(ROUTE_PROTOCOL);
+            let add = format!("add a route to {cidr} through {OVERLAY}");
+            let invalid =
+                |_| NetworkError::Netlink { operation: add.clone(), source: rtnetlink::Error::RequestFailed };
+            route = route.destination_prefix(cidr.network(), cidr.prefix()).map_err(invalid)?;
+            if let Some(source) = source(cidr) {
+                route = route.pref_source(source).map_err(invalid)?;
+            }
+            self.handle.route().add(route.build()).replace().execute().await.map_err(failed(add))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the overlay with its routes and addresses. `false`: there was none.
+    pub async fn remove_overlay(&self) -> Result<bool, NetworkError> {
+        let found = self.links().await?.into_iter().find(|link| name_of(link).as_deref() == Some(OVERLAY));
+        let Some(link) = found.filter(|link| vxlan_of(link).is_some()) else { return Ok(false) };
+        let delete = format!("remove {OVERLAY}");
+        self.handle.link().del(link.header.index).execute().await.map_err(failed(delete))?;
+        Ok(true)
+    }
+
+    async fn links(&self) -> Result<Vec<LinkMessage>, NetworkError> {
+        self.handle.link().get().execute().try_collect().await.map_err(failed("list devices"))
+    }
+
+    async fn link_by_name(&self, name: &str) -> Result<LinkMessage, NetworkError> {
+        let links = self.links().await?;
+        let named = links.into_iter().find(|link| name_of(link).as_deref() == Some(name));
+        named.ok_or_else(|| NetworkError::NoDevice(name.to_owned()))
+    }
+
+    async fn addresses(&self) -> Result<Vec<Address>, NetworkError> {
+        let all: Vec<AddressMessage> =
+            self.handle.address().get().execute().try_collect().await.map_err(failed("list addresses"))?;
+        Ok(all.into_iter().filter_map(Address::new).collect())
+    }
+
+    async fn routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut ask = RouteMessage::default();
+            ask.header.address_family = family;
+            let found: Vec<_> =
+                self.handle.route().get(ask).execute().try_collect().await.map_err(failed("list routes"))?;
+            routes.extend(found);
+        }
+        Ok(routes)
+    }
+
+    /// The device of the default route with the lowest metric, IPv4 first.
+    async fn default_route_device(&self) -> Result<Option<u32>, NetworkError> {
+        let metric = |route: &RouteMessage| {
+            route
+                .attributes
+                .iter()
+                .find_map(|a| if let RouteAttribute::Priority(p) = a { Some(*p) } else { None })
+        };
+        let routes = self.routes().await?;
+        let defaults = routes.iter().filter(|route| {
+            route.header.destination_prefix_length == 0
+                && route.header.table == 254
+                && device_of(route).is_some()
+        });
+        let best =
+            defaults.min_by_key(|route| (route.header.address_family != AddressFamily::Inet, metric(route)));
+        Ok(best.and_then(device_of))
+    }
+}
+
+struct Address {
+    index: u32,
+    ip: IpAddr,
+    is_global: bool,
+    message: AddressMessage,
+}
+
+impl Address {
+    fn new(message: AddressMessage) -> Option<Address> {
+        // On point-to-point devices `Address` is the other end's.
+        let local = message
+            .attributes
+            .iter()
+            .find_map(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
+        let any = || {
+            message
+                .attributes
+                .iter()
+                .find_map(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None })
+        };
+        let ip = local.or_else(any)?;
+        Some(Address {
+            index: message.header.index,
+            ip,
+            is_global: message.header.scope == AddressScope::Universe && !ip.is_loopback(),
+            message,
+        })
+    }
+}
+
+fn overlay_message(port: u16, mtu: u32) -> LinkMessage {
+    LinkMessageBuilder::<LinkVxlan>::new(OVERLAY)
+        .collect_metadata(true)
+        .port(port)
+        .learning(false)
+        .address(OVERLAY_DEV_MAC.to_vec())
+        .mtu(mtu)
+        .build()
+}
+
+fn is_overlay_whole(link: &LinkMessage, mtu: u32) -> bool {
+    let has = |wanted: &LinkAttribute| link.attributes.contains(wanted);
+    has(&LinkAttribute::Address(OVERLAY_DEV_MAC.to_vec()))
+        && has(&LinkAttribute::Mtu(mtu))
+        && link.header.flags.contains(LinkFlags::Up | LinkFlags::Noarp)
+}
+
+fn name_of(link: &LinkMessage) -> Option<String> {
+    link.attributes
+        .iter()
+        .find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.clone()) } else { None })
+}
+
+/// UDP port of a VXLAN device, and whether it takes its tunnel from each packet's metadata.
+fn vxlan_of(link: &LinkMessage) -> Option<(u16, bool)> {
+    let infos = link
+        .attributes
+        .iter()
+        .find_map(|a| if let LinkAttribute::LinkInfo(infos) = a { Some(infos) } else { None })?;
+    if !infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Vxlan))) {
+        return None;
+    }
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
+        _ => None,
+    })?;
+    let port =
+        data.iter().find_map(|info| if let InfoVxlan::Port(port) = info { Some(*port) } else { None })?;
+    let is_external = data.iter().any(|info| matches!(info, InfoVxlan::CollectMetadata(true)));
+    Some((port, is_external))
+}
+
+fn device_of(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None })
+}
+
+fn destination_of(route: &RouteMessage) -> Option<IpNetwork> {
+    let address = route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })?;
+    IpNetwork::new(address, route.header.destination_prefix_length).ok()
+}
+
+fn source_of(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })
+}

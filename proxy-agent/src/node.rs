@@ -1,0 +1,176 @@
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+
+use aya::maps::{MapData, RingBuf};
+use proxy_abi::{Addr, Config as Facts, endpoint_flag, map};
+use proxy_state::{NodeTables, router_address};
+use skerry_kernel::{Map, Update, cgroup2_mount, is_cgroup2, netns_cookie};
+
+use crate::{
+    attach::{AttachError, Attachments, Changes, Hooks},
+    config::Config,
+    conflist::{self, ConflistError},
+    facts::{Found, facts},
+    load::{LoadError, load},
+    network::{Network, NetworkError, OVERLAY, Uplink},
+    pins::Pins,
+    settings::{Settings, SettingsError},
+};
+
+/// This node's side of the proxy: device, routes, settings, programs and their attachments.
+pub(crate) struct Node {
+    config: Config,
+    network: Network,
+    settings: Settings,
+    attachments: Attachments,
+    facts: Map<u32, Facts>,
+    uplink: Uplink,
+    host_netns_cookie: u64,
+    warned_of: Vec<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Conflist(#[from] ConflistError),
+    #[error("write this node's facts to map CONFIG")]
+    Facts(#[source] skerry_kernel::Error),
+    #[error("read the network namespace's cookie (needs Linux 5.14)")]
+    Cookie(#[source] skerry_kernel::Error),
+    #[error("find the cgroup v2 hierarchy")]
+    FindCgroup(#[source] skerry_kernel::Error),
+    #[error(
+        "no cgroup v2 hierarchy is mounted: `mount -t cgroup2 none /sys/fs/cgroup/unified`, or set --cgroup-root"
+    )]
+    NoCgroup,
+    #[error("{0} is no folder of a cgroup v2 hierarchy: set --cgroup-root to one")]
+    NotCgroup(PathBuf),
+}
+
+impl Node {
+    /// Makes the device, takes up or makes the maps, loads the programs and puts them in the place of those that run. No
+    /// packet meets a moment without a program. Also returns the ring of drop records.
+    pub async fn start(config: Config) -> Result<(Node, RingBuf<MapData>), NodeError> {
+        let cgroup = cgroup_root(&config)?;
+        let mut settings = Settings::open(&config.run_dir)?;
+        let network = Network::open()?;
+        let uplink = network.find_uplink(config.uplink.as_deref(), config.node_ip).await?;
+        let overlay_index = network.ensure_overlay(config.vxlan_port, uplink.pod_mtu()).await?;
+        settings.prepare_forwarding(&uplink.name, OVERLAY, false)?;
+        let pins = Pins::new(&config.pin_root);
+        if let Some(mounted) = pins.prepare().map_err(LoadError::from)? {
+            settings.record_mount(&mounted)?;
+        }
+        let programs = load(&pins, &config.map_sizes)?;
+        let facts = Map::open(&pins.map(map::CONFIG)).map_err(NodeError::Facts)?;
+        let hooks = Hooks { uplink: uplink.name.clone(), overlay: OVERLAY.to_owned(), cgroup };
+        let attachments = Attachments::new(pins, programs.by_name, hooks)?;
+        let host_netns_cookie = netns_cookie().map_err(NodeError::Cookie)?;
+        let node = Node {
+            config,
+            network,
+            settings,
+            attachments,
+            facts,
+            uplink,
+            host_netns_cookie,
+            warned_of: Vec::new(),
+        };
+        node.write_facts(overlay_index, None)?;
+        let changes = node.attachments.ensure()?;
+        node.attachments.self_test()?;
+        tracing::info!(
+            uplink = node.uplink.name,
+            mtu = node.uplink.pod_mtu(),
+            ?changes,
+            "programs are in place"
+        );
+        Ok((node, programs.events))
+    }
+
+    /// Brings device, addresses, routes, facts, attachments and the network configuration to what the tables say; does
+    /// nothing where nothing is to do. `None`: the cluster's nodes are not known yet, what concerns them stays as it is.
+    pub async fn settle(&mut self, tables: Option<&NodeTables>) -> Result<Changes, NodeError> {
+        self.uplink = self.network.find_uplink(self.config.uplink.as_deref(), self.config.node_ip).await?;
+        let index = self.network.ensure_overlay(self.config.vxlan_port, self.uplink.pod_mtu()).await?;
+        self.attachments.set_uplink(&self.uplink.name);
+        let has_v6_pods = tables.is_some_and(|tables| tables.own.iter().any(|cidr| cidr.is_ipv6()));
+        self.settings.prepare_forwarding(&self.uplink.name, OVERLAY, has_v6_pods)?;
+        let routers: Option<BTreeSet<IpAddr>> =
+            tables.map(|tables| tables.own.iter().map(router_address).collect());
+        self.write_facts(index, routers.as_ref())?;
+        if let (Some(tables), Some(routers)) = (tables, &routers) {
+            self.network.set_overlay_addresses(index, routers).await?;
+            self.network.set_overlay_routes(index, &tables.remote, routers).await?;
+        }
+        let changes = self.attachments.ensure()?;
+        if let Some(tables) = tables.filter(|tables| !tables.own.is_empty()) {
+            self.announce(tables)?;
+        }
+        Ok(changes)
+    }
+
+    /// The addresses that this node answers on, for the `ENDPOINTS` map.
+    pub async fn own_addresses(&self, tables: Option<&NodeTables>) -> Result<Vec<(Addr, u16)>, NodeError> {
+        let own = self.network.node_addresses().await?.into_iter().map(|ip| (ip.into(), endpoint_flag::NODE));
+        let routers = tables.into_iter().flat_map(|tables| &tables.own).map(router_address);
+        Ok(own.chain(routers.map(|ip| (ip.into(), endpoint_flag::ROUTER))).collect())
+    }
+
+    pub fn self_test(&self) -> Result<(), NodeError> {
+        Ok(self.attachments.self_test()?)
+    }
+
+    /// The last step: from here on the runtime may start pods.
+    fn announce(&mut self, tables: &NodeTables) -> Result<(), NodeError> {
+        let Config { cni_conf_dir, cni_bin, cni_state_dir, pin_root, .. } = &self.config;
+        if let Some(binary) = cni_bin {
+            conflist::install(binary)?;
+        }
+        if conflist::write(cni_conf_dir, self.uplink.pod_mtu(), &tables.own, pin_root, cni_state_dir)? {
+            tracing::info!(dir = %cni_conf_dir.display(), ranges = ?tables.own, "network configuration written");
+        }
+        for foreign in conflist::foreign_before_ours(cni_conf_dir) {
+            if !self.warned_of.contains(&foreign) {
+                let path = foreign.display();
+                tracing::warn!(%path, "another network configuration comes before ours: remove it, or pods get its network");
+                self.warned_of.push(foreign);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_facts(&self, overlay_index: u32, routers: Option<&BTreeSet<IpAddr>>) -> Result<(), NodeError> {
+        let before = self.facts.lookup(&0).map_err(NodeError::Facts)?.unwrap_or_default();
+        let routers: Option<Vec<IpAddr>> = routers.map(|routers| routers.iter().copied().collect());
+        let found = Found {
+            uplink: Some(&self.uplink),
+            overlay_index,
+            host_netns_cookie: self.host_netns_cookie,
+            routers: routers.as_deref(),
+        };
+        let now = facts(&self.config, &found, &before);
+        match now == before {
+            true => Ok(()),
+            false => self.facts.update(&0, &now, Update::Any).map_err(NodeError::Facts),
+        }
+    }
+}
+
+fn cgroup_root(config: &Config) -> Result<PathBuf, NodeError> {
+    let root = match &config.cgroup_root {
+        Some(root) => root.clone(),
+        None => cgroup2_mount().map_err(NodeError::FindCgroup)?.ok_or(NodeError::NoCgroup)?,
+    };
+    match is_cgroup2(&root).map_err(NodeError::FindCgroup)? {
+        true => Ok(root),
+        false => Err(NodeError::NotCgroup(root)),
+    }
+}
