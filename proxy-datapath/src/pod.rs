@@ -44,9 +44,13 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch)
     if !matches!(parse(packet, &mut s.view), Ok(Shape::Ip)) {
         return Verdict::PASS;
     }
-    let from_node = tables.endpoint(&s.view.src).is_some_and(|own| own.flags & endpoint_flag::NODE != 0);
-    if !from_node && !matches!(s.view.kind, Kind::Error) {
+    let source = tables.endpoint(&s.view.src).map_or(0, |own| own.flags);
+    if source & (endpoint_flag::NODE | endpoint_flag::ROUTER) == 0 && !matches!(s.view.kind, Kind::Error) {
         return Verdict::PASS;
+    }
+    if source & endpoint_flag::ROUTER != 0 && matches!(s.view.kind, Kind::Ports) {
+        // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked at.
+        s.view.tuple.src = *config.node(s.view.v4);
     }
     if !flow::find(tables, s, config, tables.now_s()) {
         return Verdict::PASS;

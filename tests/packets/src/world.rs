@@ -98,7 +98,9 @@ impl Node {
         plug(wire, &netns, &format!("n{index}"), &format!("{address}/24"));
         netns.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
         netns.ip("link add skerry0 type vxlan external dstport 4789").unwrap();
-        netns.ip(&format!("link set skerry0 address {} mtu 1450 up", colons(&OVERLAY_DEV_MAC))).unwrap();
+        netns
+            .ip(&format!("link set skerry0 address {} mtu 1450 arp off up", colons(&OVERLAY_DEV_MAC)))
+            .unwrap();
         netns.ip(&format!("addr add {router}/32 dev skerry0")).unwrap();
         netns
             .ip(&format!("link add sk0 mtu 1450 type veth peer name eth0 mtu 1450 netns {}", pod.name()))

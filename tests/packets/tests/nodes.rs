@@ -82,3 +82,66 @@ fn a_pod_that_uses_anothers_address_is_dropped_and_counted() {
     let (said, _) = ask(&node.pod, "10.244.1.2:6000", "192.168.50.1:7000", "hello").unwrap();
     assert_eq!(said, "node0:10.244.1.2:6000:hello");
 }
+
+#[test]
+fn a_pod_reaches_itself_by_datagrams_through_its_own_service() {
+    let mut world = World::new();
+    let _server = Echo::start(&world.nodes[0].pod, "0.0.0.0:7000", "pod0");
+    let backend = (world.nodes[0].pod_address, 7000);
+    world.serve(1, proto::UDP, 53, None, &[backend]);
+    let (said, from) = ask(&world.nodes[0].pod, "0.0.0.0:6000", &format!("{VIP}:53"), "hello").unwrap();
+    assert!(said.starts_with("pod0:10.244.1.1:"), "{said}");
+    assert_eq!(from.to_string(), format!("{VIP}:53"));
+}
+
+#[test]
+fn a_stranger_on_the_wire_can_not_speak_into_the_tunnel() {
+    let mut world = World::new();
+    // 192.168.50.200 builds what node1 would send: VXLAN, VNI 1, from pod1 to pod0.
+    world.wire.ip("link add vx0 type vxlan id 1 remote 192.168.50.1 dstport 4789 dev br0 noudpcsum").unwrap();
+    world.wire.ip("link set vx0 up").unwrap();
+    world.wire.ip("addr add 10.244.2.2/32 dev vx0").unwrap();
+    world.wire.ip("route add 10.244.1.2/32 dev vx0 src 10.244.2.2").unwrap();
+    world.wire.ip("neigh add 10.244.1.2 lladdr 02:53:6b:65:00:01 dev vx0 nud permanent").unwrap();
+    let _server = Echo::start(&world.nodes[0].pod, "0.0.0.0:7000", "pod0");
+    assert!(ask(&world.wire, "10.244.2.2:6000", "10.244.1.2:7000", "hello").is_err());
+    // More than one: the stranger's device announces itself too.
+    assert!(world.nodes[0].object.counted(Reason::UnknownTunnelPeer).unwrap() > 0);
+}
+
+#[test]
+fn a_packet_from_a_pods_address_on_the_wire_is_dropped() {
+    let mut world = World::new();
+    world.wire.ip("addr add 10.244.2.9/32 dev br0").unwrap();
+    world.wire.ip("route add 10.244.1.2/32 via 192.168.50.1 dev br0 src 10.244.2.9").unwrap();
+    let _server = Echo::start(&world.nodes[0].pod, "0.0.0.0:7000", "pod0");
+    assert!(ask(&world.wire, "10.244.2.9:6000", "10.244.1.2:7000", "hello").is_err());
+    assert_eq!(world.nodes[0].object.counted(Reason::SourceSpoofed).unwrap(), 1);
+}
+
+#[test]
+fn a_host_network_backend_answers_pods_and_the_outside_as_the_service() {
+    let mut world = World::new();
+    let _zero = Echo::start(&world.nodes[0].netns, "0.0.0.0:7000", "node0");
+    let zero = (world.nodes[0].address, 7000);
+    world.serve(1, proto::UDP, 53, Some(NODE_PORT), &[zero]);
+    let vip = format!("{VIP}:53");
+    // Its own pod, a pod of the other node, the outside through its node and through the other one.
+    let (said, from) = ask(&world.nodes[0].pod, "0.0.0.0:6000", &vip, "a").unwrap();
+    assert_eq!((said.as_str(), from.to_string()), ("node0:10.244.1.2:6000:a", vip.clone()));
+    let (said, from) = ask(&world.nodes[1].pod, "0.0.0.0:6000", &vip, "b").unwrap();
+    assert!(said.starts_with("node0:192.168.50.2:") && from.to_string() == vip, "{said} from {from}");
+    for (node, source) in [(0, "node0:192.168.50.100:"), (1, "node0:192.168.50.2:")] {
+        let node_port = format!("{}:{NODE_PORT}", world.nodes[node].address);
+        let (said, from) = ask(&world.outside, "0.0.0.0:6000", &node_port, "c").unwrap();
+        assert!(said.starts_with(source) && from.to_string() == node_port, "{said} from {from}");
+    }
+}
+
+#[test]
+fn a_process_bound_to_its_nodes_address_reaches_a_remote_pod() {
+    let world = World::new();
+    let _server = Echo::start(&world.nodes[1].pod, "0.0.0.0:7000", "pod1");
+    let (said, _) = ask(&world.nodes[0].netns, "192.168.50.1:6000", "10.244.2.2:7000", "hello").unwrap();
+    assert!(said.starts_with("pod1:10.244.1.1:"), "{said}");
+}
