@@ -31,9 +31,7 @@ fn field_validation(call: &Call) -> Result<FieldValidation, ApiError> {
 
 /// Reads the request's body as `kind`.
 pub fn read(call: &Call, api_version: &str, kind: &str) -> Result<Checked, ApiError> {
-    let format = media::content(&call.headers)?;
-    let decoded = decode(api_version, kind, &call.body, format)
-        .map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let decoded = decoded(call, api_version, kind)?;
     strictly(call, api_version, kind, decoded)
 }
 
@@ -42,10 +40,17 @@ pub fn read_if_given(call: &Call, api_version: &str, kind: &str) -> Result<Optio
     if call.body.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
+    Ok(Some(decoded(call, api_version, kind)?.value))
+}
+
+fn decoded(call: &Call, api_version: &str, kind: &str) -> Result<Decoded, ApiError> {
+    let bad = |error: &dyn std::error::Error| ApiError::bad_request(error.to_string());
+    if media::media_type(&call.headers) == skerry_protobuf::MEDIA_TYPE {
+        let value = skerry_protobuf::decode(&call.body).map_err(|error| bad(&error))?;
+        return check(api_version, kind, value).map_err(|error| bad(&error));
+    }
     let format = media::content(&call.headers)?;
-    let decoded = decode(api_version, kind, &call.body, format)
-        .map_err(|error| ApiError::bad_request(error.to_string()))?;
-    Ok(Some(decoded.value))
+    decode(api_version, kind, &call.body, format).map_err(|error| bad(&error))
 }
 
 /// Checks a value that a patch made.

@@ -1,14 +1,13 @@
 //! Content negotiation: what the client sent, and what it wants back.
 //!
-//! JSON (and YAML bodies) today. Another encoding joins here: a variant of [`Encoding`] in [`accept`], a [`Format`]-like
-//! branch in [`content`], and its codec at the two places that match on them (`respond.rs`, `body.rs`).
+//! Answers are JSON; bodies may be YAML or protobuf (`body.rs`) as well.
 
 use http::{HeaderMap, header};
 use skerry_schema::Format;
 
 use crate::error::ApiError;
 
-const ACCEPTED: &str = "application/json, application/yaml";
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// What an object or list is turned into before it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
