@@ -214,7 +214,8 @@ impl Attachments {
     /// Pods' links get the new programs; pins whose device is gone (of pods, or of an uplink that was renamed) go too.
     fn pods_and_leftovers(&self, changes: &mut Changes) -> Result<(), AttachError> {
         for name in self.pins.link_names()? {
-            let Some((hook, device)) = name.split_once('-') else { continue };
+            let Some((hook, device)) = Pins::hook_and_device(&name) else { continue };
+            let device = device.as_str();
             if device == CGROUP {
                 continue;
             }

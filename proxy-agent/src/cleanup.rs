@@ -39,7 +39,9 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
     for name in pins.link_names().unwrap_or_default() {
         errors.extend(detach(&pins.links().join(&name), name).err());
     }
-    errors.extend(remove_tree(&config.pin_root).err());
+    for folder in pins.folders() {
+        errors.extend(remove_tree(&folder).err());
+    }
     match Network::open() {
         Ok(network) => errors.extend(network.remove_overlay().await.err().map(Into::into)),
         Err(error) => errors.push(error.into()),
@@ -49,8 +51,10 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
         Err(error) => errors.push(error.into()),
     }
     errors.extend(remove_file(&config.run_dir.join(LOCK)).err());
-    // Empty only if nobody else keeps something there; others' files stay.
-    std::fs::remove_dir(&config.run_dir).ok();
+    // Gone only if nobody else keeps something there; others' files stay.
+    for folder in [&config.pin_root, &config.run_dir] {
+        std::fs::remove_dir(folder).ok();
+    }
     errors
 }
 

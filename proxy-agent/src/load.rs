@@ -83,7 +83,7 @@ fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result
         _ => return Err(LoadError::Missing { kind: "tc or socket address program", name }),
     };
     let program = Program::from_fd(fd.map_err(|source| LoadError::Keep { name, source })?, name);
-    let (path, fresh) = (pins.program(name), pins.program(&format!("{name}.new")));
+    let (path, fresh) = (pins.program(name), pins.program(&format!("{name}-new")));
     pins.remove(&fresh)?;
     program.pin(&fresh).map_err(|source| LoadError::PinProgram { name, source })?;
     pins.replace(&fresh, &path)?;

@@ -43,9 +43,16 @@ impl Pins {
         self.root.join("progs").join(name)
     }
 
-    /// `hook` is the program's name; `device` is `cgroup` for the socket hooks.
+    /// `hook` is the program's name; `device` is `cgroup` for the socket hooks. The BPF file system allows no dots in
+    /// names (`eth0.100`), and devices' names have no colons.
     pub fn link(&self, hook: &str, device: &str) -> PathBuf {
-        self.links().join(format!("{hook}-{device}"))
+        self.links().join(format!("{hook}-{}", device.replace('.', ":")))
+    }
+
+    /// Hook and device of a pin's name: the reverse of [`Pins::link`].
+    pub fn hook_and_device(name: &str) -> Option<(&str, String)> {
+        let (hook, device) = name.split_once('-')?;
+        Some((hook, device.replace(':', ".")))
     }
 
     pub fn links(&self) -> PathBuf {
@@ -68,11 +75,14 @@ impl Pins {
             mount_bpffs(at).map_err(failed(at))?;
             mounted = Some(at.to_owned());
         }
-        for folder in ["maps", "progs", "links"] {
-            let path = self.root.join(folder);
+        for path in self.folders() {
             std::fs::create_dir_all(&path).map_err(|source| PinsError::Folder { path, source })?;
         }
         Ok(mounted)
+    }
+
+    pub fn folders(&self) -> [PathBuf; 3] {
+        ["maps", "progs", "links"].map(|name| self.root.join(name))
     }
 
     /// Names of the pinned links.

@@ -81,7 +81,7 @@ impl Settings {
     pub fn restore(mut self) -> Vec<SettingsError> {
         let mut errors = Vec::new();
         if let Some(path) = self.record.mount.take()
-            && std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none())
+            && !has_pins(&path)
         {
             errors.extend(
                 skerry_kernel::unmount(&path).map_err(|source| SettingsError::Unmount { path, source }).err(),
@@ -124,6 +124,12 @@ impl Settings {
             .map_err(|source| SettingsError::Parse { path: self.file.clone(), source })?;
         crate::files::write_atomically(&self.file, &bytes).map_err(failed)
     }
+}
+
+/// The kernel's own files there (`maps.debug`) are told by their dot, which pins can't have.
+fn has_pins(path: &Path) -> bool {
+    let names = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.into_iter().any(|name| !name.to_string_lossy().contains('.'))
 }
 
 pub(crate) fn read(name: &str) -> Result<String, SettingsError> {

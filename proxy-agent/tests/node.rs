@@ -1,0 +1,181 @@
+//! What the agent does to its node, seen from outside.
+
+mod support;
+
+use proxy_abi::{
+    Addr, Config as Facts, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, endpoint_flag, map,
+};
+use skerry_kernel::{Link, Map};
+use support::{Agent, Api, TestNode, Underlay, eventually};
+
+fn frontends(node: &TestNode) -> Vec<(FrontendKey, Frontend)> {
+    Map::open(&node.pin("maps", map::FRONTENDS)).unwrap().entries().unwrap()
+}
+
+fn ready(node: &TestNode, api: &Api) -> Agent {
+    support::log();
+    api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
+    api.listen_in(&node.netns, &node.kubeconfig());
+    let mut agent = Agent::start(node, node.config());
+    agent.wait_ready();
+    agent
+}
+
+#[test]
+fn a_service_reaches_the_maps_and_the_node_is_wired() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("alone", 1);
+    api.node("other", "172.31.0.2", "10.244.2.0/24");
+    api.service("web", "10.96.0.10", "TCP", 80, 30080);
+    api.endpoints("web", "TCP", 8080, &[("10.244.1.5", "alone"), ("10.244.2.5", "other")]);
+    let mut agent = ready(&node, &api);
+
+    let there = frontends(&node);
+    assert_eq!(there.len(), 3, "ClusterIP, its mark, NodePort: {there:?}");
+    assert!(there.iter().filter(|(key, _)| key.port.get() != 0).all(|(_, frontend)| frontend.count == 2));
+    let facts = Map::<u32, Facts>::open(&node.pin("maps", map::CONFIG)).unwrap().lookup(&0).unwrap().unwrap();
+    assert_eq!(facts.abi_version, proxy_abi::ABI_VERSION);
+    assert_eq!((facts.node_v4.to_ip(), facts.router_v4.to_ip()), (node.ip().into(), node.router().into()));
+    assert_eq!(facts.pod_mtu, 1450);
+    let endpoints = Map::<Addr, Endpoint>::open(&node.pin("maps", map::ENDPOINTS)).unwrap();
+    let flags = |ip: std::net::Ipv4Addr| endpoints.lookup(&ip.into()).unwrap().map(|endpoint| endpoint.flags);
+    assert_eq!(flags(node.ip()), Some(endpoint_flag::NODE));
+    assert_eq!(flags(node.router()), Some(endpoint_flag::ROUTER));
+    let cidrs =
+        Map::<PodCidrKey, PodCidr>::open(&node.pin("maps", map::POD_CIDRS)).unwrap().entries().unwrap();
+    assert_eq!(cidrs.len(), 2);
+
+    let link = node.netns.ip("-d link show skerry0").unwrap();
+    for part in ["mtu 1450", "NOARP", "UP", "external", "dstport 4789", "02:53:6b:65:00:01"] {
+        assert!(link.contains(part), "{part} in {link}");
+    }
+    assert!(node.netns.ip("addr show skerry0").unwrap().contains("10.244.1.1/32"));
+    let routes = node.netns.ip("route").unwrap();
+    assert!(routes.contains("10.244.2.0/24 dev skerry0") && routes.contains("src 10.244.1.1"), "{routes}");
+    assert_eq!(node.netns.sh("cat /proc/sys/net/ipv4/ip_forward").unwrap().trim(), "1");
+    let conflist = std::fs::read_to_string(node.path("net.d").join("10-skerry.conflist")).unwrap();
+    assert!(conflist.contains("10.244.1.0/24") && conflist.contains("1450"), "{conflist}");
+
+    // Changes follow.
+    api.endpoints("web", "TCP", 8080, &[("10.244.2.5", "other")]);
+    eventually("one backend", || {
+        frontends(&node).iter().any(|(_, frontend)| frontend.count == 1).then_some(())
+    });
+    api.delete("services", "default/web");
+    eventually("no frontend", || frontends(&node).is_empty().then_some(()));
+    api.delete("nodes", "other");
+    eventually("no route", || (!node.netns.ip("route").unwrap().contains("10.244.2.0")).then_some(()));
+    agent.wait("told", |progress| progress.services == 0);
+    agent.stop().unwrap();
+}
+
+#[test]
+fn what_was_forgotten_while_the_server_was_away_is_found_after_a_new_list() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("away", 1);
+    api.service("old", "10.96.0.10", "TCP", 80, 30080);
+    let _agent = ready(&node, &api);
+    api.set_away(true);
+    api.delete("services", "default/old");
+    api.service("new", "10.96.0.11", "TCP", 80, 30081);
+    assert_eq!(frontends(&node).len(), 3, "the last state stays in force");
+    api.compact();
+    api.set_away(false);
+    eventually("the new service alone", || {
+        let there = frontends(&node);
+        let ports: Vec<u16> =
+            there.iter().filter(|(key, _)| key.kind == 1).map(|(key, _)| key.port.get()).collect();
+        (ports == [30081]).then_some(())
+    });
+}
+
+#[test]
+fn programs_and_maps_that_a_third_party_took_away_come_back() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("thief", 1);
+    api.service("web", "10.96.0.10", "TCP", 80, 30080);
+    api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
+    api.listen_in(&node.netns, &node.kubeconfig());
+    let config = proxy_agent::Config {
+        verify_interval: std::time::Duration::from_millis(50),
+        resync_interval: std::time::Duration::from_millis(50),
+        ..node.config()
+    };
+    let mut agent = Agent::start(&node, config);
+    agent.wait_ready();
+    for pin in ["from_uplink-eth0", "to_overlay-skerry0", "sock_connect4-cgroup"] {
+        let path = node.pin("links", pin);
+        let id = || Link::open(&path).ok()?.info().ok();
+        let before = id().unwrap();
+        Link::open(&path).unwrap().detach().unwrap();
+        eventually(pin, || id().filter(|now| now.id != before.id && now.target == before.target));
+    }
+    let map = Map::<FrontendKey, Frontend>::open(&node.pin("maps", map::FRONTENDS)).unwrap();
+    let before = frontends(&node);
+    map.delete(&before[0].0).unwrap();
+    eventually("the frontend", || (frontends(&node).len() == before.len()).then_some(()));
+    node.netns.ip("link del skerry0").unwrap();
+    eventually("the device with its programs", || {
+        let link = Link::open(&node.pin("links", "from_overlay-skerry0")).ok()?.info().ok()?;
+        let index = node.netns.run(|| skerry_kernel::ifindex("skerry0").ok()).unwrap()?;
+        matches!(link.target, skerry_kernel::LinkTarget::Tcx { ifindex, .. } if ifindex == index)
+            .then_some(())
+    });
+    eventually("its address", || {
+        node.netns.ip("addr show skerry0").ok()?.contains("10.244.1.1").then_some(())
+    });
+}
+
+#[test]
+fn cleanup_leaves_the_node_as_it_was() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("clean", 1);
+    let look = || {
+        let sysctls =
+            "for f in ip_forward conf/all/rp_filter conf/eth0/rp_filter; do cat /proc/sys/net/ipv4/$f; done";
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = mounts.lines().filter(|line| line.contains(node.path("bpf").to_str().unwrap())).count();
+        (
+            node.netns.ip("addr").unwrap(),
+            node.netns.ip("route").unwrap(),
+            node.netns.sh(sysctls).unwrap(),
+            mounts,
+        )
+    };
+    let before = look();
+    let agent = ready(&node, &api);
+    let during = look();
+    assert!(during.0.contains("skerry0") && during.3 == 1);
+    agent.stop().unwrap();
+    assert!(look().0.contains("skerry0"), "a stop takes nothing away");
+    for _ in 0..2 {
+        let errors = node
+            .netns
+            .run(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(proxy_agent::cleanup(&node.config()))
+            })
+            .unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+    let after = look();
+    assert_eq!(after.1, before.1);
+    assert_eq!((after.2, after.3), (before.2, before.3));
+    assert!(!after.0.contains("skerry0"));
+    assert!(!node.path("run").exists());
+    assert_eq!(std::fs::read_dir(node.path("net.d")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_foreign_vxlan_device_and_a_second_agent_are_refused_by_name() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("foreign", 1);
+    node.netns.ip("link add flannel.1 type vxlan id 1 dev eth0 dstport 4789").unwrap();
+    api.listen_in(&node.netns, &node.kubeconfig());
+    let error = Agent::start(&node, node.config()).result().unwrap_err().to_string();
+    assert!(error.contains("4789") && error.contains("flannel.1"), "{error}");
+    node.netns.ip("link del flannel.1").unwrap();
+    let _first = ready(&node, &api);
+    let error = Agent::start(&node, node.config()).result().unwrap_err().to_string();
+    assert!(error.contains("another proxy runs") && error.contains("proxy.lock"), "{error}");
+}
