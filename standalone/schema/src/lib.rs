@@ -18,6 +18,7 @@ mod kinds;
 mod openapi;
 mod patch;
 mod quantity;
+mod rules;
 mod selectable;
 mod shape;
 mod strategy;

@@ -1,24 +1,95 @@
 //! What happens to an object between the request and the store.
 
-use serde_json::Value;
+pub mod metadata;
+mod qos;
+mod status;
 
-use crate::{FieldError, Kind};
+use serde_json::{Map, Value, json};
+
+pub use qos::qos_class;
+
+use crate::{
+    FieldError, Kind,
+    rules::{self, Errors},
+    shape::Shape,
+    time,
+};
+
+/// Kinds whose `metadata.generation` counts the changes of what users want.
+const WITH_GENERATION: &[&str] = &[
+    "CronJob",
+    "CustomResourceDefinition",
+    "CSIDriver",
+    "DaemonSet",
+    "Deployment",
+    "DeviceClass",
+    "EndpointSlice",
+    "FlowSchema",
+    "Ingress",
+    "IngressClass",
+    "Job",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+    "MutatingWebhookConfiguration",
+    "NetworkPolicy",
+    "Pod",
+    "PodDisruptionBudget",
+    "PriorityClass",
+    "PriorityLevelConfiguration",
+    "ReplicaSet",
+    "ReplicationController",
+    "ResourceSlice",
+    "StatefulSet",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "ValidatingWebhookConfiguration",
+];
 
 /// Makes a decoded object ready to be stored: sets defaults (also those of built-in admission: service account name,
 /// tolerations), clears what a create may not set (status), sets `metadata.generation`, validates.
 ///
 /// The caller has set `metadata.name` (from `generateName` too), `namespace`, `uid`, `creationTimestamp` before; it
 /// allocates ClusterIPs and node ports after.
+///
+/// # Errors
+/// Every fault found; the object is then of no use.
 pub fn prepare_create(kind: &Kind, object: &mut Value, now: jiff::Timestamp) -> Result<(), Vec<FieldError>> {
-    let _ = (kind, object, now);
-    Ok(())
+    let mut errors = Errors::default();
+    let Some(map) = object.as_object_mut() else { return Ok(()) };
+    let meta = map.entry("metadata").or_insert_with(|| json!({}));
+    if let Some(meta) = meta.as_object_mut() {
+        meta.entry("creationTimestamp").or_insert_with(|| json!(time::seconds(now)));
+        for name in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+            meta.shift_remove(name);
+        }
+        if WITH_GENERATION.contains(&kind.kind) {
+            meta.insert("generation".into(), json!(1));
+        }
+    }
+    match kind.kind {
+        "Job" => rules::job_selector(object),
+        "Pod" => rules::admit_pod(object),
+        "Namespace" => namespace(object),
+        "PersistentVolumeClaim" => add_finalizer(object, "kubernetes.io/pvc-protection"),
+        "PersistentVolume" => add_finalizer(object, "kubernetes.io/pv-protection"),
+        _ => {}
+    }
+    set_defaults(kind, object);
+    status::at_create(kind, object);
+    metadata::validate(kind, object, &mut errors);
+    validate(kind, object, None, &mut errors);
+    errors.into_result()
 }
 
 /// Makes `new` ready to take `old`'s place: keeps what an update of this `subresource` (`None`: the object itself) may
 /// not change (uid, creationTimestamp, deletion fields, generation; status or all but status), sets defaults, raises
 /// the generation where the spec changed, checks immutable fields, validates.
 ///
-/// Does not look at `resourceVersion`: the caller compares it before.
+/// Subresources: `status`, `finalize` (namespaces), `resize` and `ephemeralcontainers` (pods), `approval` (CSRs),
+/// `scale` (the caller wrote `spec.replicas`). Does not look at `resourceVersion`: the caller compares it before.
+///
+/// # Errors
+/// Every fault found; `new` is then of no use.
 pub fn prepare_update(
     kind: &Kind,
     old: &Value,
@@ -26,12 +97,83 @@ pub fn prepare_update(
     subresource: Option<&str>,
     now: jiff::Timestamp,
 ) -> Result<(), Vec<FieldError>> {
-    let _ = (kind, old, new, subresource, now);
-    Ok(())
+    let _ = now;
+    let mut errors = Errors::default();
+    let Some(map) = new.as_object_mut() else { return Ok(()) };
+    map.entry("metadata").or_insert_with(|| json!({}));
+    metadata::carry_over(old, new, &mut errors);
+    let resized = status::keep_what_is_not_meant(kind, old, new, subresource);
+    if kind.kind == "Service" && subresource.is_none() {
+        rules::keep_allocated(old, new);
+    }
+    set_defaults(kind, new);
+    if wanted_changed(old, new) && WITH_GENERATION.contains(&kind.kind) {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
+        new["metadata"]["generation"] = json!(generation);
+    }
+    metadata::validate(kind, new, &mut errors);
+    if subresource != Some("status") {
+        validate(kind, new, Some(old), &mut errors);
+    }
+    if kind.kind == "Pod" && subresource.is_none() {
+        rules::pod_update(old, new, &mut errors);
+    }
+    if kind.kind == "Pod" && resized {
+        let class = qos_class(new);
+        if class != qos_class(old) {
+            let at = "spec.containers";
+            errors.push(FieldError::invalid(at, &json!(class), "Pod QOS Class may not change as a result of resizing"));
+        }
+    }
+    errors.into_result()
 }
 
-/// The quality-of-service class of a pod: `Guaranteed`, `Burstable` or `BestEffort`.
-pub fn qos_class(pod: &Value) -> &'static str {
-    let _ = pod;
-    "BestEffort"
+fn set_defaults(kind: &Kind, object: &mut Value) {
+    let shape = Shape::of(kind.group, kind.version, kind.kind);
+    if let (Some(shape), Some(map)) = (shape, object.as_object_mut()) {
+        rules::defaults(shape, map);
+    }
 }
+
+fn validate(kind: &Kind, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+    let shape = Shape::of(kind.group, kind.version, kind.kind);
+    if let (Some(shape), Some(map)) = (shape, object.as_object()) {
+        rules::validate(shape, map, old.and_then(Value::as_object), "", errors);
+    }
+}
+
+/// Whether anything but metadata and status differs.
+fn wanted_changed(old: &Value, new: &Value) -> bool {
+    let wanted = |value: &Value| -> Map<String, Value> {
+        let fields = value.as_object().into_iter().flatten();
+        fields
+            .filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    };
+    wanted(old) != wanted(new)
+}
+
+fn namespace(object: &mut Value) {
+    let name = object["metadata"]["name"].clone();
+    object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
+    let finalizers = &mut object["spec"]["finalizers"];
+    if !finalizers.as_array().is_some_and(|list| list.iter().any(|name| name == "kubernetes")) {
+        match finalizers.as_array_mut() {
+            Some(list) => list.push(json!("kubernetes")),
+            None => *finalizers = json!(["kubernetes"]),
+        }
+    }
+}
+
+fn add_finalizer(object: &mut Value, name: &str) {
+    let finalizers = &mut object["metadata"]["finalizers"];
+    match finalizers.as_array_mut() {
+        Some(list) if list.iter().any(|have| have == name) => {}
+        Some(list) => list.push(json!(name)),
+        None => *finalizers = json!([name]),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Endpoint slices, ingresses, network policies.
+
+use serde_json::{Map, Value, json};
+
+use super::{Errors, index, join, syntax};
+use crate::FieldError;
+
+type Object = Map<String, Value>;
+
+const MAX_ENDPOINTS: usize = 1000;
+const MAX_PORTS: usize = 20_000;
+const MAX_ADDRESSES: usize = 100;
+
+pub fn endpoint_slice(map: &Object, errors: &mut Errors) {
+    let family = map.get("addressType").and_then(Value::as_str).unwrap_or_default();
+    let none = Vec::new();
+    let list = |name: &str| map.get(name).and_then(Value::as_array).unwrap_or(&none);
+    if list("endpoints").len() > MAX_ENDPOINTS {
+        errors.push(FieldError::too_many("endpoints", list("endpoints").len(), MAX_ENDPOINTS));
+        return;
+    }
+    for (at, endpoint) in list("endpoints").iter().enumerate() {
+        let path = join(&index("endpoints", at), "addresses");
+        let addresses = endpoint["addresses"].as_array().unwrap_or(&none);
+        if addresses.len() > MAX_ADDRESSES {
+            errors.push(FieldError::too_many(&path, addresses.len(), MAX_ADDRESSES));
+        }
+        for (at, address) in addresses.iter().enumerate().take(MAX_ADDRESSES) {
+            let Some(text) = address.as_str() else { continue };
+            let complaint = match family {
+                "IPv4" => text.parse::<std::net::Ipv4Addr>().err().map(|_| "must be a valid IPv4 address".to_owned()),
+                "IPv6" => text.parse::<std::net::Ipv6Addr>().err().map(|_| "must be a valid IPv6 address".to_owned()),
+                _ => syntax::subdomain(text),
+            };
+            if let Some(complaint) = complaint {
+                errors.push(FieldError::invalid(index(&path, at), address, &complaint));
+            }
+        }
+    }
+    let ports = list("ports");
+    if ports.len() > MAX_PORTS {
+        errors.push(FieldError::too_many("ports", ports.len(), MAX_PORTS));
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for (at, port) in ports.iter().enumerate() {
+        let name = port["name"].as_str().unwrap_or_default();
+        if !names.insert(name) {
+            errors.push(FieldError::duplicate(join(&index("ports", at), "name"), &json!(name)));
+        } else if !name.is_empty()
+            && let Some(complaint) = syntax::label(name)
+        {
+            errors.push(FieldError::invalid(join(&index("ports", at), "name"), &json!(name), &complaint));
+        }
+    }
+}
+
+pub fn ingress(map: &Object, path: &str, errors: &mut Errors) {
+    let no_rules = map.get("rules").and_then(Value::as_array).is_none_or(Vec::is_empty);
+    if no_rules && !map.contains_key("defaultBackend") {
+        let detail = "either `defaultBackend` or `rules` must be specified";
+        errors.push(FieldError::invalid(path, &Value::Null, detail));
+    }
+    for (at, rule) in map.get("rules").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let Some(host) = rule["host"].as_str().filter(|host| !host.is_empty()) else { continue };
+        let at = join(&index(&join(path, "rules"), at), "host");
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            errors.push(FieldError::invalid(at, &json!(host), "must be a DNS name, not an IP address"));
+        } else if let Some(complaint) = syntax::subdomain(host.strip_prefix("*.").unwrap_or(host)) {
+            errors.push(FieldError::invalid(at, &json!(host), &complaint));
+        }
+    }
+}
+
+pub fn ingress_backend(map: &Object, path: &str, errors: &mut Errors) {
+    match (map.get("service"), map.get("resource")) {
+        (Some(_), Some(_)) => {
+            errors.push(FieldError::invalid(path, &json!(""), "cannot set both resource and service backends"));
+        }
+        (None, None) => errors.push(FieldError::required(path, "port name or number is required")),
+        (Some(service), None) => {
+            let port = &service["port"];
+            let named = port["name"].as_str().is_some_and(|name| !name.is_empty());
+            let numbered = port["number"].as_i64().is_some_and(|number| number != 0);
+            if named && numbered {
+                errors.push(FieldError::invalid(path, &json!(""), "cannot set both port name & port number"));
+            } else if !named && !numbered {
+                errors.push(FieldError::required(path, "port name or number is required"));
+            }
+        }
+        _ => {}
+    }
+}
+
+pub fn ingress_path(map: &Object, path: &str, errors: &mut Errors) {
+    let text = map.get("path").and_then(Value::as_str).unwrap_or_default();
+    let kind = map.get("pathType").and_then(Value::as_str).unwrap_or_default();
+    let must_be_absolute = matches!(kind, "Exact" | "Prefix") || !text.is_empty();
+    if must_be_absolute && !text.starts_with('/') {
+        errors.push(FieldError::invalid(join(path, "path"), &json!(text), "must be an absolute path"));
+    }
+    if matches!(kind, "Exact" | "Prefix") {
+        for bad in ["//", "/./", "/../", "%2f", "%2F"] {
+            if text.contains(bad) {
+                errors.push(FieldError::invalid(join(path, "path"), &json!(text), &format!("must not contain '{bad}'")));
+            }
+        }
+    }
+    if !map.contains_key("backend") {
+        errors.push(FieldError::required(join(path, "backend"), ""));
+    }
+}
+
+/// A policy is about what comes in, and about what goes out if it says anything of that.
+pub fn policy_defaults(map: &mut Object) {
+    if map.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        let egress = map.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+        map.insert("policyTypes".into(), if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    }
+}
+
+pub fn policy_peer(map: &Object, path: &str, errors: &mut Errors) {
+    let selectors = map.contains_key("podSelector") || map.contains_key("namespaceSelector");
+    match (map.contains_key("ipBlock"), selectors) {
+        (true, true) => {
+            let detail = "may not specify both ipBlock and another peer";
+            errors.push(FieldError::forbidden(path, detail));
+        }
+        (false, false) => errors.push(FieldError::required(path, "must specify a peer")),
+        _ => {}
+    }
+}
+
+pub fn policy_port(map: &Object, path: &str, errors: &mut Errors) {
+    let Some(end) = map.get("endPort").and_then(Value::as_i64) else { return };
+    match map.get("port") {
+        Some(Value::Number(port)) if port.as_i64().is_some_and(|port| end < port) => {
+            let detail = "must be greater than or equal to `port`";
+            errors.push(FieldError::invalid(join(path, "endPort"), &map["endPort"], detail));
+        }
+        Some(Value::Number(_)) => {}
+        Some(_) => {
+            let detail = "may not be specified when `port` is non-numeric";
+            errors.push(FieldError::invalid(join(path, "endPort"), &map["endPort"], detail));
+        }
+        None => {
+            let detail = "may not be specified when `port` is not specified";
+            errors.push(FieldError::invalid(join(path, "endPort"), &map["endPort"], detail));
+        }
+    }
+}
