@@ -1,1 +1,43 @@
-//! skerry-kubelet
+//! The node agent: runs the pods that the API server binds to this node, on a container runtime reached over CRI.
+//!
+//! Told by watches and by containerd's event stream. Each pod has a worker of its own around a pure core:
+//! [`pods::decide`] says what to do next, [`pods::status`] what to report. Restarting the agent or the runtime leaves
+//! pods running: what is there is read back from the runtime's labels.
+
+#![forbid(unsafe_code)]
+
+mod access;
+mod agent;
+mod cgroups;
+mod config;
+pub mod cri;
+mod hosts;
+mod join;
+pub mod logs;
+mod machine;
+mod node;
+mod objects;
+pub mod pods;
+mod recorder;
+mod run;
+mod service_env;
+pub mod spec;
+mod tls;
+pub mod volumes;
+
+pub use access::AccessError;
+pub use config::{Config, Reserved, ServerAccess, Taint};
+pub use join::{Credentials, JoinError, join};
+pub use run::{KubeletError, run};
+
+/// An error with everything that caused it, in one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

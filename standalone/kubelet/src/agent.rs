@@ -1,0 +1,95 @@
+//! What every part of the node agent shares.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use k8s_cri::v1;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use tokio::sync::watch;
+
+use crate::{
+    Config,
+    cri::Cri,
+    machine::Machine,
+    objects::Objects,
+    pods::mailbox::Mailbox,
+    recorder::Recorder,
+    spec::{dns::ClusterDns, fields::Allocatable},
+};
+
+pub struct Agent {
+    pub config: Config,
+    pub cri: Cri,
+    pub client: kube::Client,
+    pub recorder: Recorder,
+    pub machine: Machine,
+    /// Whether the runtime keeps cgroups by systemd.
+    pub systemd_cgroups: bool,
+    pub config_maps: Objects<ConfigMap>,
+    pub secrets: Objects<Secret>,
+    /// Variables of the API server's own Service, for every container.
+    pub service_env: watch::Receiver<Option<BTreeMap<String, String>>>,
+    /// Which worker is told about a container or sandbox id.
+    owners: Mutex<HashMap<String, Arc<Mailbox>>>,
+}
+
+/// The parts of an [`Agent`] that are made elsewhere.
+pub struct AgentParts {
+    pub config: Config,
+    pub cri: Cri,
+    pub client: kube::Client,
+    pub recorder: Recorder,
+    pub machine: Machine,
+    pub systemd_cgroups: bool,
+    pub service_env: watch::Receiver<Option<BTreeMap<String, String>>>,
+}
+
+impl Agent {
+    pub fn new(parts: AgentParts) -> Agent {
+        Agent {
+            config_maps: Objects::new(parts.client.clone()),
+            secrets: Objects::new(parts.client.clone()),
+            config: parts.config,
+            cri: parts.cri,
+            client: parts.client,
+            recorder: parts.recorder,
+            machine: parts.machine,
+            systemd_cgroups: parts.systemd_cgroups,
+            service_env: parts.service_env,
+            owners: Mutex::default(),
+        }
+    }
+
+    /// From now on events of this id go to that worker.
+    pub fn own(&self, id: &str, mailbox: &Arc<Mailbox>) {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), mailbox.clone());
+    }
+
+    pub fn disown(&self, id: &str) {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    pub fn owner(&self, id: &str) -> Option<Arc<Mailbox>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub fn allocatable(&self) -> Allocatable {
+        let reserved = &self.config.reserved;
+        Allocatable {
+            cpu_millis: self.machine.cpu_millis.saturating_sub(reserved.cpu_millis),
+            memory_bytes: self.machine.memory_bytes.saturating_sub(reserved.memory_bytes),
+        }
+    }
+
+    pub fn cluster_dns(&self) -> ClusterDns {
+        ClusterDns { servers: self.config.cluster_dns.clone(), domain: self.config.cluster_domain.clone() }
+    }
+
+    /// The node's own resolver settings, read anew each time: they change with the network.
+    pub fn host_dns(&self) -> v1::DnsConfig {
+        let text = std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default();
+        crate::spec::dns::parse_resolv_conf(&text)
+    }
+}

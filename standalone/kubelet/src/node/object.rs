@@ -1,0 +1,310 @@
+//! The Node object and its status, worked out from what was found: no IO but the free space of disk and memory.
+
+use std::{collections::BTreeMap, fs};
+
+use jiff::Timestamp;
+use k8s_cri::v1;
+use k8s_openapi::{
+    api::core::v1::{
+        ContainerImage, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, Time},
+    },
+};
+
+use crate::{Config, machine::Machine};
+
+/// As `kubectl get nodes` shows it; upstream's number says which API the agent speaks.
+const VERSION: &str = concat!("v1.36.0-skerry.", env!("CARGO_PKG_VERSION"));
+/// Images in the status; upstream's own bound.
+const MAX_IMAGES: usize = 50;
+/// Below this much available memory the node is under pressure (upstream's eviction default).
+const MEMORY_PRESSURE_BYTES: u64 = 100 << 20;
+/// Below this share of free space the node is under disk pressure.
+const DISK_PRESSURE_PERCENT: u64 = 5;
+
+/// What the runtime said when it was last asked.
+#[derive(Clone, Debug, Default)]
+pub struct RuntimeFacts {
+    /// `containerd://1.6.20`
+    pub version: String,
+    pub conditions: Vec<v1::RuntimeCondition>,
+    pub images: Vec<v1::Image>,
+    /// It could not be asked.
+    pub error: Option<String>,
+}
+
+/// The object that the node registers itself with.
+pub fn node_object(config: &Config, machine: &Machine, facts: &RuntimeFacts, now: Timestamp) -> Node {
+    let mut labels: BTreeMap<String, String> = config.labels.clone();
+    let own = [
+        ("kubernetes.io/hostname", config.node_name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", machine.architecture),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", machine.architecture),
+    ];
+    labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let taints: Vec<Taint> = config
+        .taints
+        .iter()
+        .map(|taint| Taint {
+            key: taint.key.clone(),
+            value: taint.value.clone(),
+            effect: taint.effect.clone(),
+            time_added: None,
+        })
+        .collect();
+    Node {
+        metadata: ObjectMeta {
+            name: Some(config.node_name.clone()),
+            labels: Some(labels),
+            ..Default::default()
+        },
+        spec: Some(NodeSpec { taints: (!taints.is_empty()).then_some(taints), ..Default::default() }),
+        status: Some(node_status(config, machine, facts, &NodeStatus::default(), now)),
+    }
+}
+
+/// The status at `now`; transition times are kept from `before` where nothing changed.
+pub fn node_status(
+    config: &Config,
+    machine: &Machine,
+    facts: &RuntimeFacts,
+    before: &NodeStatus,
+    now: Timestamp,
+) -> NodeStatus {
+    let mut addresses: Vec<NodeAddress> = config
+        .node_ips
+        .iter()
+        .map(|ip| NodeAddress { type_: "InternalIP".to_owned(), address: ip.to_string() })
+        .collect();
+    addresses.push(NodeAddress { type_: "Hostname".to_owned(), address: config.node_name.clone() });
+    NodeStatus {
+        addresses: Some(addresses),
+        capacity: Some(resources(config, machine, false)),
+        allocatable: Some(resources(config, machine, true)),
+        conditions: Some(conditions(config, facts, before, now)),
+        images: Some(images(facts)),
+        node_info: Some(NodeSystemInfo {
+            architecture: machine.architecture.to_owned(),
+            boot_id: machine.boot_id.clone(),
+            container_runtime_version: facts.version.clone(),
+            kernel_version: machine.kernel.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: VERSION.to_owned(),
+            machine_id: machine.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: machine.os_image.clone(),
+            system_uuid: machine.machine_id.clone(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Whether more than the heartbeat times has changed.
+pub fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
+    let bare = |status: &NodeStatus| {
+        let mut bare = NodeStatus {
+            addresses: status.addresses.clone(),
+            capacity: status.capacity.clone(),
+            allocatable: status.allocatable.clone(),
+            conditions: status.conditions.clone(),
+            images: status.images.clone(),
+            node_info: status.node_info.clone(),
+            ..Default::default()
+        };
+        // Others add conditions of their own (the network's): they are no difference of ours.
+        let own = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
+        for conditions in bare.conditions.iter_mut() {
+            conditions.retain(|condition| own.contains(&condition.type_.as_str()));
+            for condition in conditions.iter_mut() {
+                condition.last_heartbeat_time = None;
+            }
+        }
+        bare
+    };
+    bare(a) != bare(b)
+}
+
+pub fn ready(status: &NodeStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn resources(config: &Config, machine: &Machine, allocatable: bool) -> BTreeMap<String, Quantity> {
+    let reserved = if allocatable { config.reserved.clone() } else { Default::default() };
+    let cpu = machine.cpu_millis.saturating_sub(reserved.cpu_millis);
+    let cpu = if cpu.is_multiple_of(1000) { (cpu / 1000).to_string() } else { format!("{cpu}m") };
+    let memory = machine.memory_bytes.saturating_sub(reserved.memory_bytes) / 1024;
+    let storage = machine.storage_bytes.saturating_sub(reserved.storage_bytes) / 1024;
+    BTreeMap::from([
+        ("cpu".to_owned(), Quantity(cpu)),
+        ("memory".to_owned(), Quantity(format!("{memory}Ki"))),
+        ("ephemeral-storage".to_owned(), Quantity(format!("{storage}Ki"))),
+        ("pods".to_owned(), Quantity(config.max_pods.to_string())),
+    ])
+}
+
+fn images(facts: &RuntimeFacts) -> Vec<ContainerImage> {
+    let mut images: Vec<&v1::Image> = facts.images.iter().collect();
+    images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    let listed = images.into_iter().take(MAX_IMAGES).map(|image| ContainerImage {
+        names: Some(image.repo_digests.iter().chain(&image.repo_tags).take(5).cloned().collect()),
+        size_bytes: i64::try_from(image.size).ok(),
+    });
+    listed.collect()
+}
+
+fn conditions(
+    config: &Config,
+    facts: &RuntimeFacts,
+    before: &NodeStatus,
+    now: Timestamp,
+) -> Vec<NodeCondition> {
+    let memory = memory_available().is_some_and(|bytes| bytes < MEMORY_PRESSURE_BYTES);
+    let disk = disk_free_percent(&config.root_dir).is_some_and(|percent| percent < DISK_PRESSURE_PERCENT);
+    let choose = |pressure, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
+        let (reason, message) = if pressure { yes } else { no };
+        (pressure, reason, message.to_owned())
+    };
+    let set = [
+        (
+            "MemoryPressure",
+            choose(
+                memory,
+                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            ),
+        ),
+        (
+            "DiskPressure",
+            choose(
+                disk,
+                ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            ),
+        ),
+        (
+            "PIDPressure",
+            (false, "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned()),
+        ),
+        ("Ready", ready_condition(facts)),
+    ];
+    set.into_iter()
+        .map(|(kind, (holds, reason, message))| {
+            let state = if holds { "True" } else { "False" };
+            let old = before.conditions.iter().flatten().find(|old| old.type_ == kind && old.status == state);
+            NodeCondition {
+                type_: kind.to_owned(),
+                status: state.to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message),
+                last_heartbeat_time: Some(Time(now)),
+                last_transition_time: old
+                    .and_then(|old| old.last_transition_time.clone())
+                    .or(Some(Time(now))),
+            }
+        })
+        .collect()
+}
+
+/// Ready once the runtime says that it and its network are.
+fn ready_condition(facts: &RuntimeFacts) -> (bool, &'static str, String) {
+    if let Some(error) = &facts.error {
+        return (false, "KubeletNotReady", format!("container runtime is down: {error}"));
+    }
+    let mut faults = Vec::new();
+    for (kind, what) in [("RuntimeReady", "container runtime"), ("NetworkReady", "container runtime network")]
+    {
+        match facts.conditions.iter().find(|condition| condition.r#type == kind) {
+            Some(condition) if condition.status => {}
+            Some(condition) => faults.push(format!(
+                "{what} not ready: {kind}=false reason:{} message:{}",
+                condition.reason, condition.message
+            )),
+            None => faults.push(format!("{what} status: {kind} is missing")),
+        }
+    }
+    if faults.is_empty() {
+        return (true, "KubeletReady", "kubelet is posting ready status".to_owned());
+    }
+    (false, "KubeletNotReady", faults.join(", "))
+}
+
+fn memory_available() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+fn disk_free_percent(dir: &std::path::Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(dir).ok()?;
+    (stat.blocks_available() * 100).checked_div(stat.blocks())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ServerAccess;
+
+    fn config() -> Config {
+        let server = ServerAccess::Kubeconfig { path: "/none".into() };
+        let mut config = Config::new("n1", vec!["192.0.2.1".parse().unwrap()], server);
+        config.reserved.cpu_millis = 500;
+        config.reserved.memory_bytes = 1 << 20;
+        config
+    }
+
+    fn machine() -> Machine {
+        Machine { cpu_millis: 2000, memory_bytes: 1 << 30, architecture: "amd64", ..Default::default() }
+    }
+
+    fn facts(network: bool) -> RuntimeFacts {
+        let condition = |kind: &str, status: bool| v1::RuntimeCondition {
+            r#type: kind.to_owned(),
+            status,
+            reason: if status { String::new() } else { "NetworkPluginNotReady".to_owned() },
+            message: if status { String::new() } else { "cni plugin not initialized".to_owned() },
+        };
+        RuntimeFacts {
+            conditions: vec![condition("RuntimeReady", true), condition("NetworkReady", network)],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_node_is_ready_only_with_its_network() {
+        let now = Timestamp::now();
+        let status =
+            |network| node_status(&config(), &machine(), &facts(network), &NodeStatus::default(), now);
+        assert!(ready(&status(true)) && !ready(&status(false)));
+        let conditions = status(false).conditions.unwrap();
+        let message = conditions.iter().find(|c| c.type_ == "Ready").unwrap().message.clone().unwrap();
+        assert!(message.contains("NetworkReady=false reason:NetworkPluginNotReady"), "{message}");
+    }
+
+    #[test]
+    fn reservations_are_taken_off_what_pods_may_use() {
+        let status =
+            node_status(&config(), &machine(), &facts(true), &NodeStatus::default(), Timestamp::now());
+        assert_eq!(status.capacity.unwrap()["cpu"].0, "2");
+        let allocatable = status.allocatable.unwrap();
+        assert_eq!((allocatable["cpu"].0.as_str(), allocatable["memory"].0.as_str()), ("1500m", "1047552Ki"));
+    }
+
+    #[test]
+    fn a_heartbeat_is_no_change_and_transition_times_stay() {
+        let first = Timestamp::from_second(1_000).unwrap();
+        let then = Timestamp::from_second(2_000).unwrap();
+        let before = node_status(&config(), &machine(), &facts(true), &NodeStatus::default(), first);
+        let after = node_status(&config(), &machine(), &facts(true), &before, then);
+        assert!(!differs(&before, &after));
+        assert_eq!(after.conditions.as_ref().unwrap()[0].last_transition_time, Some(Time(first)));
+        let unready = node_status(&config(), &machine(), &facts(false), &after, then);
+        assert!(differs(&after, &unready));
+    }
+}

@@ -1,0 +1,110 @@
+//! ConfigMaps and Secrets that pods name: one watch an object, shared by the node's pods, ended with the last of them.
+
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use futures::StreamExt as _;
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Api, Resource,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::{sync::watch, task::AbortHandle};
+
+/// What is known of one object.
+#[derive(Clone, Debug)]
+pub enum Known<K> {
+    Loading,
+    Absent,
+    Present(Arc<K>),
+    /// It could not be read; the watch goes on trying.
+    Failed(String),
+}
+
+/// A live view of one object.
+pub struct Watched<K> {
+    known: watch::Receiver<Known<K>>,
+    task: AbortHandle,
+}
+
+impl<K> Watched<K> {
+    pub fn subscribe(&self) -> watch::Receiver<Known<K>> {
+        self.known.clone()
+    }
+}
+
+impl<K> Drop for Watched<K> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// All objects of one kind that are watched for somebody.
+pub struct Objects<K> {
+    client: kube::Client,
+    watched: Mutex<HashMap<(String, String), Weak<Watched<K>>>>,
+}
+
+impl<K> Objects<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    pub fn new(client: kube::Client) -> Objects<K> {
+        Objects { client, watched: Mutex::default() }
+    }
+
+    /// The view of `namespace/name`, shared with whoever asked before.
+    pub fn watch(&self, namespace: &str, name: &str) -> Arc<Watched<K>> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = watched.get(&key).and_then(Weak::upgrade) {
+            return found;
+        }
+        watched.retain(|_, entry| entry.strong_count() > 0);
+        let (sender, known) = watch::channel(Known::Loading);
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let task = tokio::spawn(follow(api, name.to_owned(), sender)).abort_handle();
+        let entry = Arc::new(Watched { known, task });
+        watched.insert(key, Arc::downgrade(&entry));
+        entry
+    }
+}
+
+async fn follow<K>(api: Api<K>, name: String, sender: watch::Sender<Known<K>>)
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}")).any_semantic();
+    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut found = false;
+    while let Some(event) = events.next().await {
+        let known = match event {
+            Ok(watcher::Event::Apply(object)) => Known::Present(Arc::new(object)),
+            Ok(watcher::Event::InitApply(object)) => {
+                found = true;
+                Known::Present(Arc::new(object))
+            }
+            Ok(watcher::Event::Delete(_)) => Known::Absent,
+            Ok(watcher::Event::Init) => {
+                found = false;
+                continue;
+            }
+            Ok(watcher::Event::InitDone) if found => continue,
+            Ok(watcher::Event::InitDone) => Known::Absent,
+            // What was read before stays good while the server is away.
+            Err(_) if matches!(*sender.borrow(), Known::Present(_) | Known::Absent) => continue,
+            Err(error) => Known::Failed(error.to_string()),
+        };
+        sender.send_replace(known);
+    }
+}

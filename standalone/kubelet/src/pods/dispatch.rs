@@ -1,0 +1,259 @@
+//! Hands pods and the runtime's events to the pods' workers.
+//!
+//! Pods come from one watch (`spec.nodeName`), events from containerd's stream. After each (re)subscription, and every
+//! few minutes as a safety net, the runtime is listed once and the workers compare.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{mailbox::Mailbox, worker::Worker};
+use crate::{
+    agent::Agent,
+    cri::{
+        PodRuntime,
+        events::{Events, RuntimeEvent},
+    },
+};
+
+/// Runtime events that wait for the dispatcher.
+const EVENT_QUEUE: usize = 1024;
+const RESUBSCRIBE: Duration = Duration::from_millis(100);
+const LAST_RESUBSCRIBE: Duration = Duration::from_secs(5);
+
+enum FromRuntime {
+    Event(RuntimeEvent),
+    /// The whole state by pod uid, with the pods' names.
+    Listed {
+        pods: HashMap<String, PodRuntime>,
+        names: HashMap<String, (String, String)>,
+    },
+}
+
+/// Runs until shutdown; pods run on after it.
+pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
+    let (sender, mut from_runtime) = mpsc::channel(EVENT_QUEUE);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow_runtime(agent.clone(), sender));
+    let selector = format!("spec.nodeName={}", agent.config.node_name);
+    let api: Api<Pod> = Api::all(agent.client.clone());
+    let config = watcher::Config::default().fields(&selector).any_semantic();
+    let pods = watcher(api, config).default_backoff();
+    let mut pods = std::pin::pin!(pods);
+    let mut dispatcher = Dispatcher {
+        agent,
+        workers: HashMap::new(),
+        running: JoinSet::new(),
+        by_task: HashMap::new(),
+        held_back: Vec::new(),
+        listed: None,
+        names: HashMap::new(),
+        synced: false,
+        initial: HashSet::new(),
+        shutdown: shutdown.clone(),
+    };
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            event = pods.next() => match event {
+                Some(Ok(event)) => dispatcher.pod_event(event),
+                Some(Err(error)) => tracing::warn!(%error, "watch of pods interrupted"),
+                None => break,
+            },
+            message = from_runtime.recv() => match message {
+                Some(message) => dispatcher.runtime(message),
+                None => break,
+            },
+            Some(ended) = dispatcher.running.join_next_with_id() => dispatcher.ended(ended),
+        }
+    }
+    // Workers stop between two steps; what is under way in the runtime goes on there.
+    while dispatcher.running.join_next().await.is_some() {}
+}
+
+struct Dispatcher {
+    agent: Arc<Agent>,
+    workers: HashMap<String, Arc<Mailbox>>,
+    running: JoinSet<()>,
+    by_task: HashMap<tokio::task::Id, String>,
+    /// Pods that came before the runtime was listed for the first time.
+    held_back: Vec<Arc<Pod>>,
+    /// The runtime's state at start, taken from by each worker; `None` until it was listed.
+    listed: Option<HashMap<String, PodRuntime>>,
+    names: HashMap<String, (String, String)>,
+    /// The watch has delivered every pod once.
+    synced: bool,
+    initial: HashSet<String>,
+    shutdown: CancellationToken,
+}
+
+impl Dispatcher {
+    fn pod_event(&mut self, event: watcher::Event<Pod>) {
+        match event {
+            watcher::Event::Init => self.initial.clear(),
+            watcher::Event::InitApply(pod) => {
+                self.initial.insert(pod.metadata.uid.clone().unwrap_or_default());
+                self.apply(Arc::new(pod));
+            }
+            watcher::Event::InitDone => {
+                self.synced = true;
+                let gone: Vec<String> =
+                    self.workers.keys().filter(|uid| !self.initial.contains(*uid)).cloned().collect();
+                for uid in gone {
+                    self.gone(&uid);
+                }
+                self.held_back
+                    .retain(|pod| self.initial.contains(pod.metadata.uid.as_deref().unwrap_or_default()));
+                self.adopt_orphans();
+            }
+            watcher::Event::Apply(pod) => self.apply(Arc::new(pod)),
+            watcher::Event::Delete(pod) => {
+                let uid = pod.metadata.uid.unwrap_or_default();
+                self.held_back.retain(|held| held.metadata.uid.as_deref() != Some(&uid));
+                self.gone(&uid);
+            }
+        }
+    }
+
+    fn apply(&mut self, pod: Arc<Pod>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if let Some(mailbox) = self.workers.get(&uid) {
+            mailbox.tell(|inbox| inbox.pod = Some(pod));
+            return;
+        }
+        match &mut self.listed {
+            Some(listed) => {
+                let runtime = listed.remove(&uid).unwrap_or_default();
+                self.start(pod, runtime, false);
+            }
+            None => {
+                self.held_back.retain(|held| held.metadata.uid != pod.metadata.uid);
+                self.held_back.push(pod);
+            }
+        }
+    }
+
+    fn gone(&self, uid: &str) {
+        if let Some(mailbox) = self.workers.get(uid) {
+            mailbox.tell(|inbox| inbox.gone = true);
+        }
+    }
+
+    fn start(&mut self, pod: Arc<Pod>, runtime: PodRuntime, gone: bool) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let mailbox = Arc::new(Mailbox::default());
+        let worker = Worker::new(self.agent.clone(), mailbox.clone(), pod, runtime, gone);
+        let task = self.running.spawn(worker.run(self.shutdown.clone()));
+        self.by_task.insert(task.id(), uid.clone());
+        self.workers.insert(uid, mailbox);
+    }
+
+    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                tracing::error!(%error, "a pod's worker ended badly");
+                error.id()
+            }
+        };
+        if let Some(uid) = self.by_task.remove(&id) {
+            self.workers.remove(&uid);
+        }
+    }
+
+    fn runtime(&mut self, message: FromRuntime) {
+        match message {
+            FromRuntime::Event(event) => {
+                let id = event.container_id();
+                if let Some(mailbox) = self.agent.owner(id) {
+                    mailbox.tell(|inbox| _ = inbox.changed.insert(id.to_owned()));
+                }
+            }
+            FromRuntime::Listed { mut pods, names } => {
+                self.names = names;
+                // A worker may be ahead of this list: it reads its own records anew instead of taking them from here.
+                for (uid, mailbox) in &self.workers {
+                    pods.remove(uid);
+                    mailbox.tell(|inbox| inbox.check_all = true);
+                }
+                self.listed = Some(pods);
+                for pod in std::mem::take(&mut self.held_back) {
+                    self.apply(pod);
+                }
+                self.adopt_orphans();
+            }
+        }
+    }
+
+    /// Pods that the runtime holds and the API server does not know any more: they are ended. Only once both sides
+    /// have been heard in full.
+    fn adopt_orphans(&mut self) {
+        if !self.synced {
+            return;
+        }
+        let Some(listed) = &mut self.listed else { return };
+        for (uid, runtime) in std::mem::take(listed) {
+            let Some((namespace, name)) = self.names.get(&uid).cloned() else { continue };
+            tracing::info!(pod = %format!("{name}_{namespace}({uid})"), "pod is gone from the API server: ending it");
+            let mut pod = Pod::default();
+            pod.metadata.namespace = Some(namespace);
+            pod.metadata.name = Some(name);
+            pod.metadata.uid = Some(uid);
+            self.start(Arc::new(pod), runtime, true);
+        }
+    }
+}
+
+/// Subscribes, lists, forwards; subscribes anew when containerd went away.
+async fn follow_runtime(agent: Arc<Agent>, sender: mpsc::Sender<FromRuntime>) {
+    let mut pause = RESUBSCRIBE;
+    loop {
+        match follow_once(&agent, &sender).await {
+            Ok(()) => pause = RESUBSCRIBE,
+            Err(error) => {
+                tracing::warn!(error = crate::error_chain(&error), "containerd's events interrupted");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LAST_RESUBSCRIBE);
+            }
+        }
+        if sender.is_closed() {
+            return;
+        }
+    }
+}
+
+async fn follow_once(agent: &Agent, sender: &mpsc::Sender<FromRuntime>) -> Result<(), crate::cri::CriError> {
+    let mut events = Events::subscribe(agent.cri.channel()).await?;
+    list(agent, sender).await?;
+    let period = agent.config.resync_interval;
+    let mut resync = tokio::time::interval_at(Instant::now() + period, period);
+    resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            event = events.next() => match event? {
+                Some(event) => _ = sender.send(FromRuntime::Event(event)).await,
+                None => return Ok(()),
+            },
+            _ = resync.tick() => list(agent, sender).await?,
+            () = sender.closed() => return Ok(()),
+        }
+    }
+}
+
+async fn list(agent: &Agent, sender: &mpsc::Sender<FromRuntime>) -> Result<(), crate::cri::CriError> {
+    let names = agent.cri.pod_names().await?;
+    let pods = agent.cri.list().await?;
+    let _ = sender.send(FromRuntime::Listed { pods, names }).await;
+    Ok(())
+}

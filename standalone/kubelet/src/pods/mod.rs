@@ -1,0 +1,18 @@
+//! Pods of this node: a pure core ([`decide`], [`status`]) and one worker a pod around it.
+
+pub mod backoff;
+pub mod conditions;
+pub mod decide;
+pub mod dispatch;
+pub mod hooks;
+pub mod mailbox;
+pub mod memory;
+pub mod probes;
+pub mod references;
+pub mod remove;
+pub mod report;
+pub mod sandbox;
+pub mod start;
+pub mod status;
+pub mod view;
+pub mod worker;

@@ -1,0 +1,134 @@
+//! The ConfigMaps and Secrets that one pod names, kept live.
+
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use tokio::{sync::watch, task::JoinSet};
+
+use super::mailbox::Mailbox;
+use crate::{
+    agent::Agent,
+    objects::{Known, Watched},
+    spec::env::References,
+};
+
+/// How long a start waits for objects that were not read yet; their arrival starts it again.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// Live views of what the pod names, with a task that tells its worker of changes.
+pub struct PodObjects {
+    config_maps: Vec<(String, Arc<Watched<ConfigMap>>)>,
+    secrets: Vec<(String, Arc<Watched<Secret>>)>,
+    names: Names,
+    tasks: JoinSet<()>,
+}
+
+/// By kind; what is optional is watched too, since it may come later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    pub config_maps: BTreeSet<String>,
+    pub secrets: BTreeSet<String>,
+}
+
+impl PodObjects {
+    pub fn new(agent: &Agent, pod: &Pod, mailbox: &Arc<Mailbox>) -> PodObjects {
+        let mut objects = PodObjects {
+            config_maps: Vec::new(),
+            secrets: Vec::new(),
+            names: Names::default(),
+            tasks: JoinSet::new(),
+        };
+        objects.follow(agent, pod, mailbox);
+        objects
+    }
+
+    /// Watches what the pod names now (ephemeral changes of a pod can hardly add names, but a new image's spec is new).
+    pub fn follow(&mut self, agent: &Agent, pod: &Pod, mailbox: &Arc<Mailbox>) {
+        let names = names(pod);
+        if names == self.names {
+            return;
+        }
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        self.tasks = JoinSet::new();
+        let map = |name: &String| (name.clone(), agent.config_maps.watch(namespace, name));
+        self.config_maps = names.config_maps.iter().map(map).collect();
+        let secret = |name: &String| (name.clone(), agent.secrets.watch(namespace, name));
+        self.secrets = names.secrets.iter().map(secret).collect();
+        for (_, watched) in &self.config_maps {
+            self.tasks.spawn(tell(watched.subscribe(), mailbox.clone()));
+        }
+        for (_, watched) in &self.secrets {
+            self.tasks.spawn(tell(watched.subscribe(), mailbox.clone()));
+        }
+        self.names = names;
+    }
+
+    /// What exists of it, once each object has been read or `READ_LIMIT` is over.
+    pub async fn references(&self) -> References {
+        let mut references = References::default();
+        for (name, watched) in &self.config_maps {
+            if let Some(map) = read(watched).await {
+                references.config_maps.insert(name.clone(), map);
+            }
+        }
+        for (name, watched) in &self.secrets {
+            if let Some(secret) = read(watched).await {
+                references.secrets.insert(name.clone(), secret);
+            }
+        }
+        references
+    }
+}
+
+async fn read<K>(watched: &Watched<K>) -> Option<Arc<K>> {
+    let mut known = watched.subscribe();
+    let settled = known.wait_for(|known| !matches!(known, Known::Loading));
+    match tokio::time::timeout(READ_LIMIT, settled).await {
+        Ok(Ok(known)) => match &*known {
+            Known::Present(object) => Some(object.clone()),
+            Known::Failed(text) => {
+                tracing::warn!(error = text, "object of a pod not read");
+                None
+            }
+            Known::Loading | Known::Absent => None,
+        },
+        _ => None,
+    }
+}
+
+async fn tell<K: Debug>(mut known: watch::Receiver<Known<K>>, mailbox: Arc<Mailbox>) {
+    // The first reading is awaited by the start itself.
+    if known.wait_for(|known| !matches!(known, Known::Loading)).await.is_err() {
+        return;
+    }
+    known.mark_unchanged();
+    while known.changed().await.is_ok() {
+        mailbox.tell(|inbox| inbox.objects_changed = true);
+    }
+}
+
+/// Everything that environment and volumes of the pod refer to.
+pub fn names(pod: &Pod) -> Names {
+    let mut names = Names::default();
+    let Some(spec) = &pod.spec else { return names };
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        for source in container.env_from.iter().flatten() {
+            names.config_maps.extend(source.config_map_ref.iter().map(|reference| reference.name.clone()));
+            names.secrets.extend(source.secret_ref.iter().map(|reference| reference.name.clone()));
+        }
+        for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+            names.config_maps.extend(from.config_map_key_ref.iter().map(|reference| reference.name.clone()));
+            names.secrets.extend(from.secret_key_ref.iter().map(|reference| reference.name.clone()));
+        }
+    }
+    for volume in spec.volumes.iter().flatten() {
+        names.config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
+        names.secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        for source in sources {
+            names.config_maps.extend(source.config_map.iter().map(|map| map.name.clone()));
+            names.secrets.extend(source.secret.iter().map(|secret| secret.name.clone()));
+        }
+    }
+    names
+}

@@ -1,0 +1,166 @@
+//! The worker's steps for the whole pod: volumes and sandbox.
+
+use jiff::Timestamp;
+
+use super::{
+    memory::{StepFailure, Volumes},
+    worker::Worker,
+};
+use crate::{
+    error_chain,
+    recorder::Kind,
+    spec::{
+        fields::Addresses,
+        sandbox::{self, SandboxSettings},
+    },
+    volumes,
+};
+
+impl Worker {
+    /// Makes volumes ready, or brings their files up to date.
+    pub(super) async fn prepare_volumes(&mut self) {
+        let references = self.objects.references().await;
+        let addresses = Addresses { pod_ips: self.pod_ips(), host_ips: self.agent.config.host_ips() };
+        let (root, pod) = (self.agent.config.root_dir.clone(), self.pod.clone());
+        let allocatable = self.agent.allocatable();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let sources =
+                volumes::Sources { pod: &pod, references: &references, addresses: &addresses, allocatable };
+            volumes::prepare(&root, &sources)
+        });
+        let failure = match prepared.await {
+            Ok(Ok(())) => {
+                self.memory.volumes = Volumes::Ready;
+                return;
+            }
+            Ok(Err(error)) => error_chain(&error),
+            Err(error) => error.to_string(),
+        };
+        self.event(None, Kind::Warning, "FailedMount", failure.clone());
+        let before = match &self.memory.volumes {
+            Volumes::Failed(before) => Some(before),
+            Volumes::Unprepared | Volumes::Ready => None,
+        };
+        self.memory.volumes = Volumes::Failed(StepFailure::after(before, failure, Timestamp::now()));
+    }
+
+    pub(super) async fn create_sandbox(&mut self, attempt: u32, changed: bool) {
+        if changed && self.memory.sandbox_failure.is_none() {
+            let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+            self.event(None, Kind::Normal, "SandboxChanged", message);
+        }
+        for old in self.runtime.sandboxes.clone() {
+            if let Err(error) = self.agent.cri.stop_sandbox(&old.id).await {
+                return self.fail_sandbox(error.runtime_message());
+            }
+        }
+        self.forget_old_sandboxes().await;
+        let config = self.sandbox_config(attempt);
+        if let Err(error) = tokio::fs::create_dir_all(&config.log_directory).await {
+            return self.fail_sandbox(format!("create log folder {}: {error}", config.log_directory));
+        }
+        let handler = String::new();
+        let id = match self.agent.cri.run_sandbox(config, &handler).await {
+            Ok(id) => id,
+            Err(error) => {
+                let message = format!("Failed to create pod sandbox: {}", error.runtime_message());
+                self.event(None, Kind::Warning, "FailedCreatePodSandBox", message.clone());
+                self.clear_failed_sandboxes().await;
+                return self.fail_sandbox(message);
+            }
+        };
+        self.agent.own(&id, &self.mailbox);
+        match self.agent.cri.sandbox(&id).await {
+            Ok(record) => {
+                self.runtime.put_sandbox(record);
+                self.memory.sandbox_failure = None;
+            }
+            Err(error) => self.fail_sandbox(error.runtime_message()),
+        }
+        self.refresh_downward_files().await;
+    }
+
+    pub(super) fn sandbox_config(&self, attempt: u32) -> k8s_cri::v1::PodSandboxConfig {
+        let agent = &self.agent;
+        let settings = SandboxSettings {
+            log_dir: &agent.config.pod_log_dir,
+            cgroup_parent: &agent.config.cgroup_parent,
+            systemd_cgroups: agent.systemd_cgroups,
+            dns: crate::spec::dns::config(&self.pod, &agent.cluster_dns(), &agent.host_dns()),
+        };
+        sandbox::config(&self.pod, attempt, settings)
+    }
+
+    /// Volumes that tell the pod its own address could not do so before the sandbox was there.
+    async fn refresh_downward_files(&mut self) {
+        let spec = self.pod.spec.as_ref();
+        let names_itself = spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten())
+            .any(|volume| volume.downward_api.is_some() || volume.projected.is_some());
+        if names_itself {
+            self.prepare_volumes().await;
+        }
+    }
+
+    /// Keeps the newest ended sandbox (its containers tell of the last state), removes older ones.
+    async fn forget_old_sandboxes(&mut self) {
+        let old: Vec<String> =
+            self.runtime.sandboxes.iter().skip(1).map(|sandbox| sandbox.id.clone()).collect();
+        for id in old {
+            match self.agent.cri.remove_sandbox(&id).await {
+                Ok(()) => {
+                    self.agent.disown(&id);
+                    self.runtime.sandboxes.retain(|sandbox| sandbox.id != id);
+                    self.runtime.containers.retain(|container| container.sandbox_id != id);
+                }
+                Err(error) => tracing::warn!(pod = %self.id, %error, "old sandbox stays"),
+            }
+        }
+    }
+
+    /// A failed start can leave the sandbox's name reserved in the runtime: what it holds and we do not know goes.
+    async fn clear_failed_sandboxes(&mut self) {
+        let held = self.agent.cri.sandbox_ids(&self.id.uid).await.unwrap_or_default();
+        for id in held {
+            if self.runtime.sandboxes.iter().any(|sandbox| sandbox.id == id) {
+                continue;
+            }
+            let cleared = match self.agent.cri.stop_sandbox(&id).await {
+                Ok(()) => self.agent.cri.remove_sandbox(&id).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = cleared {
+                tracing::warn!(pod = %self.id, %error, "failed sandbox stays");
+                // A higher attempt next time makes a name that is free.
+                if let Ok(mut record) = self.agent.cri.sandbox(&id).await {
+                    record.ready = false;
+                    self.runtime.put_sandbox(record);
+                }
+            }
+        }
+    }
+
+    fn fail_sandbox(&mut self, message: String) {
+        let failure = StepFailure::after(self.memory.sandbox_failure.as_ref(), message, Timestamp::now());
+        self.memory.sandbox_failure = Some(failure);
+    }
+
+    pub(super) async fn stop_sandbox(&mut self, id: &str) {
+        match self.agent.cri.stop_sandbox(id).await {
+            Ok(()) => {
+                for sandbox in self.runtime.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id) {
+                    sandbox.ready = false;
+                }
+                self.memory.sandbox_stopped = true;
+                self.memory.teardown_failure = None;
+            }
+            Err(error) => {
+                tracing::warn!(pod = %self.id, %error, "sandbox not stopped, trying again");
+                let before = self.memory.teardown_failure.as_ref();
+                let failure = StepFailure::after(before, error.runtime_message(), Timestamp::now());
+                self.memory.teardown_failure = Some(failure);
+            }
+        }
+    }
+}

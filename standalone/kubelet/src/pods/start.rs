@@ -1,0 +1,320 @@
+//! The worker's steps for one container: image, environment, mounts, create, start; and its end.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Container;
+
+use super::{mailbox::Done, worker::Worker};
+use crate::{
+    agent::Agent,
+    cri::{ContainerPhase, ContainerRecord},
+    error_chain, hosts,
+    recorder::Kind,
+    spec::{
+        container::{self, ContainerParts},
+        env::{self, EnvSources},
+        fields::Addresses,
+    },
+    volumes,
+};
+
+/// What upstream keeps of a container's last words, bytes.
+const TERMINATION_MESSAGE_LIMIT: usize = 4096;
+/// How long the first container waits for the API server's own Service to be known.
+const SERVICE_LIMIT: Duration = Duration::from_secs(2);
+/// postStart hooks have no deadline of their own upstream; ours only guards against one that hangs for good.
+const POST_START_LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// `(reason, message)` of a waiting state.
+type Refusal = (&'static str, String);
+
+impl Worker {
+    pub(super) async fn start_container(&mut self, name: &str, attempt: u32) {
+        let Some(container) = self.container_spec(name).cloned() else { return };
+        let Some(image) = self.image(&container).await else { return };
+        if let Err((reason, message)) = self.try_start(&container, attempt, image).await {
+            self.event(Some(name), Kind::Warning, "Failed", format!("Error: {message}"));
+            self.fail_start(name, reason, message);
+        }
+    }
+
+    fn container_spec(&self, name: &str) -> Option<&Container> {
+        let spec = self.pod.spec.as_ref()?;
+        let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        all.find(|container| container.name == name)
+    }
+
+    /// The image if the node has it; otherwise a pull is started, or the failure noted.
+    async fn image(&mut self, container: &Container) -> Option<k8s_cri::v1::Image> {
+        let name = container.image.clone().unwrap_or_default();
+        match self.agent.cri.image(&name).await {
+            Ok(Some(image)) => {
+                if self.runtime.latest(&container.name).is_none()
+                    || self.memory.start_failures.contains_key(&container.name)
+                {
+                    let message = format!("Container image \"{name}\" already present on machine");
+                    self.event(Some(&container.name), Kind::Normal, "Pulled", message);
+                }
+                return Some(image);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.fail_start(&container.name, "ImageInspectError", error.runtime_message());
+                return None;
+            }
+        }
+        if container.image_pull_policy.as_deref() == Some("Never") {
+            let message = format!("Container image \"{name}\" is not present with pull policy of Never");
+            self.event(Some(&container.name), Kind::Warning, "ErrImageNeverPull", message.clone());
+            self.fail_start(&container.name, "ErrImageNeverPull", message);
+            return None;
+        }
+        self.event(Some(&container.name), Kind::Normal, "Pulling", format!("Pulling image \"{name}\""));
+        self.memory.busy.insert(container.name.clone());
+        let (cri, mailbox, container) =
+            (self.agent.cri.clone(), self.mailbox.clone(), container.name.clone());
+        self.beside.spawn(async move {
+            let outcome = cri.pull(&name, None).await.map(drop).map_err(|error| error.runtime_message());
+            mailbox.tell(|inbox| inbox.done.push(Done::Pulled { name: container, image: name, outcome }));
+        });
+        None
+    }
+
+    pub(super) fn note_pull(&mut self, name: &str, image: &str, outcome: Result<(), String>) {
+        match outcome {
+            Ok(()) => {
+                self.memory.start_failures.remove(name);
+                let message = format!("Successfully pulled image \"{image}\"");
+                self.event(Some(name), Kind::Normal, "Pulled", message);
+            }
+            Err(text) => {
+                let message = format!("failed to pull image \"{image}\": {text}");
+                self.event(
+                    Some(name),
+                    Kind::Warning,
+                    "Failed",
+                    format!("Failed to pull image \"{image}\": {text}"),
+                );
+                self.event(Some(name), Kind::Warning, "Failed", "Error: ErrImagePull".to_owned());
+                self.event(
+                    Some(name),
+                    Kind::Normal,
+                    "BackOff",
+                    format!("Back-off pulling image \"{image}\""),
+                );
+                self.fail_start(name, "ErrImagePull", message);
+            }
+        }
+    }
+
+    async fn try_start(
+        &mut self,
+        container: &Container,
+        attempt: u32,
+        image: k8s_cri::v1::Image,
+    ) -> Result<(), Refusal> {
+        let config_error = |text: String| ("CreateContainerConfigError", text);
+        container::verify_non_root(&self.pod, container, &image).map_err(config_error)?;
+        let sandbox = self.runtime.ready_sandbox().cloned();
+        let sandbox = sandbox.ok_or_else(|| config_error("the pod's sandbox has ended".to_owned()))?;
+        let env = self.environment(container).await.map_err(config_error)?;
+        let values: BTreeMap<String, String> = env.iter().cloned().collect();
+        let root = &self.agent.config.root_dir;
+        let mut mounts = volumes::mounts(root, &self.pod, container, &|name| values.get(name).cloned())
+            .map_err(|error| config_error(error_chain(&error)))?;
+        let termination_file = self
+            .own_files(container, attempt, &mut mounts)
+            .map_err(|error| ("CreateContainerError", error))?;
+        let parts = ContainerParts {
+            attempt,
+            image_id: image.id,
+            env,
+            mounts,
+            log_path: format!("{}/{attempt}.log", container.name),
+            termination_file,
+            node_memory_bytes: self.agent.machine.memory_bytes,
+        };
+        let config = container::config(&self.pod, container, parts);
+        let previous = self.runtime.latest(&container.name).cloned();
+        let cri = self.agent.cri.clone();
+        let id = cri
+            .create_container(&sandbox.id, config, self.sandbox_config(sandbox.attempt))
+            .await
+            .map_err(|error| ("CreateContainerError", error.runtime_message()))?;
+        self.agent.own(&id, &self.mailbox);
+        let message = format!("Container created: {}", container.name);
+        self.event(Some(&container.name), Kind::Normal, "Created", message);
+        let started = cri.start_container(&id).await;
+        let record = cri.container(&id, &sandbox.id).await;
+        if let Some(previous) = previous.filter(|previous| previous.phase == ContainerPhase::Exited) {
+            let backoff = self.memory.restarts.entry(container.name.clone()).or_default();
+            backoff.tried(previous.finished_at(), Timestamp::now());
+        }
+        let refused = started.map_err(|error| ("RunContainerError", error.runtime_message()));
+        match record {
+            Ok(record) => self.note_container(record),
+            Err(error) => tracing::warn!(pod = %self.id, %error, "started container not read"),
+        }
+        self.forget_old_instances(&container.name).await;
+        self.memory.start_failures.remove(&container.name);
+        if let Err((_, message)) = refused {
+            // The runtime keeps it as an ended container (StartError): it is the restart back-off's turn.
+            self.event(Some(&container.name), Kind::Warning, "Failed", format!("Error: {message}"));
+            return Ok(());
+        }
+        let message = format!("Container started: {}", container.name);
+        self.event(Some(&container.name), Kind::Normal, "Started", message);
+        self.post_start(container, &id);
+        Ok(())
+    }
+
+    fn post_start(&mut self, container: &Container, id: &str) {
+        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
+        let record = self.runtime.container(id).cloned();
+        let (Some(hook), Some(record)) = (hook, record) else { return };
+        self.memory.busy.insert(container.name.clone());
+        let target = self.target(&record, container);
+        let (agent, mailbox, name) = (self.agent.clone(), self.mailbox.clone(), container.name.clone());
+        self.beside.spawn(async move {
+            let failure = super::hooks::hook(&agent, &target, &hook, POST_START_LIMIT).await;
+            let id = target.container_id;
+            mailbox.tell(|inbox| inbox.done.push(Done::Hooked { name, id, failure }));
+        });
+    }
+
+    async fn environment(&mut self, container: &Container) -> Result<Vec<(String, String)>, String> {
+        let mut services = self.agent.service_env.clone();
+        // Without them in time the container starts all the same: most never ask for the API server.
+        let _ = tokio::time::timeout(SERVICE_LIMIT, services.wait_for(Option::is_some)).await.is_ok();
+        let services = services.borrow().clone().unwrap_or_default();
+        let references = self.objects.references().await;
+        let addresses = Addresses { pod_ips: self.pod_ips(), host_ips: self.agent.config.host_ips() };
+        let sources = EnvSources {
+            pod: &self.pod,
+            references: &references,
+            addresses: &addresses,
+            allocatable: self.agent.allocatable(),
+            services: &services,
+        };
+        env::environment(container, &sources).map_err(|error| error_chain(&error))
+    }
+
+    /// The shared hosts file and the file for last words; returns the latter.
+    fn own_files(
+        &self,
+        container: &Container,
+        attempt: u32,
+        mounts: &mut Vec<k8s_cri::v1::Mount>,
+    ) -> Result<String, String> {
+        let agent = &self.agent;
+        let dir = volumes::pod_dir(&agent.config.root_dir, &self.pod);
+        let failed =
+            |path: &std::path::Path, error: std::io::Error| format!("write {}: {error}", path.display());
+        std::fs::create_dir_all(&dir).map_err(|error| failed(&dir, error))?;
+        let mount = |container_path: &str, host_path: &std::path::Path| k8s_cri::v1::Mount {
+            container_path: container_path.to_owned(),
+            host_path: host_path.display().to_string(),
+            ..Default::default()
+        };
+        if !mounts.iter().any(|mount| mount.container_path == "/etc/hosts") {
+            let path = dir.join("etc-hosts");
+            let node_hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            let text = hosts::text(&self.pod, &self.pod_ips(), &node_hosts, &agent.config.cluster_domain);
+            hosts::write(&path, &text).map_err(|error| failed(&path, error))?;
+            mounts.push(mount("/etc/hosts", &path));
+        }
+        let folder = dir.join("containers").join(&container.name);
+        std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
+        let path = folder.join(format!("termination-{attempt}"));
+        std::fs::write(&path, b"").map_err(|error| failed(&path, error))?;
+        let open = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666);
+        std::fs::set_permissions(&path, open).map_err(|error| failed(&path, error))?;
+        mounts.push(mount(container::termination_path(container), &path));
+        Ok(path.display().to_string())
+    }
+
+    /// An ended container's last words, or the end of its log where the policy says so and it failed.
+    pub(super) fn read_termination_message(&mut self, record: &ContainerRecord) {
+        if self.memory.termination_messages.contains_key(&record.id) {
+            return;
+        }
+        let mut text = read_head(&record.termination_file);
+        if text.is_empty() && record.termination_policy == "FallbackToLogsOnError" && record.exit_code != 0 {
+            text = crate::logs::last_lines(std::path::Path::new(&record.log_path), 80, 2048);
+        }
+        self.memory.termination_messages.insert(record.id.clone(), text);
+    }
+
+    /// Of the ended instances the newest stays: `kubectl logs --previous` and the last state need it.
+    async fn forget_old_instances(&mut self, name: &str) {
+        let ended =
+            self.runtime.containers.iter().filter(|c| c.name == name && c.phase == ContainerPhase::Exited);
+        let latest_ended = self.runtime.latest(name).is_some_and(|c| c.phase == ContainerPhase::Exited);
+        let old: Vec<ContainerRecord> = ended.skip(if latest_ended { 2 } else { 1 }).cloned().collect();
+        for record in old {
+            self.remove_container(&record.id).await;
+            let _ = tokio::fs::remove_file(&record.log_path).await;
+            let _ = tokio::fs::remove_file(&record.termination_file).await;
+        }
+    }
+
+    pub(super) async fn remove_container(&mut self, id: &str) {
+        match self.agent.cri.remove_container(id).await {
+            Ok(()) => {
+                self.agent.disown(id);
+                self.runtime.containers.retain(|container| container.id != id);
+                self.memory.termination_messages.remove(id);
+            }
+            Err(error) => tracing::warn!(pod = %self.id, %error, "old container stays"),
+        }
+    }
+
+    /// preStop, SIGTERM, SIGKILL: beside the worker, which goes on listening.
+    pub(super) fn kill(&mut self, id: String, name: String, grace_s: i64, why: String) {
+        self.memory.busy.insert(name.clone());
+        let message = if why.is_empty() { format!("Stopping container {name}") } else { why };
+        self.event(Some(&name), Kind::Normal, "Killing", message);
+        let spec = self.container_spec(&name).cloned();
+        let hook = spec.as_ref().and_then(|container| container.lifecycle.as_ref()?.pre_stop.clone());
+        let target = self
+            .runtime
+            .container(&id)
+            .zip(spec)
+            .map(|(record, container)| self.target(&record.clone(), &container));
+        let (agent, mailbox, pod) = (self.agent.clone(), self.mailbox.clone(), self.pod.clone());
+        self.beside.spawn(async move {
+            let begun = std::time::Instant::now();
+            if let (Some(hook), Some(target)) = (hook, target) {
+                let limit = Duration::from_secs(grace_s.unsigned_abs());
+                if let Some(text) = super::hooks::hook(&agent, &target, &hook, limit).await {
+                    let message = format!("PreStopHook failed: {text}");
+                    agent.recorder.pod(&pod, Some(&name), Kind::Warning, "FailedPreStopHook", message);
+                }
+            }
+            let used = i64::try_from(begun.elapsed().as_secs()).unwrap_or(i64::MAX);
+            let left = (grace_s - used).max(1);
+            stop(&agent, &id, left).await;
+            mailbox.tell(|inbox| inbox.done.push(Done::Killed { name, id }));
+        });
+    }
+}
+
+/// Stops until the runtime agrees: while it restarts the call fails, and nobody else would try again.
+async fn stop(agent: &Agent, id: &str, grace_s: i64) {
+    let mut pause = Duration::from_millis(100);
+    while let Err(error) = agent.cri.stop_container(id, grace_s).await {
+        tracing::warn!(container = id, %error, "container not stopped, trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(10));
+    }
+}
+
+fn read_head(path: &str) -> String {
+    use std::io::Read as _;
+    let Ok(file) = std::fs::File::open(path) else { return String::new() };
+    let mut head = Vec::new();
+    let limit = u64::try_from(TERMINATION_MESSAGE_LIMIT).unwrap_or(u64::MAX);
+    let _ = file.take(limit).read_to_end(&mut head);
+    String::from_utf8_lossy(&head).into_owned()
+}

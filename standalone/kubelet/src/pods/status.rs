@@ -1,0 +1,229 @@
+//! A pod's status as the API server shall have it: a pure function of what is there and of the status before.
+
+use k8s_openapi::{
+    api::core::v1::{
+        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+        ContainerStatus, HostIP, PodIP, PodStatus,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::{
+    backoff,
+    conditions::conditions,
+    view::{Restart, View, is_sidecar, nanoseconds},
+};
+use crate::{
+    cri::{ContainerPhase, ContainerRecord},
+    spec::{PodId, resources::QosClass},
+};
+
+/// Runtime's name in `containerID`s.
+const RUNTIME: &str = "containerd";
+
+/// The status at `view.now`; `before` is the one last worked out or read, whose transition times are kept.
+pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
+    let statuses = |containers: &[Container]| -> Vec<ContainerStatus> {
+        containers.iter().map(|container| container_status(view, container)).collect()
+    };
+    let init = statuses(view.init_containers());
+    let main = statuses(view.containers());
+    let phase = phase(view, &init, &main, before);
+    let pod_ips = pod_ips(view, host_ips, before, &phase);
+    let failed_by_deadline = view.memory.deadline_exceeded && phase == "Failed";
+    let mut status = PodStatus {
+        phase: Some(phase),
+        reason: failed_by_deadline.then(|| "DeadlineExceeded".to_owned()).or_else(|| before.reason.clone()),
+        message: failed_by_deadline
+            .then(|| "Pod was active on the node longer than the specified deadline".to_owned())
+            .or_else(|| before.message.clone()),
+        host_ip: host_ips.first().cloned(),
+        host_ips: Some(host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
+        pod_ip: pod_ips.first().cloned(),
+        pod_ips: (!pod_ips.is_empty()).then(|| pod_ips.into_iter().map(|ip| PodIP { ip }).collect()),
+        start_time: before.start_time.clone().or_else(|| view.memory.start_time.map(time)),
+        qos_class: Some(
+            before.qos_class.clone().unwrap_or_else(|| QosClass::of(view.pod).as_str().to_owned()),
+        ),
+        observed_generation: view.pod.metadata.generation,
+        container_statuses: Some(main),
+        init_container_statuses: (!init.is_empty()).then_some(init),
+        ..Default::default()
+    };
+    status.conditions = Some(conditions(view, &status, before));
+    status
+}
+
+pub fn time(at: jiff::Timestamp) -> Time {
+    Time(at)
+}
+
+/// The runtime's addresses, or the last ones known while there is no sandbox any more.
+fn pod_ips(view: View, host_ips: &[String], before: &PodStatus, phase: &str) -> Vec<String> {
+    let host_network = view.spec().is_some_and(|spec| spec.host_network == Some(true));
+    match view.runtime.ready_sandbox() {
+        Some(_) if host_network => host_ips.to_vec(),
+        Some(sandbox) => sandbox.ips.clone(),
+        None if phase == "Pending" => Vec::new(),
+        None => before.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect(),
+    }
+}
+
+fn container_status(view: View, container: &Container) -> ContainerStatus {
+    let latest = view.runtime.latest(&container.name);
+    let known = view.memory.known_restarts.get(&container.name).copied().unwrap_or(0);
+    let mut status = ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        started: Some(false),
+        restart_count: i32::try_from(latest.map_or(known, |record| record.attempt)).unwrap_or(i32::MAX),
+        ..Default::default()
+    };
+    let Some(record) = latest else {
+        status.state = Some(waiting(waiting_reason(view, container)));
+        return status;
+    };
+    if !record.image.is_empty() && !record.image.starts_with("sha256:") {
+        status.image.clone_from(&record.image);
+    }
+    status.image_id.clone_from(&record.image_id);
+    status.container_id = Some(format!("{RUNTIME}://{}", record.id));
+    let previous = view.runtime.previous(&container.name);
+    let last = previous.filter(|record| record.phase == ContainerPhase::Exited);
+    status.last_state = last.map(|record| terminated(view, record));
+    match record.phase {
+        ContainerPhase::Running => {
+            status.started = Some(view.started(container, record));
+            status.ready = view.ready(container, record);
+            status.state = Some(ContainerState {
+                running: Some(ContainerStateRunning {
+                    started_at: Some(time(nanoseconds(record.started_ns))),
+                }),
+                ..Default::default()
+            });
+        }
+        ContainerPhase::Created | ContainerPhase::Unknown => {
+            status.state = Some(waiting(waiting_reason(view, container)));
+        }
+        ContainerPhase::Exited => match will_run_again(view, container, record) {
+            Some(reason) => {
+                status.last_state = Some(terminated(view, record));
+                status.state = Some(waiting(reason));
+            }
+            None => {
+                let init = view.is_init(container) && !is_sidecar(container);
+                status.ready = init && record.exit_code == 0;
+                status.state = Some(terminated(view, record));
+            }
+        },
+    }
+    status
+}
+
+/// `(reason, message)` of a container that ended and waits for its next turn.
+fn will_run_again(view: View, container: &Container, record: &ContainerRecord) -> Option<(String, String)> {
+    if view.terminating() || view.finished() {
+        return None;
+    }
+    let failure = view.memory.start_failures.get(&container.name);
+    match view.restart(container, record) {
+        Restart::No => None,
+        Restart::At(_) => {
+            let delay = view.memory.restarts.get(&container.name).copied().unwrap_or_default().delay();
+            let message = format!(
+                "back-off {} restarting failed container={} pod={}",
+                backoff::show(delay),
+                container.name,
+                PodId::of(view.pod)
+            );
+            Some(("CrashLoopBackOff".to_owned(), message))
+        }
+        Restart::Now => {
+            failure.map(|failure| failure.shown(container.image.as_deref().unwrap_or_default(), view.now))
+        }
+    }
+}
+
+fn waiting_reason(view: View, container: &Container) -> (String, String) {
+    if let Some(failure) = view.memory.start_failures.get(&container.name) {
+        return failure.shown(container.image.as_deref().unwrap_or_default(), view.now);
+    }
+    let reason = if view.init_containers().is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    (reason.to_owned(), String::new())
+}
+
+/// All ordinary init containers have ended well, all sidecars have started.
+pub fn initialized(view: View) -> bool {
+    view.init_containers().iter().all(|init| {
+        view.runtime.latest(&init.name).is_some_and(|record| match record.phase {
+            ContainerPhase::Exited => !is_sidecar(init) && record.exit_code == 0,
+            ContainerPhase::Running => is_sidecar(init) && view.started(init, record),
+            ContainerPhase::Created | ContainerPhase::Unknown => false,
+        })
+    })
+}
+
+fn waiting((reason, message): (String, String)) -> ContainerState {
+    let message = (!message.is_empty()).then_some(message);
+    ContainerState {
+        waiting: Some(ContainerStateWaiting { reason: Some(reason), message }),
+        ..Default::default()
+    }
+}
+
+fn terminated(view: View, record: &ContainerRecord) -> ContainerState {
+    let left = view.memory.termination_messages.get(&record.id).cloned();
+    let message = left.filter(|text| !text.is_empty()).unwrap_or_else(|| record.message.clone());
+    let reason = match (record.reason.as_str(), record.exit_code) {
+        ("", 0) => "Completed",
+        ("", _) => "Error",
+        (reason, _) => reason,
+    };
+    let at = |ns: i64| (ns > 0).then(|| time(nanoseconds(ns)));
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            container_id: Some(format!("{RUNTIME}://{}", record.id)),
+            exit_code: record.exit_code,
+            reason: Some(reason.to_owned()),
+            message: (!message.is_empty()).then_some(message),
+            started_at: at(record.started_ns),
+            finished_at: at(record.finished_ns),
+            signal: None,
+        }),
+        ..Default::default()
+    }
+}
+
+/// Upstream's rules for the phase (pod lifecycle documentation).
+fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before: &PodStatus) -> String {
+    if let Some(phase @ ("Succeeded" | "Failed")) = before.phase.as_deref() {
+        return phase.to_owned();
+    }
+    let running =
+        |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+    let any_running = main.iter().chain(init).any(running);
+    if (view.memory.deadline_exceeded || view.init_failed()) && !any_running {
+        return "Failed".to_owned();
+    }
+    let ended = |status: &ContainerStatus| {
+        let terminated = |state: &Option<ContainerState>| state.as_ref()?.terminated.clone();
+        terminated(&status.state).or_else(|| terminated(&status.last_state))
+    };
+    let mains_begun = main.iter().any(|status| status.container_id.is_some());
+    if !mains_begun && !initialized(view) {
+        return "Pending".to_owned();
+    }
+    let stopped = main.iter().filter(|status| !running(status) && ended(status).is_some()).count();
+    if main.iter().any(|status| !running(status) && ended(status).is_none()) {
+        return "Pending".to_owned();
+    }
+    if stopped < main.len() || main.is_empty() {
+        return "Running".to_owned();
+    }
+    // Every main container has ended: for good or not, and sidecars may still be on their way down.
+    if any_running || !(view.finished() || view.terminating()) {
+        return "Running".to_owned();
+    }
+    let well = main.iter().all(|status| ended(status).is_some_and(|end| end.exit_code == 0));
+    (if well { "Succeeded" } else { "Failed" }).to_owned()
+}

@@ -1,0 +1,131 @@
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    access::{Access, AccessError},
+    agent::{Agent, AgentParts},
+    config::{Config, ServerAccess},
+    cri::{Cri, CriError},
+    join,
+    machine::Machine,
+    node, pods,
+    recorder::Recorder,
+    service_env,
+    tls::NodeCertificate,
+};
+
+/// How long a runtime that is not there yet is waited for.
+const RUNTIME_LIMIT: Duration = Duration::from_secs(60);
+const RUNTIME_RETRY: Duration = Duration::from_millis(100);
+/// Between two tries to renew the node's certificate.
+const RENEW_RETRY: Duration = Duration::from_secs(600);
+/// Sleeps are cut to this, so that a clock that was set is noticed.
+const RENEW_CHECK: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, thiserror::Error)]
+pub enum KubeletError {
+    #[error("container runtime at {}: no answer for {} s: is containerd running, and is its CRI plugin enabled?", socket.display(), RUNTIME_LIMIT.as_secs())]
+    Runtime { socket: PathBuf, source: CriError },
+    #[error(transparent)]
+    Socket(CriError),
+    #[error("create folder {}", path.display())]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Access(#[from] AccessError),
+}
+
+/// Runs the node agent until `shutdown`; pods run on after it.
+///
+/// # Errors
+/// When the runtime does not answer, folders can't be made or credentials are not usable. An API server that is away
+/// is no error: it is waited for.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), KubeletError> {
+    for path in [&config.root_dir, &config.pod_log_dir] {
+        std::fs::create_dir_all(path)
+            .map_err(|source| KubeletError::Folder { path: path.clone(), source })?;
+    }
+    let cri = Cri::new(&config.runtime_socket).map_err(KubeletError::Socket)?;
+    let systemd_cgroups = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        found = await_runtime(&cri, &config) => found?,
+    };
+    let access = Access::new(&config.server).await?;
+    let machine = Machine::read(&config.root_dir);
+    let recorder = Recorder::start(access.client.clone(), config.node_name.clone());
+    let (sender, service_env) = watch::channel(None);
+    let agent = Arc::new(Agent::new(AgentParts {
+        cri,
+        client: access.client.clone(),
+        recorder,
+        machine,
+        systemd_cgroups,
+        service_env,
+        config,
+    }));
+    let side = async {
+        tokio::join!(
+            service_env::follow(access.client.clone(), sender),
+            keep_certificate(&agent, access.certificate.clone())
+        )
+    };
+    let main = async {
+        tokio::join!(
+            node::run(agent.clone(), shutdown.clone()),
+            pods::dispatch::run(agent.clone(), shutdown.clone())
+        )
+    };
+    tokio::select! {
+        _ = main => {}
+        _ = side => {}
+    }
+    Ok(())
+}
+
+/// Waits for the runtime's first answer; whether it keeps cgroups by systemd.
+async fn await_runtime(cri: &Cri, config: &Config) -> Result<bool, KubeletError> {
+    let deadline = tokio::time::Instant::now() + RUNTIME_LIMIT;
+    loop {
+        match cri.systemd_cgroups().await {
+            Ok(found) => return Ok(found == Some(true)),
+            Err(source) if tokio::time::Instant::now() > deadline => {
+                return Err(KubeletError::Runtime { socket: config.runtime_socket.clone(), source });
+            }
+            Err(_) => tokio::time::sleep(RUNTIME_RETRY).await,
+        }
+    }
+}
+
+/// Renews the node's certificate after two thirds of its life, for as long as the agent runs.
+async fn keep_certificate(agent: &Agent, certificate: Option<Arc<NodeCertificate>>) {
+    let (ServerAccess::Joined { server, dir }, Some(certificate)) = (&agent.config.server, certificate)
+    else {
+        return std::future::pending().await;
+    };
+    loop {
+        let at = join::read(dir).ok().and_then(|have| join::renew_at(&have.certificate));
+        let left = at.map(|at| at.duration_since(Timestamp::now()));
+        let left = left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default();
+        if !left.is_zero() {
+            tokio::time::sleep(left.min(RENEW_CHECK)).await;
+            continue;
+        }
+        match join::renew(server, &agent.config.node_name, dir).await {
+            Ok(fresh) => match certificate.replace(&fresh.certificate, &fresh.key) {
+                Ok(()) => tracing::info!("the node's certificate was renewed"),
+                Err(error) => {
+                    tracing::error!(error = crate::error_chain(&error), "renewed certificate not usable")
+                }
+            },
+            Err(error) => {
+                tracing::warn!(
+                    error = crate::error_chain(&error),
+                    "certificate not renewed, trying again later"
+                );
+                tokio::time::sleep(RENEW_RETRY).await;
+            }
+        }
+    }
+}

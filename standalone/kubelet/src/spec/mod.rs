@@ -1,0 +1,12 @@
+//! From a Pod to what CRI is asked for: pure translation, no IO.
+
+pub mod container;
+pub mod dns;
+pub mod env;
+pub mod fields;
+pub mod names;
+pub mod quantity;
+pub mod resources;
+pub mod sandbox;
+
+pub use names::PodId;

@@ -1,0 +1,163 @@
+//! Requests and limits as cgroup numbers; quality of service.
+
+use k8s_cri::v1::LinuxContainerResources;
+use k8s_openapi::{
+    api::core::v1::{Container, Pod},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use std::collections::BTreeMap;
+
+use super::quantity;
+
+/// Length of the period that cpu limits are counted in, microseconds.
+const CPU_PERIOD_US: i64 = 100_000;
+const MIN_SHARES: i64 = 2;
+const MAX_SHARES: i64 = 262_144;
+const MIN_QUOTA_US: i64 = 1000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QosClass {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+impl QosClass {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            QosClass::Guaranteed => "Guaranteed",
+            QosClass::Burstable => "Burstable",
+            QosClass::BestEffort => "BestEffort",
+        }
+    }
+
+    /// The class of a pod by the cpu and memory of all its containers.
+    pub fn of(pod: &Pod) -> QosClass {
+        let Some(spec) = &pod.spec else { return QosClass::BestEffort };
+        let containers = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let any = containers().any(|container| {
+            ["cpu", "memory"].iter().any(|resource| {
+                request_millis(container, resource).is_some_and(|value| value > 0)
+                    || limit_millis(container, resource).is_some_and(|value| value > 0)
+            })
+        });
+        if !any {
+            return QosClass::BestEffort;
+        }
+        let guaranteed = containers().all(|container| {
+            ["cpu", "memory"].iter().all(|resource| {
+                let limit = limit_millis(container, resource).filter(|value| *value > 0);
+                limit.is_some()
+                    && request_millis(container, resource).is_none_or(|value| Some(value) == limit)
+            })
+        });
+        if guaranteed { QosClass::Guaranteed } else { QosClass::Burstable }
+    }
+}
+
+/// cgroup values of one container.
+pub fn cgroup(container: &Container, qos: QosClass, node_memory_bytes: u64) -> LinuxContainerResources {
+    let limit_cpu = limit_millis(container, "cpu").filter(|value| *value > 0);
+    let request_cpu = request_millis(container, "cpu").filter(|value| *value > 0).or(limit_cpu);
+    let limit_memory = limit_millis(container, "memory").filter(|value| *value > 0);
+    LinuxContainerResources {
+        cpu_period: CPU_PERIOD_US,
+        cpu_quota: limit_cpu.map_or(0, quota_us),
+        cpu_shares: shares(request_cpu.unwrap_or(0)),
+        memory_limit_in_bytes: limit_memory.map_or(0, |value| clamp(value / 1000)),
+        oom_score_adj: oom_score_adj(container, qos, node_memory_bytes),
+        ..Default::default()
+    }
+}
+
+/// cgroup v1 shares (1024 a core) of a cpu request in thousandths of a core.
+fn shares(cpu_millis: i128) -> i64 {
+    clamp(cpu_millis * 1024 / 1000).clamp(MIN_SHARES, MAX_SHARES)
+}
+
+fn quota_us(cpu_millis: i128) -> i64 {
+    clamp(cpu_millis * i128::from(CPU_PERIOD_US) / 1000).max(MIN_QUOTA_US)
+}
+
+/// Who is killed first when the machine is out of memory: what asked for least of it.
+fn oom_score_adj(container: &Container, qos: QosClass, node_memory_bytes: u64) -> i64 {
+    match qos {
+        QosClass::Guaranteed => -997,
+        QosClass::BestEffort => 1000,
+        QosClass::Burstable => {
+            let request = request_millis(container, "memory").unwrap_or(0) / 1000;
+            let node = i128::from(node_memory_bytes.max(1));
+            clamp(1000 - 1000 * request / node).clamp(3, 999)
+        }
+    }
+}
+
+/// A container's request, or its limit where only that is given (as the API server defaults it).
+pub fn request_millis(container: &Container, resource: &str) -> Option<i128> {
+    let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    value(requests, resource).or_else(|| limit_millis(container, resource))
+}
+
+pub fn limit_millis(container: &Container, resource: &str) -> Option<i128> {
+    value(container.resources.as_ref().and_then(|resources| resources.limits.as_ref()), resource)
+}
+
+fn value(list: Option<&BTreeMap<String, Quantity>>, resource: &str) -> Option<i128> {
+    quantity::millis(&list?.get(resource)?.0)
+}
+
+fn clamp(value: i128) -> i64 {
+    i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(resources: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "a", "resources": resources}]},
+        }))
+        .unwrap()
+    }
+
+    fn container(pod: &Pod) -> &Container {
+        &pod.spec.as_ref().unwrap().containers[0]
+    }
+
+    #[test]
+    fn the_class_follows_requests_and_limits() {
+        let both = json!({"cpu": "1", "memory": "1Gi"});
+        let cases = [
+            (json!({}), QosClass::BestEffort),
+            (json!({"limits": both}), QosClass::Guaranteed),
+            (json!({"limits": both, "requests": both}), QosClass::Guaranteed),
+            (json!({"limits": both, "requests": {"cpu": "500m"}}), QosClass::Burstable),
+            (json!({"requests": {"memory": "1Gi"}}), QosClass::Burstable),
+            (json!({"limits": {"memory": "1Gi"}}), QosClass::Burstable),
+        ];
+        for (resources, class) in cases {
+            assert_eq!(QosClass::of(&pod(resources.clone())), class, "{resources}");
+        }
+    }
+
+    #[test]
+    fn limits_become_cgroup_numbers() {
+        let pod = pod(json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "500m", "memory": "200Mi"}}));
+        let cgroup = cgroup(container(&pod), QosClass::Burstable, 1 << 30);
+        assert_eq!((cgroup.cpu_quota, cgroup.cpu_period, cgroup.cpu_shares), (50_000, 100_000, 102));
+        assert_eq!(cgroup.memory_limit_in_bytes, 200 << 20);
+        assert_eq!(cgroup.oom_score_adj, 805);
+    }
+
+    #[test]
+    fn no_request_gets_the_least_shares_and_no_quota() {
+        let pod = pod(json!({}));
+        let cgroup = cgroup(container(&pod), QosClass::BestEffort, 1 << 30);
+        assert_eq!((cgroup.cpu_quota, cgroup.cpu_shares, cgroup.memory_limit_in_bytes), (0, 2, 0));
+        assert_eq!(cgroup.oom_score_adj, 1000);
+    }
+}

@@ -1,0 +1,171 @@
+//! TLS as a client: one configuration whose certificate can be replaced while it is in use.
+
+use std::{
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        ResolvesClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::CryptoProvider,
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("certificate authority: not a PEM certificate")]
+    Authority { source: rustls_pki_types::pem::Error },
+    #[error("certificate authority: the file holds no certificate")]
+    NoAuthority,
+    #[error("client certificate: not PEM")]
+    Certificate { source: rustls_pki_types::pem::Error },
+    #[error("client key: not PEM")]
+    Key { source: rustls_pki_types::pem::Error },
+    #[error("client certificate and key: not usable for TLS")]
+    Pair { source: rustls::Error },
+    #[error("TLS configuration")]
+    Config { source: rustls::Error },
+}
+
+/// The node's certificate, as TLS asks for it at each handshake.
+#[derive(Debug)]
+pub struct NodeCertificate {
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl NodeCertificate {
+    pub fn new(certificate_pem: &str, key_pem: &str) -> Result<NodeCertificate, TlsError> {
+        Ok(NodeCertificate { current: RwLock::new(certified(certificate_pem, key_pem)?) })
+    }
+
+    /// From the next handshake on this one is shown.
+    pub fn replace(&self, certificate_pem: &str, key_pem: &str) -> Result<(), TlsError> {
+        let fresh = certified(certificate_pem, key_pem)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+}
+
+impl ResolvesClientCert for NodeCertificate {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn certified(certificate_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain: Vec<CertificateDer> = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsError::Certificate { source })?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|source| TlsError::Key { source })?;
+    let key =
+        rustls::crypto::ring::sign::any_supported_type(&key).map_err(|source| TlsError::Pair { source })?;
+    let pair = CertifiedKey::new(chain, key);
+    pair.keys_match().map_err(|source| TlsError::Pair { source })?;
+    Ok(Arc::new(pair))
+}
+
+pub fn authorities(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all: Vec<CertificateDer> = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsError::Authority { source })?;
+    if all.is_empty() { Err(TlsError::NoAuthority) } else { Ok(all) }
+}
+
+/// Trusts these authorities only; shows the certificate, if one is given.
+pub fn config(
+    authorities: &[CertificateDer<'static>],
+    certificate: Option<Arc<NodeCertificate>>,
+) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone()).map_err(|source| TlsError::Config { source })?;
+    }
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|source| TlsError::Config { source })?
+        .with_root_certificates(roots);
+    Ok(match certificate {
+        Some(certificate) => builder.with_client_cert_resolver(certificate),
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// Any certificate will do: for the authority's own certificate, which is checked by its hash, and for HTTPS probes.
+pub fn unverified() -> Result<ClientConfig, TlsError> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|source| TlsError::Config { source })?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// TLS on a connection to `host` (name or address).
+pub async fn connect(
+    config: Arc<ClientConfig>,
+    host: &str,
+    stream: TcpStream,
+) -> io::Result<TlsStream<TcpStream>> {
+    let host = host.trim_matches(['[', ']']).to_owned();
+    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+    TlsConnector::from(config).connect(name, stream).await
+}
+
+pub async fn connect_unverified(host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    let config = unverified().map_err(io::Error::other)?;
+    connect(Arc::new(config), host, stream).await
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,158 @@
+//! A pod's volumes on the node's disk, and a container's mounts out of them.
+//!
+//! Folders are named as upstream's node agent names them (`pods/UID/volumes/kubernetes.io~empty-dir/NAME`), so that
+//! tools which look there find them.
+
+mod host_path;
+mod mounts;
+mod payload;
+mod projected;
+mod tmpfs;
+mod write;
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use crate::spec::{
+    env::References,
+    fields::{Addresses, Allocatable},
+    quantity,
+};
+
+pub use host_path::HostPathError;
+pub use mounts::{MountError, mounts};
+pub use payload::PayloadError;
+pub use tmpfs::unmount_below;
+
+/// Why a volume could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("{operation} {}", path.display())]
+    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    HostPath(#[from] HostPathError),
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    #[error(
+        "volumes of kind {0} are not supported by this node agent: use emptyDir, hostPath, configMap, secret, downwardAPI or projected"
+    )]
+    Unsupported(&'static str),
+    #[error("sizeLimit {0:?} is no quantity")]
+    SizeLimit(String),
+}
+
+/// A volume that failed, by its name in the pod.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume {volume:?}")]
+pub struct SetUpError {
+    pub volume: String,
+    pub source: VolumeError,
+}
+
+/// What volumes are filled from.
+pub struct Sources<'a> {
+    pub pod: &'a Pod,
+    pub references: &'a References,
+    pub addresses: &'a Addresses,
+    pub allocatable: Allocatable,
+}
+
+/// `ROOT/pods/UID`: everything of one pod on this node's disk.
+pub fn pod_dir(root: &Path, pod: &Pod) -> PathBuf {
+    root.join("pods").join(pod.metadata.uid.as_deref().unwrap_or_default())
+}
+
+/// Makes every volume of the pod ready; doing it again is harmless and brings files up to date.
+pub fn prepare(root: &Path, sources: &Sources) -> Result<(), SetUpError> {
+    let spec = sources.pod.spec.as_ref();
+    for volume in spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        set_up(root, volume, sources).map_err(|source| SetUpError { volume: volume.name.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Where a volume lies on the node; `None` for kinds that are not supported.
+pub fn path(root: &Path, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
+    if let Some(host_path) = &volume.host_path {
+        return Some(PathBuf::from(&host_path.path));
+    }
+    let kind = kind(volume).ok()?;
+    Some(pod_dir(root, pod).join("volumes").join(format!("kubernetes.io~{kind}")).join(&volume.name))
+}
+
+fn kind(volume: &Volume) -> Result<&'static str, VolumeError> {
+    let kinds = [
+        (volume.empty_dir.is_some(), "empty-dir"),
+        (volume.config_map.is_some(), "configmap"),
+        (volume.secret.is_some(), "secret"),
+        (volume.downward_api.is_some(), "downward-api"),
+        (volume.projected.is_some(), "projected"),
+    ];
+    let known = kinds.iter().find(|(present, _)| *present).map(|(_, kind)| *kind);
+    known.ok_or_else(|| {
+        VolumeError::Unsupported(if volume.persistent_volume_claim.is_some() {
+            "persistentVolumeClaim"
+        } else if volume.csi.is_some() || volume.ephemeral.is_some() {
+            "csi"
+        } else if volume.nfs.is_some() {
+            "nfs"
+        } else if volume.image.is_some() {
+            "image"
+        } else {
+            "this"
+        })
+    })
+}
+
+fn set_up(root: &Path, volume: &Volume, sources: &Sources) -> Result<(), VolumeError> {
+    if let Some(host_path) = &volume.host_path {
+        return Ok(host_path::prepare(host_path)?);
+    }
+    kind(volume)?;
+    let Some(path) = path(root, sources.pod, volume) else { return Ok(()) };
+    let group = sources.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
+    if let Some(empty_dir) = &volume.empty_dir {
+        let memory = empty_dir.medium.as_deref() == Some("Memory");
+        if path.is_dir() && (!memory || tmpfs::is_mount_point(&path)) {
+            return Ok(());
+        }
+        create_dir(&path)?;
+        let size = empty_dir.size_limit.as_ref().map(|limit| {
+            quantity::units(&limit.0)
+                .and_then(|bytes| u64::try_from(bytes).ok())
+                .ok_or_else(|| VolumeError::SizeLimit(limit.0.clone()))
+        });
+        if memory {
+            tmpfs::mount(&path, size.transpose()?, 0o777)?;
+        }
+        return own(&path, 0o777, group);
+    }
+    let files = payload::files(volume, sources)?;
+    create_dir(&path)?;
+    if volume.secret.is_some() && !tmpfs::is_mount_point(&path) {
+        tmpfs::mount(&path, None, 0o755)?;
+    }
+    write::replace(&path, &files, group)
+}
+
+/// Makes the folder and those above it.
+fn create_dir(path: &Path) -> Result<(), VolumeError> {
+    let failed = |source| VolumeError::Io { operation: "create folder", path: path.to_owned(), source };
+    fs::create_dir_all(path).map_err(failed)
+}
+
+/// Sets the mode whatever the umask is, and the pod's group with the set-group-id bit.
+fn own(path: &Path, mode: u32, group: Option<i64>) -> Result<(), VolumeError> {
+    let failed = |operation| move |source| VolumeError::Io { operation, path: path.to_owned(), source };
+    let mut mode = mode;
+    if let Some(group) = group.and_then(|group| u32::try_from(group).ok()) {
+        chown(path, None, Some(group)).map_err(failed("give a group to"))?;
+        mode |= 0o2070;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of"))
+}
