@@ -6,6 +6,7 @@
 //!
 //! - [`Map`], [`PerCpuMap`]: typed views of a map; opening one compares the kernel's sizes with the types'.
 //! - [`Program`], [`Link`]: what runs and where; [`tcx_attachments`], [`cgroup_attachments`] ask a hook.
+//! - [`attach_filters`], [`filter_program`], [`detach_filter`]: the same hooks by tc filters, where TCX is absent or slow.
 //! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
 //! - [`netns_cookie`], [`ifindex`], [`ifname`], [`in_netns`]: network namespaces and their devices.
 #![deny(unsafe_code)]
@@ -19,6 +20,7 @@ mod net;
 mod program;
 #[expect(unsafe_code, reason = "system calls; every other module goes through this one")]
 mod sys;
+mod tc;
 
 pub use error::Error;
 pub use fs::{cgroup2_mount, is_bpffs, is_cgroup2, mount_bpffs, unmount};
@@ -29,3 +31,4 @@ pub use link::{
 pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type};
 pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie};
 pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};
+pub use tc::{Filter, attach_filters, detach_filter, filter_program};

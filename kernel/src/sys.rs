@@ -352,16 +352,22 @@ pub(crate) fn unmount(path: &Path) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let socket = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+    if socket < 0 { Err(io::Error::last_os_error()) } else { Ok(owned(socket)) }
+}
+
+/// A route-netlink socket: what is written goes to the kernel, each read gives one datagram of its answers.
+pub(crate) fn netlink() -> io::Result<std::fs::File> {
+    Ok(socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?.into())
+}
+
 /// `SO_NETNS_COOKIE` (Linux 5.14), which not every libc names.
 const SO_NETNS_COOKIE: i32 = 71;
 
 pub(crate) fn netns_cookie() -> io::Result<u64> {
-    // SAFETY: no pointers.
-    let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let socket = owned(socket);
+    let socket = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
     let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
     // SAFETY: eight bytes for an eight-byte option.
     let result = unsafe {

@@ -8,9 +8,10 @@ use std::{
 };
 
 use skerry_kernel::{
-    CgroupHook, Direction, Instruction, Link, LinkTarget, Order, Program, cgroup_attachments, cgroup2_mount,
-    ifindex, ifname, in_netns, instruction, is_bpffs, is_cgroup2, kernel_release, link_ids, mount_bpffs,
-    netns_cookie, program_type, tcx_attachments, unmount,
+    CgroupHook, Direction, Filter, Instruction, Link, LinkTarget, Order, Program, attach_filters,
+    cgroup_attachments, cgroup2_mount, detach_filter, filter_program, ifindex, ifname, in_netns, instruction,
+    is_bpffs, is_cgroup2, kernel_release, link_ids, mount_bpffs, netns_cookie, program_type, tcx_attachments,
+    unmount,
 };
 use skerry_lab::Netns;
 
@@ -158,4 +159,37 @@ fn work_in_a_namespace_does_not_move_the_caller() {
     let error = in_netns(no_namespace.as_fd(), "/dev/null", || ()).unwrap_err();
     assert_eq!(error.to_string(), "enter network namespace /dev/null");
     assert!(kernel_release().unwrap().contains('.'));
+}
+
+#[test]
+fn filters_are_attached_replaced_found_and_removed() {
+    let netns = Netns::unique("filters").unwrap();
+    netns.ip("link add v0 type veth peer name v1").unwrap();
+    let (a, b, c) = (tc(-1), tc(-1), tc(0));
+    let id = |program: &Program| Some(program.info().unwrap().id);
+    netns
+        .run(|| {
+            let index = ifindex("v0").unwrap();
+            let on = |direction| filter_program(index, direction).unwrap();
+            let filter = |direction, program: &Program| {
+                attach_filters(index, &[Filter { direction, program: program.fd(), name: "skt" }]).unwrap();
+            };
+            assert_eq!(on(Direction::Ingress), None, "no qdisc yet");
+            assert!(!detach_filter(index, Direction::Egress).unwrap());
+            filter(Direction::Ingress, &a);
+            assert_eq!((on(Direction::Ingress), on(Direction::Egress)), (id(&a), None));
+            filter(Direction::Egress, &b);
+            filter(Direction::Ingress, &c);
+            assert_eq!((on(Direction::Ingress), on(Direction::Egress)), (id(&c), id(&b)));
+            assert!(detach_filter(index, Direction::Ingress).unwrap());
+            assert_eq!((on(Direction::Ingress), on(Direction::Egress)), (None, id(&b)));
+            let both = [Direction::Ingress, Direction::Egress];
+            attach_filters(index, &both.map(|direction| Filter { direction, program: a.fd(), name: "skt" }))
+                .unwrap();
+            assert_eq!(both.map(on), [id(&a), id(&a)]);
+            let missing = attach_filters(999_999, &[]).unwrap_err();
+            assert!(missing.is_not_found(), "{missing}");
+        })
+        .unwrap();
+    assert!(netns.sh("tc filter show dev v0 ingress").unwrap().contains("direct-action"));
 }
