@@ -81,5 +81,27 @@ pub mod flow_state {
     pub const CLOSING: u8 = 2;
 }
 
+/// Key of `FRAGMENTS` (LRU): the pieces of one datagram (RFC 791 section 2.3, RFC 8200 section 4.5).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
+pub struct FragmentKey {
+    pub src: Addr,
+    pub dst: Addr,
+    /// As it lies in the packet; 16 bits of it for IPv4.
+    pub id: u32,
+    pub proto: u8,
+    pub reserved: [u8; 3],
+}
+
+/// Value of `FRAGMENTS`: what only the first piece says.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct FragmentPorts {
+    pub sport: Be16,
+    pub dport: Be16,
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 40);
+const _: () = assert!(size_of::<FragmentPorts>() == 4);
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Flow>() == 56);

@@ -18,7 +18,7 @@ mod socket;
 pub use addr::{Addr, Be16};
 pub use config::{Config, Prefix, config_flag};
 pub use endpoint::{Endpoint, Link, PodCidr, PodCidrKey, endpoint_flag, pod_cidr_flag};
-pub use flow::{Flow, Tuple, flow_flag, flow_state};
+pub use flow::{Flow, FragmentKey, FragmentPorts, Tuple, flow_flag, flow_state};
 pub use frontend::{Frontend, FrontendKey, Slot, frontend_flag, frontend_kind, slot_flag};
 pub use pins::{MAPS, MapSpec, PIN_ROOT, PROGRAMS, map, prog};
 pub use reason::{Counter, DropEvent, LOST_EVENTS, Reason};

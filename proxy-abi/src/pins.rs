@@ -12,6 +12,7 @@ pub mod map {
     pub const TUNNEL_PEERS: &str = "TUNNEL_PEERS";
     pub const FLOWS_NEW: &str = "FLOWS_NEW";
     pub const FLOWS: &str = "FLOWS";
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const SOCKETS: &str = "SOCKETS";
     pub const COUNTERS: &str = "COUNTERS";
     pub const EVENTS: &str = "EVENTS";
@@ -61,6 +62,7 @@ pub const MAPS: &[MapSpec] = &[
     spec(map::TUNNEL_PEERS, 16_384),
     spec(map::FLOWS_NEW, 65_536),
     spec(map::FLOWS, 131_072),
+    spec(map::FRAGMENTS, 8_192),
     spec(map::SOCKETS, 65_536),
     spec(map::COUNTERS, crate::Reason::COUNT),
     spec(map::EVENTS, 262_144),

@@ -190,13 +190,30 @@ const fn established(state: u8) -> u8 {
 }
 
 /// What is new about a flow that [`create`] records.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Fresh {
     /// 0: masquerade only.
     pub service_id: u32,
     pub flags: u16,
     /// `s.to.src` is not the packet's own source: a source port of ours goes with it.
     pub snat: bool,
+}
+
+impl Fresh {
+    #[inline(always)]
+    pub(crate) const fn is_translated(&self) -> bool {
+        self.flags != 0 || self.snat
+    }
+}
+
+impl Scratch {
+    /// Points the packet at the backend that was drawn.
+    #[inline(always)]
+    pub(crate) fn balance(&mut self) -> Fresh {
+        self.to.dst = self.backend.addr;
+        self.to.dport = self.backend.port;
+        Fresh { service_id: self.backend.service_id, flags: flow_flag::DNAT, snat: false }
+    }
 }
 
 /// Records `s.view.tuple` → `s.to`, whose source port is chosen here. The reverse entry goes in first: that insertion *is* the

@@ -10,6 +10,7 @@ mod answer;
 mod checksum;
 mod flow;
 mod forward;
+mod fragment;
 mod overlay;
 mod packet;
 mod parse;

@@ -5,6 +5,7 @@ use proxy_abi::{Config, Reason, endpoint_flag};
 use crate::{
     flow::{self, Fresh},
     forward::{Place, forward, locate},
+    fragment::follow,
     packet::{Packet, Tunnel},
     parse::{Shape, parse},
     rewrite::{address_tunnel_frame, rewrite},
@@ -38,22 +39,21 @@ pub fn from_overlay<P: Packet, T: Tables>(
     if !owner.is_some_and(|cidr| cidr.node.same(&outer.peer)) {
         return Verdict::drop(Reason::SourceSpoofed);
     }
+    follow(tables, &mut s.view);
     let known = flow::find(tables, s, config, tables.now_s());
     if !known {
         s.to = s.view.tuple;
     }
     locate(tables, config, &s.to.dst, &mut s.hop);
-    if !known {
+    if known {
+        if let Err(reason) = rewrite(packet, &mut s.view, &s.to) {
+            return Verdict::drop(reason);
+        }
+    } else if !matches!(s.hop.place, Place::Pod | Place::Node) {
         // No transit: what is not for this node or one of its pods was sent here by mistake or on purpose.
-        return match s.hop.place {
-            Place::Pod | Place::Node => forward(packet, &s.view, config, &s.hop),
-            _ => Verdict::drop(Reason::UnknownEndpoint),
-        };
+        return Verdict::drop(Reason::UnknownEndpoint);
     }
-    match rewrite(packet, &mut s.view, &s.to) {
-        Ok(()) => forward(packet, &s.view, config, &s.hop),
-        Err(reason) => Verdict::drop(reason),
-    }
+    forward(packet, &s.view, config, &s.hop)
 }
 
 /// What leaves through the VXLAN device. `keyed`: the packet has its tunnel destination, one of our programs sent it here;
@@ -96,6 +96,7 @@ fn speak_as_router<P: Packet, T: Tables>(
         return Ok(());
     }
     let now_s = tables.now_s();
+    follow(tables, &mut s.view);
     if !flow::find(tables, s, config, now_s) {
         s.to = s.view.tuple;
         s.to.src = *config.router(s.view.v4);

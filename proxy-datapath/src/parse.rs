@@ -67,6 +67,8 @@ pub struct View {
     pub flags: u8,
     /// A fragment, the first one included.
     pub fragment: bool,
+    /// Which datagram it is a piece of.
+    pub fragment_id: u32,
 }
 
 impl View {
@@ -118,6 +120,7 @@ fn parse_v4<P: Packet>(packet: &P, view: &mut View) -> Option<()> {
     view.dst = Addr::from_v4([header[16], header[17], header[18], header[19]]);
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     view.fragment = fragment & 0x3fff != 0;
+    view.fragment_id = u16::from_ne_bytes([header[4], header[5]]) as u32;
     transport(packet, view, ETH + header_length, fragment & 0x1fff != 0)
 }
 
@@ -175,6 +178,7 @@ fn extensions<P: Packet>(packet: &P, view: &mut View, first: u8, start: u32) -> 
                 next = header[0];
                 at += 8;
                 view.fragment = true;
+                view.fragment_id = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
                 if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
                     return Some((next, at, true));
                 }

@@ -1,15 +1,16 @@
 //! The two ends of a pod's veth pair, on the node's side.
 
-use proxy_abi::{Addr, Config, Link, Reason, config_flag, endpoint_flag, flow_flag, proto};
+use proxy_abi::{Addr, Config, Link, Reason, config_flag, endpoint_flag, proto};
 
 use crate::{
     answer::reject,
     flow::{self, Fresh},
     forward::{Place, forward, is_link_local_v6, is_loopback, is_multicast, locate},
+    fragment::follow,
     packet::Packet,
     parse::{ETH, Kind, Shape, parse},
     rewrite::rewrite,
-    service::{Service, select, unmatched},
+    service::{Service, find as service},
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -52,6 +53,7 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch)
         // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked at.
         s.view.tuple.src = *config.node(s.view.v4);
     }
+    follow(tables, &mut s.view);
     if !flow::find(tables, s, config, tables.now_s()) {
         return Verdict::PASS;
     }
@@ -108,42 +110,54 @@ const fn admit_link_local(protocol: u8, icmp_type: u8) -> Verdict {
     }
 }
 
+/// Each of the large steps (record, rewrite, forward, answer) stands here once: the compiler copies them to every place they
+/// are called from.
 #[inline(always)]
 fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, config: &Config) -> Verdict {
     let now_s = tables.now_s();
-    if flow::find(tables, s, config, now_s) {
-        locate(tables, config, &s.to.dst, &mut s.hop);
-        return match rewrite(packet, &mut s.view, &s.to) {
-            Ok(()) => forward(packet, &s.view, config, &s.hop),
-            Err(reason) => Verdict::drop(reason),
-        };
+    follow(tables, &mut s.view);
+    let known = flow::find(tables, s, config, now_s);
+    let mut fresh = Fresh::default();
+    if !known {
+        s.to = s.view.tuple;
+        match service(tables, s, config) {
+            Service::Backend => fresh = s.balance(),
+            Service::Reject => return reject(packet, &s.view),
+            Service::Drop(reason) => return Verdict::drop(reason),
+            Service::No => {}
+        }
     }
-    s.to = s.view.tuple;
-    let service = match s.view.kind {
-        Kind::Ports => select(tables, config, s.view.destination(), &mut s.backend),
-        _ => Service::No,
-    };
-    match service {
-        Service::Backend => balance(packet, tables, s, config, now_s),
-        Service::Reject => reject(packet, &s.view),
-        Service::Drop(reason) => Verdict::drop(reason),
-        Service::No => plain(packet, tables, s, config, now_s),
+    locate(tables, config, &s.to.dst, &mut s.hop);
+    if !known {
+        if fresh.flags != 0 {
+            fresh.snat = choose_source(s, config);
+        } else if matches!(s.hop.place, Place::Routed) {
+            return Verdict::PASS;
+        } else if matches!(s.hop.place, Place::Outside) {
+            match masquerade(packet, s, config) {
+                Masquerade::Yes => fresh.snat = true,
+                Masquerade::Stack => return Verdict::PASS,
+                Masquerade::Refuse(reason) => return Verdict::drop(reason),
+            }
+        }
+        if fresh.is_translated()
+            && let Err(reason) = flow::create(tables, s, config, now_s, fresh)
+        {
+            return Verdict::drop(reason);
+        }
     }
+    if (known || fresh.is_translated())
+        && let Err(reason) = rewrite(packet, &mut s.view, &s.to)
+    {
+        return Verdict::drop(reason);
+    }
+    forward(packet, &s.view, config, &s.hop)
 }
 
-/// The first packet of a pod's flow to a service.
+/// Whether the first packet of a pod's flow to a service needs another source than the pod.
 #[inline(always)]
-fn balance<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    s: &mut Scratch,
-    config: &Config,
-    now_s: u32,
-) -> Verdict {
-    s.to.dst = s.backend.addr;
-    s.to.dport = s.backend.port;
-    locate(tables, config, &s.to.dst, &mut s.hop);
-    let snat = match s.hop.place {
+fn choose_source(s: &mut Scratch, config: &Config) -> bool {
+    match s.hop.place {
         // To itself: a packet from its own address would be a martian to the pod.
         Place::Pod if s.to.dst.same(&s.view.src) => {
             s.to.src = *config.router(s.view.v4);
@@ -155,69 +169,33 @@ fn balance<P: Packet, T: Tables>(
             true
         }
         _ => false,
-    };
-    let fresh = Fresh { service_id: s.backend.service_id, flags: flow_flag::DNAT, snat };
-    let done =
-        flow::create(tables, s, config, now_s, fresh).and_then(|()| rewrite(packet, &mut s.view, &s.to));
-    match done {
-        Ok(()) => forward(packet, &s.view, config, &s.hop),
-        Err(reason) => Verdict::drop(reason),
     }
 }
 
-/// A packet for no service and of no flow of ours.
-#[inline(always)]
-fn plain<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    s: &mut Scratch,
-    config: &Config,
-    now_s: u32,
-) -> Verdict {
-    locate(tables, config, &s.view.dst, &mut s.hop);
-    match s.hop.place {
-        Place::Outside => {}
-        Place::Routed => return Verdict::PASS,
-        _ => return forward(packet, &s.view, config, &s.hop),
-    }
-    match unmatched(tables, config, &s.view.dst) {
-        Service::Reject => return reject(packet, &s.view),
-        Service::Drop(reason) => return Verdict::drop(reason),
-        Service::No | Service::Backend => {}
-    }
-    masquerade(packet, tables, s, config, now_s)
+#[derive(Clone, Copy)]
+enum Masquerade {
+    Yes,
+    /// What the kernel would not send out of the uplink is left to the stack as it is.
+    Stack,
+    Refuse(Reason),
 }
 
-/// Out of the uplink under the node's address, past the stack: other people's FORWARD rules never see it. What the kernel
-/// would not send there is left to the stack as it is.
+/// Out of the uplink under the node's address, past the stack: other people's FORWARD rules never see it.
 #[inline(always)]
-fn masquerade<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    s: &mut Scratch,
-    config: &Config,
-    now_s: u32,
-) -> Verdict {
+fn masquerade<P: Packet>(packet: &P, s: &mut Scratch, config: &Config) -> Masquerade {
     let node = config.node(s.view.v4);
     if config.flags & config_flag::MASQUERADE == 0 || node.is_unspecified() {
-        return Verdict::PASS;
+        return Masquerade::Stack;
     }
     let ifindex = packet.way_out(&s.view.tuple);
     if ifindex == 0 || ifindex != config.uplink_ifindex {
-        return Verdict::PASS;
+        return Masquerade::Stack;
     }
     match s.view.kind {
-        Kind::Error => return Verdict::drop(Reason::NoFlow),
-        Kind::Fragment => return Verdict::drop(Reason::FragmentUnknown),
-        _ => {}
+        Kind::Error => return Masquerade::Refuse(Reason::NoFlow),
+        Kind::Fragment => return Masquerade::Refuse(Reason::FragmentUnknown),
+        Kind::Ports | Kind::Echo | Kind::Other => {}
     }
     s.to.src = *node;
-    let fresh = Fresh { service_id: 0, flags: 0, snat: true };
-    let done = flow::create(tables, s, config, now_s, fresh)
-        .and_then(|()| rewrite(packet, &mut s.view, &s.to))
-        .and_then(|()| crate::rewrite::count_hop(packet, &s.view));
-    match done {
-        Ok(()) => Verdict::out(ifindex),
-        Err(reason) => Verdict::drop(reason),
-    }
+    Masquerade::Yes
 }

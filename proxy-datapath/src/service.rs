@@ -2,7 +2,10 @@ use proxy_abi::{
     Addr, Be16, Config, FrontendKey, Prefix, Reason, Slot, endpoint_flag, frontend_flag, frontend_kind,
 };
 
-use crate::tables::Tables;
+use crate::{
+    parse::{Kind, View},
+    tables::{Scratch, Tables},
+};
 
 /// What a destination is to the service tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -13,6 +16,16 @@ pub(crate) enum Service {
     /// No endpoints, or an address of ours without this port: the client is told.
     Reject,
     Drop(Reason),
+}
+
+/// Finds the service that a packet is for; draws its backend into `s.backend`.
+#[inline(always)]
+pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Service {
+    let found = match s.view.kind {
+        Kind::Ports => select(tables, config, s.view.destination(), &mut s.backend),
+        _ => Service::No,
+    };
+    if matches!(found, Service::No) { unmatched(tables, config, &s.view) } else { found }
 }
 
 /// A frontend is read again, once, when its slot was recycled under the reader.
@@ -76,10 +89,14 @@ fn draw<T: Tables>(tables: &T, key: &FrontendKey, backend: &mut Slot) -> Service
 
 /// What becomes of a packet for an address that no frontend matched in full.
 #[inline(always)]
-pub(crate) fn unmatched<T: Tables>(tables: &T, config: &Config, dst: &Addr) -> Service {
+fn unmatched<T: Tables>(tables: &T, config: &Config, view: &View) -> Service {
+    let dst = &view.dst;
     let range = if dst.is_v4() { &config.service_v4 } else { &config.service_v6 };
     if !contains(range, dst) {
         return Service::No;
+    }
+    if matches!(view.kind, Kind::Fragment) {
+        return Service::Drop(Reason::FragmentUnknown);
     }
     let marker = FrontendKey { addr: *dst, port: Be16::ZERO, proto: 0, kind: frontend_kind::ADDRESS };
     match tables.frontend(&marker) {

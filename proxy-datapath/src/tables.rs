@@ -1,5 +1,6 @@
 use proxy_abi::{
-    Addr, Config, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
+    Addr, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, PodCidr, Slot,
+    SocketKey, SocketOrigin, Tuple,
 };
 
 use crate::{forward::Hop, parse::View};
@@ -37,6 +38,9 @@ pub trait Tables {
     /// Adds an entry unless the key is taken.
     fn add_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert;
     fn remove_flow(&self, table: FlowTable, key: &Tuple);
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
+    fn set_fragment(&self, key: &FragmentKey, ports: &FragmentPorts);
 
     fn socket(&self, key: &SocketKey) -> Option<SocketOrigin>;
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin);

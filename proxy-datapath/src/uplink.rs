@@ -6,10 +6,11 @@ use crate::{
     answer::reject,
     flow::{self, Fresh},
     forward::{Place, forward, is_loopback, locate},
+    fragment::follow,
     packet::Packet,
     parse::{Kind, Shape, View, parse},
     rewrite::rewrite,
-    service::{Service, select, unmatched},
+    service::{Service, find as service},
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -31,27 +32,34 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         return Verdict::drop(Reason::LoopbackSource);
     }
     let now_s = tables.now_s();
-    if flow::find(tables, s, config, now_s) {
-        locate(tables, config, &s.to.dst, &mut s.hop);
-        return match rewrite(packet, &mut s.view, &s.to) {
-            Ok(()) => forward(packet, &s.view, config, &s.hop),
-            Err(reason) => Verdict::drop(reason),
-        };
+    follow(tables, &mut s.view);
+    let known = flow::find(tables, s, config, now_s);
+    let mut fresh = Fresh::default();
+    if !known {
+        s.to = s.view.tuple;
+        let service = service(tables, s, config);
+        // Only the tunnel may bring packets from pods; on the wire a stranger could make them.
+        if config.flags & config_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some() {
+            return Verdict::drop(Reason::SourceSpoofed);
+        }
+        match service {
+            Service::No => return Verdict::PASS,
+            Service::Drop(reason) => return Verdict::drop(reason),
+            Service::Reject => return reject(packet, &s.view),
+            Service::Backend => fresh = s.balance(),
+        }
     }
-    let service = match s.view.kind {
-        Kind::Ports => select(tables, config, s.view.destination(), &mut s.backend),
-        _ => Service::No,
-    };
-    let service = match service {
-        Service::No => unmatched(tables, config, &s.view.dst),
-        found => found,
-    };
-    match service {
-        Service::No if claims_to_be_a_pod(tables, s, config) => Verdict::drop(Reason::SourceSpoofed),
-        Service::No => Verdict::PASS,
-        Service::Drop(reason) => Verdict::drop(reason),
-        Service::Reject => reject(packet, &s.view),
-        Service::Backend => balance(packet, tables, s, config, now_s),
+    locate(tables, config, &s.to.dst, &mut s.hop);
+    if !known {
+        fresh.flags |= flow_flag::FROM_UPLINK;
+        fresh.snat = choose_source(s, config);
+        if let Err(reason) = flow::create(tables, s, config, now_s, fresh) {
+            return Verdict::drop(reason);
+        }
+    }
+    match rewrite(packet, &mut s.view, &s.to) {
+        Ok(()) => forward(packet, &s.view, config, &s.hop),
+        Err(reason) => Verdict::drop(reason),
     }
 }
 
@@ -67,6 +75,7 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
     let Some(source) = tables.endpoint(&s.view.src) else { return Verdict::PASS };
     let masquerade = source.flags & endpoint_flag::NODE == 0;
     let now_s = tables.now_s();
+    follow(tables, &mut s.view);
     if !flow::find(tables, s, config, now_s) {
         if !masquerade || config.flags & config_flag::MASQUERADE == 0 {
             return Verdict::PASS;
@@ -90,29 +99,10 @@ const fn is_tunnel(view: &View, config: &Config) -> bool {
         && view.tuple.dport.get() == config.tunnel_port
 }
 
-/// Only the tunnel may bring packets from pods; on the wire a stranger could make them.
+/// Whether the first packet of a flow from outside to a service needs another source than the client.
 #[inline(always)]
-fn claims_to_be_a_pod<T: Tables>(tables: &T, s: &Scratch, config: &Config) -> bool {
-    config.flags & config_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some()
-}
-
-/// The first packet of a flow from outside to a service.
-#[inline(always)]
-fn balance<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    s: &mut Scratch,
-    config: &Config,
-    now_s: u32,
-) -> Verdict {
-    if claims_to_be_a_pod(tables, s, config) {
-        return Verdict::drop(Reason::SourceSpoofed);
-    }
-    s.to = s.view.tuple;
-    s.to.dst = s.backend.addr;
-    s.to.dport = s.backend.port;
-    locate(tables, config, &s.to.dst, &mut s.hop);
-    let snat = match s.hop.place {
+fn choose_source(s: &mut Scratch, config: &Config) -> bool {
+    match s.hop.place {
         // The answer comes back through the tunnel because the router address is in our pod CIDR.
         Place::Remote => {
             s.to.src = *config.router(s.view.v4);
@@ -124,14 +114,6 @@ fn balance<P: Packet, T: Tables>(
         }
         // On this node the client's address is kept: the answer meets us anyway.
         Place::Pod | Place::Node | Place::Nobody => false,
-    };
-    let flags = flow_flag::DNAT | flow_flag::FROM_UPLINK;
-    let fresh = Fresh { service_id: s.backend.service_id, flags, snat };
-    let done =
-        flow::create(tables, s, config, now_s, fresh).and_then(|()| rewrite(packet, &mut s.view, &s.to));
-    match done {
-        Ok(()) => forward(packet, &s.view, config, &s.hop),
-        Err(reason) => Verdict::drop(reason),
     }
 }
 

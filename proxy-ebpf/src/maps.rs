@@ -6,8 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_abi::{
-    Addr, Config, Counter, DropEvent, Endpoint, Flow, Frontend, FrontendKey, Link, MAPS, PodCidr, Reason,
-    Slot, SocketKey, SocketOrigin, Tuple, map,
+    Addr, Config, Counter, DropEvent, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    Link, MAPS, PodCidr, Reason, Slot, SocketKey, SocketOrigin, Tuple, map,
 };
 
 /// Default size of a map, out of the table that the agent reads too.
@@ -51,6 +51,8 @@ pub static TUNNEL_PEERS: HashMap<Addr, u32, { size(map::TUNNEL_PEERS) }, SPARSE>
 pub static FLOWS_NEW: LruHashMap<Tuple, Flow, { size(map::FLOWS_NEW) }> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: HashMap<Tuple, Flow, { size(map::FLOWS) }, SPARSE> = HashMap::new();
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { size(map::FRAGMENTS) }> = LruHashMap::new();
 #[btf_map]
 pub static SOCKETS: LruHashMap<SocketKey, SocketOrigin, { size(map::SOCKETS) }> = LruHashMap::new();
 #[btf_map]

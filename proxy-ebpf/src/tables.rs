@@ -6,12 +6,13 @@ use aya_ebpf::{
     helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns},
 };
 use proxy_abi::{
-    Addr, Config, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
+    Addr, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, PodCidr, Slot,
+    SocketKey, SocketOrigin, Tuple,
 };
 use proxy_datapath::{FlowTable, Insert, Tables};
 
 use crate::maps::{
-    CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRONTENDS, LINKS, POD_CIDRS, SLOTS, SOCKETS, TUNNEL_PEERS,
+    CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, POD_CIDRS, SLOTS, SOCKETS, TUNNEL_PEERS,
 };
 
 /// The node's maps.
@@ -90,6 +91,18 @@ impl Tables for Kernel {
             FlowTable::New => FLOWS_NEW.remove(key),
             FlowTable::Established => FLOWS.remove(key),
         };
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        // SAFETY: copied at once; a recycled entry is another datagram's, whose flow is then not found.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
+        // The table evicts; what can't be noted is dropped piece by piece and counted.
+        let _ = FRAGMENTS.insert(key, ports, 0);
     }
 
     #[inline(always)]
