@@ -1,6 +1,6 @@
 //! What the server keeps by itself: the system's namespaces and priority classes, and the `kubernetes` Service.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -110,8 +110,8 @@ async fn ensure(
     let (namespace, name) =
         (text(&wanted, "/metadata/namespace").to_owned(), object::name(&wanted).to_owned());
     let key = object::key(kind, &namespace, &name);
+    let (mut found, mut lost) = (api.store.get(&key).await?, BTreeSet::new());
     for _ in 0..MAX_TRIES {
-        let found = api.store.get(&key).await?;
         let mut object = wanted.clone();
         object["kind"] = kind.kind.into();
         object["apiVersion"] = kind.api_version().into();
@@ -133,14 +133,15 @@ async fn ensure(
                     metadata
                         .insert("creationTimestamp".into(), object::timestamp(jiff::Timestamp::now()).into());
                 }
-                (prepare(api, kind, &mut object).await?, Expect::Absent)
+                (prepare(api, kind, &mut object, &lost).await?, Expect::Absent)
             }
         };
         let value = object::encode(kind, object);
         ops.insert(0, Op::Put { key: key.as_str().into(), value, expect });
         match api.store.commit(Txn { ops }).await {
             Ok(_) => return Ok(()),
-            Err(StoreError::Conflict { .. }) => {}
+            Err(StoreError::Conflict { key: taken, actual }) if *taken == *key => found = actual,
+            Err(StoreError::Conflict { key: taken, .. }) => drop(lost.insert(taken.to_string())),
             Err(error) => return Err(error.into()),
         }
     }

@@ -150,16 +150,34 @@ fn port_identity(port: &Value) -> (String, u64) {
     (port["protocol"].as_str().unwrap_or("TCP").to_owned(), port["port"].as_u64().unwrap_or_default())
 }
 
+/// Where numbers are looked up.
+pub struct Claims<'a> {
+    pub store: &'a Arc<dyn Store>,
+    pub settings: &'a Settings,
+    /// Keys that were found taken by a transaction which is not visible yet.
+    pub lost: &'a BTreeSet<String>,
+}
+
+impl Claims<'_> {
+    async fn is_taken(&self, prefix: &str, number: &str) -> Result<bool, Refused> {
+        let key = format!("{prefix}{number}");
+        Ok(self.lost.contains(&key) || self.store.get(&key).await.map_err(ApiError::from)?.is_some())
+    }
+
+    async fn all_taken(&self, prefix: &str) -> Result<BTreeSet<String>, Refused> {
+        let range = Range { prefix: prefix.to_owned(), ..Range::default() };
+        let listing = self.store.list(range).await.map_err(ApiError::from)?;
+        let visible = listing.entries.iter().map(|entry| &*entry.key);
+        let keys = visible.chain(self.lost.iter().map(String::as_str));
+        Ok(keys.filter_map(|key| key.strip_prefix(prefix).map(str::to_owned)).collect())
+    }
+}
+
 /// Fills in what `new` lacks and returns the writes that claim and release numbers. `old`: what it replaces.
-pub async fn allocate(
-    store: &Arc<dyn Store>,
-    settings: &Settings,
-    old: Option<&Value>,
-    new: &mut Value,
-) -> Result<Vec<Op>, Refused> {
+pub async fn allocate(claims: &Claims<'_>, old: Option<&Value>, new: &mut Value) -> Result<Vec<Op>, Refused> {
     let before = old.map(Held::by).unwrap_or_default();
-    addresses(store, settings, &before, new).await?;
-    node_ports(store, settings, &before, new).await?;
+    addresses(claims, &before, new).await?;
+    node_ports(claims, &before, new).await?;
     let (before, after) = (before.keys(), Held::by(new).keys());
     let owner = format!("{}/{}", text(new, "/metadata/namespace"), object::name(new));
     let taken = after.difference(&before).map(|key| Op::Put {
@@ -176,12 +194,7 @@ fn family(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-async fn addresses(
-    store: &Arc<dyn Store>,
-    settings: &Settings,
-    before: &Held,
-    service: &mut Value,
-) -> Result<(), Refused> {
+async fn addresses(claims: &Claims<'_>, before: &Held, service: &mut Value) -> Result<(), Refused> {
     let Some(spec) = service["spec"].as_object_mut() else { return Ok(()) };
     if spec.get("type").and_then(Value::as_str) == Some("ExternalName") {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -189,7 +202,7 @@ async fn addresses(
         }
         return Ok(());
     }
-    let families = families(settings, service)?;
+    let families = families(claims.settings, service)?;
     let single = text(service, "/spec/clusterIP").to_owned();
     let mut wanted: Vec<String> = strings(service, "/spec/clusterIPs").map(str::to_owned).collect();
     match wanted.first() {
@@ -209,12 +222,12 @@ async fn addresses(
     let given = wanted.clone();
     let mut chosen = Vec::new();
     for (at, family_wanted) in families.iter().enumerate() {
-        let range = settings.service_cidrs.iter().find(|cidr| family(cidr.ip()) == family_wanted);
+        let range = claims.settings.service_cidrs.iter().find(|cidr| family(cidr.ip()) == family_wanted);
         let range = *range.ok_or_else(|| no_such_family(family_wanted))?;
         let ip = match wanted.get(at).filter(|ip| !ip.is_empty()) {
             Some(ip) if before.ips.contains(ip) => ip.clone(),
-            Some(ip) => explicit_ip(store, range, ip, &given).await?,
-            None => free_ip(store, range).await?,
+            Some(ip) => explicit_ip(claims, range, ip, &given).await?,
+            None => free_ip(claims, range).await?,
         };
         chosen.push(ip);
     }
@@ -273,7 +286,7 @@ fn families(settings: &Settings, service: &mut Value) -> Result<Vec<String>, Ref
 }
 
 async fn explicit_ip(
-    store: &Arc<dyn Store>,
+    claims: &Claims<'_>,
     range: IpNetwork,
     ip: &str,
     given: &[String],
@@ -295,15 +308,10 @@ async fn explicit_ip(
             "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
         )));
     }
-    if is_taken(store, IP_PREFIX, &address.to_string()).await? {
+    if claims.is_taken(IP_PREFIX, &address.to_string()).await? {
         return Err(refuse("provided IP is already allocated".into()));
     }
     Ok(address.to_string())
-}
-
-async fn is_taken(store: &Arc<dyn Store>, prefix: &str, number: &str) -> Result<bool, Refused> {
-    let entry = store.get(&format!("{prefix}{number}")).await.map_err(ApiError::from)?;
-    Ok(entry.is_some())
 }
 
 /// The `offset`-th address of a range.
@@ -319,7 +327,7 @@ pub fn first_service_ip(range: IpNetwork) -> IpAddr {
     address_at(range, 1)
 }
 
-async fn free_ip(store: &Arc<dyn Store>, range: IpNetwork) -> Result<String, Refused> {
+async fn free_ip(claims: &Claims<'_>, range: IpNetwork) -> Result<String, Refused> {
     let bits = if range.is_ipv4() { 32 } else { 128 } - u32::from(range.prefix());
     let size = 1_u128.checked_shl(bits).unwrap_or(u128::MAX);
     // Without the network's own address, the kubernetes service's, and the broadcast address.
@@ -327,23 +335,17 @@ async fn free_ip(store: &Arc<dyn Store>, range: IpNetwork) -> Result<String, Ref
     if lowest <= highest {
         for _ in 0..RANDOM_TRIES {
             let ip = address_at(range, rand::random_range(lowest..=highest)).to_string();
-            if !is_taken(store, IP_PREFIX, &ip).await? {
+            if !claims.is_taken(IP_PREFIX, &ip).await? {
                 return Ok(ip);
             }
         }
-        let taken = all_taken(store, IP_PREFIX).await?;
+        let taken = claims.all_taken(IP_PREFIX).await?;
         let mut offsets = lowest..=highest.min(lowest + MAX_SEARCH);
         if let Some(free) = offsets.find(|offset| !taken.contains(&address_at(range, *offset).to_string())) {
             return Ok(address_at(range, free).to_string());
         }
     }
     Err(ApiError::internal(format!("failed to allocate a serviceIP: range {range} is full")).into())
-}
-
-async fn all_taken(store: &Arc<dyn Store>, prefix: &str) -> Result<BTreeSet<String>, Refused> {
-    let range = Range { prefix: prefix.to_owned(), ..Range::default() };
-    let listing = store.list(range).await.map_err(ApiError::from)?;
-    Ok(listing.entries.iter().filter_map(|entry| entry.key.strip_prefix(prefix).map(str::to_owned)).collect())
 }
 
 fn needs_node_ports(service: &Value) -> bool {
@@ -358,12 +360,7 @@ fn needs_health_port(service: &Value) -> bool {
     text(service, "/spec/type") == "LoadBalancer" && text(service, "/spec/externalTrafficPolicy") == "Local"
 }
 
-async fn node_ports(
-    store: &Arc<dyn Store>,
-    settings: &Settings,
-    before: &Held,
-    service: &mut Value,
-) -> Result<(), Refused> {
+async fn node_ports(claims: &Claims<'_>, before: &Held, service: &mut Value) -> Result<(), Refused> {
     let allocates = needs_node_ports(service);
     let keeps = allocates || text(service, "/spec/type") == "LoadBalancer";
     let mut list = ports(service).to_vec();
@@ -381,11 +378,11 @@ async fn node_ports(
         let field = format!("spec.ports[{at}].nodePort");
         let node_port = match port_number(&port["nodePort"]) {
             Some(asked) if before.ports.contains(&asked) => asked,
-            Some(asked) => explicit_port(store, settings, asked, &field).await?,
+            Some(asked) => explicit_port(claims, asked, &field).await?,
             None if !allocates => continue,
             None => match shared.get(&number) {
                 Some(known) => *known,
-                None => free_port(store, &settings.nodeports, &chosen).await?,
+                None => free_port(claims, &chosen).await?,
             },
         };
         shared.insert(number, node_port);
@@ -395,12 +392,11 @@ async fn node_ports(
     if service["spec"]["ports"].is_array() {
         service["spec"]["ports"] = Value::Array(list);
     }
-    health_port(store, settings, before, &chosen, service).await
+    health_port(claims, before, &chosen, service).await
 }
 
 async fn health_port(
-    store: &Arc<dyn Store>,
-    settings: &Settings,
+    claims: &Claims<'_>,
     before: &Held,
     chosen: &BTreeSet<u16>,
     service: &mut Value,
@@ -414,20 +410,15 @@ async fn health_port(
     }
     let port = match asked {
         Some(asked) if before.ports.contains(&asked) => asked,
-        Some(asked) => explicit_port(store, settings, asked, "spec.healthCheckNodePort").await?,
-        None => free_port(store, &settings.nodeports, chosen).await?,
+        Some(asked) => explicit_port(claims, asked, "spec.healthCheckNodePort").await?,
+        None => free_port(claims, chosen).await?,
     };
     service["spec"]["healthCheckNodePort"] = port.into();
     Ok(())
 }
 
-async fn explicit_port(
-    store: &Arc<dyn Store>,
-    settings: &Settings,
-    asked: u16,
-    field: &str,
-) -> Result<u16, Refused> {
-    let range = &settings.nodeports;
+async fn explicit_port(claims: &Claims<'_>, asked: u16, field: &str) -> Result<u16, Refused> {
+    let range = &claims.settings.nodeports;
     let refuse = |why: &str| Refused::from(FieldError::invalid(field, &json!(asked), why));
     if !range.contains(&asked) {
         return Err(refuse(&format!(
@@ -436,24 +427,21 @@ async fn explicit_port(
             range.end()
         )));
     }
-    if is_taken(store, PORT_PREFIX, &asked.to_string()).await? {
+    if claims.is_taken(PORT_PREFIX, &asked.to_string()).await? {
         return Err(refuse("provided port is already allocated"));
     }
     Ok(asked)
 }
 
-async fn free_port(
-    store: &Arc<dyn Store>,
-    range: &RangeInclusive<u16>,
-    chosen: &BTreeSet<u16>,
-) -> Result<u16, Refused> {
+async fn free_port(claims: &Claims<'_>, chosen: &BTreeSet<u16>) -> Result<u16, Refused> {
+    let range = &claims.settings.nodeports;
     for _ in 0..RANDOM_TRIES {
         let port = rand::random_range(range.clone());
-        if !chosen.contains(&port) && !is_taken(store, PORT_PREFIX, &port.to_string()).await? {
+        if !chosen.contains(&port) && !claims.is_taken(PORT_PREFIX, &port.to_string()).await? {
             return Ok(port);
         }
     }
-    let taken = all_taken(store, PORT_PREFIX).await?;
+    let taken = claims.all_taken(PORT_PREFIX).await?;
     let free = range.clone().find(|port| !chosen.contains(port) && !taken.contains(&port.to_string()));
     free.ok_or_else(|| {
         let range = format!("{}-{}", range.start(), range.end());

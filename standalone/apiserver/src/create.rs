@@ -1,5 +1,7 @@
 //! POST on a collection.
 
+use std::collections::BTreeSet;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 use skerry_schema::{Kind, prepare_create};
@@ -8,7 +10,7 @@ use skerry_store::{Expect, Op, StoreError, Txn};
 use crate::{
     api::{Api, Call, built_in, reply, shaped},
     body,
-    claims::{self, Refused},
+    claims::{self, Claims, Refused},
     error::{ApiError, Subject},
     object::{self, metadata_mut, text},
     respond::{self, Reply},
@@ -68,6 +70,7 @@ pub async fn insert(api: &Api, call: &Call, object: Value, dry_run: bool) -> Res
     let kind = call.kind;
     let base = text(&object, "/metadata/generateName").to_owned();
     let generates = object::name(&object).is_empty() && !base.is_empty();
+    let mut lost = BTreeSet::new();
     for _ in 0..MAX_TRIES {
         let mut candidate = object.clone();
         if generates && let Some(metadata) = metadata_mut(&mut candidate) {
@@ -76,7 +79,7 @@ pub async fn insert(api: &Api, call: &Call, object: Value, dry_run: bool) -> Res
         let name = object::name(&candidate).to_owned();
         let subject = Subject::new(kind, &name);
         let key = object::key(kind, &call.request.namespace, &name);
-        let claims = prepare(api, kind, &mut candidate).await?;
+        let claims = prepare(api, kind, &mut candidate, &lost).await?;
         if dry_run {
             if api.store.get(&key).await?.is_some() {
                 return Err(ApiError::already_exists(subject));
@@ -92,7 +95,7 @@ pub async fn insert(api: &Api, call: &Call, object: Value, dry_run: bool) -> Res
             Err(StoreError::Conflict { key: taken, .. }) if *taken == *key && !generates => {
                 return Err(ApiError::already_exists(subject));
             }
-            Err(StoreError::Conflict { .. }) => {}
+            Err(StoreError::Conflict { key, .. }) => drop(lost.insert(key.to_string())),
             Err(error) => return Err(error.into()),
         }
     }
@@ -104,7 +107,12 @@ pub async fn insert(api: &Api, call: &Call, object: Value, dry_run: bool) -> Res
 }
 
 /// Defaults, validation and allocation; the writes that go with the object.
-pub async fn prepare(api: &Api, kind: &Kind, object: &mut Value) -> Result<Vec<Op>, ApiError> {
+pub async fn prepare(
+    api: &Api,
+    kind: &Kind,
+    object: &mut Value,
+    lost: &BTreeSet<String>,
+) -> Result<Vec<Op>, ApiError> {
     let name = object::name(object).to_owned();
     if name.is_empty() {
         let missing =
@@ -119,9 +127,8 @@ pub async fn prepare(api: &Api, kind: &Kind, object: &mut Value) -> Result<Vec<O
     if kind.storage != "services" {
         return Ok(Vec::new());
     }
-    claims::allocate(&api.store, &api.settings, None, object)
-        .await
-        .map_err(|refused| refusal(kind, &name, refused))
+    let claims = Claims { store: &api.store, settings: &api.settings, lost };
+    claims::allocate(&claims, None, object).await.map_err(|refused| refusal(kind, &name, refused))
 }
 
 pub fn refusal(kind: &Kind, name: &str, refused: Refused) -> ApiError {

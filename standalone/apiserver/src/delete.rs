@@ -155,8 +155,9 @@ pub async fn delete_one(
     {
         return Err(ApiError::forbidden(subject, "this namespace may not be deleted"));
     }
+    let mut current = api.store.get(&key).await?;
     for _ in 0..MAX_TRIES {
-        let entry = api.store.get(&key).await?.ok_or_else(|| ApiError::not_found(subject))?;
+        let entry = current.take().ok_or_else(|| ApiError::not_found(subject))?;
         let old = parse(kind, &entry)?;
         preconditions(subject, &old, options)?;
         let expect = Expect::Revision(entry.mod_revision);
@@ -183,7 +184,8 @@ pub async fn delete_one(
                     other => other,
                 });
             }
-            Err(StoreError::Conflict { .. }) => {}
+            // What beat us may not be visible yet: go on from what the store says is there.
+            Err(StoreError::Conflict { actual, .. }) => current = actual,
             Err(error) => return Err(error.into()),
         }
     }

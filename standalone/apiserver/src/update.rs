@@ -1,5 +1,7 @@
 //! PUT and PATCH: read, change, check, write if nobody else wrote in between.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -9,7 +11,7 @@ use skerry_store::{Entry, Expect, Op, StoreError, Txn};
 use crate::{
     api::{Api, Call, parse, reply, shaped},
     body::{self, Checked},
-    claims,
+    claims::{self, Claims},
     create::refusal,
     error::{ApiError, Subject},
     media,
@@ -158,12 +160,14 @@ pub async fn change(
     make: impl Fn(&Value) -> Result<Checked, ApiError>,
 ) -> Result<Changed, ApiError> {
     let key = place.key();
+    let mut lost = BTreeSet::new();
+    let mut current = api.store.get(&key).await?;
     for _ in 0..MAX_TRIES {
-        let entry = api.store.get(&key).await?.ok_or_else(|| ApiError::not_found(place.about()))?;
+        let entry = current.take().ok_or_else(|| ApiError::not_found(place.about()))?;
         let old = parse(place.kind, &entry)?;
         let Checked { value: mut new, warnings } = make(&old)?;
         match_identity(place, &entry, &old, &new)?;
-        let mut ops = prepare(api, place, &old, &mut new).await?;
+        let mut ops = prepare(api, place, &old, &mut new, &lost).await?;
         let value = object::encode(place.kind, new.clone());
         if place.dry_run {
             return Ok(Changed { value, revision: entry.mod_revision, object: new, warnings });
@@ -180,7 +184,12 @@ pub async fn change(
         }
         match api.store.commit(Txn { ops }).await {
             Ok(revision) => return Ok(Changed { value, revision, object: new, warnings }),
-            Err(StoreError::Conflict { .. }) => {}
+            // What beat us may not be visible yet: go on from what the store says is there.
+            Err(StoreError::Conflict { key: taken, actual }) if *taken == *key => current = actual,
+            Err(StoreError::Conflict { key: taken, .. }) => {
+                lost.insert(taken.to_string());
+                current = Some(entry);
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -208,7 +217,13 @@ fn match_identity(place: &Place<'_>, entry: &Entry, old: &Value, new: &Value) ->
     Ok(())
 }
 
-async fn prepare(api: &Api, place: &Place<'_>, old: &Value, new: &mut Value) -> Result<Vec<Op>, ApiError> {
+async fn prepare(
+    api: &Api,
+    place: &Place<'_>,
+    old: &Value,
+    new: &mut Value,
+    lost: &BTreeSet<String>,
+) -> Result<Vec<Op>, ApiError> {
     let is_service = place.kind.storage == "services" && place.subresource.is_none();
     if is_service {
         claims::carry_over(old, new);
@@ -222,7 +237,8 @@ async fn prepare(api: &Api, place: &Place<'_>, old: &Value, new: &mut Value) -> 
     if !is_service {
         return Ok(Vec::new());
     }
-    claims::allocate(&api.store, &api.settings, Some(old), new)
+    let claims = Claims { store: &api.store, settings: &api.settings, lost };
+    claims::allocate(&claims, Some(old), new)
         .await
         .map_err(|refused| refusal(place.kind, place.name, refused))
 }
