@@ -39,7 +39,7 @@ impl Cache {
             pods: Kind::namespaced(client, Store::new(pod_terms, trim_pod)),
             replica_sets: Kind::namespaced(client, Store::new(owned_terms, trim)),
             deployments: Kind::namespaced(client, Store::new(owned_terms, trim)),
-            services: Kind::namespaced(client, Store::new(no_terms, trim)),
+            services: Kind::namespaced(client, Store::new(service_terms, trim)),
             slices: Kind::namespaced(client, Store::new(slice_terms, trim)),
             nodes: Kind::cluster(client, Store::new(no_terms, trim_node)),
             leases: Kind::namespaced(client, Store::new(no_terms, trim)),
@@ -115,6 +115,16 @@ fn pod_terms(pod: &Pod) -> Vec<Term> {
         terms.push(Term::Node(node.clone()));
     }
     terms
+}
+
+/// One pair of its selector: enough to find the services of a pod by the pod's labels.
+fn service_terms(service: &Service) -> Vec<Term> {
+    let namespace: Arc<str> = service.metadata.namespace.as_deref().unwrap_or("").into();
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let pair = selector.and_then(|selector| selector.first_key_value());
+    let term =
+        |(key, value): (&String, &String)| Term::Label { namespace, key: key.clone(), value: value.clone() };
+    pair.map(term).into_iter().collect()
 }
 
 fn slice_terms(slice: &EndpointSlice) -> Vec<Term> {

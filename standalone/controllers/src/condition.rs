@@ -1,6 +1,7 @@
 //! Conditions: one rule for every kind that has them.
 
 use k8s_openapi::api::apps::v1::{DeploymentCondition, ReplicaSetCondition};
+use k8s_openapi::api::core::v1::NamespaceCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// The parts that all condition types share.
@@ -31,6 +32,7 @@ macro_rules! condition {
 }
 condition!(DeploymentCondition);
 condition!(ReplicaSetCondition);
+condition!(NamespaceCondition);
 
 pub fn find<'a, C: Condition>(conditions: &'a [C], type_: &str) -> Option<&'a C> {
     conditions.iter().find(|condition| condition.type_() == type_)

@@ -1,6 +1,6 @@
 //! What every controller is given.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -8,12 +8,19 @@ use kube::{Client, Resource};
 use skerry_informer::{EventType, Recorder, Regarding};
 
 use crate::cache::Cache;
+use crate::garbage::{Absent, Inventory};
 use crate::node::Ranges;
 
 pub struct Context {
     pub client: Client,
     pub cache: Cache,
     pub recorder: Recorder,
+    /// Every kind that the API server has, and the metadata of every object.
+    pub inventory: Arc<Inventory>,
+    /// Owners that are known to be gone.
+    pub absent: Absent,
+    /// The cluster's CA in PEM, when the kubeconfig has one.
+    pub ca: Option<String>,
     /// Ranges of pod addresses that nodes have.
     pub ranges: Mutex<Ranges>,
 }

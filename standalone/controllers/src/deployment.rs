@@ -59,10 +59,10 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     });
 }
 
-pub async fn reconcile(context: &Context, key: ObjectKey) -> Result<Next, WriteError> {
+pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
     let cache = &context.cache;
     let Some(deployment) = cache.deployments.store.get(&key) else { return Ok(Next::Change) };
-    let sets = claim_sets(context, &key, &deployment).await?;
+    let sets = claim_sets(&context, &key, &deployment).await?;
     let pods: Vec<Arc<Pod>> = sets
         .iter()
         .flat_map(|set| cache.pods.store.by_term(&Term::Owner(set.uid().unwrap_or_default())))
@@ -77,7 +77,7 @@ pub async fn reconcile(context: &Context, key: ObjectKey) -> Result<Next, WriteE
         }
     }
     for step in plan.steps {
-        if let Err(error) = carry_out(context, &key, &deployment, step).await {
+        if let Err(error) = carry_out(&context, &key, &deployment, step).await {
             if error.is_namespace_terminating() {
                 return Ok(Next::Change);
             }

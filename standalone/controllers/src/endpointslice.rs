@@ -1,2 +1,121 @@
-//! wip
+//! EndpointSlices of Services with a selector.
+
+mod desired;
+mod place;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, matches_labels};
+
+use crate::context::Context;
+
+/// Label of a slice: the Service it belongs to.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label of a slice: who keeps it.
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// Our value of [`MANAGED_BY`]: the one that upstream's controller uses, so that either takes over from the other.
+pub const MANAGER: &str = "endpointslice-controller.k8s.io";
+
+/// Registers what makes a Service's slices be looked at.
+pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
+    let cache = &context.cache;
+    let keys = queue.clone();
+    cache.services.store.on_change(move |change: &Change<Service>| keys.add(change.key.clone()));
+    let keys = queue.clone();
+    cache.slices.store.on_change(move |change: &Change<EndpointSlice>| {
+        for slice in change.old.iter().chain(&change.new) {
+            if let Some(service) = slice.labels().get(SERVICE_NAME) {
+                keys.add(ObjectKey::new(&change.key.namespace, service));
+            }
+        }
+    });
+    let (keys, weak) = (queue.clone(), Arc::downgrade(context));
+    cache.pods.store.on_change(move |change: &Change<Pod>| {
+        let Some(context) = weak.upgrade() else { return };
+        for pod in change.old.iter().chain(&change.new) {
+            for service in services_of(&context, pod) {
+                keys.add(service);
+            }
+        }
+    });
+    let (keys, weak) = (queue.clone(), Arc::downgrade(context));
+    cache.nodes.store.on_change(move |change: &Change<Node>| {
+        let zone =
+            |node: &Option<Arc<Node>>| node.as_ref().and_then(|node| desired::zone(node).map(str::to_owned));
+        let (Some(context), true) = (weak.upgrade(), zone(&change.old) != zone(&change.new)) else { return };
+        for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name.to_string())) {
+            for service in services_of(&context, &pod) {
+                keys.add(service);
+            }
+        }
+    });
+}
+
+/// Services whose selector picks the pod; services are indexed by one pair of their selector.
+fn services_of(context: &Context, pod: &Pod) -> Vec<ObjectKey> {
+    let namespace: Arc<str> = pod.metadata.namespace.as_deref().unwrap_or("").into();
+    let term = |(key, value): (&String, &String)| Term::Label {
+        namespace: namespace.clone(),
+        key: key.clone(),
+        value: value.clone(),
+    };
+    let candidates =
+        pod.labels().iter().map(term).flat_map(|term| context.cache.services.store.by_term(&term));
+    candidates
+        .filter(|service| {
+            let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            selector.is_some_and(|selector| matches_labels(selector, pod.metadata.labels.as_ref()))
+        })
+        .map(|service| ObjectKey::of(&*service))
+        .collect()
+}
+
+pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
+    let cache = &context.cache;
+    // Slices of a Service that is gone are the garbage collector's.
+    let Some(service) = cache.services.store.get(&key) else { return Ok(Next::Change) };
+    let Some(selector) = desired::selector(&service) else { return Ok(Next::Change) };
+    let label = Term::Label {
+        namespace: key.namespace.clone(),
+        key: SERVICE_NAME.into(),
+        value: key.name.to_string(),
+    };
+    let mut slices = cache.slices.store.by_term(&label);
+    slices.retain(|slice| slice.labels().get(MANAGED_BY).is_some_and(|by| by == MANAGER));
+    let pods = cache.pods.store.with_labels(&key.namespace, selector);
+    let zone_of = |node: &str| {
+        let node = cache.nodes.store.get(&ObjectKey::cluster(node))?;
+        desired::zone(&node).map(str::to_owned)
+    };
+    let groups = desired::groups(&service, &pods, zone_of);
+    let plan = place::place(&service, &slices, groups);
+
+    // Room for an endpoint before it is taken away elsewhere: it may be seen twice, but never not at all.
+    for slice in plan.create {
+        match cache.slices.create(&slice).await {
+            Err(error) if error.is_namespace_terminating() => return Ok(Next::Change),
+            Err(error) => {
+                let text = format!("Failed to create EndpointSlice: {}", error.server_message());
+                context.warning(&*service, "FailedToUpdateEndpointSlices", text);
+                return Err(error);
+            }
+            Ok(_) => {}
+        }
+    }
+    for (slice, patch) in plan.update {
+        match cache.slices.patch(&slice, &patch).await {
+            Err(error) if error.is_not_found() => {}
+            other => other.map(drop)?,
+        }
+    }
+    for slice in plan.delete {
+        cache.slices.delete(&slice, DeleteParams::default()).await?;
+    }
+    Ok(Next::Change)
+}

@@ -48,14 +48,14 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     });
 }
 
-pub async fn reconcile(context: &Context, key: ObjectKey) -> Result<Next, WriteError> {
+pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
     let cache = &context.cache;
     let Some(set) = cache.replica_sets.store.get(&key) else { return Ok(Next::Change) };
-    let pods = claim_pods(context, &key, &set).await?;
-    let related = related_pods(context, &set);
+    let pods = claim_pods(&context, &key, &set).await?;
+    let related = related_pods(&context, &set);
     let plan = plan(&set, &pods, &related, now().0);
 
-    let failure = carry_out(context, &set, &plan).await;
+    let failure = carry_out(&context, &set, &plan).await;
 
     let status = plan.status(&set, failure.as_ref().err(), now());
     let patch = merge_diff(&set.status.clone().unwrap_or_default(), &status);

@@ -1,19 +1,21 @@
 //! Wiring: configuration, cache, queues, workers.
 
+use std::fmt::Display;
+use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use skerry_informer::{ConnectError, Queue, connect, record, run_workers};
+use skerry_informer::{ConnectError, Next, Queue, certificate_authority, connect, record, run_workers};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::cache::Cache;
 use crate::context::Context;
-use crate::node::ipam as node_ipam;
-use crate::{deployment, replicaset};
+use crate::garbage::Absent;
+use crate::{deployment, endpointslice, garbage, namespace, node, replicaset, serviceaccount};
 
 /// What the controllers need to know.
 #[derive(Clone, Debug)]
@@ -75,42 +77,75 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         client: client.clone(),
         cache: Cache::new(&client),
         recorder,
+        inventory: Arc::default(),
+        absent: Absent::default(),
+        ca: certificate_authority(&config.kubeconfig).await?,
         ranges: Mutex::new(ranges),
     });
 
-    macro_rules! controller {
-        ($name:literal, $module:ident) => {
-            controller!($name, $module, config.workers)
-        };
-        ($name:literal, $module:ident, $workers:expr) => {{
-            let queue = Arc::new(Queue::default());
-            $module::listen(&context, &queue);
-            let (context, shutdown) = (context.clone(), shutdown.clone());
-            let workers: usize = $workers;
-            Box::pin(async move {
-                let work = {
-                    let context = context.clone();
-                    move |key| {
-                        let context = context.clone();
-                        async move { $module::reconcile(&context, key).await }
-                    }
-                };
-                if shutdown.run_until_cancelled(context.cache.synced()).await.is_some() {
-                    run_workers($name, queue, workers, work, shutdown).await;
-                }
-            }) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
-        }};
-    }
-    let controllers = [
-        controller!("replicaset", replicaset),
-        controller!("deployment", deployment),
-        controller!("node-ipam", node_ipam, 1),
+    let mut controllers = JoinSet::new();
+    let mut start =
+        Start { context: &context, tasks: &mut controllers, workers: config.workers, shutdown: &shutdown };
+    start.controller("replicaset", replicaset::listen, replicaset::reconcile);
+    start.controller("deployment", deployment::listen, deployment::reconcile);
+    start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
+    start.controller("serviceaccount", serviceaccount::listen, serviceaccount::reconcile);
+    start.controller("node-ipam", node::ipam::listen, node::ipam::reconcile);
+    let namespaces = start.controller("namespace", namespace::listen, namespace::reconcile);
+    let garbage = start.controller("garbage", |_, _| {}, garbage::reconcile);
+
+    let listeners = vec![
+        garbage::queue_on_change(&context.inventory, garbage),
+        namespace::on_object_gone(&context, namespaces),
     ];
+    let inventory = context.inventory.clone();
+    tasks.spawn(garbage::discover(client.clone(), inventory, listeners, shutdown.clone()));
     context.cache.spawn(&client, &mut tasks, &shutdown);
-    for controller in controllers {
-        tasks.spawn(controller);
-    }
     info!("controllers run");
+    while controllers.join_next().await.is_some() {}
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Controllers that read every kind the API server has.
+const NEED_INVENTORY: [&str; 2] = ["garbage", "namespace"];
+/// Longest wait for the first list of every kind.
+const INVENTORY_WAIT: Duration = Duration::from_secs(30);
+
+/// Starts controllers: their listeners at once, their workers when the caches are filled.
+struct Start<'a> {
+    context: &'a Arc<Context>,
+    tasks: &'a mut JoinSet<()>,
+    workers: usize,
+    shutdown: &'a CancellationToken,
+}
+
+impl Start<'_> {
+    fn controller<K, L, R, F, E>(&mut self, name: &'static str, listen: L, reconcile: R) -> Arc<Queue<K>>
+    where
+        K: Clone + Eq + Hash + Display + Send + Sync + 'static,
+        L: FnOnce(&Arc<Context>, &Arc<Queue<K>>),
+        R: Fn(Arc<Context>, K) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<Next, E>> + Send,
+        E: std::error::Error + Send + 'static,
+    {
+        let queue = Arc::new(Queue::default());
+        listen(self.context, &queue);
+        let (context, shutdown, workers) = (self.context.clone(), self.shutdown.clone(), self.workers);
+        let keys = queue.clone();
+        self.tasks.spawn(async move {
+            let filled = async {
+                context.cache.synced().await;
+                if NEED_INVENTORY.contains(&name) {
+                    // A kind whose list fails must not hold all others up: owners are looked up live anyway.
+                    let _ = tokio::time::timeout(INVENTORY_WAIT, context.inventory.synced()).await;
+                }
+            };
+            if shutdown.run_until_cancelled(filled).await.is_some() {
+                let work = move |key| reconcile(context.clone(), key);
+                run_workers(name, keys, workers, work, shutdown).await;
+            }
+        });
+        queue
+    }
 }

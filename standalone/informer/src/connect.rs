@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::ByteString;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 /// Why no client could be made.
@@ -19,6 +20,31 @@ pub enum ConnectError {
         #[source]
         source: Box<kube::Error>,
     },
+}
+
+/// The certificate authority, in PEM, that the kubeconfig at `path` trusts; `None` when it names none.
+///
+/// # Errors
+/// When the kubeconfig, or the file it names, cannot be read.
+pub async fn certificate_authority(path: &Path) -> Result<Option<String>, ConnectError> {
+    let read = |source| ConnectError::Read { path: path.to_owned(), source };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(read)?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(read)?;
+    let certificates = config.root_cert.unwrap_or_default();
+    let pem: String = certificates.iter().map(|der| to_pem(der)).collect();
+    Ok((!pem.is_empty()).then_some(pem))
+}
+
+/// RFC 7468.
+fn to_pem(der: &[u8]) -> String {
+    let base64 = ByteString(der.to_vec());
+    let base64 = serde_json::to_value(&base64).ok();
+    let text = base64.as_ref().and_then(|value| value.as_str()).unwrap_or_default();
+    let lines = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line));
+    let body: Vec<_> = lines.collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", body.join("\n"))
 }
 
 /// A client for the API server that the kubeconfig at `path` names (its current context). No connection is made yet.

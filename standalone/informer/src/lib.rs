@@ -20,7 +20,7 @@ mod store;
 mod taint;
 mod worker;
 
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, certificate_authority, connect};
 pub use diff::merge_diff;
 pub use event::{EventType, Recorder, Regarding, record};
 pub use key::ObjectKey;

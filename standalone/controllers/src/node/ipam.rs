@@ -40,7 +40,7 @@ fn of(node: &Node) -> Vec<IpNetwork> {
     ranges
 }
 
-pub async fn reconcile(context: &Context, key: ObjectKey) -> Result<Next, WriteError> {
+pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
     let nodes = &context.cache.nodes;
     let Some(node) = nodes.store.get(&key) else { return Ok(Next::Change) };
     if !of(&node).is_empty() || node.metadata.deletion_timestamp.is_some() {
