@@ -18,7 +18,8 @@ const API_PORT: u16 = 6443;
 const START: Duration = Duration::from_secs(60);
 /// Between two looks at what gives no event to this process: the API server of another network namespace.
 const LOOK: Duration = Duration::from_millis(20);
-const GRACE: Duration = Duration::from_secs(10);
+/// `skerry up` gives its children 20 s.
+const GRACE: Duration = Duration::from_secs(25);
 const TAIL: usize = 40;
 /// Where a node has our programs.
 const PROGRAMS: &str = "/opt/skerry/bin";
@@ -117,6 +118,8 @@ impl Cluster {
         if let Some(mut daemon) = node.daemon("skerry") {
             daemon.stop(GRACE)?;
         }
+        // The children of one that was killed.
+        self.kill(node)?;
         let cgroup = node.cgroup().dir().to_string_lossy().into_owned();
         let ip = node.ip().to_string();
         let mut args: Vec<String> = Vec::new();
@@ -142,6 +145,14 @@ impl Cluster {
         args.extend(["--cgroup-parent".to_owned(), format!("/{}/{}", self.lab.name(), node.name())]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         node.spawn("skerry", format!("{PROGRAMS}/skerry"), &args)
+    }
+
+    /// `kill -9` for a node's `skerry` processes, all at once; containerd and pods go on.
+    ///
+    /// # Errors
+    /// When they are not gone in time.
+    pub fn kill(&self, node: &Node) -> Result<()> {
+        node.cgroup().child("system").child("skerry").kill()
     }
 
     /// A node with its programs, its containerd and its images, but without our daemons.

@@ -15,21 +15,35 @@ use crate::{Cgroup, Daemon, command, containerd, daemon::Home, images, node::rem
 /// What outlives a reboot: containerd's images, the CNI plugin.
 const STATE: &str = "/var/lib/skerry-host";
 const RUN: &str = "/run/skerry-host";
-const CGROUP: &str = "skerry-host";
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Which cgroups it uses. A test, whose "machine" is a node of a lab, says others than the machine's own.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Below the root of every tree: our daemons and the pods.
+    pub cgroup: String,
+    /// The folder of cgroup2 whose processes' connections are balanced; the whole machine's if none.
+    pub cgroup_root: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { cgroup: "skerry-host".to_owned(), cgroup_root: None }
+    }
+}
 
 /// Starts containerd and `skerry up`, or takes up a new `skerry`; returns the program's path.
 ///
 /// # Errors
 /// When one of them does not start.
-pub fn start() -> Result<PathBuf> {
+pub fn start(options: &Options) -> Result<PathBuf> {
     for dir in ["containerd", "cni/bin", "cni/net.d", "log", "bin"] {
         let dir = Path::new(STATE).join(dir);
         fs::create_dir_all(&dir).with_context(|| format!("make {}: are you root?", dir.display()))?;
     }
     fs::create_dir_all(Path::new(RUN).join("containerd")).with_context(|| format!("make {RUN}"))?;
-    if Daemon::find(&home("containerd")?).is_none() {
-        start_containerd()?;
+    if Daemon::find(&home(options, "containerd")?).is_none() {
+        start_containerd(options)?;
     }
     import()?;
     let mut program = PathBuf::new();
@@ -40,16 +54,19 @@ pub fn start() -> Result<PathBuf> {
             .with_context(|| format!("copy {name} to {}", fresh.display()))?;
         fs::rename(&fresh, &program).with_context(|| format!("keep {}", program.display()))?;
     }
-    if let Some(mut daemon) = Daemon::find(&home("skerry")?) {
+    if let Some(mut daemon) = Daemon::find(&home(options, "skerry")?) {
         daemon.stop(GRACE)?;
     }
     let mut up = Command::new(&program);
     up.arg("up")
         .args(["--containerd-socket", &format!("{RUN}/containerd/containerd.sock")])
         .args(["--cni-conf-dir", &format!("{STATE}/cni/net.d"), "--cni-bin-dir", &format!("{STATE}/cni/bin")])
-        .args(["--cgroup-parent", &format!("/{CGROUP}")]);
-    let home = home("skerry")?;
-    Cgroup::create(&format!("{CGROUP}/system/skerry"))?;
+        .args(["--cgroup-parent", &format!("/{}", options.cgroup)]);
+    if let Some(root) = &options.cgroup_root {
+        up.arg("--cgroup-root").arg(root);
+    }
+    let home = home(options, "skerry")?;
+    Cgroup::create(&format!("{}/system/skerry", options.cgroup))?;
     Daemon::spawn(&home, &up, &[])?;
     Ok(program)
 }
@@ -58,19 +75,19 @@ pub fn start() -> Result<PathBuf> {
 ///
 /// # Errors
 /// Where no cgroup2 is mounted.
-pub fn daemon() -> Result<Option<Daemon>> {
-    Ok(Daemon::find(&home("skerry")?))
+pub fn daemon(options: &Options) -> Result<Option<Daemon>> {
+    Ok(Daemon::find(&home(options, "skerry")?))
 }
 
 /// Ends `skerry up`, its pods and our containerd; with `data`, their files are removed too.
 ///
 /// # Errors
 /// What could not be ended or removed.
-pub fn stop(data: bool) -> Result<()> {
-    if let Some(mut daemon) = Daemon::find(&home("skerry")?) {
+pub fn stop(options: &Options, data: bool) -> Result<()> {
+    if let Some(mut daemon) = Daemon::find(&home(options, "skerry")?) {
         daemon.stop(GRACE)?;
     }
-    let cgroup = Cgroup::at(CGROUP)?;
+    let cgroup = Cgroup::at(&options.cgroup)?;
     cgroup.kill()?;
     cgroup.remove()?;
     // What containerd had mounted is left: overlays, shared memory and network namespaces of its pods.
@@ -83,24 +100,23 @@ pub fn stop(data: bool) -> Result<()> {
     if data { remove_dir(Path::new(STATE)) } else { Ok(()) }
 }
 
-fn start_containerd() -> Result<()> {
-    let options = containerd::Options {
+fn start_containerd(options: &Options) -> Result<()> {
+    let places = containerd::Options {
         root: format!("{STATE}/containerd"),
         state: format!("{RUN}/containerd"),
         cni_bin_dir: format!("{STATE}/cni/bin"),
         cni_conf_dir: format!("{STATE}/cni/net.d"),
     };
     let config = Path::new(RUN).join("containerd.toml");
-    fs::write(&config, containerd::config(&options))
-        .with_context(|| format!("write {}", config.display()))?;
+    fs::write(&config, containerd::config(&places)).with_context(|| format!("write {}", config.display()))?;
     let notify = Path::new(RUN).join("containerd.notify");
     let _ = fs::remove_file(&notify);
     let socket = UnixDatagram::bind(&notify).with_context(|| format!("bind {}", notify.display()))?;
-    Cgroup::create(&format!("{CGROUP}/system/containerd"))?;
+    Cgroup::create(&format!("{}/system/containerd", options.cgroup))?;
     let mut command = Command::new("containerd");
     command.arg("--config").arg(&config);
     let notify = notify.to_string_lossy();
-    let mut daemon = Daemon::spawn(&home("containerd")?, &command, &[("NOTIFY_SOCKET", &notify)])?;
+    let mut daemon = Daemon::spawn(&home(options, "containerd")?, &command, &[("NOTIFY_SOCKET", &notify)])?;
     containerd::await_ready(&socket, &mut daemon)
 }
 
@@ -116,10 +132,10 @@ fn import() -> Result<()> {
     Ok(())
 }
 
-fn home(name: &str) -> Result<Home> {
+fn home(options: &Options, name: &str) -> Result<Home> {
     Ok(Home {
         name: name.to_owned(),
-        cgroup: Cgroup::at(&format!("{CGROUP}/system/{name}"))?,
+        cgroup: Cgroup::at(&format!("{}/system/{name}", options.cgroup))?,
         pid_file: Path::new(RUN).join(format!("{name}.pid")),
         log: Path::new(STATE).join("log").join(format!("{name}.log")),
     })

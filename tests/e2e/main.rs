@@ -7,6 +7,7 @@ mod create_deployment;
 mod delete_pod_under_load;
 mod delete_replicaset;
 mod exec_and_logs;
+mod host;
 mod kubectl_verbs;
 mod multi_container;
 mod node_port_service;
@@ -55,6 +56,7 @@ const ALONE: &[(&str, Case)] = &[
 /// Cases without the cluster.
 const APART: &[(&str, Apart)] = &[
     ("up_says_what_is_in_its_way", preflight::says_what_is_in_its_way),
+    ("up_on_the_machine_runs_beside_its_own_containerd", host::runs_beside_what_is_there),
     ("uninstall_leaves_the_machine_as_it_was", uninstall::leaves_nothing),
 ];
 

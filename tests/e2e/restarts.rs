@@ -44,9 +44,7 @@ pub fn node_keeps_forwarding(world: &World) -> Result<()> {
     let load = Load::start(world.lab()?.client(), addresses);
     let restarted = world.with_cluster(|cluster| {
         for node in cluster.workers() {
-            if let Some(mut daemon) = node.daemon("skerry") {
-                daemon.kill()?;
-            }
+            cluster.kill(node)?;
             cluster.restart(node)?;
         }
         Ok(())

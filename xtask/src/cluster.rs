@@ -25,6 +25,11 @@ pub struct UpArgs {
     /// On the machine itself instead of in namespaces
     #[arg(long, conflicts_with = "nodes")]
     host: bool,
+    #[command(flatten)]
+    host_args: host::HostArgs,
+    /// Take the programs as they were built last
+    #[arg(long)]
+    no_build: bool,
     /// The cluster's name
     #[arg(long, default_value = LAB)]
     name: String,
@@ -44,6 +49,8 @@ pub struct DownArgs {
     /// The one of `up --host`
     #[arg(long, conflicts_with_all = ["name", "all"])]
     host: bool,
+    #[command(flatten)]
+    host_args: host::HostArgs,
 }
 
 #[derive(Debug, Args)]
@@ -61,10 +68,12 @@ pub struct LabArgs {
 /// # Errors
 /// When something does not start.
 pub fn up(args: &UpArgs) -> Result<()> {
-    setup::run()?;
-    build::all()?;
+    if !args.no_build {
+        setup::run()?;
+        build::all()?;
+    }
     if args.host {
-        return host::up();
+        return host::up(&args.host_args);
     }
     let begun = Instant::now();
     let running = Lab::find(&args.name)?.map(|lab| lab.nodes()).transpose()?.unwrap_or_default();
@@ -106,7 +115,7 @@ pub fn up(args: &UpArgs) -> Result<()> {
 /// What could not be removed.
 pub fn down(args: &DownArgs) -> Result<()> {
     if args.host {
-        return host::down();
+        return host::down(&args.host_args);
     }
     let names = if args.all { skerry_lab::names() } else { vec![args.name.clone()] };
     for name in names {
