@@ -1,2 +1,50 @@
-//! skerry
-fn main() {}
+//! The binary that a person types.
+//!
+//! One file, several processes: `server` faces the network and has no privileges, `node` has them and faces nobody;
+//! `up` starts both and minds them.
+
+mod args;
+mod kubeconfig;
+mod node;
+mod paths;
+mod preflight;
+mod privilege;
+mod server;
+mod status;
+mod supervise;
+mod uninstall;
+mod up;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    let done = match cli.command {
+        Command::Up(args) => up::run(args),
+        Command::Server(args) => server::run(args),
+        Command::Node(args) => node::run(args),
+        Command::Proxy(args) => node::run_proxy(args),
+        Command::Kubeconfig(args) => kubeconfig::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Uninstall(args) => uninstall::run(args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            // The whole chain, once, here.
+            eprintln!("skerry: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// Standard error, level by `RUST_LOG`, else `info`.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("info,kube=warn,hyper=warn,tower=warn,h2=warn,rustls=warn")
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
+}

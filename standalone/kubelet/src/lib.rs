@@ -9,6 +9,7 @@
 mod access;
 mod agent;
 mod cgroups;
+mod cleanup;
 mod config;
 pub mod cri;
 mod hosts;
@@ -26,6 +27,7 @@ mod tls;
 pub mod volumes;
 
 pub use access::AccessError;
+pub use cleanup::{CleanupError, cleanup};
 pub use config::{Config, Reserved, ServerAccess, Taint};
 pub use join::{Credentials, JoinError, join};
 pub use run::{KubeletError, run};

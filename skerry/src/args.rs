@@ -1,0 +1,224 @@
+//! What can be typed.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand};
+use ipnetwork::IpNetwork;
+
+#[derive(Debug, Parser)]
+#[command(name = "skerry", version, about = "Kubernetes service proxy, CNI and edge cluster on eBPF")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a cluster of this machine: server and node, watched over
+    Up(UpArgs),
+    /// The API server, controllers and scheduler
+    Server(ServerArgs),
+    /// The node agent and the service proxy of one machine
+    Node(NodeArgs),
+    /// The service proxy and CNI alone, for a cluster of any make
+    Proxy(ProxyArgs),
+    /// Print a kubeconfig for the cluster that runs here
+    Kubeconfig(FolderArgs),
+    /// Say what runs here
+    Status(FolderArgs),
+    /// Stop everything and remove what Skerry has put on this machine
+    Uninstall(UninstallArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct FolderArgs {
+    /// What outlives a reboot: keys, the store, pods' volumes
+    #[arg(long, default_value = "/var/lib/skerry")]
+    pub data_dir: PathBuf,
+    /// What does not: locks, sockets, addresses given to pods
+    #[arg(long, default_value = "/run/skerry")]
+    pub run_dir: PathBuf,
+}
+
+/// What server and node must agree on.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterArgs {
+    /// Addresses of pods
+    #[arg(long = "pod-cidr", default_value = "10.244.0.0/16", value_delimiter = ',')]
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// Addresses of services
+    #[arg(long = "service-cidr", default_value = "10.96.0.0/12", value_delimiter = ',')]
+    pub service_cidrs: Vec<IpNetwork>,
+    /// Ports of NodePort services, first-last
+    #[arg(long, default_value = "30000-32767", value_parser = port_range)]
+    pub nodeport_range: (u16, u16),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub folders: FolderArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Where the API is served
+    #[arg(long, default_value = "0.0.0.0:6443")]
+    pub bind: SocketAddr,
+    /// The address that nodes and pods reach the API by; the machine's default address if absent
+    #[arg(long)]
+    pub advertise: Option<IpAddr>,
+    /// Further names and addresses for the serving certificate
+    #[arg(long = "tls-san", value_delimiter = ',')]
+    pub tls_sans: Vec<String>,
+    /// User and group id that the server changes to before it serves
+    #[arg(long, default_value_t = 64_443)]
+    pub server_uid: u32,
+}
+
+/// The part of a node that `up` and `node` share.
+#[derive(Clone, Debug, Args)]
+pub struct NodeOptions {
+    /// The node's name; the host's if absent
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// The node's own address; the machine's default address if absent
+    #[arg(long)]
+    pub node_ip: Option<IpAddr>,
+    /// key=value, repeated
+    #[arg(long = "label")]
+    pub labels: Vec<String>,
+    /// key[=value]:Effect, repeated
+    #[arg(long = "taint")]
+    pub taints: Vec<String>,
+    #[arg(long, default_value = "/run/containerd/containerd.sock")]
+    pub containerd_socket: PathBuf,
+    /// Folder of cgroup v2 whose processes' connections are balanced; found if absent
+    #[arg(long)]
+    pub cgroup_root: Option<PathBuf>,
+    /// Parent of the pods' cgroups, below the root of each hierarchy
+    #[arg(long, default_value = "/")]
+    pub cgroup_parent: String,
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// Where the CNI plugin is installed
+    #[arg(long, default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+    #[arg(long, default_value = "/var/log/pods")]
+    pub pod_log_dir: PathBuf,
+    #[command(flatten)]
+    pub tunnel: TunnelOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct TunnelOptions {
+    /// The device that leads to the other nodes; the one with the node's address if absent
+    #[arg(long)]
+    pub uplink: Option<String>,
+    #[arg(long, default_value_t = 4789)]
+    pub vxlan_port: u16,
+    #[arg(long, default_value_t = 1)]
+    pub vxlan_vni: u32,
+    /// Below it programs and maps are pinned (bpffs; mounted if it is not)
+    #[arg(long, default_value = "/sys/fs/bpf/skerry")]
+    pub pin_root: PathBuf,
+    /// Prometheus metrics, /healthz and /readyz of the proxy
+    #[arg(long)]
+    pub metrics_bind: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    #[command(flatten)]
+    pub folders: FolderArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub node: NodeOptions,
+    /// The API server, https://ADDRESS:6443
+    #[arg(long)]
+    pub server: String,
+    /// The join token, as in DATA_DIR/server/join-token of the server
+    #[arg(long, conflicts_with = "token_file")]
+    pub token: Option<String>,
+    #[arg(long)]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub node: NodeOptions,
+    /// Keep ordinary pods off the server (it has workers)
+    #[arg(long)]
+    pub taint_server: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ProxyArgs {
+    /// In-cluster credentials if absent
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of this node's Node object; $NODE_NAME, else the host's name
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    #[arg(long)]
+    pub node_ip: Option<IpAddr>,
+    #[arg(long)]
+    pub cgroup_root: Option<PathBuf>,
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// Where the CNI plugin is installed; not at all if absent
+    #[arg(long)]
+    pub cni_bin_dir: Option<PathBuf>,
+    #[arg(long, default_value = "/run/skerry")]
+    pub run_dir: PathBuf,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub tunnel: TunnelOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct UninstallArgs {
+    #[command(flatten)]
+    pub folders: FolderArgs,
+    #[command(flatten)]
+    pub node: NodeOptions,
+    /// Keep DATA_DIR: keys, the store and volumes
+    #[arg(long)]
+    pub keep_data: bool,
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let parts =
+        text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    match parts {
+        Some((first, last)) if 0 < first && first <= last => Ok((first, last)),
+        Some(_) | None => {
+            Err(format!("`{text}` is no range of ports: write FIRST-LAST, such as 30000-32767"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_port_range_is_read_or_refused_with_an_example() {
+        assert_eq!(port_range("30000-32767"), Ok((30000, 32767)));
+        for bad in ["", "30000", "5-4", "0-9", "a-b", "1-70000"] {
+            assert!(port_range(bad).unwrap_err().contains("30000-32767"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! `skerry node`: the node agent and the service proxy; `skerry proxy`: the proxy alone.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail, ensure};
+use skerry_kubelet::Taint;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::{NodeArgs, ProxyArgs, TunnelOptions},
+    paths::{Paths, make_dir, write_private},
+    preflight,
+    server::default_address,
+    supervise::{Role, shutdown_on_signal},
+};
+
+pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
+    preflight::root()?;
+    preflight::kernel()?;
+    preflight::containerd(&args.node.containerd_socket)?;
+    let paths = Paths(&args.folders);
+    make_dir(&args.folders.data_dir, 0o711)?;
+    make_dir(&args.folders.run_dir, 0o755)?;
+    make_dir(&paths.node_dir(), 0o700)?;
+    preflight::disk(&args.folders.data_dir)?;
+    let _role = Role::take(&paths.lock("node"), "node")?;
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(serve(args))
+}
+
+async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
+    let shutdown = shutdown_on_signal()?;
+    let paths = Paths(&args.folders);
+    let node_name = name(args.node.node_name.as_deref())?;
+    let node_ip = address(args.node.node_ip)?;
+    let credentials = paths.node_dir().join("pki");
+    let token = match (&args.token, &args.token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .with_context(|| format!("read the join token {}", path.display()))?,
+        (None, None) => {
+            bail!("a join token is needed: give --token or --token-file (the server keeps it in join-token)")
+        }
+    };
+    tokio::select! {
+        joined = skerry_kubelet::join(&args.server, token.trim(), &node_name, &credentials) => {
+            joined.with_context(|| format!("join the cluster at {}", args.server))?;
+        }
+        () = shutdown.cancelled() => return Ok(ExitCode::SUCCESS),
+    }
+    let kubeconfig = paths.node_dir().join("kubeconfig.yaml");
+    write_private(&kubeconfig, node_kubeconfig(&args.server, &node_name, &credentials).as_bytes())?;
+
+    let access = skerry_kubelet::ServerAccess::Joined { server: args.server.clone(), dir: credentials };
+    let kubelet = skerry_kubelet::Config {
+        runtime_socket: args.node.containerd_socket.clone(),
+        root_dir: paths.node_dir().join("kubelet"),
+        pod_log_dir: args.node.pod_log_dir.clone(),
+        cgroup_parent: args.node.cgroup_parent.clone(),
+        labels: labels(&args.node.labels)?,
+        taints: taints(&args.node.taints)?,
+        ..skerry_kubelet::Config::new(node_name.clone(), vec![node_ip], access)
+    };
+    let proxy = proxy_config(
+        &args.node.tunnel,
+        Some(kubeconfig),
+        node_name,
+        Some(node_ip),
+        &args.folders.run_dir,
+        &args.cluster,
+        args.node.cgroup_root.clone(),
+        args.node.cni_conf_dir.clone(),
+        Some(cni_install(&args.node.cni_bin_dir)?),
+    );
+    let parts = shutdown.child_token();
+    let kubelet = run_part("node agent", skerry_kubelet::run(kubelet, parts.clone()), parts.clone());
+    let proxy = run_part("service proxy", proxy_agent::run(proxy, parts.clone()), parts.clone());
+    let (kubelet, proxy) = tokio::join!(kubelet, proxy);
+    proxy?;
+    kubelet?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
+    preflight::root()?;
+    preflight::kernel()?;
+    make_dir(&args.run_dir, 0o755)?;
+    let _role = Role::take(&args.run_dir.join("node.pid"), "proxy")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = shutdown_on_signal()?;
+        let install = args.cni_bin_dir.as_deref().map(cni_install);
+        let config = proxy_config(
+            &args.tunnel,
+            args.kubeconfig.clone(),
+            name(args.node_name.as_deref())?,
+            args.node_ip,
+            &args.run_dir,
+            &args.cluster,
+            args.cgroup_root.clone(),
+            args.cni_conf_dir.clone(),
+            install.transpose()?,
+        );
+        proxy_agent::run(config, shutdown).await.context("run the service proxy")?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Runs one of two parts; when it ends, for whatever reason, the other is told to.
+async fn run_part<E: std::error::Error + Send + Sync + 'static>(
+    name: &str,
+    part: impl Future<Output = Result<(), E>> + Send + 'static,
+    parts: CancellationToken,
+) -> anyhow::Result<()> {
+    let done = tokio::spawn(part).await;
+    let asked = parts.is_cancelled();
+    parts.cancel();
+    done?.with_context(|| format!("run the {name}"))?;
+    ensure!(asked, "the {name} ended by itself");
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "gathers the flags of two subcommands into one value")]
+pub fn proxy_config(
+    tunnel: &TunnelOptions,
+    kubeconfig: Option<PathBuf>,
+    node_name: String,
+    node_ip: Option<IpAddr>,
+    run_dir: &Path,
+    cluster: &crate::args::ClusterArgs,
+    cgroup_root: Option<PathBuf>,
+    cni_conf_dir: PathBuf,
+    cni_bin: Option<proxy_agent::CniBinary>,
+) -> proxy_agent::Config {
+    proxy_agent::Config {
+        kubeconfig,
+        node_ip,
+        run_dir: run_dir.to_owned(),
+        pin_root: tunnel.pin_root.clone(),
+        cgroup_root,
+        cni_conf_dir,
+        cni_bin,
+        uplink: tunnel.uplink.clone(),
+        vxlan_port: tunnel.vxlan_port,
+        vni: tunnel.vxlan_vni,
+        metrics_bind: tunnel.metrics_bind,
+        service_cidrs: cluster.service_cidrs.clone(),
+        node_ports: cluster.nodeport_range.0..=cluster.nodeport_range.1,
+        ..proxy_agent::Config::new(&node_name)
+    }
+}
+
+fn cni_install(dir: &Path) -> anyhow::Result<proxy_agent::CniBinary> {
+    Ok(proxy_agent::CniBinary { source: beside_us("skerry-cni")?, dir: dir.to_owned() })
+}
+
+/// The files that one build makes lie in one folder.
+fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("find our own file")?;
+    let path = own.with_file_name(name);
+    ensure!(path.is_file(), "{} is missing: install `{name}` beside `skerry`", path.display());
+    Ok(path)
+}
+
+pub fn name(given: Option<&str>) -> anyhow::Result<String> {
+    if let Some(name) = given {
+        return Ok(name.to_owned());
+    }
+    let host = nix::unistd::gethostname().context("ask for the host's name: give --node-name")?;
+    Ok(host.to_string_lossy().to_lowercase())
+}
+
+pub fn address(given: Option<IpAddr>) -> anyhow::Result<IpAddr> {
+    given.map_or_else(|| default_address().context("find this machine's address: give --node-ip"), Ok)
+}
+
+fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let label = |text: &String| {
+        let (key, value) =
+            text.split_once('=').with_context(|| format!("--label {text}: write KEY=VALUE"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    given.iter().map(label).collect()
+}
+
+fn taints(given: &[String]) -> anyhow::Result<Vec<Taint>> {
+    let taint = |text: &String| {
+        let (key, effect) =
+            text.rsplit_once(':').with_context(|| format!("--taint {text}: write KEY[=VALUE]:EFFECT"))?;
+        ensure!(
+            ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect),
+            "--taint {text}: the effect is NoSchedule, PreferNoSchedule or NoExecute"
+        );
+        let (key, value) = match key.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (key, None),
+        };
+        Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned() })
+    };
+    given.iter().map(taint).collect()
+}
+
+/// A kubeconfig that names the files of the joined node, so that a renewed certificate is picked up.
+fn node_kubeconfig(server: &str, node: &str, pki: &Path) -> String {
+    let file = |name: &str| pki.join(name).display().to_string();
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "node",
+        "clusters": [{"name": "skerry", "cluster": {"server": server, "certificate-authority": file("ca.crt")}}],
+        "users": [{"name": node, "user": {"client-certificate": file("node.crt"), "client-key": file("node.key")}}],
+        "contexts": [{"name": "node", "context": {"cluster": "skerry", "user": node}}],
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taints_are_read_or_refused_with_the_form() {
+        let read = taints(&["a/b=c:NoSchedule".into(), "d:NoExecute".into()]).unwrap();
+        assert_eq!((read[0].key.as_str(), read[0].value.as_deref()), ("a/b", Some("c")));
+        assert_eq!((read[1].key.as_str(), read[1].value.as_deref()), ("d", None));
+        assert!(taints(&["a".into()]).unwrap_err().to_string().contains("KEY[=VALUE]:EFFECT"));
+        assert!(taints(&["a:Never".into()]).unwrap_err().to_string().contains("PreferNoSchedule"));
+    }
+}

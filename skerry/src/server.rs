@@ -1,0 +1,102 @@
+//! `skerry server`: API server, controllers and scheduler, without privileges.
+
+use std::{net::IpAddr, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, ensure};
+use skerry_store::{LogStore, Options};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::ServerArgs,
+    paths::{Paths, make_dir},
+    preflight, privilege,
+    supervise::{Role, shutdown_on_signal},
+};
+
+/// What changes all the time and may be a minute older after a crash: node leases, and events.
+const RELAXED: [&str; 2] = ["/registry/leases.coordination.k8s.io/kube-node-lease/", "/registry/events/"];
+
+pub fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
+    let paths = Paths(&args.folders);
+    make_dir(&args.folders.data_dir, 0o711)?;
+    make_dir(&args.folders.run_dir, 0o755)?;
+    make_dir(&paths.server_dir(), 0o700)?;
+    preflight::disk(&args.folders.data_dir)?;
+    let _role = Role::take(&paths.lock("server"), "server")?;
+    let advertise = match args.advertise {
+        Some(address) => address,
+        None => default_address().context("find this machine's address: give --advertise")?,
+    };
+    preflight::port_is_free(args.bind, "the API server", "--bind")?;
+    ensure!(
+        args.bind.port() >= 1024 || args.bind.port() == 0,
+        "the API server runs without root and cannot have port {}: give --bind one above 1023",
+        args.bind.port()
+    );
+    privilege::drop_to(args.server_uid, &paths.server_dir())?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(serve(args, advertise))
+}
+
+async fn serve(args: ServerArgs, advertise: IpAddr) -> anyhow::Result<ExitCode> {
+    let paths = Paths(&args.folders);
+    let shutdown = shutdown_on_signal()?;
+    let options = Options {
+        relaxed_prefixes: RELAXED.iter().map(|prefix| (*prefix).to_owned()).collect(),
+        ..Options::default()
+    };
+    let store = Arc::new(LogStore::open(&paths.store(), options).context("open the store")?);
+    let config = skerry_apiserver::Config {
+        extra_sans: args.tls_sans.clone(),
+        service_cidrs: args.cluster.service_cidrs.clone(),
+        nodeport_range: args.cluster.nodeport_range.0..=args.cluster.nodeport_range.1,
+        ..skerry_apiserver::Config::new(args.folders.data_dir.clone(), args.bind, advertise)
+    };
+    let server = skerry_apiserver::Server::bind(config, store).await.context("start the API server")?;
+    tracing::info!(address = %server.address(), "the API is served");
+
+    let controllers = skerry_controllers::Config {
+        cluster_cidrs: args.cluster.pod_cidrs.clone(),
+        ..skerry_controllers::Config::new(paths.kubeconfig("controllers"))
+    };
+    let scheduler = skerry_scheduler::Config::new(paths.kubeconfig("scheduler"));
+    // The API server ends last: the others still write through it.
+    let (clients, api) = (shutdown.child_token(), CancellationToken::new());
+    let serving = tokio::spawn(server.run(api.clone()));
+    let controllers = tokio::spawn(skerry_controllers::run(controllers, clients.clone()));
+    let scheduler = tokio::spawn(skerry_scheduler::run(scheduler, clients.clone()));
+    let mut parts = tokio::task::JoinSet::new();
+    parts.spawn(
+        async move { ("controllers", controllers.await.map(|done| done.map_err(anyhow::Error::from))) },
+    );
+    parts.spawn(async move { ("scheduler", scheduler.await.map(|done| done.map_err(anyhow::Error::from))) });
+    let mut failed = None;
+    while let Some(done) = parts.join_next().await {
+        let (name, done) = done?;
+        let done = done.map_err(anyhow::Error::from).and_then(|inner| inner);
+        if let Err(error) = done {
+            failed.get_or_insert(error.context(format!("run the {name}")));
+        } else if !shutdown.is_cancelled() {
+            failed.get_or_insert(anyhow::anyhow!("the {name} ended by themselves"));
+        }
+        // One without the others is no server: end, and let the supervisor start afresh.
+        clients.cancel();
+    }
+    api.cancel();
+    serving.await?.context("serve the API")?;
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The source address that the machine would use towards the outside. Nothing is sent.
+pub fn default_address() -> anyhow::Result<IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // RFC 5737 documentation address: connect only asks the routing table.
+    socket.connect("192.0.2.1:9").context("there is no default route")?;
+    Ok(socket.local_addr()?.ip())
+}

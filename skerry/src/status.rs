@@ -1,0 +1,78 @@
+//! `skerry status`.
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Context;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api, Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::{WatchStreamExt, watcher},
+};
+
+use crate::{args::FolderArgs, paths::Paths, supervise};
+
+pub fn run(args: FolderArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(report(&args))
+}
+
+/// Prints a line for each process, for the API and for each node. Fails where something that was started does not work.
+async fn report(args: &FolderArgs) -> anyhow::Result<ExitCode> {
+    let paths = Paths(args);
+    let mut well = true;
+    for role in ["up", "server", "node"] {
+        match supervise::holder(&paths.lock(role))? {
+            Some(pid) => println!("{role:<8} runs, process {pid}"),
+            None => println!("{role:<8} does not run"),
+        }
+    }
+    let kubeconfig = paths.kubeconfig("admin");
+    if !kubeconfig.exists() {
+        println!("{:<8} is on another machine, or no cluster was made here", "server");
+        return Ok(ExitCode::FAILURE);
+    }
+    let nodes = match nodes(&kubeconfig).await {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            println!("{:<8} does not answer: {error:#}", "api");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    println!("{:<8} answers", "api");
+    for node in nodes {
+        let ready = is_ready(&node);
+        well &= ready;
+        let name = node.metadata.name.unwrap_or_default();
+        println!("{:<8} {name} {}", "node", if ready { "Ready" } else { "NotReady" });
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn nodes(kubeconfig: &Path) -> anyhow::Result<Vec<Node>> {
+    let nodes: Api<Node> = Api::all(client(kubeconfig).await?);
+    Ok(nodes.list(&kube::api::ListParams::default()).await?.items)
+}
+
+/// Returns once the node is Ready; told by a watch that outlives an API server that is not up yet.
+pub async fn node_ready(kubeconfig: &Path, name: &str) -> anyhow::Result<()> {
+    let nodes: Api<Node> = Api::all(client(kubeconfig).await?);
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let changes = watcher(nodes, only).default_backoff().applied_objects();
+    // An error is tried again by the back-off; what is wrong stands in the server's own log.
+    let mut ready = changes.into_stream().filter_map(async |node| node.ok().filter(is_ready)).boxed();
+    ready.next().await.context("the watch of nodes ended")?;
+    Ok(())
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let file = Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}

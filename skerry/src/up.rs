@@ -1,0 +1,241 @@
+//! `skerry up`: server and node of this machine, watched over.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+
+use crate::{
+    args::UpArgs,
+    node,
+    paths::{Paths, make_dir},
+    preflight,
+    server::default_address,
+    status,
+    supervise::{Role, keep_running, shutdown_on_signal},
+};
+
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+/// After this long without a Ready node a person is told that something is wrong; we go on trying.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    let folders = &args.server.folders;
+    let paths = Paths(folders);
+    preflight::root()?;
+    preflight::kernel()?;
+    make_dir(&folders.data_dir, 0o711)?;
+    make_dir(&folders.run_dir, 0o755)?;
+    preflight::disk(&folders.data_dir)?;
+    let _role = Role::take(&paths.lock("up"), "up")?;
+    preflight::port_is_free(args.server.bind, "the API server", "--bind")?;
+    preflight::containerd(&args.node.containerd_socket)?;
+    for warning in preflight::warnings() {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(supervise(args))
+}
+
+async fn supervise(args: UpArgs) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let shutdown = shutdown_on_signal()?;
+    let program = std::env::current_exe().context("find our own file")?;
+    let advertise = match args.server.advertise.or(args.node.node_ip) {
+        Some(address) => address,
+        None => default_address().context("find this machine's address: give --advertise")?,
+    };
+    let api = SocketAddr::new(advertise, args.server.bind.port());
+    // The server's flags are ours; the node gets those of its own, and the way to the server.
+    let server_args = server_args(&args, advertise);
+    let node_args = node_args(&args, api);
+    let paths = Paths(&args.server.folders);
+    let server = tokio::spawn(keep_running("server", program.clone(), server_args, shutdown.clone()));
+    let token = paths.join_token();
+    let stopped = tokio::select! {
+        made = appears(&token) => { made?; false }
+        () = shutdown.cancelled() => true,
+    };
+    if stopped {
+        server.await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let node = tokio::spawn(keep_running("node", program, node_args, shutdown.clone()));
+    tokio::select! {
+        done = announce(&args, started) => done?,
+        () = shutdown.cancelled() => {}
+    }
+    shutdown.cancelled().await;
+    let (server, node) = tokio::join!(server, node);
+    server?;
+    node?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until this node is Ready and says how to go on.
+async fn announce(args: &UpArgs, started: Instant) -> anyhow::Result<()> {
+    let kubeconfig = Paths(&args.server.folders).kubeconfig("admin");
+    let name = node::name(args.node.node_name.as_deref())?;
+    let ready = status::node_ready(&kubeconfig, &name);
+    tokio::pin!(ready);
+    let late = tokio::time::timeout(PATIENCE, &mut ready).await;
+    match late {
+        Ok(ready) => ready?,
+        Err(_) => {
+            tracing::error!(node = %name, "not Ready after {PATIENCE:?}: the lines above say why; still trying");
+            ready.await?;
+        }
+    }
+    println!("node {name} is Ready after {:.1} s", started.elapsed().as_secs_f64());
+    println!("export KUBECONFIG={}", kubeconfig.display());
+    Ok(())
+}
+
+fn server_args(args: &UpArgs, advertise: std::net::IpAddr) -> Vec<String> {
+    let server = &args.server;
+    let mut list = vec!["server".to_owned()];
+    list.extend(folder_args(args));
+    list.extend(cluster_args(args));
+    list.extend(["--bind".to_owned(), server.bind.to_string()]);
+    list.extend(["--advertise".to_owned(), advertise.to_string()]);
+    list.extend(["--server-uid".to_owned(), server.server_uid.to_string()]);
+    for san in &server.tls_sans {
+        list.extend(["--tls-san".to_owned(), san.clone()]);
+    }
+    list
+}
+
+fn node_args(args: &UpArgs, api: SocketAddr) -> Vec<String> {
+    let (node, path) = (&args.node, |path: &Path| path.display().to_string());
+    let mut list = vec!["node".to_owned()];
+    list.extend(folder_args(args));
+    list.extend(cluster_args(args));
+    let mut flag = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            list.extend([format!("--{name}"), value]);
+        }
+    };
+    flag("server", Some(format!("https://{api}")));
+    flag("token-file", Some(path(&Paths(&args.server.folders).join_token())));
+    flag("node-name", node.node_name.clone());
+    flag("node-ip", Some(node.node_ip.unwrap_or(api.ip()).to_string()));
+    flag("label", Some(format!("{CONTROL_PLANE}=")));
+    for label in &node.labels {
+        flag("label", Some(label.clone()));
+    }
+    if args.taint_server {
+        flag("taint", Some(format!("{CONTROL_PLANE}:NoSchedule")));
+    }
+    for taint in &node.taints {
+        flag("taint", Some(taint.clone()));
+    }
+    flag("containerd-socket", Some(path(&node.containerd_socket)));
+    flag("cgroup-root", node.cgroup_root.as_deref().map(path));
+    flag("cgroup-parent", Some(node.cgroup_parent.clone()));
+    flag("cni-conf-dir", Some(path(&node.cni_conf_dir)));
+    flag("cni-bin-dir", Some(path(&node.cni_bin_dir)));
+    flag("pod-log-dir", Some(path(&node.pod_log_dir)));
+    flag("uplink", node.tunnel.uplink.clone());
+    flag("vxlan-port", Some(node.tunnel.vxlan_port.to_string()));
+    flag("vxlan-vni", Some(node.tunnel.vxlan_vni.to_string()));
+    flag("pin-root", Some(path(&node.tunnel.pin_root)));
+    flag("metrics-bind", node.tunnel.metrics_bind.map(|bind| bind.to_string()));
+    list
+}
+
+fn folder_args(args: &UpArgs) -> Vec<String> {
+    let folders = &args.server.folders;
+    vec![
+        "--data-dir".to_owned(),
+        folders.data_dir.display().to_string(),
+        "--run-dir".to_owned(),
+        folders.run_dir.display().to_string(),
+    ]
+}
+
+fn cluster_args(args: &UpArgs) -> Vec<String> {
+    let cluster = &args.server.cluster;
+    let join =
+        |list: &[ipnetwork::IpNetwork]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    vec![
+        "--pod-cidr".to_owned(),
+        join(&cluster.pod_cidrs),
+        "--service-cidr".to_owned(),
+        join(&cluster.service_cidrs),
+        "--nodeport-range".to_owned(),
+        format!("{}-{}", cluster.nodeport_range.0, cluster.nodeport_range.1),
+    ]
+}
+
+/// Returns once the file is there. A thread of its own waits in the kernel; it ends with the process.
+async fn appears(path: &Path) -> anyhow::Result<()> {
+    let (told, there) = tokio::sync::oneshot::channel();
+    let path = path.to_owned();
+    std::thread::spawn(move || drop(told.send(wait_for(&path))));
+    there.await?
+}
+
+/// Told by inotify of the nearest folder that exists.
+fn wait_for(path: &Path) -> anyhow::Result<()> {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    while !path.exists() {
+        let folder = path.ancestors().skip(1).find(|folder| folder.is_dir()).context("no folder to watch")?;
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+        inotify.add_watch(folder, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
+        // What is to come may have come between the look and the watch.
+        let next = path.ancestors().take_while(|above| *above != folder).last().unwrap_or(path);
+        if !next.exists() {
+            inotify.read_events()?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    #[test]
+    fn what_the_children_are_told_is_what_was_typed() {
+        let typed = [
+            "skerry",
+            "up",
+            "--data-dir",
+            "/d",
+            "--run-dir",
+            "/r",
+            "--node-name",
+            "n1",
+            "--taint-server",
+            "--pin-root",
+            "/p",
+            "--pod-cidr",
+            "10.1.0.0/16",
+            "--tls-san",
+            "a,b",
+            "--taint",
+            "x=y:NoExecute",
+            "--cgroup-root",
+            "/c",
+        ];
+        let Command::Up(args) = Cli::parse_from(typed).command else { panic!("up") };
+        let api = "10.0.0.1:6443".parse::<SocketAddr>().unwrap();
+        let child = |list: Vec<String>| {
+            Cli::try_parse_from(["skerry".to_owned()].into_iter().chain(list)).unwrap().command
+        };
+        let Command::Server(server) = child(server_args(&args, api.ip())) else { panic!("server") };
+        assert_eq!(server.tls_sans, ["a", "b"]);
+        assert_eq!(server.cluster.pod_cidrs, args.server.cluster.pod_cidrs);
+        let Command::Node(node) = child(node_args(&args, api)) else { panic!("node") };
+        assert_eq!(node.server, "https://10.0.0.1:6443");
+        assert_eq!(node.node.taints, ["node-role.kubernetes.io/control-plane:NoSchedule", "x=y:NoExecute"]);
+        assert_eq!(node.node.cgroup_root.as_deref(), Some(Path::new("/c")));
+        assert_eq!(node.node.tunnel.pin_root, Path::new("/p"));
+    }
+}
