@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::{
     answer,
     conf::{Conf, DEFAULT_MTU, parse_mac},
-    datapath::{Datapath, Entry},
+    datapath::{Datapath, Entry, Hooks},
     del,
     failure::Failure,
     identity,
@@ -42,7 +42,7 @@ pub fn add(conf: &Conf, version: SpecVersion, request: &Attachment) -> Result<Va
     let (ranges, requested) = (conf.ranges()?, conf.requested_addresses()?);
     let pod_mac = requested_mac(conf, request)?;
     let pod_mac = pod_mac.unwrap_or_else(|| identity::pod_mac(&request.container_id, &request.ifname));
-    let (mtu, previous) = (conf.mtu()?, conf.previous()?);
+    let (mtu, previous, hooks) = (conf.mtu()?, conf.previous()?, conf.hooks()?);
     let (netns, netns_path) = open_netns(request)?;
     // Before anything is made: without the agent's tables the pod would be cut off.
     let datapath = Datapath::open(&conf.pin_root()?)?;
@@ -51,7 +51,7 @@ pub fn add(conf: &Conf, version: SpecVersion, request: &Attachment) -> Result<Va
     let record = record(request, network, &netns_path, pod_mac);
     let mut claim = store.claim(record, &ranges, &requested, &is_dead)?;
     let wire = wire(&claim, pod_mac, mtu.or(agent_mtu(&datapath)).unwrap_or(DEFAULT_MTU), &ranges);
-    let done = build(&wire, &netns, &netns_path, &datapath, &store, &mut claim)
+    let done = build(&wire, (&netns, &netns_path), (&datapath, hooks), &store, &mut claim)
         .and_then(|()| answer::result(version, &wire, &netns_path, previous).map_err(Failure::from));
     match &done {
         Ok(_) => {}
@@ -139,9 +139,8 @@ fn wire(claim: &Claim, pod_mac: [u8; 6], mtu: u32, ranges: &[Range]) -> Wire {
 
 fn build(
     wire: &Wire,
-    netns: &File,
-    netns_path: &Path,
-    datapath: &Datapath,
+    (netns, netns_path): (&File, &Path),
+    (datapath, hooks): (&Datapath, Hooks),
     store: &Store,
     claim: &mut Claim,
 ) -> Result<(), Failure> {
@@ -154,7 +153,7 @@ fn build(
     store.note_ifindex(claim, ifindex)?;
     let addresses = wire.addresses.iter().map(|(address, _)| *address).collect();
     datapath.publish(&Entry { ifindex, mac: wire.pod_mac, addresses })?;
-    datapath.attach(ifindex, &wire.host_ifname)?;
+    datapath.attach(hooks, ifindex, &wire.host_ifname)?;
     let mut pod =
         skerry_kernel::in_netns(netns.as_fd(), &netns_path.display().to_string(), || pod_side(wire))??;
     host.run(&veth::host_side(wire, ifindex))?;

@@ -55,7 +55,8 @@ pub fn check(conf: &Conf, request: &Attachment) -> Result<(), Failure> {
     found.extend(differences_on_host(&record)?);
     if found.is_empty() {
         let entry = Entry { ifindex: record.host_ifindex, mac, addresses: record.addresses.clone() };
-        found.extend(Datapath::open(&conf.pin_root()?)?.differences(&entry, &record.host_ifname)?);
+        let datapath = Datapath::open(&conf.pin_root()?)?;
+        found.extend(datapath.differences(conf.hooks()?, &entry, &record.host_ifname)?);
     }
     if found.is_empty() { Ok(()) } else { Err(Failure::Changed { what: found }) }
 }

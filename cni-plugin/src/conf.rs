@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use rscni_types::{error::Error, types::GcAttachment, version::SpecVersion};
 use serde_json::{Map, Value};
 
-use crate::range::Range;
+use crate::{datapath::Hooks, range::Range};
 
 /// What a pod may send, in bytes, where neither the configuration nor the agent says: Ethernet less VXLAN's 50.
 pub const DEFAULT_MTU: u32 = 1450;
@@ -78,6 +78,15 @@ impl Conf {
 
     pub fn pin_root(&self) -> Result<PathBuf, Error> {
         self.path("pinRoot", proxy_abi::PIN_ROOT)
+    }
+
+    /// `attach`: `tcx` (links, pinned; the default) or `clsact` (filters; quicker, and for kernels before 6.6).
+    pub fn hooks(&self) -> Result<Hooks, Error> {
+        match self.text("attach")? {
+            None | Some("tcx") => Ok(Hooks::Tcx),
+            Some("clsact") => Ok(Hooks::Clsact),
+            Some(other) => Err(invalid("attach", format!("{other:?} is neither \"tcx\" nor \"clsact\""))),
+        }
     }
 
     pub fn state_dir(&self) -> Result<PathBuf, Error> {
@@ -208,6 +217,7 @@ mod tests {
                 error_of(conf(r#"{"runtimeConfig":{"mac":"01:00:00:00:00:00"}}"#).requested_mac()),
                 "no unicast",
             ),
+            (error_of(conf(r#"{"attach":"xdp"}"#).hooks()), r#""xdp" is neither"#),
             (error_of(conf(r#"{"prevResult":[]}"#).previous()), "prevResult"),
         ] {
             assert!(result.contains(part), "{result:?} should hold {part:?}");

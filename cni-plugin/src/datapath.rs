@@ -7,7 +7,10 @@ use std::{
 };
 
 use proxy_abi::{ABI_VERSION, Addr, Config, Endpoint, Link as LinkEntry, endpoint_flag, map, prog};
-use skerry_kernel::{Direction, Error as KernelError, Link, Map, Order, Program, Update, kernel_release};
+use skerry_kernel::{
+    Direction, Error as KernelError, Filter, Link, Map, Order, Program, Update, attach_filters,
+    filter_program, kernel_release, tcx_attachments,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
@@ -46,6 +49,15 @@ impl DatapathError {
 /// The programs of a pod's link: name, side of the host's end.
 const PROGRAMS: [(&str, Direction); 2] =
     [(prog::FROM_POD, Direction::Ingress), (prog::TO_POD, Direction::Egress)];
+
+/// How programs are attached to the host's end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hooks {
+    /// Pinned TCX links. Each waits for an RCU grace period, about 8 ms, under the lock of all network configuration.
+    Tcx,
+    /// Filters, which go with the device.
+    Clsact,
+}
 
 /// Maps and programs of an agent that speaks our ABI.
 pub struct Datapath {
@@ -114,9 +126,27 @@ impl Datapath {
         Ok(())
     }
 
-    /// Attaches both programs to the host's end and pins the links, in the place of what a dead predecessor of the
-    /// same name pinned.
-    pub fn attach(&self, ifindex: u32, device: &str) -> Result<(), DatapathError> {
+    /// Attaches both programs to the host's end.
+    pub fn attach(&self, hooks: Hooks, ifindex: u32, device: &str) -> Result<(), DatapathError> {
+        match hooks {
+            Hooks::Tcx => self.attach_links(ifindex, device),
+            Hooks::Clsact => {
+                let filters: Vec<Filter<'_>> = self
+                    .programs
+                    .iter()
+                    .map(|(name, direction, program)| Filter {
+                        direction: *direction,
+                        program: program.fd(),
+                        name,
+                    })
+                    .collect();
+                Ok(attach_filters(ifindex, &filters)?)
+            }
+        }
+    }
+
+    /// Pins the links in the place of what a dead predecessor of the same name pinned.
+    fn attach_links(&self, ifindex: u32, device: &str) -> Result<(), DatapathError> {
         let folder = self.root.join("links");
         if !folder.is_dir() {
             fs::create_dir_all(&folder).map_err(|source| {
@@ -139,7 +169,12 @@ impl Datapath {
     }
 
     /// What is not as [`Datapath::publish`] and [`Datapath::attach`] left it, in words; empty if all is well.
-    pub fn differences(&self, entry: &Entry, device: &str) -> Result<Vec<String>, DatapathError> {
+    pub fn differences(
+        &self,
+        hooks: Hooks,
+        entry: &Entry,
+        device: &str,
+    ) -> Result<Vec<String>, DatapathError> {
         let mut found = Vec::new();
         if self.links.lookup(&entry.ifindex)? != Some(entry.link()) {
             found.push(format!("{} does not say who may speak on {device}", map::LINKS));
@@ -150,18 +185,31 @@ impl Datapath {
             }
         }
         for (name, direction, _) in &self.programs {
-            // The agent may have replaced the program since: the link counts.
-            let pinned = match Link::open(&link_pin(&self.root, name, device)) {
-                Ok(link) => Some(link.info()?.id),
-                Err(e) if e.is_not_found() => None,
-                Err(e) => return Err(e.into()),
+            let attached = match hooks {
+                Hooks::Tcx => self.link_is_attached(name, entry.ifindex, *direction, device)?,
+                Hooks::Clsact => filter_program(entry.ifindex, *direction)?.is_some(),
             };
-            let attached = skerry_kernel::tcx_attachments(entry.ifindex, *direction)?;
-            if !attached.iter().any(|a| Some(a.link_id) == pinned) {
+            if !attached {
                 found.push(format!("program {name} is not attached to {device}"));
             }
         }
         Ok(found)
+    }
+
+    /// The agent may have replaced the program since: the link counts.
+    fn link_is_attached(
+        &self,
+        name: &str,
+        ifindex: u32,
+        direction: Direction,
+        device: &str,
+    ) -> Result<bool, DatapathError> {
+        let pinned = match Link::open(&link_pin(&self.root, name, device)) {
+            Ok(link) => link.info()?.id,
+            Err(e) if e.is_not_found() => return Ok(false),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(tcx_attachments(ifindex, direction)?.iter().any(|a| a.link_id == pinned))
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use proxy_abi::{Addr, endpoint_flag};
 use serde_json::json;
-use skerry_kernel::{Direction, ifindex, tcx_attachments};
+use skerry_kernel::{Direction, detach_filter, filter_program, ifindex, tcx_attachments};
 use skerry_lab::Netns;
 use support::{Node, address, reach};
 
@@ -137,4 +137,29 @@ fn the_mtu_is_the_configurations_then_the_agents() {
     let result = node.call_with("ADD", "c", Some(&pod.path()), &conf).expect_ok("ADD");
     assert_eq!(result["interfaces"][1]["mtu"], 1390);
     assert!(pod.ip("-o link show eth0").unwrap().contains("mtu 1390"));
+}
+
+#[test]
+fn filters_do_what_links_do() {
+    let mut node = Node::new("clsact");
+    node.conf = node.with(json!({"attach": "clsact"}));
+    let (a, b) = (Netns::unique("f1").unwrap(), Netns::unique("f2").unwrap());
+    let first = node.add("aaaa", &a).expect_ok("ADD a");
+    node.add("bbbb", &b).expect_ok("ADD b");
+    reach(&a, &b, "10.9.0.3");
+    let conf = node.with(json!({"prevResult": first}));
+    node.call_with("CHECK", "aaaa", Some(&a.path()), &conf).expect_ok("CHECK");
+    let index =
+        node.netns.run(|| ifindex(first["interfaces"][0]["name"].as_str().unwrap()).unwrap()).unwrap();
+    for (direction, program) in [(Direction::Ingress, "from_pod"), (Direction::Egress, "to_pod")] {
+        let program = skerry_kernel::Program::open(&node.pins().join("progs").join(program)).unwrap();
+        let at = node.netns.run(|| filter_program(index, direction).unwrap()).unwrap();
+        assert_eq!(at, Some(program.info().unwrap().id));
+    }
+    assert!(node.netns.run(|| detach_filter(index, Direction::Ingress).unwrap()).unwrap());
+    let (code, details) = node.call_with("CHECK", "aaaa", Some(&a.path()), &conf).expect_error("detached");
+    assert!(code == 104 && details.contains("from_pod is not attached"), "{details}");
+    node.del("aaaa", &a).expect_ok("DEL");
+    node.del("bbbb", &b).expect_ok("DEL");
+    node.expect_nothing_left();
 }
