@@ -12,24 +12,15 @@ use world::{LIMITS, World, execute, meaning, parse};
 /// Everything comes from a small pool, so that services fight over addresses and slices move between them.
 #[derive(Clone, Debug)]
 enum Event {
-    Service {
-        name: u8,
-        value: Value,
-    },
+    Service(Value),
     DeleteService {
         name: u8,
     },
-    Slice {
-        name: u8,
-        value: Value,
-    },
+    Slice(Value),
     DeleteSlice {
         name: u8,
     },
-    Node {
-        name: u8,
-        value: Value,
-    },
+    Node(Value),
     DeleteNode {
         name: u8,
     },
@@ -65,7 +56,7 @@ fn service_event() -> impl Strategy<Value = Event> {
                          "sessionAffinity": if has_affinity { "ClientIP" } else { "None" }},
                 "status": {"loadBalancer": {"ingress": [{"ip": format!("192.0.2.{ip}")}]}},
             });
-            Event::Service { name, value }
+            Event::Service(value)
         },
     )
 }
@@ -88,7 +79,7 @@ fn slice_event() -> impl Strategy<Value = Event> {
                       {"name": format!("p{port}"), "port": 9000 + port, "protocol": "UDP"}],
             "endpoints": endpoints,
         });
-        Event::Slice { name, value }
+        Event::Slice(value)
     })
 }
 
@@ -100,7 +91,7 @@ fn node_event() -> impl Strategy<Value = Event> {
             "spec": {"podCIDR": format!("10.244.{cidr}.0/24")},
             "status": {"addresses": [{"type": "InternalIP", "address": format!("172.16.0.{}", name + 1)}]},
         });
-        Event::Node { name, value }
+        Event::Node(value)
     })
 }
 
@@ -119,11 +110,11 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn ingest(state: &mut State, event: &Event) {
     match event {
-        Event::Service { value, .. } => state.apply_service(&parse(value.clone())),
+        Event::Service(value) => state.apply_service(&parse(value.clone())),
         Event::DeleteService { name } => state.delete_service(&ObjectKey::new("ns", &format!("s{name}"))),
-        Event::Slice { value, .. } => state.apply_slice(&serde_json::from_value(value.clone()).unwrap()),
+        Event::Slice(value) => state.apply_slice(&serde_json::from_value(value.clone()).unwrap()),
         Event::DeleteSlice { name } => state.delete_slice(&ObjectKey::new("ns", &format!("e{name}"))),
-        Event::Node { value, .. } => state.apply_node(&serde_json::from_value(value.clone()).unwrap()),
+        Event::Node(value) => state.apply_node(&serde_json::from_value(value.clone()).unwrap()),
         Event::DeleteNode { name: 0 } => state.delete_node(&ObjectKey::new("", "here")),
         Event::DeleteNode { name } => state.delete_node(&ObjectKey::new("", &format!("n{name}"))),
         Event::Killed { .. } | Event::Synced { .. } => {}

@@ -1,4 +1,5 @@
 //! Maps in memory, and what a plan does to them.
+#![expect(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,9 +33,12 @@ fn write(maps: &mut Dump, first: u32, slots: &[Slot]) {
     maps.slots[first as usize..end].copy_from_slice(slots);
 }
 
+/// Backends (address, port, flags) of a frontend, its own flags, its affinity.
+pub type Meaning = (BTreeSet<(Addr, u16, u16)>, u32, u32);
+
 /// What a client meets: the frontends and, instead of slot numbers, the backends behind them. Panics where the reader's
 /// check of service id and generation would fail: no operation may leave such a frontend behind.
-pub fn meaning(maps: &Dump) -> BTreeMap<FrontendKey, (BTreeSet<(Addr, u16, u16)>, u32, u32)> {
+pub fn meaning(maps: &Dump) -> BTreeMap<FrontendKey, Meaning> {
     let backends = |frontend: &Frontend| {
         let run = &maps.slots[frontend.first as usize..(frontend.first + frontend.count) as usize];
         assert!(
