@@ -19,7 +19,8 @@ fn main() {
     let (definitions, roots) = roots::definitions();
     let merge = shapes::merge_rules(&read("src/shape/merge.txt"));
     let rules = rules::parse(&read("src/shape/rules.txt"), &definitions);
-    fs::write(out.join("shapes.rs"), shapes::generate(&definitions, &roots, &merge, &rules)).expect("write shapes.rs");
+    fs::write(out.join("shapes.rs"), shapes::generate(&definitions, &roots, &merge, &rules))
+        .expect("write shapes.rs");
     openapi::generate(&definitions, &roots, &merge, &rules, &out);
 }
 

@@ -43,7 +43,8 @@ pub fn generate(
         let versions: BTreeSet<&str> =
             KINDS.iter().filter(|kind| kind.group == *group).map(|kind| kind.version).collect();
         for version in versions {
-            let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+            let path =
+                if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
             let json = source.document(group, version, &path).to_string();
             let hash = Sha256::digest(json.as_bytes()).iter().fold(String::new(), |mut text, byte| {
                 let _ = write!(text, "{byte:02X}");
@@ -131,7 +132,8 @@ impl Source<'_> {
                 let Some(property) = property.as_object_mut() else { continue };
                 let key = (name.to_owned(), field.clone());
                 if let Some(merge) = self.merges.get(&key) {
-                    let mut put = |name: &str, value: Value| property.insert(format!("x-kubernetes-{name}"), value);
+                    let mut put =
+                        |name: &str, value: Value| property.insert(format!("x-kubernetes-{name}"), value);
                     if let Some(strategy) = &merge.strategy {
                         put("patch-strategy", json!(strategy));
                     }
@@ -187,12 +189,19 @@ impl Source<'_> {
         let own = (kind.group, kind.version, kind.kind);
         let list = format!("{definition}List");
         let mut collection = Map::new();
-        for (verb, method, action) in [("list", "get", "list"), ("create", "post", "post"), ("deletecollection", "delete", "deletecollection")] {
+        for (verb, method, action) in [
+            ("list", "get", "list"),
+            ("create", "post", "post"),
+            ("deletecollection", "delete", "deletecollection"),
+        ] {
             if kind.verbs.contains(&verb) {
                 let (body, answer) = match verb {
                     "list" => (None, list.as_str()),
                     "create" => (Some(definition), definition),
-                    _ => (Some("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"), "io.k8s.apimachinery.pkg.apis.meta.v1.Status"),
+                    _ => (
+                        Some("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"),
+                        "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
+                    ),
                 };
                 let id = operation_id(verb, kind, "", "");
                 collection.insert(method.into(), operation(&id, action, own, body, answer));
@@ -201,7 +210,8 @@ impl Source<'_> {
         collection.insert("parameters".into(), json!(common));
         paths.insert(base.clone(), Value::Object(collection));
         if kind.namespaced && kind.verbs.contains(&"list") {
-            let id = format!("{}ForAllNamespaces", operation_id("list", kind, "", "").replace("Namespaced", ""));
+            let id =
+                format!("{}ForAllNamespaces", operation_id("list", kind, "", "").replace("Namespaced", ""));
             let get = operation(&id, "list", own, None, &list);
             paths.insert(format!("/{root}/{}", kind.plural), json!({"get": get, "parameters": [pretty()]}));
         }
@@ -212,7 +222,8 @@ impl Source<'_> {
             paths.insert(item.clone(), entry);
         }
         for sub in kind.subresources {
-            let group_version = if sub.group.is_empty() { (kind.group, kind.version) } else { (sub.group, sub.version) };
+            let group_version =
+                if sub.group.is_empty() { (kind.group, kind.version) } else { (sub.group, sub.version) };
             let gvk = (group_version.0, group_version.1, sub.kind);
             let connect = sub.kind.ends_with("Options");
             let definition = if connect { String::new() } else { self.sub_definition(kind, sub) };
@@ -299,7 +310,10 @@ fn list_schema(kind: &Kind, definition: &str) -> Value {
 fn operation_id(verb: &str, kind: &Kind, sub: &str, method: &str) -> String {
     let first = |text: &str| {
         let mut letters = text.chars();
-        letters.next().map(|letter| letter.to_uppercase().collect::<String>() + letters.as_str()).unwrap_or_default()
+        letters
+            .next()
+            .map(|letter| letter.to_uppercase().collect::<String>() + letters.as_str())
+            .unwrap_or_default()
     };
     let group = if kind.group.is_empty() { "core" } else { kind.group };
     let group: String = group.trim_end_matches(".k8s.io").split('.').map(first).collect();
@@ -317,8 +331,10 @@ fn operation_id(verb: &str, kind: &Kind, sub: &str, method: &str) -> String {
 
 fn operation(id: &str, action: &str, gvk3: (&str, &str, &str), body: Option<&str>, answer: &str) -> Value {
     let schema = if answer.is_empty() { json!({"type": "string"}) } else { reference(answer) };
-    let content: Map<String, Value> =
-        ["application/json", "application/yaml"].map(|kind| (kind.to_owned(), json!({"schema": schema}))).into_iter().collect();
+    let content: Map<String, Value> = ["application/json", "application/yaml"]
+        .map(|kind| (kind.to_owned(), json!({"schema": schema})))
+        .into_iter()
+        .collect();
     let mut operation = json!({
         "operationId": id,
         "parameters": query_parameters(action),
@@ -328,9 +344,15 @@ fn operation(id: &str, action: &str, gvk3: (&str, &str, &str), body: Option<&str
     });
     match body {
         Some("patch") => {
-            let kinds = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
-            let content: Map<String, Value> =
-                kinds.map(|kind| (kind.to_owned(), json!({"schema": {"type": "object"}}))).into_iter().collect();
+            let kinds = [
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/strategic-merge-patch+json",
+            ];
+            let content: Map<String, Value> = kinds
+                .map(|kind| (kind.to_owned(), json!({"schema": {"type": "object"}})))
+                .into_iter()
+                .collect();
             operation["requestBody"] = json!({"required": true, "content": content});
         }
         Some(definition) => {
@@ -363,7 +385,8 @@ fn query_parameters(action: &str) -> Vec<Value> {
         ("orphanDependents", "boolean", "deprecated, use propagationPolicy"),
         ("propagationPolicy", "string", "what happens to dependents: Orphan, Background or Foreground"),
     ];
-    let watch = [("allowWatchBookmarks", "boolean", "send bookmarks"), ("watch", "boolean", "stream the changes")];
+    let watch =
+        [("allowWatchBookmarks", "boolean", "send bookmarks"), ("watch", "boolean", "stream the changes")];
     let force = [("force", "boolean", "an apply takes over fields of other managers")];
     let list: Vec<&(&str, &str, &str)> = match action {
         "list" => watch.iter().chain(SELECT).collect(),

@@ -41,7 +41,8 @@ pub fn merge_rules(text: &str) -> Merges {
                 }
                 "list" => {
                     merge.list = Some(head.to_owned());
-                    merge.list_keys = tail.map(|keys| keys.split(',').map(str::to_owned).collect()).unwrap_or_default();
+                    merge.list_keys =
+                        tail.map(|keys| keys.split(',').map(str::to_owned).collect()).unwrap_or_default();
                 }
                 "map" => merge.map = Some(head.to_owned()),
                 _ => panic!("merge.txt: {line}"),
@@ -129,11 +130,23 @@ pub fn generate(
             ));
         }
         let at = tables.name(name);
-        tables.types.push(format!("TypeDef{{at:{at},len:{},first:{first},count:{}}}", name.len(), fields.len() - first));
+        tables.types.push(format!(
+            "TypeDef{{at:{at},len:{},first:{first},count:{}}}",
+            name.len(),
+            fields.len() - first
+        ));
     }
     let mut roots: Vec<String> = roots
         .iter()
-        .map(|root| format!("({:?},{:?},{:?},{})", root.group, root.version, root.kind, tables.index[root.definition.as_str()]))
+        .map(|root| {
+            format!(
+                "({:?},{:?},{:?},{})",
+                root.group,
+                root.version,
+                root.kind,
+                tables.index[root.definition.as_str()]
+            )
+        })
         .collect();
     roots.sort();
     let mut out = String::new();
@@ -143,8 +156,18 @@ pub fn generate(
     array(&mut out, "TYS", "Ty", &tables.tys);
     array(&mut out, "RULES", "Rule", &tables.rules);
     array(&mut out, "ROOTS", "(&str, &str, &str, u16)", &roots);
-    array(&mut out, "STRINGS", "&str", &tables.strings.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>());
-    array(&mut out, "KEY_LISTS", "&[&str]", &tables.key_lists.iter().map(|keys| format!("&{keys:?}")).collect::<Vec<_>>());
+    array(
+        &mut out,
+        "STRINGS",
+        "&str",
+        &tables.strings.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>(),
+    );
+    array(
+        &mut out,
+        "KEY_LISTS",
+        "&[&str]",
+        &tables.key_lists.iter().map(|keys| format!("&{keys:?}")).collect::<Vec<_>>(),
+    );
     out
 }
 

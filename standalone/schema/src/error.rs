@@ -56,7 +56,11 @@ impl FieldError {
 
     /// `value` is printed as Kubernetes prints it: strings quoted, structures as JSON.
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> FieldError {
-        FieldError::new(Reason::Invalid, field, with_detail(format!("Invalid value: {}", shown(value)), detail))
+        FieldError::new(
+            Reason::Invalid,
+            field,
+            with_detail(format!("Invalid value: {}", shown(value)), detail),
+        )
     }
 
     /// `supported` is printed in the order given.

@@ -6,6 +6,7 @@
 //! - [`apply_patch`]: JSON patch, merge patch, strategic merge patch.
 //! - [`columns`], [`cells`]: what `kubectl get` prints.
 //! - [`selectable_fields`], [`field_label_supported`]: field selectors.
+//! - [`Shape`]: the field tree, with list types and keys (for apply).
 //! - [`openapi_v3_index`], [`openapi_v3`]: the documents behind `kubectl explain` and `apply`.
 //!
 //! Nothing here reads a clock, a file or a lock: `now` is an argument.
@@ -28,12 +29,13 @@ mod time;
 pub use body::{DecodeError, Decoded, Format, check, decode, strict_message};
 pub use error::{FieldError, Reason, invalid_status};
 pub use kinds::{
-    GROUP_ORDER, Group, KINDS, Kind, Subresource, find, find_kind, from_storage, groups, kinds, split_api_version,
-    to_storage,
+    GROUP_ORDER, Group, KINDS, Kind, Subresource, find, find_kind, from_storage, groups, kinds,
+    split_api_version, to_storage,
 };
 pub use openapi::{Document, openapi_v3, openapi_v3_index};
 pub use patch::{PatchError, PatchType, apply_patch};
 pub use quantity::{Quantity, QuantityError};
 pub use selectable::{field_label_supported, selectable_fields};
+pub use shape::{Field, ListType, Shape, Ty};
 pub use strategy::{prepare_create, prepare_update, qos_class};
 pub use table::{Column, cells, columns};

@@ -134,7 +134,8 @@ fn scale(whole: &str, fraction: &str, base: i128, power: i32) -> i128 {
     if base == 10 {
         tens = tens.saturating_add(power);
     } else {
-        let Some(scaled) = 1024_i128.checked_pow(power as u32).and_then(|factor| value.checked_mul(factor)) else {
+        let Some(scaled) = 1024_i128.checked_pow(power as u32).and_then(|factor| value.checked_mul(factor))
+        else {
             return CAP;
         };
         value = scaled;

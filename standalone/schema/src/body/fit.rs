@@ -58,12 +58,17 @@ impl Fit {
 
     fn value(&mut self, ty: Ty, value: &mut Value, within: Shape) -> Result<(), String> {
         let fits = match (ty, &*value) {
-            (Ty::Any, _) => return Ok(()),
+            // A null in a map of times stays; Go's zero time is written as null.
+            (Ty::Any, _) | (Ty::Time | Ty::MicroTime, Value::Null) => return Ok(()),
             (Ty::Either(_), other) if !other.is_object() => return Ok(()),
-            (Ty::String, Value::String(_)) | (Ty::Bool, Value::Bool(_)) | (Ty::Number, Value::Number(_)) => true,
+            (Ty::String, Value::String(_)) | (Ty::Bool, Value::Bool(_)) | (Ty::Number, Value::Number(_)) => {
+                true
+            }
             (Ty::Int32, Value::Number(number)) => number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
             (Ty::Int64, Value::Number(number)) => number.as_i64().is_some(),
-            (Ty::IntOrString, Value::Number(number)) => number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
+            (Ty::IntOrString, Value::Number(number)) => {
+                number.as_i64().is_some_and(|n| i32::try_from(n).is_ok())
+            }
             (Ty::IntOrString, Value::String(_)) => true,
             (Ty::Bytes, Value::String(text)) => {
                 if let Some(at) = base64_fault(text) {
@@ -85,7 +90,8 @@ impl Fit {
                 *value = Value::String(quantity.canonical());
                 return Ok(());
             }
-            (Ty::List(_), Value::Array(_)) | (Ty::Map(_) | Ty::Object(_) | Ty::Either(_), Value::Object(_)) => true,
+            (Ty::List(_), Value::Array(_))
+            | (Ty::Map(_) | Ty::Object(_) | Ty::Either(_), Value::Object(_)) => true,
             _ => false,
         };
         if !fits {
@@ -182,7 +188,10 @@ fn zero(ty: Ty) -> Value {
 pub fn base64_fault(text: &str) -> Option<usize> {
     let bytes: Vec<(usize, u8)> =
         text.bytes().enumerate().filter(|(_, byte)| !matches!(byte, b'\r' | b'\n')).collect();
-    let data = bytes.iter().take_while(|(_, byte)| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')).count();
+    let data = bytes
+        .iter()
+        .take_while(|(_, byte)| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
+        .count();
     let padding = &bytes[data..];
     if let Some((at, _)) = padding.iter().find(|(_, byte)| *byte != b'=') {
         return Some(*at);

@@ -7,8 +7,6 @@ use serde_json::Value;
 
 use crate::{shape::Shape, split_api_version};
 
-pub(crate) use fit::base64_fault;
-
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -39,7 +37,9 @@ pub enum DecodeError {
     Type { kind: String, version: String, detail: String },
     #[error("the API version in the data ({given}) does not match the expected API version ({expected})")]
     Version { given: String, expected: String },
-    #[error("{given} in version {version:?} cannot be handled as a {expected}: the kind in the data must be {expected}")]
+    #[error(
+        "{given} in version {version:?} cannot be handled as a {expected}: the kind in the data must be {expected}"
+    )]
     Kind { given: String, version: String, expected: String },
     #[error("no kind {kind:?} is registered for version {api_version:?}")]
     Unknown { api_version: String, kind: String },
@@ -83,7 +83,8 @@ pub fn check(api_version: &str, kind: &str, mut value: Value) -> Result<Decoded,
         return Err(DecodeError::Unknown { api_version: api_version.to_owned(), kind: kind.to_owned() });
     };
     let Some(map) = value.as_object_mut() else {
-        let detail = format!("json: cannot unmarshal {} into Go value of type {}", word(&value), shape.go_name());
+        let detail =
+            format!("json: cannot unmarshal {} into Go value of type {}", word(&value), shape.go_name());
         return Err(DecodeError::Syntax { expected: kind.to_owned(), detail });
     };
     // `kind` first: of a Pod posted to /deployments both differ, and the kind is what the user got wrong.
@@ -101,8 +102,11 @@ pub fn check(api_version: &str, kind: &str, mut value: Value) -> Result<Decoded,
     {
         return Err(DecodeError::Version { given: given.to_owned(), expected: api_version.to_owned() });
     }
-    let fit = fit::Fit::object(shape, map)
-        .map_err(|detail| DecodeError::Type { kind: kind.to_owned(), version: version.to_owned(), detail })?;
+    let fit = fit::Fit::object(shape, map).map_err(|detail| DecodeError::Type {
+        kind: kind.to_owned(),
+        version: version.to_owned(),
+        detail,
+    })?;
     map.insert("apiVersion".to_owned(), api_version.into());
     map.insert("kind".to_owned(), kind.into());
     let strict = fit.unknown.iter().map(|path| format!("unknown field {path:?}")).collect();

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use super::*;
+use super::{fit::base64_fault, *};
 
 fn deployment(text: &str) -> Result<Decoded, DecodeError> {
     decode("apps/v1", "Deployment", text.as_bytes(), Format::Json)
@@ -42,7 +42,8 @@ fn wrong_types_are_named_as_upstream_names_them() {
 
 #[test]
 fn unknown_and_duplicate_fields_are_dropped_and_named() {
-    let body = r#"{"spec":{"foo":1,"replicas":1,"replicas":2,"template":{"spec":{"containers":[{"imag":"a"}]}}}}"#;
+    let body =
+        r#"{"spec":{"foo":1,"replicas":1,"replicas":2,"template":{"spec":{"containers":[{"imag":"a"}]}}}}"#;
     let decoded = deployment(body).unwrap();
     assert_eq!(
         decoded.strict,

@@ -76,7 +76,8 @@ fn autoscaler_to_v1(map: &mut Map<String, Value>) {
     if let Some(spec) = map.get_mut("spec").and_then(Value::as_object_mut) {
         let metrics = spec.shift_remove("metrics");
         spec.shift_remove("behavior");
-        if let Some(percent) = metrics.as_ref().and_then(|metrics| cpu(metrics, "/resource/target/averageUtilization"))
+        if let Some(percent) =
+            metrics.as_ref().and_then(|metrics| cpu(metrics, "/resource/target/averageUtilization"))
         {
             spec.insert("targetCPUUtilizationPercentage".into(), percent);
         }
@@ -84,7 +85,8 @@ fn autoscaler_to_v1(map: &mut Map<String, Value>) {
     if let Some(status) = map.get_mut("status").and_then(Value::as_object_mut) {
         let metrics = status.shift_remove("currentMetrics");
         status.shift_remove("conditions");
-        if let Some(percent) = metrics.as_ref().and_then(|metrics| cpu(metrics, "/resource/current/averageUtilization"))
+        if let Some(percent) =
+            metrics.as_ref().and_then(|metrics| cpu(metrics, "/resource/current/averageUtilization"))
         {
             status.insert("currentCPUUtilizationPercentage".into(), percent);
         }

@@ -53,7 +53,11 @@ pub fn split_api_version(api_version: &str) -> (&str, &str) {
 impl Kind {
     /// As objects carry it: `apps/v1`, `v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// As messages name the resource: `deployments.apps`, `pods`.

@@ -86,7 +86,11 @@ pub fn apply_patch(
 }
 
 fn object(patch: &Value) -> Result<(), PatchError> {
-    if patch.is_object() { Ok(()) } else { Err(PatchError::Malformed("the patch must be a JSON object".to_owned())) }
+    if patch.is_object() {
+        Ok(())
+    } else {
+        Err(PatchError::Malformed("the patch must be a JSON object".to_owned()))
+    }
 }
 
 fn json(current: &Value, patch: Value) -> Result<Value, PatchError> {

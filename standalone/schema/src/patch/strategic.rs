@@ -35,9 +35,13 @@ fn merge_map(
             "replace" => return Ok(without_directives_map(patch)),
             "delete" => return Ok(Map::new()),
             "merge" => {}
-            other => return Err(bad(format!("unknown patch type {other:?}: $patch is replace, delete or merge"))),
+            other => {
+                return Err(bad(format!("unknown patch type {other:?}: $patch is replace, delete or merge")));
+            }
         },
-        Some(other) => return Err(bad(format!("unknown patch type {other}: $patch is replace, delete or merge"))),
+        Some(other) => {
+            return Err(bad(format!("unknown patch type {other}: $patch is replace, delete or merge")));
+        }
     }
     retain_keys(&mut current, &mut patch)?;
     let orders = take_prefixed(&mut patch, ORDER)?;
@@ -77,7 +81,9 @@ fn retain_keys(current: &mut Map<String, Value>, patch: &mut Map<String, Value>)
     let Value::Array(kept) = kept else {
         return Err(bad(format!("{RETAIN} must be a list of field names")));
     };
-    if let Some(name) = patch.iter().find(|(name, value)| !value.is_null() && !name.starts_with('$') && !names(&kept, name)) {
+    if let Some(name) =
+        patch.iter().find(|(name, value)| !value.is_null() && !name.starts_with('$') && !names(&kept, name))
+    {
         return Err(bad(format!("{RETAIN} does not name {:?}, which the patch sets", name.0)));
     }
     current.retain(|name, _| names(&kept, name));
@@ -88,7 +94,10 @@ fn names(list: &[Value], name: &str) -> bool {
     list.iter().any(|item| item == name)
 }
 
-fn take_prefixed(patch: &mut Map<String, Value>, prefix: &str) -> Result<Vec<(String, Vec<Value>)>, PatchError> {
+fn take_prefixed(
+    patch: &mut Map<String, Value>,
+    prefix: &str,
+) -> Result<Vec<(String, Vec<Value>)>, PatchError> {
     let keys: Vec<String> = patch.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
     keys.into_iter()
         .map(|key| match patch.shift_remove(&key) {
@@ -122,7 +131,10 @@ fn merge_list(
             return Err(bad(format!("{name}: an item of the patch must be an object")));
         };
         let Some(value) = item.get(key).cloned() else {
-            return Err(bad(format!("map: {} does not contain declared merge key: {key}", Value::Object(item))));
+            return Err(bad(format!(
+                "map: {} does not contain declared merge key: {key}",
+                Value::Object(item)
+            )));
         };
         match item.get(PATCH).and_then(Value::as_str) {
             Some("delete") => {
@@ -133,7 +145,12 @@ fn merge_list(
                 item.shift_remove(PATCH);
             }
             None if !item.contains_key(PATCH) => {}
-            _ => return Err(bad(format!("{name}: unknown patch type {}: $patch is replace, delete or merge", item[PATCH]))),
+            _ => {
+                return Err(bad(format!(
+                    "{name}: unknown patch type {}: $patch is replace, delete or merge",
+                    item[PATCH]
+                )));
+            }
         }
         match old.iter_mut().find(|have| have[key] == value) {
             Some(Value::Object(have)) => *have = merge_map(std::mem::take(have), item, shape)?,

@@ -100,7 +100,10 @@ fn directives_never_reach_the_object() {
 
 #[test]
 fn faults_have_their_status() {
-    let missing_key = strategic(pod_spec(json!({"containers": [{"name": "a"}]})), pod_spec(json!({"containers": [{"image": "x"}]})));
+    let missing_key = strategic(
+        pod_spec(json!({"containers": [{"name": "a"}]})),
+        pod_spec(json!({"containers": [{"image": "x"}]})),
+    );
     assert_eq!(missing_key.unwrap_err().code(), 400);
     assert_eq!(strategic(json!({}), json!({"$patch": "frob"})).unwrap_err().code(), 400);
     assert_eq!(strategic(json!({}), json!([])).unwrap_err().code(), 400);
@@ -128,7 +131,8 @@ fn containers() -> impl Strategy<Value = Vec<(String, u8)>> {
 }
 
 fn as_patch(list: &[(String, u8)]) -> Value {
-    let items: Vec<Value> = list.iter().map(|(name, n)| json!({"name": name, "image": format!("i{n}")})).collect();
+    let items: Vec<Value> =
+        list.iter().map(|(name, n)| json!({"name": name, "image": format!("i{n}")})).collect();
     pod_spec(json!({"containers": items}))
 }
 

@@ -40,11 +40,19 @@ pub fn role(map: &Object, namespaced: bool, errors: &mut Errors) {
         if !empty("nonResourceURLs") {
             if namespaced {
                 let detail = "namespaced rules cannot apply to non-resource URLs";
-                errors.push(FieldError::invalid(join(&path, "nonResourceURLs"), &rule["nonResourceURLs"], detail));
+                errors.push(FieldError::invalid(
+                    join(&path, "nonResourceURLs"),
+                    &rule["nonResourceURLs"],
+                    detail,
+                ));
             }
             if !empty("apiGroups") || !empty("resources") || !empty("resourceNames") {
                 let detail = "rules cannot apply to both regular resources and non-resource URLs";
-                errors.push(FieldError::invalid(join(&path, "nonResourceURLs"), &rule["nonResourceURLs"], detail));
+                errors.push(FieldError::invalid(
+                    join(&path, "nonResourceURLs"),
+                    &rule["nonResourceURLs"],
+                    detail,
+                ));
             }
             continue;
         }

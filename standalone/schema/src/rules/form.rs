@@ -40,7 +40,9 @@ fn scalar(form: Form, value: &Value) -> Option<String> {
         Form::Port => number.filter(|number| *number != 0).and_then(syntax::port),
         Form::Ip => text.and_then(syntax::ip),
         Form::Cidr => text.and_then(syntax::cidr),
-        Form::AbsolutePath => text.filter(|text| !text.starts_with('/')).map(|_| "must be an absolute path".to_owned()),
+        Form::AbsolutePath => {
+            text.filter(|text| !text.starts_with('/')).map(|_| "must be an absolute path".to_owned())
+        }
         Form::LocalPath => text.and_then(syntax::local_path),
         Form::EnvName => text.and_then(syntax::env_name),
         Form::ConfigKey => text.and_then(syntax::config_key),
@@ -63,7 +65,8 @@ fn count_or_percent(value: &Value) -> Option<String> {
     }
     let text = value.as_str()?;
     let digits = text.strip_suffix('%');
-    let good = digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let good =
+        digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()));
     let complaint = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', \
          regex used for validation is '[0-9]+%')";
     (!good).then(|| complaint.to_owned())
@@ -116,7 +119,11 @@ pub fn selector(map: &Map<String, Value>, path: &str, errors: &mut Errors) {
             _ => {
                 let given = &expression["operator"];
                 let given = if given.is_null() { &Value::from("") } else { given };
-                errors.push(FieldError::invalid(format!("{path}.operator"), given, "not a valid selector operator"));
+                errors.push(FieldError::invalid(
+                    format!("{path}.operator"),
+                    given,
+                    "not a valid selector operator",
+                ));
             }
         }
         let name = expression["key"].as_str().unwrap_or_default();

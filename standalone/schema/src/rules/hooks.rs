@@ -50,7 +50,8 @@ pub fn validate(definition: &str, map: &Object, old: Option<&Object>, path: &str
         "api.apps.v1.DaemonSetSpec" => workload::daemon_set(map, path, errors),
         "api.batch.v1.JobSpec" => workload::job(map, old, path, errors),
         "api.batch.v1.CronJobSpec" => {}
-        "api.autoscaling.v2.HorizontalPodAutoscalerSpec" | "api.autoscaling.v1.HorizontalPodAutoscalerSpec" => {
+        "api.autoscaling.v2.HorizontalPodAutoscalerSpec"
+        | "api.autoscaling.v1.HorizontalPodAutoscalerSpec" => {
             workload::autoscaler(map, path, errors);
         }
         "api.policy.v1.PodDisruptionBudgetSpec" => workload::disruption_budget(map, path, errors),

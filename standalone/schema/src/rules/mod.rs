@@ -179,14 +179,20 @@ fn rule_of_field(
             }
         };
         match value {
-            Value::Array(items) => items.iter().enumerate().for_each(|(at, item)| check(item, &index(path, at))),
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(at, item)| check(item, &index(path, at)))
+            }
             scalar => check(scalar, path),
         }
     }
     if let Some(number) = value.as_i64() {
         match (rule.min, rule.max) {
             (Some(min), Some(max)) if min > 0 && !(min..=max).contains(&number) => {
-                errors.push(FieldError::invalid(path, value, &format!("must be between {min} and {max}, inclusive")));
+                errors.push(FieldError::invalid(
+                    path,
+                    value,
+                    &format!("must be between {min} and {max}, inclusive"),
+                ));
             }
             (Some(min), _) if number < min => {
                 let detail = if min == 1 {
@@ -197,7 +203,11 @@ fn rule_of_field(
                 errors.push(FieldError::invalid(path, value, &detail));
             }
             (_, Some(max)) if number > max => {
-                errors.push(FieldError::invalid(path, value, &format!("must be less than or equal to {max}")));
+                errors.push(FieldError::invalid(
+                    path,
+                    value,
+                    &format!("must be less than or equal to {max}"),
+                ));
             }
             _ => {}
         }

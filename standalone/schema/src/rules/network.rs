@@ -28,8 +28,14 @@ pub fn endpoint_slice(map: &Object, errors: &mut Errors) {
         for (at, address) in addresses.iter().enumerate().take(MAX_ADDRESSES) {
             let Some(text) = address.as_str() else { continue };
             let complaint = match family {
-                "IPv4" => text.parse::<std::net::Ipv4Addr>().err().map(|_| "must be a valid IPv4 address".to_owned()),
-                "IPv6" => text.parse::<std::net::Ipv6Addr>().err().map(|_| "must be a valid IPv6 address".to_owned()),
+                "IPv4" => text
+                    .parse::<std::net::Ipv4Addr>()
+                    .err()
+                    .map(|_| "must be a valid IPv4 address".to_owned()),
+                "IPv6" => text
+                    .parse::<std::net::Ipv6Addr>()
+                    .err()
+                    .map(|_| "must be a valid IPv6 address".to_owned()),
                 _ => syntax::subdomain(text),
             };
             if let Some(complaint) = complaint {
@@ -74,7 +80,11 @@ pub fn ingress(map: &Object, path: &str, errors: &mut Errors) {
 pub fn ingress_backend(map: &Object, path: &str, errors: &mut Errors) {
     match (map.get("service"), map.get("resource")) {
         (Some(_), Some(_)) => {
-            errors.push(FieldError::invalid(path, &json!(""), "cannot set both resource and service backends"));
+            errors.push(FieldError::invalid(
+                path,
+                &json!(""),
+                "cannot set both resource and service backends",
+            ));
         }
         (None, None) => errors.push(FieldError::required(path, "port name or number is required")),
         (Some(service), None) => {
@@ -101,7 +111,11 @@ pub fn ingress_path(map: &Object, path: &str, errors: &mut Errors) {
     if matches!(kind, "Exact" | "Prefix") {
         for bad in ["//", "/./", "/../", "%2f", "%2F"] {
             if text.contains(bad) {
-                errors.push(FieldError::invalid(join(path, "path"), &json!(text), &format!("must not contain '{bad}'")));
+                errors.push(FieldError::invalid(
+                    join(path, "path"),
+                    &json!(text),
+                    &format!("must not contain '{bad}'"),
+                ));
             }
         }
     }
@@ -114,7 +128,10 @@ pub fn ingress_path(map: &Object, path: &str, errors: &mut Errors) {
 pub fn policy_defaults(map: &mut Object) {
     if map.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         let egress = map.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
-        map.insert("policyTypes".into(), if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+        map.insert(
+            "policyTypes".into(),
+            if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) },
+        );
     }
 }
 

@@ -167,7 +167,9 @@ pub fn device_request_defaults(map: &mut Object) {
 }
 
 pub fn resource_names_defaults(map: &mut Object) {
-    let Some(kind) = map.get("kind").and_then(Value::as_str).filter(|kind| !kind.is_empty()).map(str::to_owned) else {
+    let Some(kind) =
+        map.get("kind").and_then(Value::as_str).filter(|kind| !kind.is_empty()).map(str::to_owned)
+    else {
         return;
     };
     map.entry("singular").or_insert(json!(kind.to_lowercase()));

@@ -19,7 +19,10 @@ pub fn spec(map: &Object, path: &str, errors: &mut Errors) {
         if let Some(name) = volume["name"].as_str()
             && !volumes.insert(name)
         {
-            errors.push(FieldError::duplicate(join(&index(&join(path, "volumes"), at), "name"), &volume["name"]));
+            errors.push(FieldError::duplicate(
+                join(&index(&join(path, "volumes"), at), "name"),
+                &volume["name"],
+            ));
         }
     }
     let mut names: BTreeSet<&str> = BTreeSet::new();
@@ -127,7 +130,10 @@ fn probes(container: &Object, list: &str, path: &str, errors: &mut Errors) {
         let path = join(path, name);
         match list {
             "initContainers" if !sidecar => {
-                errors.push(FieldError::forbidden(&path, "may not be set for init containers without restartPolicy=Always"));
+                errors.push(FieldError::forbidden(
+                    &path,
+                    "may not be set for init containers without restartPolicy=Always",
+                ));
             }
             "ephemeralContainers" => {
                 errors.push(FieldError::forbidden(&path, "cannot be set for an Ephemeral Container"));
@@ -136,7 +142,11 @@ fn probes(container: &Object, list: &str, path: &str, errors: &mut Errors) {
         }
         handlers(probe, &HANDLERS, &path, errors);
         if name != "readinessProbe" && probe["successThreshold"].as_i64().is_some_and(|count| count != 1) {
-            errors.push(FieldError::invalid(join(&path, "successThreshold"), &probe["successThreshold"], "must be 1"));
+            errors.push(FieldError::invalid(
+                join(&path, "successThreshold"),
+                &probe["successThreshold"],
+                "must be 1",
+            ));
         }
         if name == "readinessProbe" && probe.get("terminationGracePeriodSeconds").is_some() {
             let at = join(&path, "terminationGracePeriodSeconds");
@@ -247,7 +257,8 @@ pub fn resources(map: &Object, path: &str, errors: &mut Errors) {
 pub fn toleration(map: &Object, path: &str, errors: &mut Errors) {
     let text = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or_default();
     if text("key").is_empty() && text("operator") != "Exists" {
-        let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+        let detail =
+            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
         errors.push(FieldError::invalid(join(path, "operator"), &json!(text("operator")), detail));
     }
     if map.contains_key("tolerationSeconds") && text("effect") != "NoExecute" {
@@ -276,10 +287,16 @@ pub fn node_requirement(map: &Object, path: &str, errors: &mut Errors) {
             errors.push(FieldError::required(at, "must be specified when `operator` is 'In' or 'NotIn'"));
         }
         Some("Exists" | "DoesNotExist") if values > 0 => {
-            errors.push(FieldError::forbidden(at, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+            errors.push(FieldError::forbidden(
+                at,
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            ));
         }
         Some("Gt" | "Lt") if values != 1 => {
-            errors.push(FieldError::required(at, "must be specified single value when `operator` is 'Lt' or 'Gt'"));
+            errors.push(FieldError::required(
+                at,
+                "must be specified single value when `operator` is 'Lt' or 'Gt'",
+            ));
         }
         _ => {}
     }
@@ -292,7 +309,11 @@ pub fn volume(map: &Object, path: &str, errors: &mut Errors) {
     if let Some(target) = map.get("hostPath").and_then(|source| source["path"].as_str())
         && target.split('/').any(|part| part == "..")
     {
-        errors.push(FieldError::invalid(join(path, "hostPath.path"), &json!(target), "must not contain '..'"));
+        errors.push(FieldError::invalid(
+            join(path, "hostPath.path"),
+            &json!(target),
+            "must not contain '..'",
+        ));
     }
     const TYPES: [&str; 8] =
         ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
@@ -317,7 +338,9 @@ pub fn pod_update(old: &Value, new: &Value, errors: &mut Errors) {
     let mut allowed = after.clone();
     for list in ["containers", "initContainers"] {
         let old_list = before.get(list).and_then(Value::as_array);
-        for (at, container) in allowed.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+        for (at, container) in
+            allowed.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+        {
             if let Some(image) = old_list.and_then(|list| list.get(at)).and_then(|old| old.get("image")) {
                 container["image"] = image.clone();
             }

@@ -21,7 +21,9 @@ pub fn pod(map: &mut Object) {
 
 /// A limit without a request is the request.
 fn requests_from_limits(container: &mut Value) {
-    let Some(limits) = container.pointer("/resources/limits").and_then(Value::as_object).cloned() else { return };
+    let Some(limits) = container.pointer("/resources/limits").and_then(Value::as_object).cloned() else {
+        return;
+    };
     let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) else { return };
     let requests = resources.entry("requests").or_insert_with(|| json!({}));
     if let Some(requests) = requests.as_object_mut() {

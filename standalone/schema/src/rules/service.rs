@@ -16,7 +16,8 @@ fn text<'a>(map: &'a Object, name: &str) -> &'a str {
 pub fn defaults(map: &mut Object) {
     let kind = text(map, "type").to_owned();
     let external = matches!(kind.as_str(), "NodePort" | "LoadBalancer");
-    let has_external_ips = map.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let has_external_ips =
+        map.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     if kind != "ExternalName" {
         map.entry("internalTrafficPolicy").or_insert(json!("Cluster"));
         map.entry("ipFamilies").or_insert(json!(["IPv4"]));
@@ -65,7 +66,8 @@ pub fn validate(map: &Object, old: Option<&Object>, path: &str, errors: &mut Err
         }
         _ => {}
     }
-    if !cluster_ip.is_empty() && cluster_ip != "None"
+    if !cluster_ip.is_empty()
+        && cluster_ip != "None"
         && let Some(complaint) = syntax::ip(cluster_ip)
     {
         errors.push(FieldError::invalid(join(path, "clusterIPs[0]"), &json!(cluster_ip), &complaint));
@@ -88,7 +90,11 @@ pub fn validate(map: &Object, old: Option<&Object>, path: &str, errors: &mut Err
         && !(kind == "LoadBalancer" && text(map, "externalTrafficPolicy") == "Local")
     {
         let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-        errors.push(FieldError::invalid(join(path, "healthCheckNodePort"), &map["healthCheckNodePort"], detail));
+        errors.push(FieldError::invalid(
+            join(path, "healthCheckNodePort"),
+            &map["healthCheckNodePort"],
+            detail,
+        ));
     }
     if let Some(old) = old
         && kind != "ExternalName"
@@ -108,7 +114,10 @@ fn external_name(map: &Object, path: &str, errors: &mut Errors) {
         errors.push(FieldError::invalid(join(path, "externalName"), &map["externalName"], &complaint));
     }
     if !text(map, "clusterIP").is_empty() {
-        errors.push(FieldError::forbidden(join(path, "clusterIPs"), "may not be set for ExternalName services"));
+        errors.push(FieldError::forbidden(
+            join(path, "clusterIPs"),
+            "may not be set for ExternalName services",
+        ));
     }
 }
 
@@ -149,7 +158,9 @@ fn ports_are_distinct(ports: &[Value], kind: &str, path: &str, errors: &mut Erro
 /// What the API server gave the old service stays unless the new one says otherwise: addresses and node ports.
 pub fn keep_allocated(old: &Value, new: &mut Value) {
     let kind = new["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned();
-    let (Some(before), Some(after)) = (old["spec"].as_object(), new.get_mut("spec").and_then(Value::as_object_mut)) else {
+    let (Some(before), Some(after)) =
+        (old["spec"].as_object(), new.get_mut("spec").and_then(Value::as_object_mut))
+    else {
         return;
     };
     if kind == "ExternalName" {
@@ -193,7 +204,8 @@ pub fn keep_allocated(old: &Value, new: &mut Value) {
             if let Some((_, _, node_port)) = same.filter(|(_, _, node_port)| unset && !node_port.is_null()) {
                 map.insert("nodePort".into(), node_port.clone());
             }
-        } else if was_external && same.is_some_and(|(_, _, node_port)| map.get("nodePort") == Some(node_port)) {
+        } else if was_external && same.is_some_and(|(_, _, node_port)| map.get("nodePort") == Some(node_port))
+        {
             map.shift_remove("nodePort");
         }
     }

@@ -40,7 +40,10 @@ pub fn volume(map: &Object, old: Option<&Object>, path: &str, errors: &mut Error
         && let Some(source) = sources.first()
         && map.get(*source) != old.get(*source)
     {
-        errors.push(FieldError::forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation"));
+        errors.push(FieldError::forbidden(
+            "spec.persistentvolumesource",
+            "spec.persistentvolumesource is immutable after creation",
+        ));
     }
 }
 
@@ -61,7 +64,9 @@ pub fn claim(map: &Object, old: Option<&Object>, path: &str, errors: &mut Errors
     let Some(old) = old else { return };
     let fixed = |map: &Object| -> Object {
         map.iter()
-            .filter(|(name, _)| !matches!(name.as_str(), "resources" | "volumeAttributesClassName" | "volumeName"))
+            .filter(|(name, _)| {
+                !matches!(name.as_str(), "resources" | "volumeAttributesClassName" | "volumeName")
+            })
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect()
     };

@@ -26,7 +26,9 @@ const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric charac
 fn fenced(text: &str, end: impl Fn(u8) -> bool, inner: impl Fn(u8) -> bool) -> bool {
     let bytes = text.as_bytes();
     match (bytes.first(), bytes.last()) {
-        (Some(&first), Some(&last)) => end(first) && end(last) && bytes.iter().all(|&byte| inner(byte) || end(byte)),
+        (Some(&first), Some(&last)) => {
+            end(first) && end(last) && bytes.iter().all(|&byte| inner(byte) || end(byte))
+        }
         _ => false,
     }
 }
@@ -123,7 +125,9 @@ pub fn port(number: i64) -> Complaint {
 }
 
 pub fn ip(text: &str) -> Complaint {
-    text.parse::<IpAddr>().is_err().then(|| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())
+    text.parse::<IpAddr>()
+        .is_err()
+        .then(|| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())
 }
 
 /// An address and a prefix length.
@@ -141,7 +145,8 @@ pub fn cidr(text: &str) -> Complaint {
 
 pub fn env_name(text: &str) -> Complaint {
     let good = !text.is_empty() && text.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'=');
-    let complaint = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+    let complaint =
+        "a valid environment variable name must consist only of printable ASCII characters other than '='";
     (!good).then(|| complaint.to_owned())
 }
 
@@ -150,7 +155,9 @@ pub fn config_key(text: &str) -> Complaint {
     if let Some(complaint) = longer(text, 253) {
         return Some(complaint);
     }
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+    if text.is_empty()
+        || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+    {
         return Some(CONFIG_KEY.to_owned());
     }
     match text {
@@ -179,7 +186,8 @@ pub fn path_segment(text: &str) -> Complaint {
 
 /// Five fields, or `@every DURATION`, or a macro.
 pub fn cron(text: &str) -> Complaint {
-    const MACROS: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+    const MACROS: &[&str] =
+        &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
     if text.contains("TZ") {
         return Some("cannot use TZ or CRON_TZ in schedule, use timeZone field instead".to_owned());
     }
@@ -198,7 +206,8 @@ pub fn cron(text: &str) -> Complaint {
 }
 
 fn cron_field(field: &str, (low, high): (u32, u32), at: usize) -> Complaint {
-    const MONTHS: &[&str] = &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    const MONTHS: &[&str] =
+        &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
     const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
     let number = |word: &str| -> Option<u32> {
         let word = word.to_ascii_lowercase();
@@ -236,7 +245,9 @@ fn cron_field(field: &str, (low, high): (u32, u32), at: usize) -> Complaint {
 
 pub fn time_zone(text: &str) -> Complaint {
     if text.eq_ignore_ascii_case("local") {
-        return Some("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned());
+        return Some(
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned(),
+        );
     }
     let good = text.split('/').all(|part| {
         !part.is_empty()

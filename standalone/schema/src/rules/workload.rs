@@ -41,7 +41,9 @@ pub fn job_selector(job: &mut Value) {
     if job["spec"]["manualSelector"] == true {
         return;
     }
-    let (Some(uid), Some(name)) = (job["metadata"]["uid"].as_str(), job["metadata"]["name"].as_str()) else { return };
+    let (Some(uid), Some(name)) = (job["metadata"]["uid"].as_str(), job["metadata"]["name"].as_str()) else {
+        return;
+    };
     let (uid, name) = (json!(uid), json!(name));
     let Some(spec) = job.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let template = spec.entry("template").or_insert_with(|| json!({}));
@@ -61,7 +63,10 @@ pub fn job_selector(job: &mut Value) {
 pub fn autoscaler_defaults(map: &mut Object) {
     if map.get("metrics").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         let target = json!({"type": "Utilization", "averageUtilization": 80});
-        map.insert("metrics".into(), json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
+        map.insert(
+            "metrics".into(),
+            json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]),
+        );
     }
 }
 
@@ -76,11 +81,16 @@ fn selector(map: &Object, path: &str, what: &str, errors: &mut Errors) {
         _ => true,
     };
     if empty("matchLabels") && empty("matchExpressions") {
-        errors.push(FieldError::invalid(&at, &json!(selector), &format!("empty selector is invalid for {what}")));
+        errors.push(FieldError::invalid(
+            &at,
+            &json!(selector),
+            &format!("empty selector is invalid for {what}"),
+        ));
         return;
     }
     let nothing = json!({});
-    let labels = map.get("template").and_then(|template| template.pointer("/metadata/labels")).unwrap_or(&nothing);
+    let labels =
+        map.get("template").and_then(|template| template.pointer("/metadata/labels")).unwrap_or(&nothing);
     if !selects(selector, labels) {
         let at = join(path, "template.metadata.labels");
         errors.push(FieldError::invalid(at, labels, "`selector` does not match template `labels`"));
@@ -97,8 +107,9 @@ pub fn selects(selector: &Object, labels: &Value) -> bool {
     equal
         && expressions.into_iter().flatten().all(|expression| {
             let value = expression["key"].as_str().and_then(|name| labels.get(name));
-            let listed =
-                value.is_some_and(|value| expression["values"].as_array().is_some_and(|values| values.contains(value)));
+            let listed = value.is_some_and(|value| {
+                expression["values"].as_array().is_some_and(|values| values.contains(value))
+            });
             match expression["operator"].as_str() {
                 Some("In") => listed,
                 Some("NotIn") => !listed,
@@ -113,7 +124,11 @@ pub fn selects(selector: &Object, labels: &Value) -> bool {
 fn template(map: &Object, path: &str, always: bool, errors: &mut Errors) {
     let Some(template) = map.get("template") else { return };
     let path = join(path, "template");
-    crate::strategy::metadata::labels_and_annotations(&template["metadata"], &join(&path, "metadata"), errors);
+    crate::strategy::metadata::labels_and_annotations(
+        &template["metadata"],
+        &join(&path, "metadata"),
+        errors,
+    );
     let policy = &template["spec"]["restartPolicy"];
     let at = join(&path, "spec.restartPolicy");
     if always {
@@ -140,9 +155,15 @@ pub fn deployment(map: &Object, path: &str, errors: &mut Errors) {
         rolling_update(strategy, "Recreate", true, &join(path, "strategy"), errors);
     }
     let number = |name: &str| map.get(name).and_then(Value::as_i64).unwrap_or_default();
-    if map.contains_key("progressDeadlineSeconds") && number("progressDeadlineSeconds") <= number("minReadySeconds") {
+    if map.contains_key("progressDeadlineSeconds")
+        && number("progressDeadlineSeconds") <= number("minReadySeconds")
+    {
         let at = join(path, "progressDeadlineSeconds");
-        errors.push(FieldError::invalid(at, &map["progressDeadlineSeconds"], "must be greater than minReadySeconds"));
+        errors.push(FieldError::invalid(
+            at,
+            &map["progressDeadlineSeconds"],
+            "must be greater than minReadySeconds",
+        ));
     }
 }
 
@@ -182,7 +203,8 @@ pub fn replication_controller(map: &Object, path: &str, errors: &mut Errors) {
         Some(found) => {
             let nothing = json!({});
             let labels = found.pointer("/metadata/labels").unwrap_or(&nothing);
-            if wanted.is_some_and(|wanted| wanted.iter().any(|(name, value)| labels.get(name) != Some(value))) {
+            if wanted.is_some_and(|wanted| wanted.iter().any(|(name, value)| labels.get(name) != Some(value)))
+            {
                 let at = join(path, "template.metadata.labels");
                 errors.push(FieldError::invalid(at, labels, "`selector` does not match template `labels`"));
             }
@@ -206,7 +228,10 @@ pub fn stateful_set(map: &Object, old: Option<&Object>, path: &str, errors: &mut
     template(map, path, true, errors);
     if let Some(old) = old {
         let fixed = |map: &Object| -> Object {
-            map.iter().filter(|(name, _)| !MUTABLE.contains(&name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+            map.iter()
+                .filter(|(name, _)| !MUTABLE.contains(&name.as_str()))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect()
         };
         if fixed(map) != fixed(old) {
             errors.push(FieldError::forbidden(
@@ -235,16 +260,20 @@ pub fn job(map: &Object, old: Option<&Object>, path: &str, errors: &mut Errors) 
     }
     if let Some(wanted) = map.get("selector").and_then(Value::as_object) {
         let nothing = json!({});
-        let labels = map.get("template").and_then(|found| found.pointer("/metadata/labels")).unwrap_or(&nothing);
+        let labels =
+            map.get("template").and_then(|found| found.pointer("/metadata/labels")).unwrap_or(&nothing);
         if !selects(wanted, labels) {
             let at = join(path, "template.metadata.labels");
             errors.push(FieldError::invalid(at, labels, "`selector` does not match template `labels`"));
         }
     }
     let Some(old) = old else { return };
-    let elastic = map.get("completionMode") == Some(&json!("Indexed")) && map.get("completions") == map.get("parallelism");
+    let elastic = map.get("completionMode") == Some(&json!("Indexed"))
+        && map.get("completions") == map.get("parallelism");
     let suspended = old.get("suspend") == Some(&json!(true));
-    for name in ["completions", "selector", "template", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"] {
+    for name in
+        ["completions", "selector", "template", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"]
+    {
         let allowed = (name == "completions" && elastic) || (name == "template" && suspended);
         if !allowed && map.get(name) != old.get(name) {
             let shown = map.get(name).unwrap_or(&Value::Null);
@@ -259,7 +288,11 @@ pub fn autoscaler(map: &Object, path: &str, errors: &mut Errors) {
         && max < min
     {
         let at = join(path, "maxReplicas");
-        errors.push(FieldError::invalid(at, &map["maxReplicas"], "must be greater than or equal to `minReplicas`"));
+        errors.push(FieldError::invalid(
+            at,
+            &map["maxReplicas"],
+            "must be greater than or equal to `minReplicas`",
+        ));
     }
 }
 

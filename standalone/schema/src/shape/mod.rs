@@ -71,7 +71,8 @@ impl Shape {
     pub fn of(group: &str, version: &str, kind: &str) -> Option<Shape> {
         let version = if kind == "DeleteOptions" { "v1" } else { version };
         let group = if matches!(kind, "DeleteOptions" | "Status") { "" } else { group };
-        let found = ROOTS.binary_search_by(|root| (root.0, root.1, root.2).cmp(&(group, version, kind))).ok()?;
+        let found =
+            ROOTS.binary_search_by(|root| (root.0, root.1, root.2).cmp(&(group, version, kind))).ok()?;
         Some(Shape(ROOTS[found].3))
     }
 

@@ -65,12 +65,14 @@ fn owners(metadata: &Value, errors: &mut Errors) {
     let Some(owners) = metadata["ownerReferences"].as_array() else { return };
     for (at, owner) in owners.iter().enumerate() {
         let path = index("metadata.ownerReferences", at);
-        for (field, what) in
-            [("apiVersion", "version"), ("kind", "kind"), ("name", "name"), ("uid", "uid")]
-        {
+        for (field, what) in [("apiVersion", "version"), ("kind", "kind"), ("name", "name"), ("uid", "uid")] {
             if owner[field].as_str().is_none_or(str::is_empty) {
                 let shown = owner.get(field).cloned().unwrap_or(json!(""));
-                errors.push(FieldError::invalid(join(&path, field), &shown, &format!("{what} must not be empty")));
+                errors.push(FieldError::invalid(
+                    join(&path, field),
+                    &shown,
+                    &format!("{what} must not be empty"),
+                ));
             }
         }
     }
@@ -86,7 +88,9 @@ pub fn name_complaint(kind: &Kind, name: &str) -> Option<String> {
     match kind.kind {
         "Namespace" => syntax::label(name),
         "Service" => syntax::label_1035(name),
-        "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" | "APIService" => syntax::path_segment(name),
+        "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" | "APIService" => {
+            syntax::path_segment(name)
+        }
         "IPAddress" => syntax::ip(name),
         "CertificateSigningRequest" => syntax::path_segment(name),
         "CronJob" if name.len() > 52 => Some("must be no more than 52 characters".to_owned()),
@@ -105,8 +109,16 @@ pub fn carry_over(old: &Value, new: &mut Value, errors: &mut Errors) {
             errors.push(FieldError::invalid(join("metadata", name), &shown, "field is immutable"));
         }
     }
-    for name in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"]
-    {
+    for name in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+    ] {
         keep(before, metadata, name);
     }
     metadata.shift_remove("selfLink");

@@ -122,7 +122,11 @@ pub fn prepare_update(
         let class = qos_class(new);
         if class != qos_class(old) {
             let at = "spec.containers";
-            errors.push(FieldError::invalid(at, &json!(class), "Pod QOS Class may not change as a result of resizing"));
+            errors.push(FieldError::invalid(
+                at,
+                &json!(class),
+                "Pod QOS Class may not change as a result of resizing",
+            ));
         }
     }
     errors.into_result()

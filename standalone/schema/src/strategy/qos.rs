@@ -18,7 +18,8 @@ pub fn qos_class(pod: &Value) -> &'static str {
         for container in pod["spec"][list].as_array().into_iter().flatten() {
             seen = true;
             for name in ["cpu", "memory"] {
-                let (limit, request) = (amount(container, "limits", name), amount(container, "requests", name));
+                let (limit, request) =
+                    (amount(container, "limits", name), amount(container, "requests", name));
                 any |= limit.is_some() || request.is_some();
                 guaranteed &= limit.is_some() && request.is_none_or(|request| limit == Some(request));
             }

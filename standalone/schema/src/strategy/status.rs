@@ -37,7 +37,7 @@ pub fn keep_what_is_not_meant(kind: &Kind, old: &Value, new: &mut Value, subreso
                 replace(new, "status", old);
             }
             if kind.kind == "Namespace" {
-                new["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
+                put(child(new, "spec"), "finalizers", old["spec"].get("finalizers").cloned());
             }
         }
         Some("status") => {
@@ -47,30 +47,33 @@ pub fn keep_what_is_not_meant(kind: &Kind, old: &Value, new: &mut Value, subreso
             let version = new["metadata"].get("resourceVersion").cloned();
             *new = old.clone();
             put(new, "status", status);
-            for (name, value) in [("annotations", annotations), ("managedFields", managed), ("resourceVersion", version)] {
-                put(&mut new["metadata"], name, value);
+            for (name, value) in
+                [("annotations", annotations), ("managedFields", managed), ("resourceVersion", version)]
+            {
+                put(child(new, "metadata"), name, value);
             }
         }
         Some("approval") => {
             let conditions = new["status"].get("conditions").cloned();
             *new = old.clone();
-            put(&mut new["status"], "conditions", conditions);
+            put(child(new, "status"), "conditions", conditions);
         }
         Some("finalize") => {
             let finalizers = new["spec"].get("finalizers").cloned();
             *new = old.clone();
-            put(&mut new["spec"], "finalizers", finalizers);
+            put(child(new, "spec"), "finalizers", finalizers);
         }
         Some("ephemeralcontainers") => {
             let containers = new["spec"].get("ephemeralContainers").cloned();
             *new = old.clone();
-            put(&mut new["spec"], "ephemeralContainers", containers);
+            put(child(new, "spec"), "ephemeralContainers", containers);
         }
         Some("resize") => {
             let wanted = new["spec"]["containers"].clone();
             *new = old.clone();
             for container in new["spec"]["containers"].as_array_mut().into_iter().flatten() {
-                let same = wanted.as_array().into_iter().flatten().find(|want| want["name"] == container["name"]);
+                let same =
+                    wanted.as_array().into_iter().flatten().find(|want| want["name"] == container["name"]);
                 for field in ["resources", "resizePolicy"] {
                     put(container, field, same.and_then(|want| want.get(field)).cloned());
                 }
@@ -84,6 +87,15 @@ pub fn keep_what_is_not_meant(kind: &Kind, old: &Value, new: &mut Value, subreso
 
 fn replace(new: &mut Value, name: &str, old: &Value) {
     put(new, name, old.get(name).cloned());
+}
+
+/// The object at `name`, made where there is none.
+fn child<'a>(map: &'a mut Value, name: &str) -> &'a mut Value {
+    let child = &mut map[name];
+    if child.is_null() {
+        *child = json!({});
+    }
+    child
 }
 
 fn put(map: &mut Value, name: &str, value: Option<Value>) {

@@ -1,35 +1,39 @@
 //! What `kubectl get` prints.
 
+mod columns;
+mod network;
+mod objects;
+mod pod;
+mod text;
+mod workload;
+
 use serde_json::{Value, json};
+
+pub use columns::Column;
 
 use crate::Kind;
 
-/// A `TableColumnDefinition`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Column {
-    pub name: &'static str,
-    /// `string`, `integer`, `boolean` ...
-    pub r#type: &'static str,
-    /// `name` for the first column, else `""`.
-    pub format: &'static str,
-    pub description: &'static str,
-    /// 0: always shown; 1: with `-o wide`.
-    pub priority: i32,
-}
-
-const DEFAULT: &[Column] = &[
-    Column { name: "Name", r#type: "string", format: "name", description: "Name of the object", priority: 0 },
-    Column { name: "Age", r#type: "string", format: "", description: "Time since creation", priority: 0 },
-];
-
 /// The columns of `kind`, in order.
 pub fn columns(kind: &Kind) -> &'static [Column] {
-    let _ = kind;
-    DEFAULT
+    columns::of(kind.kind)
 }
 
-/// One row's cells for `object`, as many as [`columns`] has.
+/// One row's cells for `object` (in the form of `kind`), as many as [`columns`] has.
 pub fn cells(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
-    let _ = (kind, now);
-    vec![object["metadata"]["name"].clone(), json!("<unknown>")]
+    let o = objects::View { object, now };
+    match kind.kind {
+        "Pod" => pod::cells(&o),
+        "Deployment" => workload::deployment(&o),
+        "ReplicaSet" | "ReplicationController" => workload::replica_set(&o),
+        "StatefulSet" => workload::stateful_set(&o),
+        "DaemonSet" => workload::daemon_set(&o),
+        "Job" => workload::job(&o),
+        "CronJob" => workload::cron_job(&o),
+        "HorizontalPodAutoscaler" => workload::autoscaler(&o),
+        "PodDisruptionBudget" => workload::disruption_budget(&o),
+        name => objects::cells(name, &o).unwrap_or_else(|| vec![o.name(), json!(o.age())]),
+    }
 }
+
+#[cfg(test)]
+mod tests;
