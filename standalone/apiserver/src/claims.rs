@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    ops::RangeInclusive,
     sync::Arc,
 };
 

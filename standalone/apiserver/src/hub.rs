@@ -151,10 +151,12 @@ pub fn frame(kind: &Kind, event_type: EventType, value: &[u8], revision: u64) ->
     out.into()
 }
 
+type GroupVersionResource = (&'static str, &'static str, &'static str);
+
 /// All hubs, made at a kind's first watch.
 pub struct Hubs {
     store: Arc<dyn Store>,
-    hubs: Mutex<HashMap<(&'static str, &'static str, &'static str), Arc<Hub>>>,
+    hubs: Mutex<HashMap<GroupVersionResource, Arc<Hub>>>,
     shutdown: CancellationToken,
 }
 

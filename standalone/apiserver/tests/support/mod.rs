@@ -65,18 +65,18 @@ impl TestServer {
     }
 
     pub fn admin(&self) -> Client {
-        self.from_kubeconfig(&self.paths.admin_kubeconfig)
+        self.client_of(&self.paths.admin_kubeconfig)
     }
 
     pub fn scheduler(&self) -> Client {
-        self.from_kubeconfig(&self.paths.scheduler_kubeconfig)
+        self.client_of(&self.paths.scheduler_kubeconfig)
     }
 
     pub fn controllers(&self) -> Client {
-        self.from_kubeconfig(&self.paths.controllers_kubeconfig)
+        self.client_of(&self.paths.controllers_kubeconfig)
     }
 
-    fn from_kubeconfig(&self, path: &Path) -> Client {
+    fn client_of(&self, path: &Path) -> Client {
         let text = std::fs::read_to_string(path).unwrap();
         let field = |name: &str| {
             let line = text.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
