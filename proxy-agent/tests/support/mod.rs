@@ -3,9 +3,10 @@
 
 mod api;
 mod net;
+pub mod roles;
 
 pub use api::Api;
-pub use net::{TestNode, Underlay};
+pub use net::{Pod, TestNode, Underlay};
 
 use std::{
     thread::JoinHandle,

@@ -2,9 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use proxy_abi::{Addr, Endpoint, Link as PodLink, endpoint_flag, map, prog};
@@ -71,6 +72,10 @@ impl TestNode {
         Ipv4Addr::new(10, 244, self.number, 1)
     }
 
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -83,19 +88,8 @@ impl TestNode {
         self.path("bpf").join(folder).join(name)
     }
 
-    /// Everything below this node's own folder, small maps.
     pub fn config(&self) -> Config {
-        Config {
-            kubeconfig: Some(self.kubeconfig()),
-            pin_root: self.path("bpf"),
-            cgroup_root: Some(self.cgroup.dir()),
-            cni_conf_dir: self.path("net.d"),
-            cni_state_dir: self.path("cni"),
-            run_dir: self.path("run"),
-            map_sizes: MapSizes { frontends: 1024, slots: 4096, flows: 4096, flows_new: 4096, sockets: 4096 },
-            slot_grace: std::time::Duration::from_millis(200),
-            ..Config::new(&self.name)
-        }
+        config(&self.name, self.dir.path(), &self.cgroup.dir())
     }
 
     /// Connects a namespace as the CNI plugin does: veth pair, link-local gateway, table entries, pinned programs.
@@ -145,6 +139,21 @@ impl Drop for TestNode {
         drop(self.cgroup.remove());
         // The mount would keep the folder from being removed.
         drop(skerry_kernel::unmount(&self.path("bpf")));
+    }
+}
+
+/// Everything below one folder, small maps, quick timers.
+pub fn config(name: &str, dir: &Path, cgroup: &Path) -> Config {
+    Config {
+        kubeconfig: Some(dir.join("kubeconfig")),
+        pin_root: dir.join("bpf"),
+        cgroup_root: Some(cgroup.to_owned()),
+        cni_conf_dir: dir.join("net.d"),
+        cni_state_dir: dir.join("cni"),
+        run_dir: dir.join("run"),
+        map_sizes: MapSizes { frontends: 1024, slots: 4096, flows: 4096, flows_new: 4096, sockets: 4096 },
+        slot_grace: Duration::from_millis(200),
+        ..Config::new(name)
     }
 }
 

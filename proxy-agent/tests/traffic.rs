@@ -1,0 +1,192 @@
+//! Real packets through the agent's programs and maps, between namespaces.
+
+mod support;
+
+use libtest_mimic::{Arguments, Trial};
+use support::{
+    Agent, Api, TestNode, Underlay, eventually,
+    roles::{ROLE, Role, Tally, play},
+};
+
+fn main() {
+    if let Ok(role) = std::env::var(ROLE) {
+        return play(&role);
+    }
+    let arguments = Arguments::from_args();
+    let trials = vec![
+        trial("a_service_answers_from_pods_nodes_and_outside_and_follows_its_endpoints", follows),
+        trial("twenty_restarts_under_load_lose_nothing", || restarts(false)),
+        trial("twenty_kills_under_load_lose_nothing", || restarts(true)),
+        trial("udp_flow_moves_when_its_backend_is_removed", udp_moves),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}
+
+const CLUSTER_IP: &str = "10.96.0.10";
+const NODE_PORT: u16 = 30080;
+
+/// Two nodes with a serving pod each, a client pod on the first, a service over both.
+struct Scene {
+    // Dropped in this order: children, agents, pods, nodes.
+    servers: Vec<Role>,
+    agents: Vec<Agent>,
+    client: support::Pod,
+    _pods: Vec<support::Pod>,
+    api: Api,
+    near: TestNode,
+    _far: TestNode,
+    underlay: Underlay,
+}
+
+impl Scene {
+    fn new(protocol: &str) -> Scene {
+        support::log();
+        let (underlay, api) = (Underlay::new(), Api::new());
+        let (near, far) = (underlay.node("near", 1), underlay.node("far", 2));
+        api.service("web", CLUSTER_IP, protocol, 80, NODE_PORT);
+        for node in [&near, &far] {
+            api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
+            api.listen_in(&node.netns, &node.kubeconfig());
+        }
+        let agents = [&near, &far].map(|node| {
+            let mut agent = Agent::start(node, node.config());
+            agent.wait_ready();
+            agent
+        });
+        let client = near.pod(9);
+        let pods = vec![near.pod(5), far.pod(6)];
+        let servers = vec![
+            Role::start("serve", &["near", "8080"], |line| pods[0].command(&near, line)),
+            Role::start("serve", &["far", "8080"], |line| pods[1].command(&far, line)),
+        ];
+        let scene =
+            Scene { servers, agents: agents.into(), client, _pods: pods, api, near, _far: far, underlay };
+        scene.backends(protocol, &["near", "far"]);
+        scene
+    }
+
+    fn backends(&self, protocol: &str, names: &[&str]) {
+        let endpoints: Vec<(&str, &str)> =
+            names.iter().map(|name| (if *name == "near" { "10.244.1.5" } else { "10.244.2.6" }, *name)).collect();
+        self.api.endpoints("web", protocol, 8080, &endpoints);
+    }
+
+    fn cluster_ip(&self) -> String {
+        format!("{CLUSTER_IP}:80")
+    }
+
+    fn node_port(&self) -> String {
+        format!("{}:{NODE_PORT}", self.near.ip())
+    }
+
+    fn from_pod(&self, role: &str) -> Role {
+        Role::start(role, &[&self.cluster_ip()], |line| self.client.command(&self.near, line))
+    }
+
+    fn from_node(&self, role: &str) -> Role {
+        Role::start(role, &[&self.cluster_ip()], |line| self.near.command(line))
+    }
+
+    fn from_outside(&self, role: &str) -> Role {
+        Role::start(role, &[&self.node_port()], |line| outside(&self.underlay, line))
+    }
+}
+
+fn outside(underlay: &Underlay, line: &str) -> std::process::Command {
+    let mut command = std::process::Command::new("sh");
+    command.arg("-c").arg(format!("exec nsenter --net={} -- {line}", underlay.client.path().display()));
+    command
+}
+
+/// Starts a client, lets it ask until both servers (or the expected ones) have answered, and returns what it saw.
+fn a_moment(role: Role) -> Tally {
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    role.tally()
+}
+
+fn follows() {
+    let scene = Scene::new("TCP");
+    for (who, role) in
+        [("pod", scene.from_pod("dial")), ("node", scene.from_node("dial")), ("outside", scene.from_outside("dial"))]
+    {
+        let tally = a_moment(role);
+        assert!(tally.lost.is_empty() && tally.answers.len() == 2, "{who}: {tally:?}");
+    }
+    scene.backends("TCP", &["far"]);
+    eventually("only the far one answers", || {
+        let tally = a_moment(scene.from_pod("dial"));
+        (tally.lost.is_empty() && tally.answers.keys().eq(["far"])).then_some(())
+    });
+    let tally = a_moment(scene.from_outside("dial"));
+    assert!(tally.lost.is_empty() && tally.answers.keys().eq(["far"]), "{tally:?}");
+    scene.backends("TCP", &[]);
+    eventually("refused", || {
+        let tally = a_moment(scene.from_pod("dial"));
+        (tally.total() == 0 && tally.lost.keys().all(|error| error.contains("refused"))).then_some(())
+    });
+}
+
+/// The agent of the near node runs as a process of its own and is ended and started again twenty times, by its own leave
+/// or by SIGKILL, while new and long-lived connections run through a ClusterIP from a pod's socket hooks and through a
+/// NodePort from outside.
+fn restarts(by_kill: bool) {
+    let mut scene = Scene::new("TCP");
+    // The first agent of this node has set it up; from here on it is a child.
+    scene.agents.remove(0).stop().unwrap();
+    let start = || {
+        let (dir, cgroup) = (scene.near.dir().display().to_string(), scene.near.cgroup.dir().display().to_string());
+        Role::start("agent", &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
+    };
+    let mut agent = start();
+    let load = [
+        ("new, ClusterIP from a pod", scene.from_pod("dial")),
+        ("new, ClusterIP from the node", scene.from_node("dial")),
+        ("new, NodePort from outside", scene.from_outside("dial")),
+        ("kept, ClusterIP from a pod", scene.from_pod("keep")),
+        ("kept, NodePort from outside", scene.from_outside("keep")),
+    ];
+    for _ in 0..20 {
+        match by_kill {
+            true => agent.kill(),
+            false => drop(agent.end()),
+        }
+        agent = start();
+    }
+    drop(agent);
+    for (what, role) in load {
+        let tally = role.tally();
+        println!("{what}: {} answers, {:?} lost", tally.total(), tally.lost);
+        assert!(tally.lost.is_empty() && tally.total() > 100, "{what}: {tally:?}");
+    }
+}
+
+fn udp_moves() {
+    let scene = Scene::new("UDP");
+    scene.backends("UDP", &["near"]);
+    let wait_for = |name: &str| {
+        eventually(name, || {
+            let tally = a_moment(scene.from_pod("ask"));
+            (tally.lost.is_empty() && tally.answers.keys().eq([name])).then_some(())
+        });
+    };
+    wait_for("near");
+    // Sockets that stay open while the backend moves: in a pod, on the node, outside.
+    let asking = [("pod", scene.from_pod("ask")), ("node", scene.from_node("ask")), ("outside", scene.from_outside("ask"))];
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    scene.backends("UDP", &["far"]);
+    wait_for("far");
+    std::thread::sleep(std::time::Duration::from_millis(1000));
+    for (who, role) in asking {
+        let tally = role.tally();
+        println!("{who}: {tally:?}");
+        assert!(tally.answers.contains_key("far") && tally.answers["far"] > 100, "{who}: {tally:?}");
+    }
+    assert_eq!(scene.servers.len(), 2);
+}
