@@ -3,6 +3,8 @@
 //!
 //! Source: the API conventions' "Strategic Merge Patch" and kubectl's design notes on it.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::PatchError;
@@ -44,18 +46,31 @@ fn merge_map(
         }
     }
     retain_keys(&mut current, &mut patch)?;
-    let orders = take_prefixed(&mut patch, ORDER)?;
-    for (name, items) in take_prefixed(&mut patch, DELETE_PRIMITIVE)? {
-        if let Some(list) = current.get_mut(&name).and_then(Value::as_array_mut) {
-            list.retain(|item| !items.contains(item));
+    let (mut orders, mut deletions, mut fields) = (Vec::new(), Vec::new(), Vec::new());
+    let mut removed: HashSet<String> = HashSet::new();
+    for (name, value) in patch {
+        if let Some(name) = name.strip_prefix(ORDER) {
+            orders.push((name.to_owned(), list_of(ORDER, name, value)?));
+        } else if let Some(name) = name.strip_prefix(DELETE_PRIMITIVE) {
+            deletions.push((name.to_owned(), list_of(DELETE_PRIMITIVE, name, value)?));
+        } else if value.is_null() {
+            removed.insert(name);
+        } else {
+            fields.push((name, value));
         }
     }
-    for (name, value) in patch {
-        let field = shape.and_then(|shape| shape.field(&name));
-        if value.is_null() {
-            current.shift_remove(&name);
-            continue;
+    // Once for all: taking them out one by one costs the square of a big map.
+    if !removed.is_empty() {
+        current.retain(|name, _| !removed.contains(name));
+    }
+    for (name, items) in deletions {
+        if let Some(list) = current.get_mut(&name).and_then(Value::as_array_mut) {
+            let gone: HashSet<String> = items.iter().map(Value::to_string).collect();
+            list.retain(|item| !gone.contains(&item.to_string()));
         }
+    }
+    for (name, value) in fields {
+        let field = shape.and_then(|shape| shape.field(&name));
         let merged = match (current.get_mut(&name).map(Value::take), value) {
             (Some(Value::Object(old)), Value::Object(new)) => {
                 Value::Object(merge_map(old, new, field.and_then(|field| field.ty().shape()))?)
@@ -81,64 +96,59 @@ fn retain_keys(current: &mut Map<String, Value>, patch: &mut Map<String, Value>)
     let Value::Array(kept) = kept else {
         return Err(bad(format!("{RETAIN} must be a list of field names")));
     };
-    if let Some(name) =
-        patch.iter().find(|(name, value)| !value.is_null() && !name.starts_with('$') && !names(&kept, name))
-    {
-        return Err(bad(format!("{RETAIN} does not name {:?}, which the patch sets", name.0)));
+    let kept: HashSet<&str> = kept.iter().filter_map(Value::as_str).collect();
+    let stray = patch
+        .iter()
+        .find(|(name, value)| !value.is_null() && !name.starts_with('$') && !kept.contains(name.as_str()));
+    if let Some((name, _)) = stray {
+        return Err(bad(format!("{RETAIN} does not name {name:?}, which the patch sets")));
     }
-    current.retain(|name, _| names(&kept, name));
+    current.retain(|name, _| kept.contains(name.as_str()));
     Ok(())
 }
 
-fn names(list: &[Value], name: &str) -> bool {
-    list.iter().any(|item| item == name)
-}
-
-fn take_prefixed(
-    patch: &mut Map<String, Value>,
-    prefix: &str,
-) -> Result<Vec<(String, Vec<Value>)>, PatchError> {
-    let keys: Vec<String> = patch.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
-    keys.into_iter()
-        .map(|key| match patch.shift_remove(&key) {
-            Some(Value::Array(items)) => Ok((key[prefix.len()..].to_owned(), items)),
-            _ => Err(bad(format!("{key} must be a list"))),
-        })
-        .collect()
+fn list_of(directive: &str, name: &str, value: Value) -> Result<Vec<Value>, PatchError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        _ => Err(bad(format!("{directive}{name} must be a list"))),
+    }
 }
 
 fn merge_list(
     name: &str,
-    mut old: Vec<Value>,
+    old: Vec<Value>,
     new: Vec<Value>,
     field: Option<&'static Field>,
 ) -> Result<Vec<Value>, PatchError> {
     let Some(key) = field.and_then(Field::merge_key) else {
         // A set of scalars.
-        for item in new {
-            if !old.contains(&item) {
-                old.push(item);
-            }
-        }
-        return Ok(old);
+        let mut have: HashSet<String> = old.iter().map(Value::to_string).collect();
+        let added = new.into_iter().filter(|item| have.insert(item.to_string())).collect::<Vec<_>>();
+        return Ok(old.into_iter().chain(added).collect());
     };
     let shape = field.and_then(|field| field.ty().inner()).and_then(Ty::shape);
     if new.iter().any(|item| item[PATCH] == "replace") {
         return Ok(new.into_iter().filter(|item| item[PATCH] != "replace").map(without_directives).collect());
     }
+    // Slots, so that a deletion moves nothing; the place of the first item with each key.
+    let mut slots: Vec<Option<Value>> = old.into_iter().map(Some).collect();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (at, item) in slots.iter().flatten().enumerate() {
+        places.entry(item[key].to_string()).or_insert(at);
+    }
     for item in new {
         let Value::Object(mut item) = item else {
             return Err(bad(format!("{name}: an item of the patch must be an object")));
         };
-        let Some(value) = item.get(key).cloned() else {
-            return Err(bad(format!(
-                "map: {} does not contain declared merge key: {key}",
-                Value::Object(item)
-            )));
+        let Some(value) = item.get(key).map(Value::to_string) else {
+            let item = Value::Object(item);
+            return Err(bad(format!("map: {item} does not contain declared merge key: {key}")));
         };
         match item.get(PATCH).and_then(Value::as_str) {
             Some("delete") => {
-                old.retain(|have| have[key] != value);
+                if let Some(at) = places.remove(&value) {
+                    slots[at] = None;
+                }
                 continue;
             }
             Some("merge") => {
@@ -146,31 +156,43 @@ fn merge_list(
             }
             None if !item.contains_key(PATCH) => {}
             _ => {
+                let word = &item[PATCH];
                 return Err(bad(format!(
-                    "{name}: unknown patch type {}: $patch is replace, delete or merge",
-                    item[PATCH]
+                    "{name}: unknown patch type {word}: $patch is replace, delete or merge"
                 )));
             }
         }
-        match old.iter_mut().find(|have| have[key] == value) {
+        match places.get(&value).and_then(|at| slots[*at].as_mut()) {
             Some(Value::Object(have)) => *have = merge_map(std::mem::take(have), item, shape)?,
-            _ => old.push(without_directives(Value::Object(item))),
+            _ => {
+                places.insert(value, slots.len());
+                slots.push(Some(without_directives(Value::Object(item))));
+            }
         }
     }
-    Ok(old)
+    Ok(slots.into_iter().flatten().collect())
 }
 
 /// Items that `order` names come in its order; the others (added by someone else) keep their place among themselves and
 /// before the first named item that stood behind them.
 fn reorder(list: Vec<Value>, order: &[Value], key: Option<&str>) -> Vec<Value> {
-    let identity = |item: &Value| key.map_or_else(|| item.clone(), |key| item[key].clone());
-    let wanted: Vec<Value> = order.iter().map(identity).collect();
-    let (mut named, others): (Vec<_>, Vec<_>) =
-        list.into_iter().enumerate().partition(|(_, item)| wanted.contains(&identity(item)));
-    named.sort_by_key(|(_, item)| wanted.iter().position(|want| *want == identity(item)));
-    let mut out = Vec::with_capacity(named.len() + others.len());
+    let identity = |item: &Value| key.map_or_else(|| item.to_string(), |key| item[key].to_string());
+    let mut wanted: HashMap<String, usize> = HashMap::new();
+    for (at, item) in order.iter().enumerate() {
+        wanted.entry(identity(item)).or_insert(at);
+    }
+    let (mut named, mut others) = (Vec::new(), Vec::new());
+    let total = list.len();
+    for (at, item) in list.into_iter().enumerate() {
+        match wanted.get(&identity(&item)) {
+            Some(place) => named.push((*place, at, item)),
+            None => others.push((at, item)),
+        }
+    }
+    named.sort_by_key(|(place, at, _)| (*place, *at));
+    let mut out = Vec::with_capacity(total);
     let mut others = others.into_iter().peekable();
-    for (at, item) in named {
+    for (_, at, item) in named {
         while let Some((_, other)) = others.next_if(|(place, _)| *place < at) {
             out.push(other);
         }

@@ -122,6 +122,32 @@ fn faults_have_their_status() {
     assert_eq!(json_patch(&format!("[{many}]")).unwrap_err().code(), 413);
 }
 
+#[test]
+fn big_patches_cost_no_square() {
+    let started = std::time::Instant::now();
+    let number = 20_000;
+    let names: Vec<Value> = (0..number).map(|n| json!({"name": n.to_string()})).collect();
+    let keys = |value: Value| {
+        Value::Object(
+            (0..number).map(|n| (format!("k{n}"), value.clone())).collect::<serde_json::Map<_, _>>(),
+        )
+    };
+    let scalars: Vec<Value> = (0..number).map(|n| json!(format!("f{n}"))).collect();
+    let current = json!({
+        "metadata": {"labels": keys(json!("x")), "finalizers": scalars},
+        "spec": {"template": {"spec": {"containers": names}}},
+    });
+    let patch = json!({
+        "metadata": {"labels": keys(Value::Null), "finalizers": scalars, "$deleteFromPrimitiveList/finalizers": scalars},
+        "spec": {"template": {"spec": {"containers": names, "$setElementOrder/containers": names}}},
+    });
+    let merged = strategic(current, patch).unwrap();
+    assert_eq!(merged["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), number);
+    assert_eq!(merged["metadata"]["labels"], json!({}));
+    // The square would take hours; this bound is for a slow machine.
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+}
+
 fn containers() -> impl Strategy<Value = Vec<(String, u8)>> {
     prop::collection::vec(("[a-e]", 0_u8..3), 0..5).prop_map(|mut list| {
         list.sort();

@@ -355,17 +355,14 @@ pub fn pod_update(old: &Value, new: &Value, errors: &mut Errors) {
         }
     };
     keep(&mut allowed, "activeDeadlineSeconds");
-    let none = Vec::new();
-    let list = |spec: &Object, name: &str| spec.get(name).and_then(Value::as_array).unwrap_or(&none).clone();
-    let added = |name: &str| {
-        let have = list(after, name);
-        list(before, name).iter().all(|item| have.contains(item))
+    let set = |spec: &Object, name: &str| -> BTreeSet<String> {
+        spec.get(name).and_then(Value::as_array).into_iter().flatten().map(Value::to_string).collect()
     };
-    if added("tolerations") {
+    if set(before, "tolerations").is_subset(&set(after, "tolerations")) {
         keep(&mut allowed, "tolerations");
     }
-    let gates = list(before, "schedulingGates");
-    if list(after, "schedulingGates").iter().all(|gate| gates.contains(gate)) {
+    let gates = set(before, "schedulingGates");
+    if set(after, "schedulingGates").is_subset(&gates) {
         keep(&mut allowed, "schedulingGates");
         if !gates.is_empty() {
             keep(&mut allowed, "nodeSelector");

@@ -1,5 +1,7 @@
 //! The metadata of every object: names, labels, annotations, owners, finalizers.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -139,14 +141,14 @@ fn keep(before: &Value, metadata: &mut Map<String, Value>, name: &str) {
 }
 
 fn new_finalizers(before: &Value, metadata: &Map<String, Value>, errors: &mut Errors) {
-    let none = Vec::new();
-    let had = before["finalizers"].as_array().unwrap_or(&none);
+    let had: BTreeSet<&str> =
+        before["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let added: Vec<String> = metadata
         .get("finalizers")
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .filter(|name| !had.contains(name))
+        .filter(|name| name.as_str().is_none_or(|name| !had.contains(name)))
         .map(Value::to_string)
         .collect();
     if !added.is_empty() {
