@@ -9,7 +9,7 @@ use skerry_informer::{EventType, Recorder, Regarding};
 
 use crate::cache::Cache;
 use crate::garbage::{Absent, Inventory};
-use crate::node::Ranges;
+use crate::node::{Heartbeats, Ranges, Since};
 
 pub struct Context {
     pub client: Client,
@@ -19,6 +19,10 @@ pub struct Context {
     pub inventory: Arc<Inventory>,
     /// Owners that are known to be gone.
     pub absent: Absent,
+    pub heartbeats: Heartbeats,
+    pub since: Since,
+    /// Ended pods that may stay; 0 keeps all.
+    pub terminated_pods: usize,
     /// The cluster's CA in PEM, when the kubeconfig has one.
     pub ca: Option<String>,
     /// Ranges of pod addresses that nodes have.

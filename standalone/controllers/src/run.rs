@@ -15,7 +15,8 @@ use tracing::info;
 use crate::cache::Cache;
 use crate::context::Context;
 use crate::garbage::Absent;
-use crate::{deployment, endpointslice, garbage, namespace, node, replicaset, serviceaccount};
+use crate::node::{Heartbeats, Since};
+use crate::{deployment, endpointslice, garbage, namespace, node, podgc, replicaset, serviceaccount};
 
 /// What the controllers need to know.
 #[derive(Clone, Debug)]
@@ -77,6 +78,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         client: client.clone(),
         cache: Cache::new(&client),
         recorder,
+        heartbeats: Heartbeats::new(config.node_grace),
+        since: Since::default(),
+        terminated_pods: config.terminated_pods,
         inventory: Arc::default(),
         absent: Absent::default(),
         ca: certificate_authority(&config.kubeconfig).await?,
@@ -91,6 +95,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
     start.controller("serviceaccount", serviceaccount::listen, serviceaccount::reconcile);
     start.controller("node-ipam", node::ipam::listen, node::ipam::reconcile);
+    start.controller("node-lifecycle", node::heartbeat::listen, node::heartbeat::reconcile);
+    start.controller("taint-eviction", node::eviction::listen, node::eviction::reconcile);
+    start.controller("pod-garbage", podgc::listen, podgc::reconcile);
     let namespaces = start.controller("namespace", namespace::listen, namespace::reconcile);
     let garbage = start.controller("garbage", |_, _| {}, garbage::reconcile);
 
