@@ -16,7 +16,7 @@ async fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(&folder)?;
     let store = LogStore::open(&folder.join("store"), Options::default())?;
     let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
-    let config = Config::new(folder, (loopback, port.parse()?).into(), loopback.into());
+    let config = Config::new(folder, (loopback, port.parse()?).into(), loopback);
     let server = Server::bind(config, Arc::new(store)).await?;
     println!("https://{}  kubeconfig: {}", server.address(), server.paths().admin_kubeconfig.display());
     let shutdown = CancellationToken::new();

@@ -8,6 +8,7 @@ use skerry_schema::{Kind, prepare_create};
 use skerry_store::{Expect, Op, StoreError, Txn};
 
 use crate::{
+    admission,
     api::{Api, Call, built_in, reply, shaped},
     body,
     claims::{self, Claims, Refused},
@@ -124,6 +125,7 @@ pub async fn prepare(
     }
     prepare_create(kind, object, jiff::Timestamp::now())
         .map_err(|errors| ApiError::invalid(kind, &name, &errors))?;
+    admission::admit(api, kind, object).await?;
     if kind.storage != "services" {
         return Ok(Vec::new());
     }

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     api::Api,
-    error::ApiError,
+    authorize::node_name,
+    error::{self, ApiError},
     pki::{PkiError, Subject},
     respond::{self, Reply},
 };
@@ -34,12 +35,19 @@ pub fn authority(api: &Api) -> Reply {
     )
 }
 
-/// `POST /skerry/v1/join`.
-pub fn join(api: &Arc<Api>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, ApiError> {
+/// `POST /skerry/v1/join`: with the token's secret, or with a node's own certificate, which is how it is renewed.
+pub fn join(
+    api: &Arc<Api>,
+    identity: Option<&Subject>,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Reply, ApiError> {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
     // Compared by their hashes: how long it takes says nothing about the secret.
-    if Sha256::digest(given.trim()) != Sha256::digest(&api.join_secret) {
+    let has_secret = Sha256::digest(given.trim()) == Sha256::digest(&api.join_secret);
+    let node = identity.and_then(node_name);
+    if !has_secret && node.is_none() {
         return Err(ApiError::unauthorized());
     }
     let request: JoinRequest = serde_json::from_slice(body).map_err(|error| {
@@ -51,10 +59,14 @@ pub fn join(api: &Arc<Api>, headers: &HeaderMap, body: &[u8]) -> Result<Reply, A
             request.node_name
         )));
     }
+    if !has_secret && node != Some(request.node_name.as_str()) {
+        let about = error::Subject { group: "", resource: "nodes", name: &request.node_name };
+        return Err(ApiError::forbidden(about, "a node renews its own certificate only"));
+    }
     let subject = Subject::new(&format!("system:node:{}", request.node_name), &["system:nodes"]);
     let certificate = api.authority.sign_request(&request.csr, &subject).map_err(|error| match error {
-        PkiError::Request { .. } => ApiError::bad_request(format!("csr: {}", crate::error::chain(&error))),
-        other => ApiError::internal(crate::error::chain(&other)),
+        PkiError::Request { .. } => ApiError::bad_request(format!("csr: {}", error::chain(&error))),
+        other => ApiError::internal(error::chain(&other)),
     })?;
     tracing::info!(node = request.node_name, "signed the certificate of a node that joins");
     Ok(respond::value(

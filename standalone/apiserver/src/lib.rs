@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod api;
 mod authorize;
 mod body;
@@ -24,6 +25,7 @@ mod credentials;
 mod delete;
 mod discovery;
 mod error;
+mod expiry;
 mod hub;
 mod join;
 mod list;

@@ -27,19 +27,23 @@ use crate::{
 /// What is read and thrown away of a body that is too long, so that an HTTP/1.1 client gets to read the answer.
 const MAX_DRAINED: usize = 16 << 20;
 
+/// Requests to join that are looked at in one moment: they come from strangers.
+const MAX_JOINS: usize = 16;
+
 /// Shared by all connections.
 pub struct Pipeline {
     pub api: Arc<Api>,
     limits: Limits,
     in_flight: Arc<Semaphore>,
     long_running: Arc<Semaphore>,
+    joins: Arc<Semaphore>,
 }
 
 impl Pipeline {
     pub fn new(api: Arc<Api>, limits: Limits) -> Self {
         let in_flight = Arc::new(Semaphore::new(limits.in_flight));
         let long_running = Arc::new(Semaphore::new(limits.long_running));
-        Self { api, limits, in_flight, long_running }
+        Self { api, limits, in_flight, long_running, joins: Arc::new(Semaphore::new(MAX_JOINS)) }
     }
 
     /// Answers a request, whatever happens in its handler.
@@ -115,9 +119,10 @@ impl Pipeline {
             ["version"] if is_get => return Ok(respond::value(StatusCode::OK, &discovery::version())),
             ["skerry", "v1", "ca"] if is_get => return Ok(join::authority(&self.api)),
             ["skerry", "v1", "join"] if request.method() == Method::POST => {
+                let _permit = acquire(&self.joins)?;
                 let headers = request.headers().clone();
                 let body = read_body(request, join::MAX_BODY).await?;
-                return join::join(&self.api, &headers, &body);
+                return join::join(&self.api, identity, &headers, &body);
             }
             _ => {}
         }
@@ -219,7 +224,20 @@ impl Pipeline {
         {
             return Err(ApiError::forbidden(call.about(), &denial(identity, &target)));
         }
-        dispatch(&self.api, &call, &method, upgrade).await
+        let mut reply = dispatch(&self.api, &call, &method, upgrade).await?;
+        if let Some(warning) = deprecation(call.kind.kind) {
+            respond::warn(&mut reply, &[warning.to_owned()]);
+        }
+        Ok(reply)
+    }
+}
+
+/// What upstream warns of at every use.
+fn deprecation(kind: &str) -> Option<&'static str> {
+    match kind {
+        "ComponentStatus" => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        "Endpoints" => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
     }
 }
 

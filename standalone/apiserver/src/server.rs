@@ -31,6 +31,7 @@ use crate::{
     bootstrap,
     config::{Config, Limits},
     credentials::{Paths, Urls, join_secret, write_kubeconfigs},
+    expiry::expire_events,
     hub::Hubs,
     pipeline::Pipeline,
     pki::{self, Authority, Pair, PkiError},
@@ -134,6 +135,7 @@ impl Server {
         background.spawn(bootstrap::guard_kubernetes_service(self.api.clone()));
         background.spawn(renew(self.api.clone(), self.paths, self.urls, self.names, self.certificate));
         background.spawn(tell_progress(self.api.clone()));
+        background.spawn(expire_events(self.api.clone()));
         let pipeline = Arc::new(Pipeline::new(self.api.clone(), self.limits.clone()));
         let room = Arc::new(Semaphore::new(self.limits.connections));
         let mut connections = JoinSet::new();

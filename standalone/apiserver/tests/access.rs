@@ -79,6 +79,18 @@ async fn a_node_joins_and_reaches_only_what_is_its_own() {
 }
 
 #[tokio::test]
+async fn a_node_renews_its_own_certificate_and_no_others() {
+    let server = TestServer::start().await;
+    let node = server.join("n1").await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let renewed = node.post("/skerry/v1/join", &json!({"nodeName": "n1", "csr": csr})).await.ok();
+    assert!(renewed["certificate"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    node.post("/skerry/v1/join", &json!({"nodeName": "n2", "csr": csr})).await.refused(403);
+    node.post("/skerry/v1/join", &json!({"nodeName": "n1", "csr": "x"})).await.refused(400);
+}
+
+#[tokio::test]
 async fn the_scheduler_and_the_controllers_are_let_in() {
     let server = TestServer::start().await;
     server.scheduler().get("/api/v1/pods").await.ok();

@@ -295,3 +295,16 @@ async fn an_event_is_seen_through_both_groups() {
     let selected = "/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Dp";
     assert_eq!(names(&admin.get(selected).await.ok()), ["e"]);
 }
+
+#[tokio::test]
+async fn a_priority_class_gives_its_number() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let mut critical = pod("a");
+    critical["spec"]["priorityClassName"] = "system-node-critical".into();
+    assert_eq!(admin.post(PODS, &critical).await.ok()["spec"]["priority"], 2_000_001_000);
+    let mut unknown = pod("b");
+    unknown["spec"]["priorityClassName"] = "nope".into();
+    let message = admin.post(PODS, &unknown).await.refused(403);
+    assert_eq!(message, "pods \"b\" is forbidden: no PriorityClass with name nope was found");
+}
