@@ -1,7 +1,7 @@
 use proxy_abi::{Addr, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason, Tuple, proto};
 
 use crate::{
-    checksum::{changed, changed_addr, changed_port},
+    checksum::{add, changed, changed_addr, changed_port},
     packet::Packet,
     parse::{ETH, Kind, View},
 };
@@ -96,24 +96,35 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Opti
     let src = if from.src.same(&to.src) { view.src } else { to.src };
     let outer = changed_addr(changed_addr(0, &view.src, &src), &view.dst, &to.dst);
     let at = view.l4 as u32 + 2;
+    // What the changes below do to the sum over the quote.
+    let mut quote = ports;
     if view.v4 {
-        // The quoted header's own checksum makes up for its addresses: only the ports change the sum.
+        // The quoted header's own checksum makes up for its addresses.
         packet.fix_header_checksum(l3 + 10, inner)?;
         packet.store(l3 + 12, pair(&to.dst, &to.src))?;
     } else {
         packet.fix_transport_checksum(at, outer, true, false)?;
-        packet.fix_transport_checksum(at, inner, false, false)?;
         packet.store(l3 + 8, to.dst.octets())?;
         packet.store(l3 + 24, to.src.octets())?;
+        quote = add(quote, inner);
     }
     if from.proto == proto::TCP || from.proto == proto::UDP {
-        packet.fix_transport_checksum(at, ports, false, false)?;
         packet.store(l4, join(to.dport.raw(), to.sport.raw()))?;
+        // The quote of a datagram holds its checksum too; of a segment it ends before that.
+        let checksum = if from.proto == proto::UDP { packet.load::<2>(l4 + 6) } else { None };
+        if matches!(checksum, Some(sum) if sum != [0, 0]) {
+            let datagram = add(inner, ports);
+            packet.fix_transport_checksum(l4 + 6, datagram, false, true)?;
+            quote = add(quote, !datagram);
+        }
     } else {
         // The identifier, and the quoted echo's own checksum which makes up for it.
         packet.store(l4 + 4, to.sport.raw().to_ne_bytes())?;
-        packet.fix_header_checksum(l4 + 2, changed_port(0, from.sport, to.sport))?;
+        let identifier = changed_port(0, from.sport, to.sport);
+        packet.fix_header_checksum(l4 + 2, identifier)?;
+        quote = add(quote, !ports);
     }
+    packet.fix_transport_checksum(at, quote, false, false)?;
     set_addresses(packet, view, outer, &src, &to.dst)?;
     view.tuple = *to;
     Some(())

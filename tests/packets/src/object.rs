@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
     programs::{
         CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, SchedClassifier, TcAttachType,
@@ -15,6 +15,10 @@ use skerry_lab::{Netns, NetnsError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKERRY_BPF_OBJECT"));
 
+/// The only device that is there in every namespace.
+const LOOPBACK: u32 = 1;
+/// An answer may be longer than what it answers (an ICMP error to an empty datagram).
+const ANSWER_ROOM: usize = 128;
 /// Entries of the large tables in tests.
 const TABLE: u32 = 4_096;
 
@@ -33,6 +37,8 @@ pub enum ObjectError {
     Netns(#[source] NetnsError),
     #[error("open cgroup {path}")]
     Cgroup { path: PathBuf, source: std::io::Error },
+    #[error("run program {name} over a packet")]
+    TestRun { name: String, source: Box<aya::programs::ProgramError> },
     #[error("attach program {name} to {to}")]
     Attach { name: String, to: String, source: Box<aya::programs::ProgramError> },
 }
@@ -95,6 +101,28 @@ impl Object {
         self.bpf
             .program_mut(name)
             .ok_or_else(|| ObjectError::Missing { what: "program", name: name.to_owned() })
+    }
+
+    /// Runs a tc program once over a packet that came in by the loopback device of the current namespace; returns its answer
+    /// (`TC_ACT_*`) and the packet as it left it. A redirect is not carried out.
+    ///
+    /// # Errors
+    /// As for [`Object::classifier`], or the kernel refuses the run.
+    pub fn test_run(&mut self, name: &str, packet: &[u8]) -> Result<(i32, Vec<u8>), ObjectError> {
+        let context = incoming_by(LOOPBACK);
+        let mut out = vec![0; packet.len() + ANSWER_ROOM];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..Default::default()
+        };
+        let done = self
+            .classifier(name)?
+            .test_run(options)
+            .map_err(|source| ObjectError::TestRun { name: name.to_owned(), source: Box::new(source) })?;
+        out.truncate(done.data_size_out as usize);
+        Ok((done.return_value as i32, out))
     }
 
     /// Attaches a tc program to a device in a namespace, on the side that its hook is on, for as long as this value lives.
@@ -215,6 +243,17 @@ impl Object {
             .ok_or_else(|| ObjectError::Missing { what: "map", name: name.to_owned() })?;
         M::try_from(map).map_err(|source| map_error(name, source))
     }
+}
+
+/// A `struct __sk_buff` (linux/bpf.h) of a packet on a device; offsets are the kernel's ABI.
+fn incoming_by(ifindex: u32) -> [u8; 192] {
+    const INGRESS_IFINDEX: usize = 36;
+    const IFINDEX: usize = 40;
+    let mut context = [0; 192];
+    for offset in [INGRESS_IFINDEX, IFINDEX] {
+        context[offset..offset + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    }
+    context
 }
 
 fn map_error(name: &'static str, source: aya::maps::MapError) -> ObjectError {

@@ -7,6 +7,7 @@ use skerry_packet_cases::Object;
 fn the_kernel_accepts_every_program() {
     let mut object = Object::load().unwrap();
     for name in PROGRAMS {
+        let start = std::time::Instant::now();
         let info = if name.starts_with("sock_") {
             object.sock_addr(name).map(|program| program.info())
         } else {
@@ -15,7 +16,8 @@ fn the_kernel_accepts_every_program() {
         let info =
             info.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error))).unwrap();
         println!(
-            "{name}: {} bytes translated, {} instructions walked by the verifier",
+            "{name}: {} ms, {} bytes translated, {} instructions walked by the verifier",
+            start.elapsed().as_millis(),
             info.size_translated().unwrap_or(0),
             info.verified_instruction_count().unwrap_or(0)
         );

@@ -1,0 +1,137 @@
+//! The case table: one row a behaviour, run on the host (`proxy-datapath/tests/host.rs`) and in the kernel by
+//! `BPF_PROG_TEST_RUN` (`tests/packets/tests/kernel.rs`).
+//!
+//! ```text
+//! pod A 10.244.1.2 ─┐
+//! pod B 10.244.1.3 ─┴─ this node 192.168.50.1 ─┬─ node two 192.168.50.2 ─── remote pod 10.244.2.2
+//!                      router 10.244.1.1       └─ outside 203.0.113.9 (198.51.100.0/24: no route)
+//! services 10.96.0.0/12 and fd00:96::/112; the v6 twins end alike
+//! ```
+
+mod errors;
+mod flows;
+mod fragments;
+mod overlay;
+mod packet;
+mod pods;
+mod refusals;
+mod state;
+mod uplink;
+
+pub use packet::{Packet, echo, quoting};
+pub use state::{POD_A_IFINDEX, State, line};
+
+use proxy_abi::Reason;
+use proxy_datapath::Action;
+
+/// A place where programs run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hook {
+    /// The sender is pod A.
+    FromPod,
+    ToPod,
+    /// The outer source, and the VNI.
+    FromOverlay(&'static str, u32),
+    ToOverlay,
+    FromUplink,
+    ToUplink,
+}
+
+/// One packet and what must become of it.
+pub struct Step {
+    pub hook: Hook,
+    pub input: Vec<u8>,
+    pub action: Action,
+    pub reason: Reason,
+    /// None: not looked at.
+    pub output: Option<Vec<u8>>,
+}
+
+/// One row.
+pub struct Case {
+    pub name: &'static str,
+    pub state: State,
+    pub steps: Vec<Step>,
+    /// What the two flow tables hold in the end, sorted: `new|old KEY => VALUE`. None: not looked at.
+    pub flows: Option<Vec<String>>,
+}
+
+/// All rows.
+pub fn all() -> Vec<Case> {
+    [
+        pods::cases(),
+        refusals::cases(),
+        uplink::cases(),
+        overlay::cases(),
+        flows::cases(),
+        errors::cases(),
+        fragments::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+pub fn case(name: &'static str, state: State) -> Case {
+    Case { name, state, steps: Vec::new(), flows: None }
+}
+
+impl Case {
+    fn step(
+        mut self,
+        hook: Hook,
+        input: Packet,
+        action: Action,
+        reason: Reason,
+        output: Option<Packet>,
+    ) -> Case {
+        let output = output.map(|packet| packet.bytes());
+        self.steps.push(Step { hook, input: input.bytes(), action, reason, output });
+        self
+    }
+
+    /// The packet goes on unchanged.
+    pub fn passes(self, hook: Hook, input: Packet) -> Case {
+        let same = input.clone();
+        self.step(hook, input, Action::Pass, Reason::Passed, Some(same))
+    }
+
+    /// The packet goes on to the stack, changed.
+    pub fn changes(self, hook: Hook, input: Packet, output: Packet) -> Case {
+        self.step(hook, input, Action::Pass, Reason::Passed, Some(output))
+    }
+
+    pub fn drops(self, hook: Hook, input: Packet, reason: Reason) -> Case {
+        self.step(hook, input, Action::Drop, reason, None)
+    }
+
+    pub fn delivers(self, hook: Hook, input: Packet, output: Packet) -> Case {
+        self.step(hook, input, Action::Deliver, Reason::Delivered, Some(output))
+    }
+
+    pub fn tunnels(self, hook: Hook, input: Packet, output: Packet) -> Case {
+        let output = output.in_tunnel();
+        self.step(hook, input, Action::Tunnel, Reason::Encapsulated, Some(output))
+    }
+
+    pub fn keys(self, hook: Hook, input: Packet, output: Packet) -> Case {
+        let output = output.in_tunnel();
+        self.step(hook, input, Action::Keyed, Reason::Encapsulated, Some(output))
+    }
+
+    pub fn sends_out(self, hook: Hook, input: Packet, output: Packet) -> Case {
+        self.step(hook, input, Action::Out, Reason::SentOut, Some(output))
+    }
+
+    pub fn answers(self, hook: Hook, input: Packet, output: Packet) -> Case {
+        let output = output.answering();
+        self.step(hook, input, Action::Answer, Reason::Rejected, Some(output))
+    }
+
+    pub fn leaves(mut self, flows: &[&str]) -> Case {
+        let mut flows: Vec<String> = flows.iter().map(|line| (*line).to_owned()).collect();
+        flows.sort();
+        self.flows = Some(flows);
+        self
+    }
+}

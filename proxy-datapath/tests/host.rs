@@ -1,0 +1,43 @@
+//! Every row of the case table on the host.
+
+mod cases;
+mod host_side;
+
+use host_side::{Bytes, Maps, run};
+
+#[test]
+fn every_row_of_the_table_holds_on_the_host() {
+    let mut failures = Vec::new();
+    for case in cases::all() {
+        let maps = Maps::new(&case.state);
+        for (index, step) in case.steps.iter().enumerate() {
+            let mut packet = Bytes { data: step.input.clone(), uplink: case.state.config.uplink_ifindex };
+            let verdict = run(step.hook, &mut packet, &maps);
+            let at = format!("{}, step {}", case.name, index + 1);
+            if (verdict.action, verdict.reason) != (step.action, step.reason) {
+                failures.push(format!("{at}: {verdict:?} instead of {:?} {:?}", step.action, step.reason));
+                break;
+            }
+            if let Some(expected) = &step.output
+                && *expected != packet.data
+            {
+                failures.push(format!(
+                    "{at}: the packet\n  is     {}\n  not    {}",
+                    hex(&packet.data),
+                    hex(expected)
+                ));
+            }
+        }
+        let flows = maps.flow_lines();
+        if let Some(expected) = &case.flows
+            && *expected != flows
+        {
+            failures.push(format!("{}: flows\n  are {flows:#?}\n  not {expected:#?}", case.name));
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,246 @@
+//! The datapath's traits over a `Vec<u8>` and hash maps.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::IpAddr,
+};
+
+use proxy_abi::{
+    Addr, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, PodCidr, Slot,
+    SocketKey, SocketOrigin, Tuple,
+};
+use proxy_datapath::{
+    FlowTable, Insert, Packet, Scratch, Tables, Tunnel, Verdict, from_overlay, from_pod, from_uplink,
+    to_overlay, to_pod, to_uplink,
+};
+
+use crate::cases::{Hook, State};
+
+/// The clock's first reading, in seconds.
+const START_S: u32 = 100_000;
+
+/// A packet in memory, and the routes of the standard node.
+pub struct Bytes {
+    pub data: Vec<u8>,
+    pub uplink: u32,
+}
+
+impl Packet for Bytes {
+    fn length(&self) -> u32 {
+        self.data.len() as u32
+    }
+
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        let at = at as usize;
+        self.data.get(at..at.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
+        let at = at as usize;
+        self.data.get_mut(at..at.checked_add(N)?)?.copy_from_slice(&bytes);
+        Some(())
+    }
+
+    fn store_new<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
+        self.store(at, bytes)
+    }
+
+    fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()> {
+        self.fix_transport_checksum(at, diff, false, false)
+    }
+
+    fn fix_transport_checksum(
+        &mut self,
+        at: u32,
+        diff: u32,
+        _pseudo: bool,
+        zero_is_none: bool,
+    ) -> Option<()> {
+        let old = u16::from_ne_bytes(self.load(at)?);
+        if zero_is_none && old == 0 {
+            return Some(());
+        }
+        let mut sum = u64::from(!old) + u64::from(diff);
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        let new = match !(sum as u16) {
+            0 if zero_is_none => 0xffff,
+            new => new,
+        };
+        self.store(at, new.to_ne_bytes())
+    }
+
+    fn resize(&mut self, length: u32) -> Option<()> {
+        self.data.resize(length as usize, 0);
+        Some(())
+    }
+
+    fn way_out(&self, tuple: &Tuple) -> u32 {
+        match tuple.dst.to_ip() {
+            IpAddr::V4(v4) if v4.octets().starts_with(&[198, 51, 100]) => 0,
+            _ => self.uplink,
+        }
+    }
+}
+
+/// Maps in memory.
+pub struct Maps {
+    config: Config,
+    frontends: HashMap<FrontendKey, Frontend>,
+    slots: HashMap<u32, Slot>,
+    endpoints: HashMap<Addr, Endpoint>,
+    links: HashMap<u32, Link>,
+    pod_cidrs: Vec<(u32, Addr, PodCidr)>,
+    tunnel_peers: Vec<Addr>,
+    new: RefCell<HashMap<Tuple, Flow>>,
+    established: RefCell<HashMap<Tuple, Flow>>,
+    fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
+    pub sockets: RefCell<HashMap<SocketKey, SocketOrigin>>,
+    random: Cell<u64>,
+}
+
+impl Maps {
+    pub fn new(state: &State) -> Maps {
+        let maps = Maps {
+            config: state.config,
+            frontends: state.frontends.iter().copied().collect(),
+            slots: state.slots.iter().copied().collect(),
+            endpoints: state.endpoints.iter().copied().collect(),
+            links: state.links.iter().copied().collect(),
+            pod_cidrs: state.pod_cidrs.clone(),
+            tunnel_peers: state.tunnel_peers.clone(),
+            new: RefCell::default(),
+            established: RefCell::default(),
+            fragments: RefCell::default(),
+            sockets: RefCell::default(),
+            random: Cell::new(0x9e37_79b9_7f4a_7c15),
+        };
+        for row in &state.flows {
+            let flow = Flow { seen_s: START_S - row.age_s, ..row.flow };
+            maps.table(row.table).borrow_mut().insert(row.key, flow);
+        }
+        maps
+    }
+
+    fn table(&self, table: FlowTable) -> &RefCell<HashMap<Tuple, Flow>> {
+        match table {
+            FlowTable::New => &self.new,
+            FlowTable::Established => &self.established,
+        }
+    }
+
+    /// All flows as rows name them, sorted.
+    pub fn flow_lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = [FlowTable::New, FlowTable::Established]
+            .into_iter()
+            .flat_map(|table| {
+                let flows = self.table(table).borrow();
+                flows.iter().map(|(key, flow)| crate::cases::line(table, key, flow)).collect::<Vec<_>>()
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+}
+
+impl Tables for Maps {
+    fn config(&self) -> Option<&Config> {
+        (self.config.abi_version != 0).then_some(&self.config)
+    }
+
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        self.frontends.get(key).copied()
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.slots.get(&index).copied()
+    }
+
+    fn endpoint(&self, addr: &Addr) -> Option<&Endpoint> {
+        self.endpoints.get(addr)
+    }
+
+    fn link(&self, ifindex: u32) -> Option<&Link> {
+        self.links.get(&ifindex)
+    }
+
+    fn pod_cidr(&self, addr: &Addr) -> Option<&PodCidr> {
+        let bits = |addr: &Addr| u128::from_be_bytes(addr.octets());
+        self.pod_cidrs
+            .iter()
+            .filter(|(length, prefix, _)| (bits(addr) ^ bits(prefix)).leading_zeros() >= *length)
+            .max_by_key(|(length, ..)| *length)
+            .map(|(.., cidr)| cidr)
+    }
+
+    fn is_tunnel_peer(&self, node: &Addr) -> bool {
+        self.tunnel_peers.contains(node)
+    }
+
+    fn flow<R>(&self, table: FlowTable, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        self.table(table).borrow_mut().get_mut(key).map(f)
+    }
+
+    fn add_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert {
+        match self.table(table).borrow_mut().entry(*key) {
+            std::collections::hash_map::Entry::Occupied(_) => Insert::Exists,
+            std::collections::hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(*flow);
+                Insert::Done
+            }
+        }
+    }
+
+    fn remove_flow(&self, table: FlowTable, key: &Tuple) {
+        self.table(table).borrow_mut().remove(key);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
+        self.fragments.borrow_mut().insert(*key, *ports);
+    }
+
+    fn socket(&self, key: &SocketKey) -> Option<SocketOrigin> {
+        self.sockets.borrow().get(key).copied()
+    }
+
+    fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
+        self.sockets.borrow_mut().insert(*key, *origin);
+    }
+
+    fn now_s(&self) -> u32 {
+        START_S
+    }
+
+    fn random(&self) -> u32 {
+        // xorshift64: a fixed sequence, so that a failure repeats.
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        (x >> 32) as u32
+    }
+}
+
+/// Runs one hook over a packet.
+pub fn run(hook: Hook, packet: &mut Bytes, maps: &Maps) -> Verdict {
+    let mut scratch = Scratch::default();
+    let s = &mut scratch;
+    match hook {
+        Hook::FromPod => from_pod(packet, maps, s, crate::cases::POD_A_IFINDEX),
+        Hook::ToPod => to_pod(packet, maps, s),
+        Hook::FromOverlay(peer, vni) => {
+            let peer = Addr::from(peer.parse::<IpAddr>().unwrap());
+            from_overlay(packet, maps, s, Some(Tunnel { peer, vni }))
+        }
+        Hook::ToOverlay => to_overlay(packet, maps, s, false),
+        Hook::FromUplink => from_uplink(packet, maps, s),
+        Hook::ToUplink => to_uplink(packet, maps, s),
+    }
+}

@@ -1,0 +1,150 @@
+//! The rows of the case table in the kernel, by `BPF_PROG_TEST_RUN`.
+//!
+//! Rows with packets out of the tunnel are left out: a test run can't give a packet tunnel metadata. They run on the host, and
+//! with real packets in `nodes.rs`.
+
+#[path = "../../../proxy-datapath/tests/cases/mod.rs"]
+mod cases;
+
+use cases::{Case, Hook, State, line};
+use proxy_abi::{Reason, map, prog};
+use proxy_datapath::{Action, FlowTable};
+use skerry_lab::Netns;
+use skerry_packet_cases::Object;
+
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_REDIRECT: i32 = 7;
+
+#[test]
+fn every_row_without_a_tunnel_packet_holds_in_the_kernel() {
+    let netns = namespace_with_routes();
+    let uplink = netns.run(|| nix::net::if_::if_nametoindex("up0")).unwrap().unwrap();
+    let (mut ran, mut failures) = (0, Vec::new());
+    for case in cases::all() {
+        if case.steps.iter().any(|step| matches!(step.hook, Hook::FromOverlay(..))) {
+            continue;
+        }
+        ran += 1;
+        if let Err(failure) = netns.run(|| run(&case, uplink)).unwrap() {
+            failures.push(format!("{}, {failure}", case.name));
+        }
+    }
+    println!("{ran} rows");
+    assert!(failures.is_empty(), "{} of {ran} rows failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// A way out by `up0`, and no route to 198.51.100.0/24.
+fn namespace_with_routes() -> Netns {
+    let netns = Netns::unique("cases").unwrap();
+    netns.ip("link add up0 type veth peer name up1").unwrap();
+    netns.ip("link set up1 up").unwrap();
+    netns.ip("link set up0 up").unwrap();
+    netns.ip("addr add 192.168.50.1/24 dev up0").unwrap();
+    netns.ip("addr add 2001:db8::1/64 dev up0 nodad").unwrap();
+    netns.ip("route add default via 192.168.50.254").unwrap();
+    netns.ip("-6 route add default via 2001:db8::fe dev up0").unwrap();
+    netns.ip("route add blackhole 198.51.100.0/24").unwrap();
+    for knob in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        netns.run(|| std::fs::write(format!("/proc/sys/net/{knob}"), "1")).unwrap().unwrap();
+    }
+    netns
+}
+
+fn run(case: &Case, uplink: u32) -> Result<(), String> {
+    let mut object = object(&case.state, uplink);
+    for (index, step) in case.steps.iter().enumerate() {
+        let at = format!("step {}", index + 1);
+        let before = object.counted(step.reason).unwrap();
+        let (answer, output) = object.test_run(program(step.hook), &step.input).unwrap();
+        if answer != expected_answer(step.action) {
+            let counted: Vec<&Reason> =
+                Reason::ALL.iter().filter(|r| object.counted(**r).unwrap() > 0).collect();
+            return Err(format!(
+                "{at}: answer {answer} instead of {:?}; counted so far {counted:?}",
+                step.action
+            ));
+        }
+        if object.counted(step.reason).unwrap() != before + 1 {
+            return Err(format!("{at}: not counted as {:?}", step.reason));
+        }
+        if let Some(expected) = &step.output
+            && *expected != output
+        {
+            return Err(format!("{at}: the packet\n  is  {}\n  not {}", hex(&output), hex(expected)));
+        }
+    }
+    let Some(expected) = &case.flows else { return Ok(()) };
+    let mut flows = Vec::new();
+    for (table, name) in [(FlowTable::New, map::FLOWS_NEW), (FlowTable::Established, map::FLOWS)] {
+        flows.extend(object.flows(name).unwrap().iter().map(|(key, flow)| line(table, key, flow)));
+    }
+    flows.sort();
+    if flows == *expected { Ok(()) } else { Err(format!("flows\n  are {flows:#?}\n  not {expected:#?}")) }
+}
+
+/// A data plane with the row's maps.
+fn object(state: &State, uplink: u32) -> Object {
+    let mut object = Object::load().unwrap();
+    let mut config = state.config;
+    config.uplink_ifindex = uplink;
+    object.set_config(config).unwrap();
+    for (key, frontend) in &state.frontends {
+        object.set_frontend(*key, *frontend).unwrap();
+    }
+    for (index, slot) in &state.slots {
+        object.set_slot(*index, *slot).unwrap();
+    }
+    for (addr, endpoint) in &state.endpoints {
+        object.set_endpoint(*addr, *endpoint).unwrap();
+    }
+    for (ifindex, link) in &state.links {
+        object.set_link(*ifindex, *link).unwrap();
+    }
+    for (length, prefix, cidr) in &state.pod_cidrs {
+        object.set_pod_cidr(*length, *prefix, *cidr).unwrap();
+    }
+    for peer in &state.tunnel_peers {
+        object.set_tunnel_peer(*peer).unwrap();
+    }
+    let now_s = monotonic_s();
+    for row in &state.flows {
+        let table = match row.table {
+            FlowTable::New => map::FLOWS_NEW,
+            FlowTable::Established => map::FLOWS,
+        };
+        let mut flow = row.flow;
+        flow.seen_s = now_s.wrapping_sub(row.age_s);
+        object.set_flow(table, row.key, flow).unwrap();
+    }
+    object
+}
+
+/// The clock that the programs read.
+fn monotonic_s() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    now.tv_sec() as u32
+}
+
+fn program(hook: Hook) -> &'static str {
+    match hook {
+        Hook::FromPod => prog::FROM_POD,
+        Hook::ToPod => prog::TO_POD,
+        Hook::FromOverlay(..) => prog::FROM_OVERLAY,
+        Hook::ToOverlay => prog::TO_OVERLAY,
+        Hook::FromUplink => prog::FROM_UPLINK,
+        Hook::ToUplink => prog::TO_UPLINK,
+    }
+}
+
+fn expected_answer(action: Action) -> i32 {
+    match action {
+        Action::Pass | Action::Keyed => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        Action::Deliver | Action::Tunnel | Action::Out | Action::Answer => TC_ACT_REDIRECT,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
