@@ -1,0 +1,188 @@
+//! Services, namespaces and nodes, against the real API server and scheduler.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use support::{Cluster, eventually};
+
+fn pod(name: &str, namespace: &str, spec: Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "nginx", "ports": [{"name": "http", "containerPort": 80}]}]},
+    });
+    for (name, value) in spec.as_object().unwrap() {
+        pod["spec"][name] = value.clone();
+    }
+    pod
+}
+
+async fn addresses(cluster: &Cluster, service: &str) -> BTreeSet<String> {
+    let slices = cluster.list::<EndpointSlice>("default").await;
+    let ours = slices
+        .iter()
+        .filter(|slice| slice.labels().get("kubernetes.io/service-name").is_some_and(|name| name == service));
+    let endpoints = ours.flat_map(|slice| slice.endpoints.iter().flatten());
+    let ready = endpoints.filter(|e| e.conditions.as_ref().is_some_and(|c| c.ready == Some(true)));
+    ready.flat_map(|endpoint| endpoint.addresses.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoint_slices_follow_pods_and_go_with_their_service() {
+    let cluster = Cluster::start(&["node1"]).await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 8080, "targetPort": "http"}]}});
+    cluster.apply(service).await;
+    for name in ["a", "b", "c"] {
+        cluster.apply(pod(name, "default", json!({}))).await;
+    }
+    eventually("three endpoints", async || (addresses(&cluster, "web").await.len() == 3).then_some(())).await;
+    let slice = cluster.list::<EndpointSlice>("default").await;
+    let slice =
+        slice.iter().find(|slice| slice.labels().contains_key("endpointslice.kubernetes.io/managed-by"));
+    let ports = slice.unwrap().ports.clone().unwrap();
+    assert_eq!((ports[0].port, ports[0].protocol.as_deref()), (Some(80), Some("TCP")));
+
+    cluster.api::<Pod>("default").delete("b", &Default::default()).await.unwrap();
+    eventually("two endpoints", async || (addresses(&cluster, "web").await.len() == 2).then_some(())).await;
+    cluster.patch::<Pod>("default", "a", json!({"metadata": {"labels": {"app": "other"}}})).await;
+    eventually("one endpoint", async || (addresses(&cluster, "web").await.len() == 1).then_some(())).await;
+
+    let services: Api<k8s_openapi::api::core::v1::Service> = cluster.api("default");
+    services.delete("web", &Default::default()).await.unwrap();
+    eventually("the slices go too", async || addresses(&cluster, "web").await.is_empty().then_some(())).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn namespace_has_its_account_and_ca_and_ends_with_all_that_is_in_it() {
+    let cluster = Cluster::start(&["node1"]).await;
+    cluster
+        .apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mem-example"}}))
+        .await;
+    eventually("the default account and the CA", async || {
+        cluster.api::<ServiceAccount>("mem-example").get_opt("default").await.unwrap()?;
+        let map = cluster.api::<ConfigMap>("mem-example").get_opt("kube-root-ca.crt").await.unwrap()?;
+        map.data?["ca.crt"].starts_with("-----BEGIN CERTIFICATE-----").then_some(())
+    })
+    .await;
+    cluster.apply(pod("memory-demo", "mem-example", json!({}))).await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "mem-example"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    cluster.apply(service).await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "held", "namespace": "mem-example", "finalizers": ["example.com/hold"]}});
+    cluster.apply(map).await;
+
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    namespaces.delete("mem-example", &Default::default()).await.unwrap();
+    eventually("what is left is named", async || {
+        let status = namespaces.get("mem-example").await.unwrap().status?;
+        let remaining = status.conditions?.into_iter().find(|c| c.type_ == "NamespaceFinalizersRemaining")?;
+        remaining.message?.contains("example.com/hold").then_some(())
+    })
+    .await;
+    assert!(cluster.api::<Pod>("mem-example").get_opt("memory-demo").await.unwrap().is_none());
+    cluster.patch::<ConfigMap>("mem-example", "held", json!({"metadata": {"finalizers": null}})).await;
+    eventually("the namespace is gone", async || {
+        namespaces.get_opt("mem-example").await.unwrap().is_none().then_some(())
+    })
+    .await;
+    cluster.stop().await;
+}
+
+async fn node(client: &Client, name: &str) -> Node {
+    Api::<Node>::all(client.clone()).get(name).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_get_ranges_of_their_own_and_a_joining_one_a_free_one() {
+    let names: Vec<String> = (0..8).map(|n| format!("node{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let cluster = Cluster::start(&names).await;
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let ranges = async || {
+        let all = nodes.list(&Default::default()).await.unwrap().items;
+        all.into_iter().filter_map(|node| node.spec?.pod_cidr).collect::<BTreeSet<String>>()
+    };
+    eventually("eight distinct ranges", async || (ranges().await.len() == 8).then_some(())).await;
+    let first = node(&cluster.client, "node0").await.spec.unwrap();
+    assert_eq!(first.pod_cidr.as_deref(), Some("10.244.0.0/24"));
+    assert_eq!(first.pod_cidrs, Some(vec!["10.244.0.0/24".to_owned()]));
+    nodes.delete("node0", &Default::default()).await.unwrap();
+    eventually("its range is free", async || (ranges().await.len() == 7).then_some(())).await;
+    cluster.add_node("late", json!({})).await;
+    eventually("the late node has it", async || {
+        (node(&cluster.client, "late").await.spec?.pod_cidr? == "10.244.0.0/24").then_some(())
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_node_is_tainted_its_pods_leave_services_and_are_evicted_when_their_time_is_up() {
+    let cluster = Cluster::start_with(&["quiet"], |config| config.node_grace = Duration::from_secs(1)).await;
+    let short = json!({"tolerations": [
+        {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1},
+        {"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]});
+    cluster.apply(pod("short", "default", short)).await;
+    let patient = json!({"tolerations": [{"operator": "Exists"}]});
+    cluster.apply(pod("patient", "default", patient)).await;
+    eventually("the node is unreachable", async || {
+        let node = node(&cluster.client, "quiet").await;
+        let taints = node.spec?.taints?;
+        let has = |effect: &str| {
+            taints.iter().any(|t| t.key == "node.kubernetes.io/unreachable" && t.effect == effect)
+        };
+        (has("NoSchedule") && has("NoExecute")).then_some(())
+    })
+    .await;
+    eventually("the impatient pod is evicted", async || {
+        cluster.api::<Pod>("default").get_opt("short").await.unwrap().is_none().then_some(())
+    })
+    .await;
+    assert!(cluster.api::<Pod>("default").get_opt("patient").await.unwrap().is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn impossible_pod_stays_pending_with_the_reason_and_lands_once_a_node_fits() {
+    let cluster = Cluster::start(&["small"]).await;
+    let big = json!({"containers": [{"name": "c", "image": "nginx", "resources": {"requests": {"cpu": "3"}}}],
+        "nodeSelector": {"disk": "ssd"}});
+    cluster.apply(pod("picky", "default", big)).await;
+    let message = eventually("the event", async || {
+        let events = cluster.events("default", "picky").await;
+        events.into_iter().find(|(reason, _)| reason == "FailedScheduling").map(|(_, message)| message)
+    })
+    .await;
+    assert_eq!(
+        message,
+        "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are \
+         available: 1 Preemption is not helpful for scheduling."
+    );
+    let condition = eventually("the condition", async || {
+        let status = cluster.api::<Pod>("default").get("picky").await.unwrap().status?;
+        status.conditions?.into_iter().find(|condition| condition.type_ == "PodScheduled")
+    })
+    .await;
+    assert_eq!((&*condition.status, condition.reason.as_deref()), ("False", Some("Unschedulable")));
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let label = json!({"metadata": {"labels": {"disk": "ssd"}}});
+    nodes.patch("small", &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
+    eventually("it runs", async || (cluster.spread("default").await.len() == 1).then_some(())).await;
+    let (_, text) = eventually("the event of its placement", async || {
+        let events = cluster.events("default", "picky").await;
+        events.into_iter().find(|(reason, _)| reason == "Scheduled")
+    })
+    .await;
+    assert_eq!(text, "Successfully assigned default/picky to small");
+    cluster.stop().await;
+}

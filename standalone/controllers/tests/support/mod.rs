@@ -1,0 +1,233 @@
+//! A cluster without nodes' machinery: the real API server, controllers and scheduler in one process, and a fake node
+//! agent at the edge that says of every bound pod that it runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::{Client, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use skerry_apiserver::Server;
+use skerry_store::{LogStore, Options};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything in a test takes; whoever waits longer has failed.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Cluster {
+    pub client: Client,
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+    _folder: tempfile::TempDir,
+}
+
+/// Image whose pods never become ready.
+pub const BROKEN: &str = "broken";
+
+impl Cluster {
+    pub async fn start(nodes: &[&str]) -> Self {
+        Self::start_with(nodes, |_| {}).await
+    }
+
+    pub async fn start_with(nodes: &[&str], adjust: impl FnOnce(&mut skerry_controllers::Config)) -> Self {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(LogStore::open(&folder.path().join("store"), Options::default()).unwrap());
+        let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
+        let config = skerry_apiserver::Config::new(folder.path().to_owned(), (loopback, 0).into(), loopback);
+        let server = Server::bind(config, store).await.unwrap();
+        let paths = server.paths().clone();
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let token = shutdown.clone();
+        tasks.spawn(async move { server.run(token).await.unwrap() });
+        let client = skerry_informer::connect(&paths.admin_kubeconfig).await.unwrap();
+        eventually("the API server answers", async || client.apiserver_version().await.ok().map(drop)).await;
+
+        let mut config = skerry_controllers::Config::new(paths.controllers_kubeconfig.clone());
+        adjust(&mut config);
+        let token = shutdown.clone();
+        tasks.spawn(async move { skerry_controllers::run(config, token).await.unwrap() });
+        let config = skerry_scheduler::Config::new(paths.scheduler_kubeconfig.clone());
+        let token = shutdown.clone();
+        tasks.spawn(async move { skerry_scheduler::run(config, token).await.unwrap() });
+
+        let (agent, token) = (run_pods(client.clone()), shutdown.clone());
+        tasks.spawn(async move {
+            token.run_until_cancelled(agent).await;
+        });
+        let cluster = Self { client, shutdown, tasks, _folder: folder };
+        for node in nodes {
+            cluster.add_node(node, json!({})).await;
+        }
+        cluster
+    }
+
+    pub async fn add_node(&self, name: &str, spec: Value) {
+        let node = json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+            "spec": spec,
+        });
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+        self.report_node(name).await;
+    }
+
+    /// What a node agent would say of its node.
+    pub async fn report_node(&self, name: &str) {
+        let status = json!({"status": {
+            "capacity": {"cpu": "4", "memory": "8Gi", "pods": "110"},
+            "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready",
+                "lastHeartbeatTime": jiff::Timestamp::now().to_string(),
+                "lastTransitionTime": jiff::Timestamp::now().to_string()}],
+        }});
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+    }
+
+    pub async fn apply(&self, object: Value) {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
+        let api_version = text("/apiVersion");
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
+        let gvk = kube::core::GroupVersionKind::gvk(group, version, &text("/kind"));
+        let resource = kube::core::ApiResource::from_gvk(&gvk);
+        let api: Api<kube::core::DynamicObject> = match text("/kind").as_str() {
+            "Namespace" | "Node" => Api::all_with(self.client.clone(), &resource),
+            _ => {
+                Api::namespaced_with(self.client.clone(), &or_default(text("/metadata/namespace")), &resource)
+            }
+        };
+        api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    }
+
+    pub fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    pub async fn list<K>(&self, namespace: &str) -> Vec<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        self.api::<K>(namespace).list(&Default::default()).await.unwrap().items
+    }
+
+    pub async fn patch<K>(&self, namespace: &str, name: &str, patch: Value)
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        self.api::<K>(namespace).patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    }
+
+    /// Reasons of the events about objects of this name, with their messages.
+    pub async fn events(&self, namespace: &str, name: &str) -> Vec<(String, String)> {
+        let events: Vec<k8s_openapi::api::core::v1::Event> = self.list(namespace).await;
+        let about = events.into_iter().filter(|event| event.involved_object.name.as_deref() == Some(name));
+        about.map(|event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default())).collect()
+    }
+
+    /// Running pods by node.
+    pub async fn spread(&self, namespace: &str) -> BTreeMap<String, usize> {
+        let mut spread = BTreeMap::new();
+        for pod in self.list::<Pod>(namespace).await.iter().filter(|pod| is_ready(pod)) {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+            *spread.entry(node).or_insert(0) += 1;
+        }
+        spread
+    }
+
+    /// Ends everything and asserts that nothing panicked.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        let ended = tokio::time::timeout(PATIENCE, async {
+            while let Some(outcome) = self.tasks.join_next().await {
+                outcome.unwrap();
+            }
+        });
+        ended.await.expect("everything ends when told to");
+    }
+}
+
+fn or_default(namespace: String) -> String {
+    if namespace.is_empty() { "default".into() } else { namespace }
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Waits until `look` finds something. Looks again soon after: there is no one event to wait for.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The fake node agent: of bound pods it says that they run, deleted ones it ends.
+async fn run_pods(client: Client) {
+    let pods: Api<Pod> = Api::all(client.clone());
+    let mut next_address = 0u32;
+    loop {
+        let listed = pods.list(&Default::default()).await.unwrap();
+        let revision = listed.metadata.resource_version.unwrap_or_default();
+        for pod in listed.items {
+            run_pod(&client, pod, &mut next_address).await;
+        }
+        let Ok(events) = pods.watch(&WatchParams::default(), &revision).await else { continue };
+        let mut events = events.boxed();
+        while let Ok(Some(event)) = events.try_next().await {
+            if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event {
+                run_pod(&client, pod, &mut next_address).await;
+            }
+        }
+    }
+}
+
+async fn run_pod(client: &Client, pod: Pod, next_address: &mut u32) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let spec = pod.spec.clone().unwrap_or_default();
+    if spec.node_name.is_none() {
+        return;
+    }
+    if pod.metadata.deletion_timestamp.is_some() {
+        let _ = pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
+        return;
+    }
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    if phase != "Pending" {
+        return;
+    }
+    *next_address += 1;
+    let ready = spec.containers.iter().all(|container| container.image.as_deref() != Some(BROKEN));
+    let address = format!("10.244.{}.{}", *next_address / 250, *next_address % 250 + 1);
+    let status = json!({"status": {
+        "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+        "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" },
+            "lastTransitionTime": jiff::Timestamp::now().to_string()}],
+    }});
+    let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&status)).await;
+}
