@@ -1,9 +1,18 @@
 //! containerd's event stream (`containerd.services.events.v1.Events/Subscribe`), narrowed to what ends or changes a
 //! container. The messages are the few fields of containerd's published protos that are needed here.
 
-use tonic::{Streaming, codegen::http::uri::PathAndQuery, transport::Channel};
+use std::time::Duration;
+
+use tonic::{Streaming, codegen::http::uri::PathAndQuery, metadata::MetadataValue, transport::Channel};
 
 use super::CriError;
+
+/// containerd's namespace for CRI.
+const NAMESPACE: &str = "k8s.io";
+/// Topic of our own events.
+const HELLO: &str = "/skerry/subscribed";
+const HELLO_PERIOD: Duration = Duration::from_millis(5);
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
 
 /// Something that happened to a container or sandbox (a sandbox's task has the sandbox's id).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,32 +45,40 @@ pub struct Events {
 }
 
 impl Events {
-    /// Subscribes to containerd's namespace `k8s.io`.
+    /// Subscribes to containerd's namespace `k8s.io`; what happens after this returned is heard.
+    ///
+    /// containerd answers a subscription only with its first event. So events of our own are published until one comes
+    /// back: then the subscription is known to stand.
     pub async fn subscribe(channel: Channel) -> Result<Events, CriError> {
-        let failed = |source: tonic::Status| CriError::Call {
-            operation: "Subscribe",
-            object: "to containerd's events".to_owned(),
-            source: Box::new(source),
-        };
-        let mut grpc = tonic::client::Grpc::new(channel);
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
         grpc.ready().await.map_err(|error| failed(tonic::Status::unavailable(error.to_string())))?;
-        let topics = ["/tasks/exit", "/tasks/oom", "/tasks/delete"];
-        let filters = topics.iter().map(|topic| format!("namespace==k8s.io,topic==\"{topic}\"")).collect();
+        let topics = ["/tasks/exit", "/tasks/oom", "/tasks/delete", HELLO];
+        let filters =
+            topics.iter().map(|topic| format!("namespace=={NAMESPACE},topic==\"{topic}\"")).collect();
         let path = PathAndQuery::from_static("/containerd.services.events.v1.Events/Subscribe");
         let codec = tonic_prost::ProstCodec::<SubscribeRequest, Envelope>::default();
-        let answer =
-            grpc.server_streaming(tonic::Request::new(SubscribeRequest { filters }), path, codec).await;
-        Ok(Events { stream: answer.map_err(failed)?.into_inner() })
+        let request = tonic::Request::new(SubscribeRequest { filters });
+        let mut answer = std::pin::pin!(grpc.server_streaming(request, path, codec));
+        let mut hello = tokio::time::interval(HELLO_PERIOD);
+        let deadline = tokio::time::sleep(HELLO_LIMIT);
+        let mut deadline = std::pin::pin!(deadline);
+        loop {
+            tokio::select! {
+                answer = &mut answer => {
+                    return Ok(Events { stream: answer.map_err(failed)?.into_inner() });
+                }
+                _ = hello.tick() => publish_hello(channel.clone()).await?,
+                () = &mut deadline => {
+                    return Err(failed(tonic::Status::deadline_exceeded("our own event did not come back")));
+                }
+            }
+        }
     }
 
     /// The next event that matters; `None` when containerd closed the stream.
     pub async fn next(&mut self) -> Result<Option<RuntimeEvent>, CriError> {
         loop {
-            let message = self.stream.message().await.map_err(|source| CriError::Call {
-                operation: "Subscribe",
-                object: "to containerd's events".to_owned(),
-                source: Box::new(source),
-            })?;
+            let message = self.stream.message().await.map_err(failed)?;
             match message {
                 None => return Ok(None),
                 Some(envelope) => {
@@ -71,6 +88,25 @@ impl Events {
                 }
             }
         }
+    }
+}
+
+async fn publish_hello(channel: Channel) -> Result<(), CriError> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.map_err(|error| failed(tonic::Status::unavailable(error.to_string())))?;
+    let event = Any { type_url: "skerry.io/subscribed".to_owned(), value: Vec::new() };
+    let mut request = tonic::Request::new(PublishRequest { topic: HELLO.to_owned(), event: Some(event) });
+    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+    let path = PathAndQuery::from_static("/containerd.services.events.v1.Events/Publish");
+    let codec = tonic_prost::ProstCodec::<PublishRequest, Empty>::default();
+    grpc.unary(request, path, codec).await.map(drop).map_err(failed)
+}
+
+fn failed(source: tonic::Status) -> CriError {
+    CriError::Call {
+        operation: "Subscribe",
+        object: "to containerd's events".to_owned(),
+        source: Box::new(source),
     }
 }
 
@@ -101,6 +137,17 @@ struct SubscribeRequest {
     #[prost(string, repeated, tag = "1")]
     filters: Vec<String>,
 }
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PublishRequest {
+    #[prost(string, tag = "1")]
+    topic: String,
+    #[prost(message, optional, tag = "2")]
+    event: Option<Any>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Empty {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {

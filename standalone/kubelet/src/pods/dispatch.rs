@@ -235,6 +235,7 @@ async fn follow_runtime(agent: Arc<Agent>, sender: mpsc::Sender<FromRuntime>) {
 
 async fn follow_once(agent: &Agent, sender: &mpsc::Sender<FromRuntime>) -> Result<(), crate::cri::CriError> {
     let mut events = Events::subscribe(agent.cri.channel()).await?;
+    tracing::debug!("subscribed to containerd's events");
     list(agent, sender).await?;
     let period = agent.config.resync_interval;
     let mut resync = tokio::time::interval_at(Instant::now() + period, period);
