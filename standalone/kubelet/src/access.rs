@@ -24,6 +24,10 @@ use crate::{
     tls::{self, NodeCertificate, TlsError},
 };
 
+const KEEP_IDLE_S: u32 = 15;
+const KEEP_INTERVAL_S: u32 = 5;
+const UNANSWERED_MS: u32 = 30_000;
+
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     #[error(transparent)]
@@ -124,7 +128,18 @@ pub async fn dial(uri: &Uri, tls: Arc<ClientConfig>) -> std::io::Result<TlsStrea
     let port = uri.port_u16().unwrap_or(443);
     let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
     stream.set_nodelay(true)?;
+    notice_silence(&stream)?;
     tls::connect(tls, host, stream).await
+}
+
+/// A server that vanished without a word is noticed: an idle connection is probed, unanswered bytes end it.
+fn notice_silence(stream: &TcpStream) -> std::io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEP_IDLE_S)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEP_INTERVAL_S)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &UNANSWERED_MS)?;
+    Ok(())
 }
 
 struct Dialled(TlsStream<TcpStream>);

@@ -6,8 +6,8 @@ use std::{
 };
 
 use k8s_cri::v1;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use tokio::sync::watch;
+use k8s_openapi::api::core::v1::{ConfigMap, PodStatus, Secret};
+use tokio::sync::{broadcast, watch};
 
 use crate::{
     Config,
@@ -16,8 +16,11 @@ use crate::{
     objects::Objects,
     pods::mailbox::Mailbox,
     recorder::Recorder,
-    spec::{dns::ClusterDns, fields::Allocatable},
+    spec::{PodId, dns::ClusterDns, fields::Allocatable},
 };
+
+/// Exits that a slow reader of logs may be behind; beyond that it asks the runtime.
+const EXITS: usize = 256;
 
 pub struct Agent {
     pub config: Config,
@@ -31,6 +34,10 @@ pub struct Agent {
     pub secrets: Objects<Secret>,
     /// Variables of the API server's own Service, for every container.
     pub service_env: watch::Receiver<Option<BTreeMap<String, String>>>,
+    /// Ids of containers and sandboxes whose first process has ended, for those who follow a log.
+    pub exits: broadcast::Sender<String>,
+    /// Newest status of each pod by namespace and name.
+    statuses: Mutex<HashMap<(String, String), Arc<PodStatus>>>,
     /// Which worker is told about a container or sandbox id.
     owners: Mutex<HashMap<String, Arc<Mailbox>>>,
 }
@@ -58,6 +65,8 @@ impl Agent {
             machine: parts.machine,
             systemd_cgroups: parts.systemd_cgroups,
             service_env: parts.service_env,
+            exits: broadcast::channel(EXITS).0,
+            statuses: Mutex::default(),
             owners: Mutex::default(),
         }
     }
@@ -73,6 +82,26 @@ impl Agent {
 
     pub fn owner(&self, id: &str) -> Option<Arc<Mailbox>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// What the pod's status is by now; `None` once it has left the node.
+    pub fn note_status(&self, id: &PodId, status: Option<Arc<PodStatus>>) {
+        let key = (id.namespace.clone(), id.name.clone());
+        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        match status {
+            Some(status) => _ = statuses.insert(key, status),
+            None => _ = statuses.remove(&key),
+        }
+    }
+
+    /// Why a container does not run yet, or not again yet.
+    pub fn waiting_reason(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
+        let key = (namespace.to_owned(), pod.to_owned());
+        let status = self.statuses.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()?;
+        let all =
+            status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+        let found = all.into_iter().find(|status| status.name == container)?;
+        found.state.as_ref()?.waiting.as_ref()?.reason.clone()
     }
 
     pub fn allocatable(&self) -> Allocatable {

@@ -24,6 +24,7 @@ mod run;
 mod service_env;
 pub mod spec;
 mod tls;
+mod tunnel;
 pub mod volumes;
 
 pub use access::AccessError;

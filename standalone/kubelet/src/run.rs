@@ -15,6 +15,7 @@ use crate::{
     recorder::Recorder,
     service_env,
     tls::NodeCertificate,
+    tunnel,
 };
 
 /// How long a runtime that is not there yet is waited for.
@@ -68,7 +69,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Kube
     let side = async {
         tokio::join!(
             service_env::follow(access.client.clone(), sender),
-            keep_certificate(&agent, access.certificate.clone())
+            keep_certificate(&agent, access.certificate.clone()),
+            keep_tunnel(&agent, &access, &shutdown)
         )
     };
     let main = async {
@@ -95,6 +97,12 @@ async fn await_runtime(cri: &Cri, config: &Config) -> Result<bool, KubeletError>
             }
             Err(_) => tokio::time::sleep(RUNTIME_RETRY).await,
         }
+    }
+}
+
+async fn keep_tunnel(agent: &Arc<Agent>, access: &Access, shutdown: &CancellationToken) {
+    if agent.config.tunnel {
+        tunnel::run(agent.clone(), access.server.clone(), access.tls.clone(), shutdown.clone()).await;
     }
 }
 

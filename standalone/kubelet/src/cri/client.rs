@@ -182,6 +182,36 @@ impl Cri {
         Ok(answer.items.into_iter().map(|sandbox| sandbox.id).collect())
     }
 
+    /// Instances of a container by names, newest first.
+    pub async fn find_containers(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+    ) -> Result<Vec<v1::Container>, CriError> {
+        let mut label_selector = pod_labels(namespace, pod);
+        label_selector.insert(labels::CONTAINER_NAME.to_owned(), container.to_owned());
+        let filter = v1::ContainerFilter { label_selector, ..Default::default() };
+        let request = v1::ListContainersRequest { filter: Some(filter) };
+        let answer =
+            call("ListContainers", pod, CALL_LIMIT, self.runtime.clone().list_containers(request)).await?;
+        let mut found = answer.containers;
+        found.sort_by_key(|container| std::cmp::Reverse(container.created_at));
+        Ok(found)
+    }
+
+    /// Sandboxes of a pod by names, newest first.
+    pub async fn find_sandboxes(&self, namespace: &str, pod: &str) -> Result<Vec<v1::PodSandbox>, CriError> {
+        let filter =
+            v1::PodSandboxFilter { label_selector: pod_labels(namespace, pod), ..Default::default() };
+        let request = v1::ListPodSandboxRequest { filter: Some(filter) };
+        let answer =
+            call("ListPodSandbox", pod, CALL_LIMIT, self.runtime.clone().list_pod_sandbox(request)).await?;
+        let mut found = answer.items;
+        found.sort_by_key(|sandbox| std::cmp::Reverse(sandbox.created_at));
+        Ok(found)
+    }
+
     /// Returns the container's id.
     pub async fn create_container(
         &self,
@@ -278,6 +308,13 @@ impl Cri {
 
 fn image_spec(name: &str) -> v1::ImageSpec {
     v1::ImageSpec { image: name.to_owned(), user_specified_image: name.to_owned(), ..Default::default() }
+}
+
+fn pod_labels(namespace: &str, pod: &str) -> HashMap<String, String> {
+    HashMap::from([
+        (labels::POD_NAMESPACE.to_owned(), namespace.to_owned()),
+        (labels::POD_NAME.to_owned(), pod.to_owned()),
+    ])
 }
 
 fn incomplete(operation: &'static str, object: &str, field: &'static str) -> CriError {

@@ -176,6 +176,8 @@ impl Dispatcher {
         match message {
             FromRuntime::Event(event) => {
                 let id = event.container_id();
+                // Nobody follows a log: nobody is told.
+                let _ = self.agent.exits.send(id.to_owned());
                 if let Some(mailbox) = self.agent.owner(id) {
                     mailbox.tell(|inbox| _ = inbox.changed.insert(id.to_owned()));
                 }

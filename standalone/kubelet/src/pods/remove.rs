@@ -64,6 +64,7 @@ impl Worker {
         }
         self.runtime = Default::default();
         self.remove_files().await?;
+        self.agent.note_status(&self.id, None);
         self.remove_object().await
     }
 

@@ -149,6 +149,7 @@ impl Worker {
             return;
         }
         self.status = Arc::new(status);
+        self.agent.note_status(&self.id, Some(self.status.clone()));
         if let Some(reporter) = &self.reporter {
             reporter.report(self.status.clone());
         }

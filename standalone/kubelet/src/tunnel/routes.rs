@@ -1,0 +1,120 @@
+//! Which path does what, and which container is meant.
+
+use std::sync::Arc;
+
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use k8s_cri::v1;
+
+use super::{
+    logs,
+    query::{Query, parts},
+    reply::{self, Refusal, Reply},
+    streaming::{self, Session},
+};
+use crate::{agent::Agent, cri::CriError};
+
+/// Answers one exchange.
+pub async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Reply {
+    route(agent, request).await.unwrap_or_else(|refusal| refusal.reply())
+}
+
+async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, Refusal> {
+    let path = parts(request.uri().path());
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    match path.as_slice() {
+        ["healthz"] => Ok(reply::text(StatusCode::OK, "ok")),
+        ["containerLogs", namespace, pod, container] => {
+            logs::answer(agent, Place { namespace, pod, container }, &query).await
+        }
+        ["exec", namespace, pod, container] => {
+            let place = Place { namespace, pod, container };
+            let id = running(agent, place).await?;
+            let tty = query.flag(&["tty"]);
+            let session = Session {
+                stdin: query.flag(&["input", "stdin"]),
+                stdout: query.flag(&["output", "stdout"]),
+                stderr: query.flag(&["error", "stderr"]) && !tty,
+                tty,
+            };
+            let exec = v1::ExecRequest {
+                container_id: id,
+                cmd: query.all("command"),
+                tty,
+                stdin: session.stdin,
+                stdout: session.stdout,
+                stderr: session.stderr,
+            };
+            let url = agent.cri.exec_url(exec).await.map_err(runtime)?;
+            streaming::session(&url, request, session).await
+        }
+        ["attach", namespace, pod, container] => {
+            let place = Place { namespace, pod, container };
+            let id = running(agent, place).await?;
+            let tty = query.flag(&["tty"]);
+            let session = Session {
+                stdin: query.flag(&["input", "stdin"]),
+                stdout: query.flag(&["output", "stdout"]),
+                stderr: query.flag(&["error", "stderr"]) && !tty,
+                tty,
+            };
+            let attach = v1::AttachRequest {
+                container_id: id,
+                tty,
+                stdin: session.stdin,
+                stdout: session.stdout,
+                stderr: session.stderr,
+            };
+            let url = agent.cri.attach_url(attach).await.map_err(runtime)?;
+            streaming::session(&url, request, session).await
+        }
+        ["portForward", namespace, pod] => {
+            let sandbox = sandbox(agent, namespace, pod).await?;
+            let ports: Vec<i32> = query.all("port").iter().filter_map(|port| port.parse().ok()).collect();
+            let url = agent.cri.port_forward_url(&sandbox, ports.clone()).await.map_err(runtime)?;
+            streaming::port_forward(&url, request, &ports).await
+        }
+        _ => Err(Refusal::NotFound(format!("the node agent has no {}", request.uri().path()))),
+    }
+}
+
+/// Which container of which pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub namespace: &'a str,
+    pub pod: &'a str,
+    pub container: &'a str,
+}
+
+/// The running instance's id.
+async fn running(agent: &Agent, place: Place<'_>) -> Result<String, Refusal> {
+    let Place { namespace, pod, container } = place;
+    let found = agent.cri.find_containers(namespace, pod, container).await.map_err(runtime)?;
+    let running = v1::ContainerState::ContainerRunning as i32;
+    match found.into_iter().find(|found| found.state == running) {
+        Some(found) => Ok(found.id),
+        None => {
+            Err(Refusal::NotFound(format!("container not found (\"{container}\") in pod {pod}_{namespace}")))
+        }
+    }
+}
+
+async fn sandbox(agent: &Agent, namespace: &str, pod: &str) -> Result<String, Refusal> {
+    let found = agent.cri.find_sandboxes(namespace, pod).await.map_err(runtime)?;
+    let ready = v1::PodSandboxState::SandboxReady as i32;
+    match found.into_iter().find(|found| found.state == ready) {
+        Some(found) => Ok(found.id),
+        None => Err(Refusal::NotFound(format!("pod {pod}_{namespace} has no running sandbox"))),
+    }
+}
+
+pub fn runtime(error: CriError) -> Refusal {
+    if error.is_unavailable() {
+        return Refusal::Unavailable(format!(
+            "the container runtime does not answer: {}",
+            error.runtime_message()
+        ));
+    }
+    Refusal::Internal(error.runtime_message())
+}
