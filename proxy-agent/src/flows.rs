@@ -7,7 +7,20 @@ use proxy_abi::{
 use proxy_state::Actual;
 use skerry_kernel::{Error, Map};
 
-use crate::{metrics::Metrics, pins::Pins, watch::chain};
+use crate::{
+    metrics::Metrics,
+    pins::Pins,
+    sockets::{self, SocketsError},
+    watch::chain,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FlowsError {
+    #[error("look through the flow tables")]
+    Tables(#[from] Error),
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
+}
 
 /// The connection tables, which the programs fill and we keep clean.
 pub(crate) struct Flows {
@@ -27,7 +40,7 @@ impl Flows {
 
     /// Ends UDP flows whose backend, frontend or service is gone, so that their next packet is balanced anew. Compares
     /// levels, not edges: a service that was deleted while we were away is found as well. Returns how many ended.
-    pub fn end_stale_udp(&self, actual: &Actual) -> Result<usize, Error> {
+    pub fn end_stale_udp(&self, actual: &Actual) -> Result<usize, FlowsError> {
         let mut ended = 0;
         for table in [&self.established, &self.embryonic] {
             let stale: Vec<Tuple> = table
@@ -38,14 +51,19 @@ impl Flows {
                 .collect();
             ended += self.remove(&stale)?;
         }
-        let stuck: Vec<SocketKey> = self
+        let stuck: Vec<(SocketKey, SocketOrigin)> = self
             .sockets
             .entries()?
             .into_iter()
             .filter(|(key, origin)| key.proto == proto::UDP && !socket_is_current(actual, key, origin))
-            .map(|(key, _)| key)
             .collect();
-        Ok(ended + self.sockets.delete_batch(&stuck)?)
+        let keys: Vec<SocketKey> = stuck.iter().map(|(key, _)| *key).collect();
+        ended += self.sockets.delete_batch(&keys)?;
+        let connected = stuck
+            .iter()
+            .filter(|(_, origin)| origin.flags & socket_flag::CHOICE == 0)
+            .map(|(key, _)| (key.cookie, key.addr, key.port));
+        Ok(ended + sockets::end_udp(&connected.collect())?)
     }
 
     /// Removes flows that were silent in both directions for longer than their state allows. `now_s`: seconds of

@@ -26,6 +26,7 @@ mod pins;
 mod reconcile;
 mod serve;
 mod settings;
+mod sockets;
 mod watch;
 
 pub use agent::{AgentError, Progress, run, run_with_progress};

@@ -65,3 +65,130 @@ impl<T: Tables> Reconciler<T> {
         &self.limits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proxy_abi::{Be16, FrontendKey, frontend_kind, proto};
+    use proxy_state::{Dump, ObjectKey, Op, api};
+    use serde_json::json;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { frontends: 64, slots: 64, pod_cidrs: 8, tunnel_peers: 8, grace_ms: 100 };
+
+    /// Maps in memory that fail at the operation with this number, once.
+    #[derive(Default)]
+    struct Faulty {
+        maps: Dump,
+        fail_at: Option<usize>,
+    }
+
+    impl Tables for Faulty {
+        fn execute(&mut self, ops: &[Op]) -> Result<(), Error> {
+            for op in ops {
+                match self.fail_at {
+                    Some(0) => {
+                        self.fail_at = None;
+                        let source = std::io::Error::other("made to fail");
+                        return Err(Error::System {
+                            operation: "update map",
+                            object: "FAULTY".into(),
+                            source,
+                        });
+                    }
+                    Some(left) => self.fail_at = Some(left - 1),
+                    None => {}
+                }
+                self.maps.execute(op);
+            }
+            Ok(())
+        }
+
+        fn dump(&mut self) -> Result<Dump, Error> {
+            Ok(self.maps.clone())
+        }
+    }
+
+    fn service(n: u8) -> api::Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": format!("s{n}"), "namespace": "ns"},
+            "spec": {"clusterIP": format!("10.96.0.{n}"), "ports": [{"port": 80, "protocol": "TCP"}]},
+        }))
+        .unwrap()
+    }
+
+    fn slice(n: u8, backends: &[&str]) -> api::EndpointSlice {
+        let endpoints: Vec<_> = backends.iter().map(|ip| json!({"addresses": [ip]})).collect();
+        serde_json::from_value(json!({
+            "metadata": {"name": format!("e{n}"), "namespace": "ns",
+                         "labels": {"kubernetes.io/service-name": format!("s{n}")}},
+            "addressType": "IPv4", "ports": [{"name": "", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints,
+        }))
+        .unwrap()
+    }
+
+    fn backends(maps: &Dump, n: u8) -> Option<Vec<String>> {
+        let addr = Ipv4Addr::new(10, 96, 0, n).into();
+        let key = FrontendKey { addr, port: Be16::new(80), proto: proto::TCP, kind: frontend_kind::ADDRESS };
+        let frontend = maps.frontends.get(&key)?;
+        let run = &maps.slots[frontend.first as usize..(frontend.first + frontend.count) as usize];
+        assert!(
+            run.iter().all(|s| (s.service_id, s.generation) == (frontend.service_id, frontend.generation))
+        );
+        Some(run.iter().map(|slot| slot.addr.to_string()).collect())
+    }
+
+    /// Three services, of which one moves, one goes and one comes.
+    fn changed(fail_at: Option<usize>) -> (Reconciler<Faulty>, Result<Synced, Error>) {
+        let mut reconciler = Reconciler::new(State::new("here"), LIMITS, Faulty::default(), 0).unwrap();
+        for n in [1, 2] {
+            reconciler.state.apply_service(&service(n));
+            reconciler.state.apply_slice(&slice(n, &["10.0.0.1", "10.0.0.2"]));
+        }
+        reconciler.sync(0).unwrap();
+        reconciler.state.apply_slice(&slice(1, &["10.0.0.3"]));
+        reconciler.state.delete_service(&ObjectKey::new("ns", "s2"));
+        reconciler.state.apply_service(&service(3));
+        reconciler.state.apply_slice(&slice(3, &["10.0.0.4"]));
+        reconciler.tables.fail_at = fail_at;
+        let synced = reconciler.sync(1);
+        (reconciler, synced)
+    }
+
+    #[test]
+    fn a_failure_at_any_operation_is_made_good_by_the_next_sync() {
+        let operations = changed(None).1.unwrap().operations;
+        assert!(operations > 5);
+        for fail_at in 0..operations {
+            let (mut reconciler, failed) = changed(Some(fail_at));
+            assert!(failed.is_err());
+            // Meanwhile every frontend that is there points to a whole run.
+            let half = [1, 2, 3].map(|n| backends(&reconciler.tables.maps, n));
+            assert!(half[0].as_ref().is_some_and(|b| !b.is_empty()), "{half:?}");
+            reconciler.sync(2).unwrap();
+            let maps = &reconciler.tables.maps;
+            assert_eq!(backends(maps, 1).unwrap(), ["10.0.0.3"], "failed at {fail_at}");
+            assert_eq!((backends(maps, 2), backends(maps, 3).unwrap()), (None, vec!["10.0.0.4".to_owned()]));
+            reconciler.sync(1000).unwrap();
+            assert_eq!(
+                (reconciler.sync(1000).unwrap().operations, reconciler.compare(1000).unwrap()),
+                (0, 0)
+            );
+            assert_eq!(reconciler.tables.maps.slots.iter().filter(|slot| slot.service_id != 0).count(), 2);
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_changed_is_counted_and_repaired() {
+        let (mut reconciler, _) = changed(None);
+        let maps = &mut reconciler.tables.maps;
+        maps.frontends.retain(|key, _| key.addr != Ipv4Addr::new(10, 96, 0, 1).into());
+        maps.slots[0].service_id ^= 77;
+        assert_eq!(reconciler.compare(2).unwrap(), 3, "frontend, mark and slot");
+        reconciler.sync(2).unwrap();
+        assert_eq!(backends(&reconciler.tables.maps, 1).unwrap(), ["10.0.0.3"]);
+        assert_eq!(reconciler.compare(3).unwrap(), 0);
+    }
+}

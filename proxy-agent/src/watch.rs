@@ -91,7 +91,7 @@ pub(crate) async fn follow(client: Client, kind: Kind, to: mpsc::Sender<Received
     let mut backoff = BACKOFF_MIN;
     let mut revision = None;
     while !to.is_closed() {
-        let started = Instant::now();
+        let (started, had_revision) = (Instant::now(), revision.is_some());
         let error = match &revision {
             None => list(&client, kind, &to).await.map(|listed| revision = Some(listed)).err(),
             Some(from) => match watch(&client, kind, from.clone(), &to, &mut revision).await {
@@ -103,11 +103,18 @@ pub(crate) async fn follow(client: Client, kind: Kind, to: mpsc::Sender<Received
                 other => other.err(),
             },
         };
-        let Some(error) = error else {
-            backoff = BACKOFF_MIN;
-            continue;
-        };
-        tracing::warn!(error = chain(&error), ?kind, retry_in = ?backoff, "watch interrupted");
+        let is_first_list = had_revision != revision.is_some();
+        match &error {
+            Some(error) => {
+                tracing::warn!(error = chain(error), ?kind, retry_in = ?backoff, "watch interrupted")
+            }
+            // A watch that the server ended at once is asked for again no faster than one that failed.
+            None if is_first_list || started.elapsed() > BACKOFF_MAX => {
+                backoff = BACKOFF_MIN;
+                continue;
+            }
+            None => {}
+        }
         tokio::time::sleep(backoff).await;
         backoff = if started.elapsed() > BACKOFF_MAX { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
     }

@@ -3,6 +3,7 @@
 mod support;
 
 use libtest_mimic::{Arguments, Trial};
+use skerry_kernel::Link;
 use support::{
     Agent, Api, TestNode, Underlay, eventually,
     roles::{ROLE, Role, Tally, play},
@@ -37,8 +38,8 @@ struct Scene {
     // Dropped in this order: children, agents, pods, nodes.
     servers: Vec<Role>,
     agents: Vec<Agent>,
-    client: support::Pod,
-    _pods: Vec<support::Pod>,
+    client: support::net::Pod,
+    _pods: Vec<support::net::Pod>,
     api: Api,
     near: TestNode,
     _far: TestNode,
@@ -73,8 +74,10 @@ impl Scene {
     }
 
     fn backends(&self, protocol: &str, names: &[&str]) {
-        let endpoints: Vec<(&str, &str)> =
-            names.iter().map(|name| (if *name == "near" { "10.244.1.5" } else { "10.244.2.6" }, *name)).collect();
+        let endpoints: Vec<(&str, &str)> = names
+            .iter()
+            .map(|name| (if *name == "near" { "10.244.1.5" } else { "10.244.2.6" }, *name))
+            .collect();
         self.api.endpoints("web", protocol, 8080, &endpoints);
     }
 
@@ -86,20 +89,20 @@ impl Scene {
         format!("{}:{NODE_PORT}", self.near.ip())
     }
 
-    fn from_pod(&self, role: &str) -> Role {
+    fn in_pod(&self, role: &str) -> Role {
         Role::start(role, &[&self.cluster_ip()], |line| self.client.command(&self.near, line))
     }
 
-    fn from_node(&self, role: &str) -> Role {
+    fn on_node(&self, role: &str) -> Role {
         Role::start(role, &[&self.cluster_ip()], |line| self.near.command(line))
     }
 
-    fn from_outside(&self, role: &str) -> Role {
-        Role::start(role, &[&self.node_port()], |line| outside(&self.underlay, line))
+    fn outside(&self, role: &str) -> Role {
+        Role::start(role, &[&self.node_port()], |line| outside_command(&self.underlay, line))
     }
 }
 
-fn outside(underlay: &Underlay, line: &str) -> std::process::Command {
+fn outside_command(underlay: &Underlay, line: &str) -> std::process::Command {
     let mut command = std::process::Command::new("sh");
     command.arg("-c").arg(format!("exec nsenter --net={} -- {line}", underlay.client.path().display()));
     command
@@ -114,21 +117,21 @@ fn a_moment(role: Role) -> Tally {
 fn follows() {
     let scene = Scene::new("TCP");
     for (who, role) in
-        [("pod", scene.from_pod("dial")), ("node", scene.from_node("dial")), ("outside", scene.from_outside("dial"))]
+        [("pod", scene.in_pod("dial")), ("node", scene.on_node("dial")), ("outside", scene.outside("dial"))]
     {
         let tally = a_moment(role);
         assert!(tally.lost.is_empty() && tally.answers.len() == 2, "{who}: {tally:?}");
     }
     scene.backends("TCP", &["far"]);
     eventually("only the far one answers", || {
-        let tally = a_moment(scene.from_pod("dial"));
+        let tally = a_moment(scene.in_pod("dial"));
         (tally.lost.is_empty() && tally.answers.keys().eq(["far"])).then_some(())
     });
-    let tally = a_moment(scene.from_outside("dial"));
+    let tally = a_moment(scene.outside("dial"));
     assert!(tally.lost.is_empty() && tally.answers.keys().eq(["far"]), "{tally:?}");
     scene.backends("TCP", &[]);
     eventually("refused", || {
-        let tally = a_moment(scene.from_pod("dial"));
+        let tally = a_moment(scene.in_pod("dial"));
         (tally.total() == 0 && tally.lost.keys().all(|error| error.contains("refused"))).then_some(())
     });
 }
@@ -141,23 +144,42 @@ fn restarts(by_kill: bool) {
     // The first agent of this node has set it up; from here on it is a child.
     scene.agents.remove(0).stop().unwrap();
     let start = || {
-        let (dir, cgroup) = (scene.near.dir().display().to_string(), scene.near.cgroup.dir().display().to_string());
+        let (dir, cgroup) =
+            (scene.near.dir().display().to_string(), scene.near.cgroup.dir().display().to_string());
         Role::start("agent", &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
     };
     let mut agent = start();
     let load = [
-        ("new, ClusterIP from a pod", scene.from_pod("dial")),
-        ("new, ClusterIP from the node", scene.from_node("dial")),
-        ("new, NodePort from outside", scene.from_outside("dial")),
-        ("kept, ClusterIP from a pod", scene.from_pod("keep")),
-        ("kept, NodePort from outside", scene.from_outside("keep")),
+        ("new, ClusterIP from a pod", scene.in_pod("dial")),
+        ("new, ClusterIP from the node", scene.on_node("dial")),
+        ("new, NodePort from outside", scene.outside("dial")),
+        ("kept, ClusterIP from a pod", scene.in_pod("keep")),
+        ("kept, NodePort from outside", scene.outside("keep")),
     ];
+    let pins = [
+        format!("from_pod-{}", scene.client.device),
+        "from_uplink-eth0".into(),
+        "sock_connect4-cgroup".into(),
+    ];
+    let running = || {
+        pins.clone().map(|pin| {
+            let info = Link::open(&scene.near.pin("links", &pin)).unwrap().info().unwrap();
+            (info.id, info.program_id)
+        })
+    };
     for _ in 0..20 {
+        let before = running();
         match by_kill {
             true => agent.kill(),
             false => drop(agent.end()),
         }
         agent = start();
+        for ((link, program), (link_before, program_before)) in running().into_iter().zip(before) {
+            assert!(
+                link == link_before && program != program_before,
+                "the link stays, the program is a new one"
+            );
+        }
     }
     drop(agent);
     for (what, role) in load {
@@ -172,13 +194,14 @@ fn udp_moves() {
     scene.backends("UDP", &["near"]);
     let wait_for = |name: &str| {
         eventually(name, || {
-            let tally = a_moment(scene.from_pod("ask"));
+            let tally = a_moment(scene.in_pod("ask"));
             (tally.lost.is_empty() && tally.answers.keys().eq([name])).then_some(())
         });
     };
     wait_for("near");
     // Sockets that stay open while the backend moves: in a pod, on the node, outside.
-    let asking = [("pod", scene.from_pod("ask")), ("node", scene.from_node("ask")), ("outside", scene.from_outside("ask"))];
+    let asking =
+        [("pod", scene.in_pod("ask")), ("node", scene.on_node("ask")), ("outside", scene.outside("ask"))];
     std::thread::sleep(std::time::Duration::from_millis(100));
     scene.backends("UDP", &["far"]);
     wait_for("far");

@@ -1,6 +1,12 @@
 use proxy_abi::{Addr, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, Slot};
 
-use crate::{actual::Actual, draft::Draft, ingest::State, model::ObjectKey, runs::RunsFull};
+use crate::{
+    actual::{Actual, Dump},
+    draft::Draft,
+    ingest::State,
+    model::ObjectKey,
+    runs::RunsFull,
+};
 
 /// One map operation. Executing a plan's operations in order, and stopping after any of them, leaves maps that every
 /// packet can be served from: a run is written before a frontend points to it and erased after its grace period.
@@ -42,6 +48,32 @@ pub enum Op {
     DeleteEndpoint {
         addr: Addr,
     },
+}
+
+impl Dump {
+    /// Does to these contents what `op` does to the maps.
+    pub fn execute(&mut self, op: &Op) {
+        match op {
+            Op::WriteSlots { first, slots } => self.write(*first, slots),
+            Op::ClearSlots { first, count } => self.write(*first, &vec![Slot::default(); *count as usize]),
+            Op::SetFrontend { key, value } => drop(self.frontends.insert(*key, *value)),
+            Op::DeleteFrontend { key } => drop(self.frontends.remove(key)),
+            Op::SetPodCidr { key, value } => drop(self.pod_cidrs.insert(*key, *value)),
+            Op::DeletePodCidr { key } => drop(self.pod_cidrs.remove(key)),
+            Op::SetPeer { addr } => drop(self.tunnel_peers.insert(*addr)),
+            Op::DeletePeer { addr } => drop(self.tunnel_peers.remove(addr)),
+            Op::SetEndpoint { addr, value } => drop(self.endpoints.insert(*addr, *value)),
+            Op::DeleteEndpoint { addr } => drop(self.endpoints.remove(addr)),
+        }
+    }
+
+    fn write(&mut self, first: u32, slots: &[Slot]) {
+        let (first, end) = (first as usize, first as usize + slots.len());
+        if self.slots.len() < end {
+            self.slots.resize(end, Slot::default());
+        }
+        self.slots[first..end].copy_from_slice(slots);
+    }
 }
 
 /// What to do, and what could not be planned.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 use proxy_state::{Actual, Dump, ObjectKey, State, plan};
 use serde_json::{Value, json};
-use world::{LIMITS, World, execute, meaning, parse};
+use world::{LIMITS, World, meaning, parse};
 
 /// Everything comes from a small pool, so that services fight over addresses and slices move between them.
 #[derive(Clone, Debug)]
@@ -142,14 +142,14 @@ proptest! {
                     let ops = world.plan().ops;
                     let done = (ops.len() as f64 * share) as usize;
                     for op in &ops[..done] {
-                        execute(&mut world.maps, op);
+                        world.maps.execute(op);
                         meaning(&world.maps);
                     }
                     world.actual = Actual::restore(LIMITS, world.maps.clone(), world.now_ms);
                 }
                 Event::Synced { after_ms } => {
                     for op in world.plan().ops {
-                        execute(&mut world.maps, &op);
+                        world.maps.execute(&op);
                         meaning(&world.maps);
                     }
                     prop_assert_eq!(world.actual.divergence(&world.maps), 0);

@@ -10,7 +10,7 @@ use proxy_abi::{
 };
 use proxy_state::{Actual, Limits, ObjectKey, Op, Refusal, plan};
 use serde_json::{Value, json};
-use world::{LIMITS, World, execute, service, slice};
+use world::{LIMITS, World, service, slice};
 
 fn key(ip: &str, port: u16, protocol: u8) -> FrontendKey {
     let addr = ip.parse::<IpAddr>().unwrap().into();
@@ -291,7 +291,7 @@ fn ids_survive_a_restart_and_an_agent_that_knows_nothing_yet_plans_nothing() {
     world.actual = Actual::restore(LIMITS, world.maps.clone(), 0);
     world.slice(slice("e", "a", &["10.0.0.1", "10.0.0.2"]));
     for op in plan(&mut world.state, &mut world.actual, 0).ops {
-        execute(&mut world.maps, &op);
+        world.maps.execute(&op);
     }
     for ip in ["10.96.0.1", "10.96.0.2"] {
         let key = key(ip, 80, proto::TCP);

@@ -2,11 +2,11 @@
 #![expect(dead_code, reason = "each test file uses its own part")]
 
 mod api;
-mod net;
+pub mod net;
 pub mod roles;
 
 pub use api::Api;
-pub use net::{Pod, TestNode, Underlay};
+pub use net::{TestNode, Underlay};
 
 use std::{
     thread::JoinHandle,

@@ -130,7 +130,9 @@ fn serve(name: &str, port: u16) {
             let line = tcp_line.clone();
             std::thread::spawn(move || {
                 let mut byte = [0];
-                while stream.write_all(line.as_bytes()).is_ok() && stream.read(&mut byte).is_ok_and(|n| n == 1) {}
+                while stream.write_all(line.as_bytes()).is_ok()
+                    && stream.read(&mut byte).is_ok_and(|n| n == 1)
+                {}
             });
         }
     });
@@ -192,12 +194,12 @@ fn keep() -> impl FnMut(SocketAddr, &mut bool) -> io::Result<String> {
     }
 }
 
-/// Datagrams from one connected socket.
+/// Datagrams from a connected socket, and from a new one when that fails.
 fn ask() -> impl FnMut(SocketAddr, &mut bool) -> io::Result<String> {
     let mut socket = None;
     move |to, _| {
-        let socket = match &socket {
-            Some(socket) => socket,
+        let open = match &socket {
+            Some(open) => open,
             None => {
                 let fresh = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
                 fresh.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -206,10 +208,17 @@ fn ask() -> impl FnMut(SocketAddr, &mut bool) -> io::Result<String> {
             }
         };
         std::thread::sleep(Duration::from_millis(1));
-        socket.send(b"?")?;
         let mut buffer = [0; 64];
-        let length = socket.recv(&mut buffer)?;
-        named(&String::from_utf8_lossy(&buffer[..length]))
+        match open.send(b"?").and_then(|_| open.recv(&mut buffer)) {
+            Ok(length) => named(&String::from_utf8_lossy(&buffer[..length])),
+            Err(error) => {
+                // Silence is one thing; a socket that was ended is of no more use.
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    socket = None;
+                }
+                Err(error)
+            }
+        }
     }
 }
 

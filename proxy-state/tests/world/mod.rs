@@ -3,35 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_abi::{Addr, Frontend, FrontendKey, Slot};
-use proxy_state::{Actual, Dump, Limits, Op, Plan, State, api, plan};
+use proxy_abi::{Addr, Frontend, FrontendKey};
+use proxy_state::{Actual, Dump, Limits, Plan, State, api, plan};
 use serde_json::{Value, json};
 
 pub const LIMITS: Limits =
     Limits { frontends: 512, slots: 1024, pod_cidrs: 64, tunnel_peers: 64, grace_ms: 1000 };
-
-pub fn execute(maps: &mut Dump, op: &Op) {
-    match op.clone() {
-        Op::WriteSlots { first, slots } => write(maps, first, &slots),
-        Op::ClearSlots { first, count } => write(maps, first, &vec![Slot::default(); count as usize]),
-        Op::SetFrontend { key, value } => drop(maps.frontends.insert(key, value)),
-        Op::DeleteFrontend { key } => drop(maps.frontends.remove(&key)),
-        Op::SetPodCidr { key, value } => drop(maps.pod_cidrs.insert(key, value)),
-        Op::DeletePodCidr { key } => drop(maps.pod_cidrs.remove(&key)),
-        Op::SetPeer { addr } => drop(maps.tunnel_peers.insert(addr)),
-        Op::DeletePeer { addr } => drop(maps.tunnel_peers.remove(&addr)),
-        Op::SetEndpoint { addr, value } => drop(maps.endpoints.insert(addr, value)),
-        Op::DeleteEndpoint { addr } => drop(maps.endpoints.remove(&addr)),
-    }
-}
-
-fn write(maps: &mut Dump, first: u32, slots: &[Slot]) {
-    let end = first as usize + slots.len();
-    if maps.slots.len() < end {
-        maps.slots.resize(end, Slot::default());
-    }
-    maps.slots[first as usize..end].copy_from_slice(slots);
-}
 
 /// Backends (address, port, flags) of a frontend, its own flags, its affinity.
 pub type Meaning = (BTreeSet<(Addr, u16, u16)>, u32, u32);
@@ -79,7 +56,7 @@ impl World {
     /// Plans and executes everything.
     pub fn sync(&mut self) -> Plan {
         let plan = self.plan();
-        plan.ops.iter().for_each(|op| execute(&mut self.maps, op));
+        plan.ops.iter().for_each(|op| self.maps.execute(op));
         plan
     }
 
