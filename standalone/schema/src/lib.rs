@@ -36,6 +36,6 @@ pub use openapi::{Document, openapi_v3, openapi_v3_index};
 pub use patch::{PatchError, PatchType, apply_patch};
 pub use quantity::{Quantity, QuantityError};
 pub use selectable::{field_label_supported, selectable_fields};
-pub use shape::{Field, ListType, Shape, Ty};
+pub use shape::{Field, Form, ListType, Rule, Shape, Ty};
 pub use strategy::{prepare_create, prepare_update, qos_class};
 pub use table::{Column, cells, columns};

@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub use pod::pod_update;
-pub use pod_defaults::admit as admit_pod;
+pub use pod_defaults::{admit as admit_pod, tolerate};
 pub use service::keep_allocated;
 pub use workload::job_selector;
 
@@ -37,6 +37,11 @@ impl Errors {
         if self.0.len() < MAX_ERRORS {
             self.0.push(error);
         }
+    }
+
+    /// Drops complaints that a wider view has an answer to.
+    pub fn forget(&mut self, answered: impl Fn(&FieldError) -> bool) {
+        self.0.retain(|error| !answered(error));
     }
 
     pub fn into_result(self) -> Result<(), Vec<FieldError>> {

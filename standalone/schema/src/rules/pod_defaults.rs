@@ -87,6 +87,13 @@ pub fn admit(pod: &mut Value) {
         spec.entry("priority").or_insert(json!(0));
     }
     spec.entry("preemptionPolicy").or_insert(json!("PreemptLowerPriority"));
+    tolerate(pod);
+}
+
+/// DefaultTolerationSeconds: a pod outlives a node's silence for five minutes. Also at an update: `kubectl apply` sends
+/// the list without what was added here.
+pub fn tolerate(pod: &mut Value) {
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
     let Some(tolerations) = tolerations.as_array_mut() else { return };
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Errors, form, join};
-use crate::FieldError;
+use crate::{FieldError, Reason};
 
 type Object = Map<String, Value>;
 
@@ -225,6 +225,12 @@ pub fn stateful_set(map: &Object, old: Option<&Object>, path: &str, errors: &mut
         "selector",
     ];
     selector(map, path, "statefulset", errors);
+    // The claims' volumes are added to each pod when it is made.
+    let claims = map.get("volumeClaimTemplates").and_then(Value::as_array);
+    for name in claims.into_iter().flatten().map(|claim| &claim["metadata"]["name"]) {
+        let complaint = FieldError::not_found("", name).message;
+        errors.forget(|error| error.reason == Reason::NotFound && error.message == complaint);
+    }
     template(map, path, true, errors);
     if let Some(old) = old {
         let fixed = |map: &Object| -> Object {

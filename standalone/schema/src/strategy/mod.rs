@@ -66,12 +66,12 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: jiff::Timestamp) -> 
             meta.insert("generation".into(), json!(1));
         }
     }
+    // No protection finalizers on volumes and claims: the controllers that take them off do not exist yet, and an object
+    // that can't be deleted is worse than one that can be deleted in use.
     match kind.kind {
         "Job" => rules::job_selector(object),
         "Pod" => rules::admit_pod(object),
         "Namespace" => namespace(object),
-        "PersistentVolumeClaim" => add_finalizer(object, "kubernetes.io/pvc-protection"),
-        "PersistentVolume" => add_finalizer(object, "kubernetes.io/pv-protection"),
         _ => {}
     }
     set_defaults(kind, object);
@@ -105,6 +105,9 @@ pub fn prepare_update(
     let resized = status::keep_what_is_not_meant(kind, old, new, subresource);
     if kind.kind == "Service" && subresource.is_none() {
         rules::keep_allocated(old, new);
+    }
+    if kind.kind == "Pod" && subresource.is_none() {
+        rules::tolerate(new);
     }
     set_defaults(kind, new);
     if wanted_changed(old, new) && WITH_GENERATION.contains(&kind.kind) {
@@ -167,15 +170,6 @@ fn namespace(object: &mut Value) {
             Some(list) => list.push(json!("kubernetes")),
             None => *finalizers = json!(["kubernetes"]),
         }
-    }
-}
-
-fn add_finalizer(object: &mut Value, name: &str) {
-    let finalizers = &mut object["metadata"]["finalizers"];
-    match finalizers.as_array_mut() {
-        Some(list) if list.iter().any(|have| have == name) => {}
-        Some(list) => list.push(json!(name)),
-        None => *finalizers = json!([name]),
     }
 }
 

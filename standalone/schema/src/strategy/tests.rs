@@ -204,6 +204,10 @@ fn a_running_pod_changes_only_where_it_may() {
     let mut new = old.clone();
     new["spec"]["containers"][0]["image"] = json!("a:2");
     assert_eq!(update("v1", "Pod", &old, new.clone(), None).unwrap()["metadata"]["generation"], 2);
+    // As `kubectl apply` sends it a second time.
+    new["spec"]["tolerations"] = json!([]);
+    let again = update("v1", "Pod", &old, new.clone(), None).unwrap();
+    assert_eq!(again["spec"]["tolerations"], old["spec"]["tolerations"]);
     new["spec"]["containers"][0]["command"] = json!(["x"]);
     assert!(
         update("v1", "Pod", &old, new, None).unwrap_err()[0]
@@ -263,6 +267,27 @@ fn services_get_defaults_and_keep_what_was_allocated() {
             "spec.ports[1].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
         ]
     );
+}
+
+#[test]
+fn a_stateful_sets_claims_are_volumes() {
+    let mut body = deployment();
+    body["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+        json!([{"name": "data", "mountPath": "/d"}]);
+    assert_eq!(create("apps/v1", "StatefulSet", body.clone()).unwrap_err().len(), 1);
+    let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    body["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": claim}]);
+    let made = create("apps/v1", "StatefulSet", body).unwrap();
+    assert_eq!(
+        made["spec"]["updateStrategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})
+    );
+    let retention = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
+    assert_eq!(made["spec"]["persistentVolumeClaimRetentionPolicy"], retention);
+    let mut renamed = made.clone();
+    renamed["spec"]["serviceName"] = json!("other");
+    let refused = update("apps/v1", "StatefulSet", &made, renamed, None).unwrap_err();
+    assert!(refused[0].starts_with("spec: Forbidden: updates to statefulset spec for fields other than"));
 }
 
 #[test]
