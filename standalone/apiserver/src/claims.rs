@@ -339,7 +339,10 @@ async fn free_ip(claims: &Claims<'_>, range: IpNetwork) -> Result<String, Refuse
             }
         }
         let taken = claims.all_taken(IP_PREFIX).await?;
-        let mut offsets = lowest..=highest.min(lowest + MAX_SEARCH);
+        // From a random place on and round, so that those who search at once do not all find the same one.
+        let highest = highest.min(lowest + MAX_SEARCH);
+        let start = rand::random_range(lowest..=highest);
+        let mut offsets = (start..=highest).chain(lowest..start);
         if let Some(free) = offsets.find(|offset| !taken.contains(&address_at(range, *offset).to_string())) {
             return Ok(address_at(range, free).to_string());
         }
@@ -441,7 +444,9 @@ async fn free_port(claims: &Claims<'_>, chosen: &BTreeSet<u16>) -> Result<u16, R
         }
     }
     let taken = claims.all_taken(PORT_PREFIX).await?;
-    let free = range.clone().find(|port| !chosen.contains(port) && !taken.contains(&port.to_string()));
+    let start = rand::random_range(range.clone());
+    let mut ports = (start..=*range.end()).chain(*range.start()..start);
+    let free = ports.find(|port| !chosen.contains(port) && !taken.contains(&port.to_string()));
     free.ok_or_else(|| {
         let range = format!("{}-{}", range.start(), range.end());
         ApiError::internal(format!("failed to allocate a nodePort: range {range} is full")).into()

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Tries of a create whose generated name, address or port was taken in the meantime.
-const MAX_TRIES: usize = 16;
+const MAX_TRIES: usize = 64;
 /// A generated name keeps this many characters of its base, and gets five more (upstream's numbers).
 const MAX_GENERATED_BASE: usize = 58;
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
