@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
         case("a backend's complaint comes from the service, about what the client had sent", dns()).delivers(
             TWO,
             quoting("10.244.2.2", &udp(a, pod), 3, 3),
-            quoting("10.96.0.10", &udp(a, vip), 3, 3).hop().to_mac(POD_A_MAC),
+            quoting("10.96.0.10", &udp(a, vip), 3, 3).hop().for_mac(POD_A_MAC),
         ),
         case(
             "a backend's complaint, v6",
@@ -46,7 +46,7 @@ pub fn cases() -> Vec<Case> {
         .delivers(
             TWO,
             quoting("fd00:2::2", &udp(a6, pod6), 1, 4),
-            quoting("fd00:96::10", &udp(a6, vip6), 1, 4).hop().to_mac(POD_A_MAC),
+            quoting("fd00:96::10", &udp(a6, vip6), 1, 4).hop().for_mac(POD_A_MAC),
         ),
         case("what a router in the cluster says reaches the client as the NodePort's word", web()).sends_out(
             TWO,
@@ -56,7 +56,7 @@ pub fn cases() -> Vec<Case> {
         case("a router outside is told by name, to the pod that had sent", out()).delivers(
             Hook::FromUplink,
             quoting("192.0.2.77", &udp(&node, "203.0.113.9:53"), 11, 0),
-            quoting("192.0.2.77", &udp(a, "203.0.113.9:53"), 11, 0).hop().to_mac(POD_A_MAC),
+            quoting("192.0.2.77", &udp(a, "203.0.113.9:53"), 11, 0).hop().for_mac(POD_A_MAC),
         ),
         case("a client's complaint reaches the backend", web()).tunnels(
             Hook::FromUplink,
@@ -81,13 +81,13 @@ pub fn cases() -> Vec<Case> {
             quoting("192.0.2.77", &echo("192.168.50.1", "203.0.113.9", SNAT_PORT, false), 11, 0),
             quoting("192.0.2.77", &echo("10.244.1.2", "203.0.113.9", 77, false), 11, 0)
                 .hop()
-                .to_mac(POD_A_MAC),
+                .for_mac(POD_A_MAC),
         ),
         case("a complaint leaves the flow's state alone", dns())
             .delivers(
                 TWO,
                 quoting("10.244.2.2", &udp(a, pod), 3, 3),
-                quoting("10.96.0.10", &udp(a, vip), 3, 3).hop().to_mac(POD_A_MAC),
+                quoting("10.96.0.10", &udp(a, vip), 3, 3).hop().for_mac(POD_A_MAC),
             )
             .leaves(&[
                 "old 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.2:6000>10.244.2.2:7000 dnat",

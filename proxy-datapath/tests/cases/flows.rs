@@ -22,7 +22,7 @@ fn tcp_cases() -> Vec<Case> {
     let web = || State::standard().node_port(1, proto::TCP, 30_080, &[pod]);
     let key = || tuple(client, at, proto::TCP);
     let to = || tuple(client, pod, proto::TCP);
-    let inward = |flags| (tcp(client, at, flags), tcp(client, pod, flags).hop().to_mac(POD_A_MAC));
+    let inward = |flags| (tcp(client, at, flags), tcp(client, pod, flags).hop().for_mac(POD_A_MAC));
     let outward = |flags| (tcp(pod, client, flags), tcp(at, client, flags).hop());
     let established = || {
         let change = |flow: &mut proxy_abi::Flow| {
@@ -145,7 +145,7 @@ fn udp_cases() -> Vec<Case> {
         case("a late answer finds the flow that only its questions kept alive", one_way).delivers(
             TWO,
             udp(old, a),
-            udp(vip, a).hop().to_mac(POD_A_MAC),
+            udp(vip, a).hop().for_mac(POD_A_MAC),
         ),
         case("a flow whose answer entry was evicted gets it back", {
             let mut state = dns().flow(FlowTable::New, key(), to(), dnat(flow_state::EMBRYONIC), 1);

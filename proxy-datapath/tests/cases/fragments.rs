@@ -21,12 +21,12 @@ pub fn cases() -> Vec<Case> {
             .delivers(
                 Hook::FromOverlay("192.168.50.2", 1),
                 first(pod, a),
-                first(vip, a).hop().to_mac(POD_A_MAC),
+                first(vip, a).hop().for_mac(POD_A_MAC),
             )
             .delivers(
                 Hook::FromOverlay("192.168.50.2", 1),
                 later(pod, a),
-                later(vip, a).hop().to_mac(POD_A_MAC),
+                later(vip, a).hop().for_mac(POD_A_MAC),
             ),
         case("later fragments to the outside follow the first", State::standard())
             .sends_out(Hook::FromPod, first(a, "203.0.113.9:53"), first(&node, "203.0.113.9:53").hop())
@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
         case("between pods addresses suffice", State::standard()).delivers(
             Hook::FromPod,
             later(a, "10.244.1.3:1"),
-            later(a, "10.244.1.3:1").hop().to_mac(POD_B_MAC),
+            later(a, "10.244.1.3:1").hop().for_mac(POD_B_MAC),
         ),
     ]
 }

@@ -17,7 +17,7 @@ pub fn cases() -> Vec<Case> {
         case("a remote pod's packet is delivered", State::standard()).delivers(
             TWO,
             udp(remote, a),
-            udp(remote, a).hop().to_mac(POD_A_MAC),
+            udp(remote, a).hop().for_mac(POD_A_MAC),
         ),
         case("answers to the node's own connections are the stack's", State::standard())
             .passes(TWO, tcp("10.244.2.2:8080", "10.244.1.1:40000", "SA"))

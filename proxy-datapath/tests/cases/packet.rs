@@ -109,12 +109,12 @@ impl Packet {
         packet(IpAddr::from([0, 0, 0, 0]), IpAddr::from([0, 0, 0, 0]), Transport::Frame, bytes)
     }
 
-    pub fn to_mac(mut self, dst: [u8; 6]) -> Packet {
+    pub fn for_mac(mut self, dst: [u8; 6]) -> Packet {
         self.macs.1 = dst;
         self
     }
 
-    pub fn from_mac(mut self, src: [u8; 6]) -> Packet {
+    pub fn by_mac(mut self, src: [u8; 6]) -> Packet {
         self.macs.0 = src;
         self
     }
@@ -164,11 +164,11 @@ impl Packet {
     }
 
     pub(super) fn in_tunnel(self) -> Packet {
-        self.from_mac(OVERLAY_SRC_MAC).to_mac(OVERLAY_DEV_MAC)
+        self.by_mac(OVERLAY_SRC_MAC).for_mac(OVERLAY_DEV_MAC)
     }
 
     pub(super) fn answering(self) -> Packet {
-        self.from_mac(HOST_MAC).to_mac(POD_A_MAC)
+        self.by_mac(HOST_MAC).for_mac(POD_A_MAC)
     }
 
     pub fn bytes(&self) -> Vec<u8> {

@@ -24,7 +24,7 @@ fn reach() -> Vec<Case> {
     let a = "10.244.1.2:6000";
     vec![
         case("a pod of the same node is reached past the stack", State::standard())
-            .delivers(Hook::FromPod, udp(a, b), udp(a, b).hop().to_mac(POD_B_MAC))
+            .delivers(Hook::FromPod, udp(a, b), udp(a, b).hop().for_mac(POD_B_MAC))
             .leaves(&[]),
         case("a remote pod is reached through the tunnel", State::standard())
             .tunnels(Hook::FromPod, tcp(a, remote, "S"), tcp(a, remote, "S").hop())
@@ -70,7 +70,7 @@ fn services() -> Vec<Case> {
             .delivers(
                 Hook::FromOverlay("192.168.50.2", 1),
                 udp(remote, a),
-                udp(vip, a).hop().to_mac(POD_A_MAC),
+                udp(vip, a).hop().for_mac(POD_A_MAC),
             )
             .leaves(&[
                 "old 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.2:6000>10.244.2.2:7000 dnat",
@@ -88,7 +88,7 @@ fn services() -> Vec<Case> {
         .delivers(
             Hook::FromOverlay("192.168.50.2", 1),
             udp("[fd00:2::2]:7000", "[fd00:1::2]:6000"),
-            udp("[fd00:96::10]:53", "[fd00:1::2]:6000").hop().to_mac(POD_A_MAC),
+            udp("[fd00:96::10]:53", "[fd00:1::2]:6000").hop().for_mac(POD_A_MAC),
         ),
         case("a datagram without a checksum stays without one", dns()).tunnels(
             Hook::FromPod,
@@ -102,14 +102,14 @@ fn services() -> Vec<Case> {
         .delivers(
             Hook::FromPod,
             tcp(a, "10.96.0.10:80", "S"),
-            tcp(a, "10.244.1.3:8080", "S").hop().to_mac(POD_B_MAC),
+            tcp(a, "10.244.1.3:8080", "S").hop().for_mac(POD_B_MAC),
         ),
         case(
             "a pod that is its own backend meets itself as the router address",
             State::standard().service(1, proto::UDP, vip, &["10.244.1.2:7000"]),
         )
-        .delivers(Hook::FromPod, udp(a, vip), udp(&snat, "10.244.1.2:7000").hop().to_mac(POD_A_MAC))
-        .delivers(Hook::FromPod, udp("10.244.1.2:7000", &snat), udp(vip, a).hop().to_mac(POD_A_MAC))
+        .delivers(Hook::FromPod, udp(a, vip), udp(&snat, "10.244.1.2:7000").hop().for_mac(POD_A_MAC))
+        .delivers(Hook::FromPod, udp("10.244.1.2:7000", &snat), udp(vip, a).hop().for_mac(POD_A_MAC))
         .leaves(&[
             "old 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.1:61000>10.244.1.2:7000 dnat snat",
             "old 10.244.1.2:7000>10.244.1.1:61000/17 => 10.96.0.10:53>10.244.1.2:6000 dnat snat back",
@@ -119,7 +119,7 @@ fn services() -> Vec<Case> {
             State::standard().service(1, proto::UDP, vip, &["192.168.50.2:7000"]),
         )
         .sends_out(Hook::FromPod, udp(a, vip), udp(&node, "192.168.50.2:7000").hop())
-        .delivers(Hook::FromUplink, udp("192.168.50.2:7000", &node), udp(vip, a).hop().to_mac(POD_A_MAC)),
+        .delivers(Hook::FromUplink, udp("192.168.50.2:7000", &node), udp(vip, a).hop().for_mac(POD_A_MAC)),
         case(
             "a backend in this node's own network is the stack's, its answer is translated on the way to the pod",
             State::standard().service(1, proto::UDP, vip, &["192.168.50.1:7000"]),
@@ -147,7 +147,7 @@ fn outside() -> Vec<Case> {
             .delivers(
                 Hook::FromUplink,
                 tcp(outside, &node, "SA"),
-                tcp(outside, a, "SA").hop().to_mac(POD_A_MAC),
+                tcp(outside, a, "SA").hop().for_mac(POD_A_MAC),
             )
             .sends_out(Hook::FromPod, tcp(a, outside, "A"), tcp(&node, outside, "A").hop())
             .leaves(&[
@@ -168,7 +168,7 @@ fn outside() -> Vec<Case> {
             .delivers(
                 Hook::FromUplink,
                 echo("203.0.113.9", "192.168.50.1", SNAT_PORT, true),
-                echo("203.0.113.9", "10.244.1.2", 77, true).hop().to_mac(POD_A_MAC),
+                echo("203.0.113.9", "10.244.1.2", 77, true).hop().for_mac(POD_A_MAC),
             ),
         case("a protocol without ports is masqueraded by address, once a destination", State::standard())
             .sends_out(
@@ -179,7 +179,7 @@ fn outside() -> Vec<Case> {
             .delivers(
                 Hook::FromUplink,
                 udp(outside, &node).protocol(proto::SCTP),
-                udp(outside, a).protocol(proto::SCTP).hop().to_mac(POD_A_MAC),
+                udp(outside, a).protocol(proto::SCTP).hop().for_mac(POD_A_MAC),
             ),
         case("without a route the stack is left to say so", State::standard())
             .passes(Hook::FromPod, tcp(a, "198.51.100.1:80", "S"))
@@ -225,7 +225,7 @@ fn spoofs() -> Vec<Case> {
             .leaves(&[]),
         case("a source MAC that is not the pod's", State::standard()).drops(
             Hook::FromPod,
-            udp("10.244.1.2:1", to).from_mac(OTHER_MAC),
+            udp("10.244.1.2:1", to).by_mac(OTHER_MAC),
             Reason::MacSpoofed,
         ),
         case("a device that no pod was given", {

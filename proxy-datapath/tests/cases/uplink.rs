@@ -19,9 +19,9 @@ pub fn cases() -> Vec<Case> {
             "a NodePort's pod on this node sees the client, and answers straight out of the uplink",
             web(local),
         )
-        .delivers(Hook::FromUplink, tcp(client, at, "S"), tcp(client, local, "S").hop().to_mac(POD_A_MAC))
+        .delivers(Hook::FromUplink, tcp(client, at, "S"), tcp(client, local, "S").hop().for_mac(POD_A_MAC))
         .sends_out(Hook::FromPod, tcp(local, client, "SA"), tcp(at, client, "SA").hop())
-        .delivers(Hook::FromUplink, tcp(client, at, "A"), tcp(client, local, "A").hop().to_mac(POD_A_MAC))
+        .delivers(Hook::FromUplink, tcp(client, at, "A"), tcp(client, local, "A").hop().for_mac(POD_A_MAC))
         .leaves(&[
             "old 203.0.113.9:5000>192.168.50.1:30080/6 => 203.0.113.9:5000>10.244.1.2:8080 dnat",
             "old 10.244.1.2:8080>203.0.113.9:5000/6 => 192.168.50.1:30080>203.0.113.9:5000 dnat back",
@@ -81,11 +81,11 @@ pub fn cases() -> Vec<Case> {
                 &[local],
             ),
         )
-        .delivers(Hook::FromUplink, tcp(client, at, "S"), tcp(client, local, "S").hop().to_mac(POD_A_MAC))
+        .delivers(Hook::FromUplink, tcp(client, at, "S"), tcp(client, local, "S").hop().for_mac(POD_A_MAC))
         .delivers(
             Hook::FromUplink,
             tcp(client, "192.168.50.1:30081", "S"),
-            tcp(&format!("203.0.113.9:{SNAT_PORT}"), local, "S").hop().to_mac(POD_A_MAC),
+            tcp(&format!("203.0.113.9:{SNAT_PORT}"), local, "S").hop().for_mac(POD_A_MAC),
         )
         .sends_out(
             Hook::FromPod,

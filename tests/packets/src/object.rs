@@ -9,14 +9,13 @@ use aya::{
     },
 };
 use proxy_abi::{
-    Addr, Config, Counter, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Reason, Slot, Tuple, map,
+    Addr, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, PodCidr,
+    Reason, Slot, Tuple, map,
 };
 use skerry_lab::{Netns, NetnsError};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKERRY_BPF_OBJECT"));
 
-/// The only device that is there in every namespace.
-const LOOPBACK: u32 = 1;
 /// An answer may be longer than what it answers (an ICMP error to an empty datagram).
 const ANSWER_ROOM: usize = 128;
 /// Entries of the large tables in tests.
@@ -103,13 +102,18 @@ impl Object {
             .ok_or_else(|| ObjectError::Missing { what: "program", name: name.to_owned() })
     }
 
-    /// Runs a tc program once over a packet that came in by the loopback device of the current namespace; returns its answer
+    /// Runs a tc program once over a packet on a device of the current namespace; returns its answer
     /// (`TC_ACT_*`) and the packet as it left it. A redirect is not carried out.
     ///
     /// # Errors
     /// As for [`Object::classifier`], or the kernel refuses the run.
-    pub fn test_run(&mut self, name: &str, packet: &[u8]) -> Result<(i32, Vec<u8>), ObjectError> {
-        let context = incoming_by(LOOPBACK);
+    pub fn test_run(
+        &mut self,
+        name: &str,
+        ifindex: u32,
+        packet: &[u8],
+    ) -> Result<(i32, Vec<u8>), ObjectError> {
+        let context = incoming_by(ifindex);
         let mut out = vec![0; packet.len() + ANSWER_ROOM];
         let options = TestRunOptions {
             data_in: Some(packet),
@@ -204,14 +208,31 @@ impl Object {
             .collect()
     }
 
-    /// Removes every entry of a flow table.
-    pub fn clear_flows(&mut self) -> Result<(), ObjectError> {
-        for table in [map::FLOWS, map::FLOWS_NEW] {
-            let keys: Vec<Tuple> = self.flows(table)?.into_iter().map(|(key, _)| key).collect();
-            let mut map: HashMap<&mut MapData, Plain<Tuple>, Plain<Flow>> = self.map(table)?;
-            for key in keys {
-                map.remove(&Plain(key)).map_err(|source| map_error(table, source))?;
-            }
+    /// Empties every table that has keys.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn clear(&mut self) -> Result<(), ObjectError> {
+        self.empty::<FrontendKey, Frontend>(map::FRONTENDS)?;
+        self.empty::<Addr, Endpoint>(map::ENDPOINTS)?;
+        self.empty::<u32, Link>(map::LINKS)?;
+        self.empty::<Addr, u32>(map::TUNNEL_PEERS)?;
+        self.empty::<Tuple, Flow>(map::FLOWS_NEW)?;
+        self.empty::<Tuple, Flow>(map::FLOWS)?;
+        self.empty::<FragmentKey, FragmentPorts>(map::FRAGMENTS)?;
+        let mut cidrs: LpmTrie<&mut MapData, Plain<Addr>, Plain<PodCidr>> = self.map(map::POD_CIDRS)?;
+        let keys: Vec<_> = cidrs.keys().flatten().collect();
+        for key in keys {
+            cidrs.remove(&key).map_err(|source| map_error(map::POD_CIDRS, source))?;
+        }
+        Ok(())
+    }
+
+    fn empty<K: bytemuck::Pod, V: bytemuck::Pod>(&mut self, name: &'static str) -> Result<(), ObjectError> {
+        let mut map: HashMap<&mut MapData, Plain<K>, Plain<V>> = self.map(name)?;
+        let keys: Vec<_> = map.keys().flatten().collect();
+        for key in keys {
+            map.remove(&key).map_err(|source| map_error(name, source))?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 #[path = "../../../proxy-datapath/tests/cases/mod.rs"]
 mod cases;
 
-use cases::{Case, Hook, State, line};
+use cases::{Case, Hook, POD_A_IFINDEX, State, line};
 use proxy_abi::{Reason, map, prog};
 use proxy_datapath::{Action, FlowTable};
 use skerry_lab::Netns;
@@ -20,13 +20,14 @@ const TC_ACT_REDIRECT: i32 = 7;
 fn every_row_without_a_tunnel_packet_holds_in_the_kernel() {
     let netns = namespace_with_routes();
     let uplink = netns.run(|| nix::net::if_::if_nametoindex("up0")).unwrap().unwrap();
+    let mut object = Object::load().unwrap();
     let (mut ran, mut failures) = (0, Vec::new());
     for case in cases::all() {
         if case.steps.iter().any(|step| matches!(step.hook, Hook::FromOverlay(..))) {
             continue;
         }
         ran += 1;
-        if let Err(failure) = netns.run(|| run(&case, uplink)).unwrap() {
+        if let Err(failure) = netns.run(|| run(&case, &mut object, uplink)).unwrap() {
             failures.push(format!("{}, {failure}", case.name));
         }
     }
@@ -51,12 +52,12 @@ fn namespace_with_routes() -> Netns {
     netns
 }
 
-fn run(case: &Case, uplink: u32) -> Result<(), String> {
-    let mut object = object(&case.state, uplink);
+fn run(case: &Case, object: &mut Object, uplink: u32) -> Result<(), String> {
+    fill(object, &case.state, uplink);
     for (index, step) in case.steps.iter().enumerate() {
         let at = format!("step {}", index + 1);
         let before = object.counted(step.reason).unwrap();
-        let (answer, output) = object.test_run(program(step.hook), &step.input).unwrap();
+        let (answer, output) = object.test_run(program(step.hook), POD_A_IFINDEX, &step.input).unwrap();
         if answer != expected_answer(step.action) {
             let counted: Vec<&Reason> =
                 Reason::ALL.iter().filter(|r| object.counted(**r).unwrap() > 0).collect();
@@ -83,9 +84,9 @@ fn run(case: &Case, uplink: u32) -> Result<(), String> {
     if flows == *expected { Ok(()) } else { Err(format!("flows\n  are {flows:#?}\n  not {expected:#?}")) }
 }
 
-/// A data plane with the row's maps.
-fn object(state: &State, uplink: u32) -> Object {
-    let mut object = Object::load().unwrap();
+/// Puts the row's maps in the place of what was there.
+fn fill(object: &mut Object, state: &State, uplink: u32) {
+    object.clear().unwrap();
     let mut config = state.config;
     config.uplink_ifindex = uplink;
     object.set_config(config).unwrap();
@@ -117,7 +118,6 @@ fn object(state: &State, uplink: u32) -> Object {
         flow.seen_s = now_s.wrapping_sub(row.age_s);
         object.set_flow(table, row.key, flow).unwrap();
     }
-    object
 }
 
 /// The clock that the programs read.

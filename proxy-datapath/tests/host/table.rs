@@ -1,9 +1,9 @@
 //! Every row of the case table on the host.
 
-mod cases;
-mod host_side;
-
-use host_side::{Bytes, Maps, run};
+use crate::{
+    cases,
+    memory::{Bytes, Maps, run},
+};
 
 #[test]
 fn every_row_of_the_table_holds_on_the_host() {

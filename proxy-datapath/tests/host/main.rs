@@ -1,0 +1,8 @@
+//! The datapath on the host: the case table, hostile bytes, the socket hooks.
+
+#[path = "../cases/mod.rs"]
+mod cases;
+mod fuzz;
+mod memory;
+mod sockets;
+mod table;

@@ -1,0 +1,127 @@
+//! The socket hooks over made-up sockets.
+
+use crate::cases::State;
+use crate::memory::Maps;
+use proxy_abi::{Addr, Be16, proto};
+use proxy_datapath::{Socket, SocketVerdict, sock_connect, sock_peername, sock_recvmsg, sock_sendmsg};
+
+const HOST: u64 = 1;
+const POD: u64 = 2;
+
+#[derive(Clone, Copy)]
+struct Fake {
+    addr: Addr,
+    port: Be16,
+    protocol: u8,
+    netns: u64,
+    cookie: u64,
+}
+
+impl Socket for Fake {
+    fn address(&self) -> (Addr, Be16) {
+        (self.addr, self.port)
+    }
+    fn set_address(&mut self, addr: &Addr, port: Be16) {
+        (self.addr, self.port) = (*addr, port);
+    }
+    fn protocol(&self) -> u8 {
+        self.protocol
+    }
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+    fn netns_cookie(&self) -> u64 {
+        self.netns
+    }
+}
+
+fn socket(to: &str, protocol: u8, netns: u64) -> Fake {
+    let to: std::net::SocketAddr = to.parse().unwrap();
+    Fake { addr: to.ip().into(), port: Be16::new(to.port()), protocol, netns, cookie: 7 }
+}
+
+fn names(socket: &Fake) -> String {
+    std::net::SocketAddr::new(socket.addr.to_ip(), socket.port.get()).to_string()
+}
+
+fn maps() -> Maps {
+    let state = State::standard()
+        .service(1, proto::TCP, "10.96.0.10:80", &["10.244.2.2:8080"])
+        .service(2, proto::UDP, "10.96.0.10:53", &["10.244.2.2:7000", "10.244.2.3:7000", "10.244.2.4:7000"])
+        .service(3, proto::TCP, "[fd00:96::10]:80", &["[fd00:2::2]:8080"])
+        .service(4, proto::TCP, "10.96.0.11:80", &[])
+        .node_port(1, proto::TCP, 30_080, &["10.244.2.2:8080"]);
+    Maps::new(&state)
+}
+
+#[test]
+fn a_tcp_connection_goes_to_the_backend_and_its_peer_is_the_service() {
+    for (dialled, backend) in [
+        ("10.96.0.10:80", "10.244.2.2:8080"),
+        ("[fd00:96::10]:80", "[fd00:2::2]:8080"),
+        ("192.168.50.1:30080", "10.244.2.2:8080"),
+    ] {
+        let maps = maps();
+        let mut socket = socket(dialled, proto::TCP, POD);
+        assert_eq!(sock_connect(&mut socket, &maps), SocketVerdict::Allow);
+        assert_eq!(names(&socket), backend);
+        sock_peername(&mut socket, &maps);
+        assert_eq!(names(&socket), dialled);
+    }
+}
+
+#[test]
+fn what_is_no_service_is_left_alone() {
+    let maps = maps();
+    // The loopback is no node address, another node's NodePort is that node's, a node's other ports are its own.
+    for to in [
+        "127.0.0.1:30080",
+        "192.168.50.2:30080",
+        "192.168.50.1:22",
+        "10.244.2.2:8080",
+        "10.96.0.10:81",
+        "0.0.0.0:30080",
+    ] {
+        let mut socket = socket(to, proto::TCP, POD);
+        assert_eq!(sock_connect(&mut socket, &maps), SocketVerdict::Allow);
+        assert_eq!(names(&socket), to);
+    }
+    assert!(maps.sockets.borrow().is_empty());
+}
+
+#[test]
+fn a_service_without_endpoints_refuses() {
+    let mut socket = socket("10.96.0.11:80", proto::TCP, POD);
+    assert_eq!(sock_connect(&mut socket, &maps()), SocketVerdict::Refuse);
+}
+
+#[test]
+fn a_pods_datagrams_are_left_to_its_device() {
+    let maps = maps();
+    let mut socket = socket("10.96.0.10:53", proto::UDP, POD);
+    assert_eq!(sock_connect(&mut socket, &maps), SocketVerdict::Allow);
+    assert_eq!(sock_sendmsg(&mut socket, &maps), SocketVerdict::Allow);
+    assert_eq!(names(&socket), "10.96.0.10:53");
+}
+
+#[test]
+fn the_nodes_datagrams_stick_to_one_backend_and_answers_name_the_service() {
+    let maps = maps();
+    let mut first = socket("10.96.0.10:53", proto::UDP, HOST);
+    assert_eq!(sock_sendmsg(&mut first, &maps), SocketVerdict::Allow);
+    for _ in 0..20 {
+        let mut next = socket("10.96.0.10:53", proto::UDP, HOST);
+        sock_sendmsg(&mut next, &maps);
+        assert_eq!(names(&next), names(&first));
+    }
+    sock_recvmsg(&mut first, &maps);
+    assert_eq!(names(&first), "10.96.0.10:53");
+}
+
+#[test]
+fn an_answer_from_elsewhere_keeps_its_sender() {
+    let maps = maps();
+    let mut socket = socket("10.244.9.9:53", proto::UDP, HOST);
+    sock_recvmsg(&mut socket, &maps);
+    assert_eq!(names(&socket), "10.244.9.9:53");
+}
