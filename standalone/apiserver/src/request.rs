@@ -128,7 +128,12 @@ fn resource(
     if resource.is_empty() || tail.iter().take(3).skip(1).any(|part| part.is_empty()) {
         return None;
     }
-    let verb = verb(method, !name.is_empty(), old_watch || query.flag("watch"), subresource)?;
+    // Names end up in the store's keys.
+    if name.contains('/') || namespace.contains('/') {
+        return None;
+    }
+    let watches = old_watch || (name.is_empty() && query.flag("watch"));
+    let verb = verb(method, !name.is_empty(), watches, subresource)?;
     if name.is_empty() && matches!(verb, Verb::List | Verb::Watch) {
         // A list of one name is authorized like a get of it.
         let pinned = crate::selectors::FieldSelector::parse(query.get("fieldSelector").unwrap_or_default());
@@ -223,6 +228,8 @@ mod tests {
                 "patch apps/v1 a deployments d scale ",
             ),
             (Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Dx", "list /v1  pods x  "),
+            (Method::GET, "/api/v1/namespaces/a/pods/b?watch=1", "get /v1 a pods b  "),
+            (Method::GET, "/api/v1/watch/namespaces/a/pods/b", "watch /v1 a pods b  "),
             (Method::GET, "/api/v1/namespaces/a/pods/b:80/proxy/x/y", "get /v1 a pods b:80 proxy x/y"),
         ];
         for (method, url, expected) in cases {
@@ -236,6 +243,7 @@ mod tests {
             assert!(matches!(parse(&Method::GET, url, &Query::default()), Some(Target::Path(_))), "{url}");
         }
         assert_eq!(parse(&Method::GET, "/api/v1/namespaces/a/pods//log", &Query::default()), None);
+        assert_eq!(parse(&Method::GET, "/api/v1/namespaces/a/pods/b%2Fc", &Query::default()), None);
         assert_eq!(parse(&Method::from_bytes(b"BREW").unwrap(), "/api/v1/pods", &Query::default()), None);
     }
 }

@@ -201,6 +201,15 @@ impl FieldSelector {
         found.map(|requirement| requirement.value.as_str())
     }
 
+    /// Adds the requirement that `field` has this value.
+    pub fn pin(&mut self, field: &str, value: &str) {
+        self.requirements.push(FieldRequirement {
+            field: field.to_owned(),
+            value: value.to_owned(),
+            equal: true,
+        });
+    }
+
     pub fn matches(&self, fields: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| {
             let value = fields.get(&requirement.field).map_or("", String::as_str);

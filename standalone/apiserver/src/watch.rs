@@ -71,7 +71,11 @@ impl Options {
 }
 
 pub async fn watch(api: &Arc<Api>, call: &Call) -> Result<Reply, ApiError> {
-    let options = Options::of(call.kind, &call.query)?;
+    let mut options = Options::of(call.kind, &call.query)?;
+    // The name may stand in the path (`/watch/...`) instead of a field selector.
+    if !call.request.name.is_empty() && options.filter.fields.pinned("metadata.name").is_none() {
+        options.filter.fields.pin("metadata.name", &call.request.name);
+    }
     let hub = api.hubs.of(call.kind)?;
     let (initial, after) = start(api, call, &options).await?;
     let now = Instant::now();
