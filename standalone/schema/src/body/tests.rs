@@ -85,6 +85,32 @@ fn deep_nesting_and_many_unknown_fields_stay_bounded() {
 }
 
 #[test]
+fn yaml_that_grows_by_aliases_is_refused() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for n in 1..12 {
+        let items = vec![format!("*a{}", n - 1); 10].join(", ");
+        bomb.push_str(&format!("a{n}: &a{n} [{items}]\n"));
+    }
+    let started = std::time::Instant::now();
+    assert!(decode("v1", "ConfigMap", bomb.as_bytes(), Format::Yaml).is_err());
+    assert!(started.elapsed().as_secs() < 10);
+    let octal =
+        decode("v1", "Pod", b"spec: {volumes: [{name: v, secret: {defaultMode: 0644}}]}", Format::Yaml)
+            .unwrap();
+    assert_eq!(octal.value["spec"]["volumes"][0]["secret"]["defaultMode"], 420);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_panic(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), text in "[\\[\\]{}:,\"'a-c0-9 \n&*!|>-]{0,80}") {
+        for format in [Format::Json, Format::Yaml] {
+            let _ = decode("v1", "Pod", &body, format);
+            let _ = decode("v1", "Pod", text.as_bytes(), format);
+        }
+    }
+}
+
+#[test]
 fn quantities_times_and_nulls_get_their_canonical_form() {
     let body = r#"{"metadata":{"creationTimestamp":null,"deletionTimestamp":"2026-01-01T02:00:00+02:00"},
         "spec":{"containers":[{"name":"a","resources":{"limits":{"cpu":0.5,"memory":"1024Mi"}}}]}}"#;

@@ -32,6 +32,8 @@ pub fn yaml(body: &[u8]) -> Result<Tree, String> {
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
         with_snippet: false,
+        // As Go's YAML reads `defaultMode: 0644`.
+        legacy_octal_numbers: true,
     };
     let value = serde_saphyr::with_deserializer_from_slice_with_options(body, options, |deserializer| {
         Node { parent: None, duplicates: &mut duplicates, depth: 0 }.deserialize(deserializer)

@@ -17,6 +17,7 @@ pub fn defaults(definition: &str, map: &mut Object) {
         "api.apps.v1.DeploymentStrategy"
         | "api.apps.v1.StatefulSetUpdateStrategy"
         | "api.apps.v1.DaemonSetUpdateStrategy" => workload::rolling_update_defaults(map),
+        "api.apps.v1.StatefulSetSpec" => workload::claim_template_defaults(map),
         "api.batch.v1.Job" => workload::job_defaults(map),
         "api.autoscaling.v2.HorizontalPodAutoscalerSpec" => workload::autoscaler_defaults(map),
         "api.networking.v1.NetworkPolicySpec" => network::policy_defaults(map),

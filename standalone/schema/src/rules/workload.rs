@@ -14,6 +14,17 @@ pub fn rolling_update_defaults(map: &mut Object) {
     }
 }
 
+/// Claim templates are whole claims.
+pub fn claim_template_defaults(map: &mut Object) {
+    for claim in map.get_mut("volumeClaimTemplates").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(claim) = claim.as_object_mut() {
+            claim.entry("apiVersion").or_insert(json!("v1"));
+            claim.entry("kind").or_insert(json!("PersistentVolumeClaim"));
+            claim.entry("status").or_insert_with(|| json!({"phase": "Pending"}));
+        }
+    }
+}
+
 pub fn replication_controller_defaults(map: &mut Object) {
     let Some(spec) = map.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let labels = spec.get("template").and_then(|template| template.pointer("/metadata/labels")).cloned();
