@@ -8,6 +8,7 @@
 mod filled;
 mod p1;
 mod p4;
+mod p8;
 mod peers;
 mod probe;
 mod row;
@@ -25,6 +26,7 @@ type Bench = fn() -> Result<Vec<Row>>;
 const BENCHES: &[(&str, &str, Bench)] = &[
     ("P1", "new connections through a ClusterIP, as a share of bare", p1::run),
     ("P4", "one endpoint change until traffic follows, at 10,000 services", p4::run),
+    ("P8", "CNI ADD, from the start of the process to the result", p8::run),
 ];
 
 fn main() -> ExitCode {
