@@ -6,5 +6,5 @@ mod talk;
 mod world;
 
 pub use object::{Object, ObjectError, Plain};
-pub use talk::{Echo, Greeter, ask, dial};
+pub use talk::{Echo, Greeter, ask, dial, exchange, mirror, pattern};
 pub use world::{Backend, NODE_PORT, Node, VIP, World};

@@ -115,3 +115,39 @@ pub fn dial(netns: &Netns, to: &str) -> io::Result<String> {
         })
         .map_err(io::Error::other)?
 }
+
+/// Connects and sends `length` bytes; the server sends them back. Returns what came back.
+pub fn exchange(netns: &Netns, to: &str, length: usize) -> io::Result<Vec<u8>> {
+    let to: SocketAddr = to.parse().map_err(io::Error::other)?;
+    netns
+        .run(|| {
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut writer = stream.try_clone()?;
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    let bytes: Vec<u8> = pattern(length);
+                    let _ = writer.write_all(&bytes);
+                    let _ = writer.shutdown(std::net::Shutdown::Write);
+                });
+                let mut back = Vec::with_capacity(length);
+                stream.read_to_end(&mut back)?;
+                Ok(back)
+            })
+        })
+        .map_err(io::Error::other)?
+}
+
+/// Bytes that show a displaced segment.
+pub fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index / 7) as u8 ^ (index >> 11) as u8).collect()
+}
+
+/// A TCP server for one connection that sends back what it receives.
+pub fn mirror(netns: &Netns, bind: &str) -> JoinHandle<io::Result<u64>> {
+    let listener = netns.run(|| TcpListener::bind(bind)).unwrap().unwrap();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept()?;
+        io::copy(&mut &stream, &mut &stream)
+    })
+}

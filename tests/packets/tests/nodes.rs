@@ -1,7 +1,7 @@
 //! Packets between two nodes, their pods and the outside, with hand-written maps.
 
 use proxy_abi::{Reason, proto};
-use skerry_packet_cases::{Echo, Greeter, NODE_PORT, VIP, World, ask, dial};
+use skerry_packet_cases::{Echo, Greeter, NODE_PORT, VIP, World, ask, dial, exchange, mirror, pattern};
 
 #[test]
 fn a_pod_reaches_a_pod_of_the_other_node_through_the_tunnel() {
@@ -144,4 +144,60 @@ fn a_process_bound_to_its_nodes_address_reaches_a_remote_pod() {
     let _server = Echo::start(&world.nodes[1].pod, "0.0.0.0:7000", "pod1");
     let (said, _) = ask(&world.nodes[0].netns, "192.168.50.1:6000", "10.244.2.2:7000", "hello").unwrap();
     assert!(said.starts_with("pod1:10.244.1.1:"), "{said}");
+}
+
+/// More than fits one window, so that large merged segments (GSO, GRO) take the way too.
+const BULK: usize = 24 << 20;
+
+#[test]
+fn bulk_transfers_arrive_whole_on_every_way() {
+    let mut world = World::new();
+    world.serve(2, proto::TCP, 80, Some(NODE_PORT), &[(world.nodes[1].pod_address, 8080)]);
+    let node_port = format!("{}:{NODE_PORT}", world.nodes[0].address);
+    let vip = format!("{VIP}:80");
+    let [zero, one] = &world.nodes;
+    let ways = [
+        ("pod to remote pod", &zero.pod, "10.244.2.2:8080"),
+        ("pod through a service", &zero.pod, vip.as_str()),
+        ("node to remote pod", &zero.netns, "10.244.2.2:8080"),
+        ("outside through a NodePort of the other node", &world.outside, node_port.as_str()),
+    ];
+    for (way, from, to) in ways {
+        let server = mirror(&one.pod, "0.0.0.0:8080");
+        let back = exchange(from, to, BULK).unwrap_or_else(|error| panic!("{way}: {error}"));
+        assert!(back == pattern(BULK), "{way}: {} bytes came back", back.len());
+        assert_eq!(server.join().unwrap().unwrap(), BULK as u64);
+    }
+    let server = mirror(&world.outside, "0.0.0.0:8080");
+    let back = exchange(&zero.pod, "192.168.50.100:8080", BULK).unwrap();
+    assert!(back == pattern(BULK), "pod to the outside: {} bytes came back", back.len());
+    server.join().unwrap().unwrap();
+}
+
+#[test]
+fn datagrams_larger_than_the_mtu_travel_in_fragments_through_a_service() {
+    let mut world = World::new();
+    let _server = Echo::start(&world.nodes[1].pod, "0.0.0.0:7000", "pod1");
+    world.serve(1, proto::UDP, 53, Some(NODE_PORT), &[(world.nodes[1].pod_address, 7000)]);
+    let large = "x".repeat(8_000);
+    let (said, from) = ask(&world.nodes[0].pod, "0.0.0.0:6000", &format!("{VIP}:53"), &large).unwrap();
+    assert!(said.ends_with(&large) && from.to_string() == format!("{VIP}:53"));
+    let node_port = format!("{}:{NODE_PORT}", world.nodes[0].address);
+    let (said, from) = ask(&world.outside, "0.0.0.0:6000", &node_port, &large).unwrap();
+    assert!(said.ends_with(&large) && from.to_string() == node_port);
+}
+
+#[test]
+fn a_closed_port_of_a_backend_is_reported_to_the_client_in_the_services_name() {
+    let mut world = World::new();
+    world.serve(1, proto::UDP, 53, None, &[(world.nodes[1].pod_address, 7999)]);
+    // A connected socket hears of an error only if the quoted packet is its own.
+    let refused = world.nodes[0].pod.run(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:6000")?;
+        socket.connect((VIP, 53))?;
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(2)))?;
+        socket.send(b"hello")?;
+        socket.recv(&mut [0; 64])
+    });
+    assert_eq!(refused.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
 }
