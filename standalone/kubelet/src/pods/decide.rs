@@ -248,3 +248,6 @@ fn check_running(view: View, container: &Container, record: &ContainerRecord, pl
     };
     plan.act(kill(view, record, &why));
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@ pub mod backoff;
 pub mod conditions;
 pub mod decide;
 pub mod dispatch;
+#[cfg(test)]
+mod fixture;
 pub mod hooks;
 pub mod mailbox;
 pub mod memory;

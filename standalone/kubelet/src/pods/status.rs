@@ -24,7 +24,17 @@ const RUNTIME: &str = "containerd";
 /// The status at `view.now`; `before` is the one last worked out or read, whose transition times are kept.
 pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
     let statuses = |containers: &[Container]| -> Vec<ContainerStatus> {
-        containers.iter().map(|container| container_status(view, container)).collect()
+        let known = || before.container_statuses.iter().chain(&before.init_container_statuses).flatten();
+        let old = |name: &str| known().find(|status| status.name == name).cloned();
+        // What ended stays told, also when the runtime has forgotten it (the machine was started anew).
+        let kept = |container: &Container| {
+            let forgotten = view.runtime.latest(&container.name).is_none();
+            old(&container.name).filter(|_| forgotten && (view.finished() || view.terminating()))
+        };
+        containers
+            .iter()
+            .map(|container| kept(container).unwrap_or_else(|| container_status(view, container)))
+            .collect()
     };
     let init = statuses(view.init_containers());
     let main = statuses(view.containers());
@@ -227,3 +237,6 @@ fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before:
     let well = main.iter().all(|status| ended(status).is_some_and(|end| end.exit_code == 0));
     (if well { "Succeeded" } else { "Failed" }).to_owned()
 }
+
+#[cfg(test)]
+mod tests;

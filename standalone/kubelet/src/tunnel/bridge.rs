@@ -8,7 +8,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Error, Message,
-        protocol::{Role, WebSocketConfig},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
@@ -90,7 +90,7 @@ where
                 Frame::Data { .. } | Frame::Reset { .. } | Frame::Ping { .. } | Frame::Other => {}
             }
         }
-        to_client.close().await
+        to_client.send(normal_close()).await
     };
     let inwards = async {
         loop {
@@ -129,6 +129,11 @@ where
     }
 }
 
+/// Clients take a close without this code for a connection that broke (RFC 6455, 7.4.1).
+fn normal_close() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
+}
+
 fn id_of(streams: &[(u8, &'static str, u32)], channel: u8) -> Option<u32> {
     streams.iter().find(|(have, _, _)| *have == channel).map(|(_, _, id)| *id)
 }
@@ -153,7 +158,7 @@ where
         loop {
             let length = from_runtime.read(&mut buffer).await?;
             if length == 0 {
-                return to_client.close().await;
+                return to_client.send(normal_close()).await;
             }
             to_client.send(Message::binary(buffer[..length].to_vec())).await?;
         }
