@@ -45,6 +45,8 @@ impl Daemon {
             .arg(inner.get_program())
             .args(inner.get_args())
             .envs(env.iter().copied())
+            // A log is read with other eyes than a terminal.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log)

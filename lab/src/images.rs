@@ -44,8 +44,16 @@ const IMAGES: &[(&str, &[&str], Maker)] = &[
 /// # Errors
 /// When a package can't be had or a file not be read.
 pub fn walkthrough() -> Result<Vec<Image>> {
+    let made = all();
+    if made.is_ok() {
+        return made;
+    }
     let missing = debian::missing(PACKAGES)?;
     debian::install(&missing)?;
+    all()
+}
+
+fn all() -> Result<Vec<Image>> {
     IMAGES.iter().map(|(name, names, maker)| image(name, names, *maker)).collect()
 }
 

@@ -78,9 +78,9 @@ impl Kubectl {
     /// A kubectl to be started: `args` is split at white space, as a person types it.
     pub fn command(&self, args: &str) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args.split_whitespace());
         // A cache of the discovery of its own: labs reuse addresses.
         command.arg("--cache-dir").arg(self.kubeconfig.with_extension("cache"));
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args.split_whitespace());
         command
     }
 

@@ -31,7 +31,7 @@ pub fn says_what_is_in_its_way() -> Result<()> {
     let up = |node: &Node| {
         node.command("timeout").map(|mut c| {
             let cgroup = node.cgroup().dir();
-            c.args(["20", "/opt/skerry/bin/skerry", "up", "--cgroup-root"]).arg(cgroup);
+            c.args(["10", "/opt/skerry/bin/skerry", "up", "--cgroup-root"]).arg(cgroup);
             c
         })
     };

@@ -52,13 +52,15 @@ fn listing(node: &Node) -> Result<BTreeSet<String>> {
         "ip -o address | sed 's/^[0-9]*: //; s/ valid_lft.*//'",
         "ip -4 route show table all; ip -6 route show table all | sed 's/ expires .*//'; ip rule; ip -6 rule",
         "ip -o neighbour show nud permanent",
-        "nft list ruleset 2>/dev/null; iptables-legacy-save 2>/dev/null | grep -v '^#'",
+        "nft list ruleset 2>/dev/null; iptables-legacy-save 2>/dev/null | grep -v '^#' | sed 's/\\[[0-9:]*\\]//'",
         "tc filter show dev eth0 ingress; tc filter show dev eth0 egress; tc qdisc show dev eth0",
         "grep -r . /proc/sys/net/ipv4 /proc/sys/net/ipv6 /proc/sys/net/core 2>/dev/null | grep -v random",
         "find /sys/fs/bpf",
         "bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | grep -i skerry",
-        // What containerd keeps for itself is its own affair; its containers are listed below.
-        "find /run /var/lib /var/log /opt /etc -path '*/containerd/*' -prune -o -print",
+        // What containerd and its CNI library keep for themselves is their affair; containers are listed below. The
+        // process id is the lab's note.
+        "find /run /var/lib /var/log /opt /etc \\( -path '*/containerd/*' -o -path '/var/lib/cni*' \\) -prune -o -print \
+         | grep -v '^/run/skerry.pid$'",
         "ctr -n k8s.io containers list -q",
         "cut -d' ' -f5 /proc/self/mountinfo | sort -u",
     ];
