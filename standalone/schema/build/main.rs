@@ -1,6 +1,7 @@
 //! Makes the shape tables and the OpenAPI documents out of k8s-openapi's schemas and this crate's own tables.
 
 mod openapi;
+mod operation;
 mod roots;
 mod rules;
 mod shapes;

@@ -4,7 +4,7 @@ pub mod metadata;
 mod qos;
 mod status;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 pub use qos::qos_class;
 
@@ -109,7 +109,10 @@ pub fn prepare_update(
     if kind.kind == "Pod" && subresource.is_none() {
         rules::tolerate(new);
     }
-    set_defaults(kind, new);
+    // A status brings back the old object, which has its defaults; kubelets write theirs all the time.
+    if subresource != Some("status") {
+        set_defaults(kind, new);
+    }
     if wanted_changed(old, new) && WITH_GENERATION.contains(&kind.kind) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
         new["metadata"]["generation"] = json!(generation);
@@ -151,14 +154,10 @@ fn validate(kind: &Kind, object: &Value, old: Option<&Value>, errors: &mut Error
 
 /// Whether anything but metadata and status differs.
 fn wanted_changed(old: &Value, new: &Value) -> bool {
-    let wanted = |value: &Value| -> Map<String, Value> {
-        let fields = value.as_object().into_iter().flatten();
-        fields
-            .filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect()
-    };
-    wanted(old) != wanted(new)
+    let wanted = |name: &&String| !matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind");
+    let names = |value: &Value| value.as_object().map_or(0, |map| map.keys().filter(wanted).count());
+    let same = |(name, value): (&String, &Value)| !wanted(&name) || old.get(name) == Some(value);
+    names(old) != names(new) || !new.as_object().is_none_or(|map| map.iter().all(same))
 }
 
 fn namespace(object: &mut Value) {
