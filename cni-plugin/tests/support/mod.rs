@@ -146,9 +146,12 @@ impl Node {
         self.call("DEL", id, Some(&pod.path()))
     }
 
-    /// Names below a folder of this boot's state.
+    /// Names below a folder of this boot's state, without what was not finished when its writer was killed: the next
+    /// one starts it anew.
     pub fn names(&self, folder: &str) -> BTreeSet<String> {
-        names(&self.state().join(folder))
+        let mut names = names(&self.state().join(folder));
+        names.remove(".new");
+        names
     }
 
     /// Devices named `sk…` on the node.
