@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, Resource, ResourceExt};
 use skerry_informer::{FullObjects, Kind, Narrow, Store, Term, reflect};
@@ -22,6 +24,10 @@ pub struct Cache {
     pub pods: Kind<Pod>,
     pub replica_sets: Kind<ReplicaSet>,
     pub deployments: Kind<Deployment>,
+    pub daemon_sets: Kind<DaemonSet>,
+    pub stateful_sets: Kind<StatefulSet>,
+    pub claims: Kind<PersistentVolumeClaim>,
+    pub revisions: Kind<ControllerRevision>,
     pub services: Kind<Service>,
     pub slices: Kind<EndpointSlice>,
     pub nodes: Kind<Node>,
@@ -39,6 +45,10 @@ impl Cache {
             pods: Kind::namespaced(client, Store::new(pod_terms, trim_pod)),
             replica_sets: Kind::namespaced(client, Store::new(owned_terms, trim)),
             deployments: Kind::namespaced(client, Store::new(owned_terms, trim)),
+            daemon_sets: Kind::namespaced(client, Store::new(no_terms, trim)),
+            stateful_sets: Kind::namespaced(client, Store::new(no_terms, trim)),
+            claims: Kind::namespaced(client, Store::new(no_terms, trim)),
+            revisions: Kind::namespaced(client, Store::new(owned_terms, trim)),
             services: Kind::namespaced(client, Store::new(service_terms, trim)),
             slices: Kind::namespaced(client, Store::new(slice_terms, trim)),
             nodes: Kind::cluster(client, Store::new(no_terms, trim_node)),
@@ -60,6 +70,10 @@ impl Cache {
         watch!(self.pods, Api::all(client.clone()), all());
         watch!(self.replica_sets, Api::all(client.clone()), all());
         watch!(self.deployments, Api::all(client.clone()), all());
+        watch!(self.daemon_sets, Api::all(client.clone()), all());
+        watch!(self.stateful_sets, Api::all(client.clone()), all());
+        watch!(self.claims, Api::all(client.clone()), all());
+        watch!(self.revisions, Api::all(client.clone()), all());
         watch!(self.services, Api::all(client.clone()), all());
         watch!(self.slices, Api::all(client.clone()), all());
         watch!(self.nodes, Api::all(client.clone()), all());
@@ -75,6 +89,10 @@ impl Cache {
         self.pods.store.synced().await;
         self.replica_sets.store.synced().await;
         self.deployments.store.synced().await;
+        self.daemon_sets.store.synced().await;
+        self.stateful_sets.store.synced().await;
+        self.claims.store.synced().await;
+        self.revisions.store.synced().await;
         self.services.store.synced().await;
         self.slices.store.synced().await;
         self.nodes.store.synced().await;
@@ -150,6 +168,8 @@ fn trim<K: Resource>(object: &mut K) {
 /// Controllers read of a container its name and ports; the rest (environment, probes, mounts) is most of a pod.
 fn trim_pod(pod: &mut Pod) {
     trim(pod);
+    // A DaemonSet's pod that is not bound yet says there for which node it is.
+    let keeps_affinity = crate::owner::controller_of(pod).is_some_and(|owner| owner.kind == "DaemonSet");
     if let Some(spec) = &mut pod.spec {
         for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
             *container = Container {
@@ -161,7 +181,7 @@ fn trim_pod(pod: &mut Pod) {
         }
         spec.ephemeral_containers = None;
         spec.volumes = None;
-        spec.affinity = None;
+        spec.affinity = spec.affinity.take().filter(|_| keeps_affinity);
         spec.image_pull_secrets = None;
         spec.security_context = None;
         spec.topology_spread_constraints = None;

@@ -21,6 +21,8 @@ use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, merge_di
 use crate::context::{Context, now};
 use crate::owner::{adoption, claim, controller_of, controller_reference, disowning};
 use plan::{Snapshot, Step, plan};
+pub use rolling::share_of;
+pub use template::hash as template_hash;
 
 /// Registers what makes a Deployment be looked at.
 pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {

@@ -11,17 +11,22 @@
 mod cache;
 mod condition;
 mod context;
+mod daemonset;
+mod dependents;
 mod deployment;
 mod endpointslice;
 mod garbage;
+mod listening;
 mod namespace;
 mod node;
 mod owner;
 mod pod;
 mod podgc;
 mod replicaset;
+mod revisions;
 mod run;
 mod serviceaccount;
+mod statefulset;
 mod template;
 
 pub use run::{Config, Error, run};

@@ -16,7 +16,10 @@ use crate::cache::Cache;
 use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
-use crate::{deployment, endpointslice, garbage, namespace, node, podgc, replicaset, serviceaccount};
+use crate::{
+    daemonset, deployment, endpointslice, garbage, namespace, node, podgc, replicaset, serviceaccount,
+    statefulset,
+};
 
 /// What the controllers need to know.
 #[derive(Clone, Debug)]
@@ -92,6 +95,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         Start { context: &context, tasks: &mut controllers, workers: config.workers, shutdown: &shutdown };
     start.controller("replicaset", replicaset::listen, replicaset::reconcile);
     start.controller("deployment", deployment::listen, deployment::reconcile);
+    start.controller("daemonset", daemonset::listen, daemonset::reconcile);
+    start.controller("statefulset", statefulset::listen, statefulset::reconcile);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
     start.controller("serviceaccount", serviceaccount::listen, serviceaccount::reconcile);
     start.controller("node-ipam", node::ipam::listen, node::ipam::reconcile);

@@ -139,7 +139,8 @@ async fn scaling_follows_and_a_deleted_pod_is_replaced() {
     .await;
     cluster.patch::<Deployment>("default", "web", json!({"spec": {"replicas": 0}})).await;
     complete(&cluster, "web", 0).await;
-    eventually("no pod is left", async || cluster.list::<Pod>("default").await.is_empty().then_some(())).await;
+    eventually("no pod is left", async || cluster.list::<Pod>("default").await.is_empty().then_some(()))
+        .await;
     cluster.stop().await;
 }
 

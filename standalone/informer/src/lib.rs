@@ -28,7 +28,7 @@ pub use kind::{Kind, WriteError};
 pub use quantity::{Quantities, milli, whole};
 pub use queue::Queue;
 pub use reflector::{FullObjects, MetadataOnly, Narrow, Source, reflect};
-pub use selector::{matches_labels, matches_selector, requirement_holds};
+pub use selector::{matches_labels, matches_selector, node_term_holds, requirement_holds, selects_node};
 pub use store::{Change, Store, Term};
 pub use taint::{tolerated, tolerates};
 pub use worker::{Next, run_workers};

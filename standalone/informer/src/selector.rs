@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorTerm};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 type Labels = BTreeMap<String, String>;
@@ -37,6 +38,27 @@ pub fn requirement_holds(operator: &str, value: Option<&String>, values: &[Strin
         "Lt" => compare(|value, bound| value < bound),
         _ => false,
     }
+}
+
+/// Whether a required node affinity picks the node with this name and these labels. Terms are alternatives.
+pub fn selects_node(selector: &NodeSelector, name: &String, labels: &Labels) -> bool {
+    selector.node_selector_terms.iter().any(|term| node_term_holds(term, name, labels))
+}
+
+/// Whether every requirement of the term holds; a term without any picks nothing.
+pub fn node_term_holds(term: &NodeSelectorTerm, name: &String, labels: &Labels) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    (!expressions.is_empty() || !fields.is_empty())
+        && expressions.iter().all(|wanted| {
+            let values = wanted.values.as_deref().unwrap_or_default();
+            requirement_holds(&wanted.operator, labels.get(&wanted.key), values)
+        })
+        && fields.iter().all(|wanted| {
+            // The one field there is.
+            let value = (wanted.key == "metadata.name").then_some(name);
+            requirement_holds(&wanted.operator, value, wanted.values.as_deref().unwrap_or_default())
+        })
 }
 
 #[cfg(test)]

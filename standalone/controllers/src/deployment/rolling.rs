@@ -18,8 +18,8 @@ impl Wanted {
         }
         let rolling = strategy.rolling_update.unwrap_or_default();
         let quarter = IntOrString::String("25%".into());
-        let surge = scaled(rolling.max_surge.as_ref().unwrap_or(&quarter), replicas, true);
-        let unavailable = scaled(rolling.max_unavailable.as_ref().unwrap_or(&quarter), replicas, false);
+        let surge = share_of(rolling.max_surge.as_ref().unwrap_or(&quarter), replicas, true);
+        let unavailable = share_of(rolling.max_unavailable.as_ref().unwrap_or(&quarter), replicas, false);
         // Both rounded to nothing would forbid every step.
         let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable.min(replicas.max(1)) };
         Self { replicas, max_surge: surge, max_unavailable: unavailable, recreate: false }
@@ -37,7 +37,7 @@ impl Wanted {
 }
 
 /// A number, or a percentage of `total` (rounded up for surge, down for unavailable). What is neither counts as 0.
-fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
+pub fn share_of(value: &IntOrString, total: i32, round_up: bool) -> i32 {
     let value = match value {
         IntOrString::Int(number) => i64::from(*number),
         IntOrString::String(text) => {

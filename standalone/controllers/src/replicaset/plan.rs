@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use skerry_informer::matches_labels;
 
-use super::Failure;
 use super::rank::{NodeCounts, first_to_go};
 use crate::condition;
+use crate::dependents::Failure;
 use crate::pod::{Availability, availability, is_active, is_ready, is_terminating};
 
 #[derive(Debug, Default, PartialEq)]

@@ -1,7 +1,6 @@
 //! NodeAffinity, nodeSelector included.
 
-use k8s_openapi::api::core::v1::NodeSelectorTerm;
-use skerry_informer::{matches_labels, requirement_holds};
+use skerry_informer::{matches_labels, node_term_holds, selects_node};
 
 use super::{Attempt, MAX_SCORE, Refusal};
 use crate::nodes::NodeFacts;
@@ -17,26 +16,7 @@ pub fn filter(attempt: &Attempt<'_>, _: usize, node: &NodeFacts) -> Result<(), R
 /// Whether the pod's nodeSelector and required node affinity pick the node. Terms are alternatives.
 pub fn selects(pod: &PodInfo, node: &NodeFacts) -> bool {
     matches_labels(&pod.node_selector, Some(&node.labels))
-        && pod
-            .required_nodes
-            .as_ref()
-            .is_none_or(|selector| selector.node_selector_terms.iter().any(|term| holds(term, node)))
-}
-
-/// Whether every requirement of the term holds; a term without any picks nothing.
-fn holds(term: &NodeSelectorTerm, node: &NodeFacts) -> bool {
-    let labels = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    (!labels.is_empty() || !fields.is_empty())
-        && labels.iter().all(|wanted| {
-            let values = wanted.values.as_deref().unwrap_or_default();
-            requirement_holds(&wanted.operator, node.labels.get(&wanted.key), values)
-        })
-        && fields.iter().all(|wanted| {
-            // The one field there is.
-            let value = (wanted.key == "metadata.name").then_some(&node.name);
-            requirement_holds(&wanted.operator, value, wanted.values.as_deref().unwrap_or_default())
-        })
+        && pod.required_nodes.as_ref().is_none_or(|selector| selects_node(selector, &node.name, &node.labels))
 }
 
 pub fn score(attempt: &Attempt<'_>, slots: &[usize]) -> Option<Vec<i64>> {
@@ -45,7 +25,11 @@ pub fn score(attempt: &Attempt<'_>, slots: &[usize]) -> Option<Vec<i64>> {
     }
     let sum = |slot: &usize| {
         let Some(node) = attempt.nodes.facts(*slot) else { return 0 };
-        let met = attempt.pod.preferred_nodes.iter().filter(|term| holds(&term.preference, node));
+        let met = attempt
+            .pod
+            .preferred_nodes
+            .iter()
+            .filter(|term| node_term_holds(&term.preference, &node.name, &node.labels));
         met.map(|term| i64::from(term.weight)).sum::<i64>()
     };
     let sums: Vec<i64> = slots.iter().map(sum).collect();
