@@ -1,6 +1,6 @@
 //! What the server keeps by itself: the system's namespaces and priority classes, and the `kubernetes` Service.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use crate::{
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 const MAX_TRIES: usize = 8;
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes what is missing.
 pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
@@ -52,9 +53,11 @@ pub async fn guard_kubernetes_service(api: Arc<Api>) {
             api.store.watch("/registry/services/default/kubernetes", after),
             api.store.watch("/registry/endpointslices.discovery.k8s.io/default/kubernetes", after),
         ) else {
-            // Compacted between the two lines: look again.
-            tokio::task::yield_now().await;
-            continue;
+            // Compacted between the two lines, or the store has failed: look again, but not at full speed.
+            tokio::select! {
+                () = api.shutdown.cancelled() => return,
+                () = tokio::time::sleep(RETRY_PAUSE) => continue,
+            }
         };
         let changed = async {
             loop {

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     api::{Api, Call, parse},
@@ -27,12 +28,18 @@ const HOP_HEADERS: &[HeaderName] = &[
     header::AUTHORIZATION,
 ];
 
-/// The answer of `pods/NAME/{log,exec,attach,portforward}`. `upgrade` is the client's side of the connection.
+/// The client's side of a connection that is to change its protocol, and its place among the long-running requests.
+pub struct Upgrade {
+    pub client: hyper::upgrade::OnUpgrade,
+    pub place: OwnedSemaphorePermit,
+}
+
+/// The answer of `pods/NAME/{log,exec,attach,portforward}`.
 pub async fn connect(
     api: &Arc<Api>,
     call: &Call,
     method: &Method,
-    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    upgrade: Option<Upgrade>,
 ) -> Result<Reply, ApiError> {
     let pod = parse(call.kind, &api.entry(call).await?)?;
     let node = text(&pod, "/spec/nodeName").to_owned();
@@ -85,16 +92,16 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
 
 fn splice(
     response: &mut http::Response<hyper::body::Incoming>,
-    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    upgrade: Option<Upgrade>,
     api: &Arc<Api>,
 ) -> Result<Reply, ApiError> {
-    let Some(upgrade) = upgrade else {
+    let Some(Upgrade { client, place }) = upgrade else {
         return Err(ApiError::bad_gateway("the node switched protocols without being asked to"));
     };
     let node_side = hyper::upgrade::on(&mut *response);
     let shutdown = api.shutdown.clone();
     tokio::spawn(async move {
-        let sides = tokio::try_join!(upgrade, node_side);
+        let sides = tokio::try_join!(client, node_side);
         let (client, node) = match sides {
             Ok(sides) => sides,
             Err(error) => {
@@ -112,6 +119,7 @@ fn splice(
             }
             () = shutdown.cancelled() => {}
         }
+        drop(place);
     });
     let mut answer = Reply::new(respond::empty());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

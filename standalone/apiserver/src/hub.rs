@@ -305,3 +305,49 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use skerry_schema::find;
+
+    use super::*;
+
+    fn event(revision: u64, value: &'static str) -> Event {
+        let entry = Entry {
+            key: "/registry/configmaps/a/b".into(),
+            value: Bytes::from_static(value.as_bytes()),
+            create_revision: 1,
+            mod_revision: revision,
+        };
+        Event::new(Arc::new(Change::Put { entry, previous: None }))
+    }
+
+    #[test]
+    fn an_event_is_encoded_once_for_all_watchers() {
+        let kind = find("", "v1", "configmaps").unwrap();
+        let event = event(7, "{\"metadata\":{\"name\":\"b\"}}");
+        let (one, two) = (event.frame(kind, EventType::Added), event.frame(kind, EventType::Added));
+        assert_eq!(one.as_ptr(), two.as_ptr());
+        assert_eq!(
+            one,
+            "{\"type\":\"ADDED\",\"object\":{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{\"resourceVersion\":\"7\",\
+             \"name\":\"b\"}}}\n"
+        );
+    }
+
+    #[test]
+    fn a_window_is_bounded_and_a_watcher_that_fell_out_is_told() {
+        let window = Window { events: VecDeque::new(), bytes: 0, start: 0, seen: 0, first: 0, broken: false };
+        let hub = Hub { window: Mutex::new(window), changed: watch::Sender::new(()) };
+        let count = WINDOW_EVENTS as u64 + 10;
+        for revision in 1..=count {
+            hub.take(event(revision, "{\"metadata\":{}}"));
+        }
+        assert!(matches!(hub.read(0), Found::Outside));
+        assert_eq!(hub.place_after(5), None);
+        let place = hub.place_after(count - 1).unwrap();
+        let Found::Events { events, next } = hub.read(place) else { panic!("one event") };
+        assert_eq!((events.len(), events[0].revision()), (1, count));
+        assert!(matches!(hub.read(next), Found::UpToDate { seen } if seen == count));
+    }
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::{Request, body::Incoming, upgrade::OnUpgrade};
+use hyper::{Request, body::Incoming};
 use hyper_util::rt::TokioIo;
 use skerry_schema::find;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,7 +16,8 @@ use crate::{
     authorize::{Decision, authorize, denial, node_name},
     conditions,
     config::Limits,
-    containers, create, delete, discovery,
+    containers::{self, Upgrade},
+    create, delete, discovery,
     error::{ApiError, Subject},
     join, list, media, pki,
     request::{self, Query, ResourceRequest, Target, Verb},
@@ -203,8 +204,13 @@ impl Pipeline {
             return Err(ApiError::no_such_path());
         }
         let method = request.method().clone();
-        let upgrade =
-            request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        let upgrade = if request.headers().contains_key(header::UPGRADE) && is_streamed(&target) {
+            // It outlives the answer, and with it the place that the request has.
+            let place = acquire(&self.long_running)?;
+            Some(Upgrade { client: hyper::upgrade::on(&mut request), place })
+        } else {
+            None
+        };
         let headers = request.headers().clone();
         let body = if upgrade.is_some() || method == Method::GET {
             Bytes::new()
@@ -245,7 +251,7 @@ async fn dispatch(
     api: &Arc<Api>,
     call: &Call,
     method: &Method,
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<Upgrade>,
 ) -> Result<Reply, ApiError> {
     if call.request.subresource.is_empty() {
         if !call.kind.has_verb(call.request.verb.as_str()) {

@@ -48,6 +48,11 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 const MAX_STREAMS_PER_CONNECTION: u32 = 1_000;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+const KEEPALIVE_IDLE_SECONDS: u32 = 30;
+const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
+const KEEPALIVE_PROBES: u32 = 3;
+/// Data that a peer has not acknowledged for this long ends the connection (TCP_USER_TIMEOUT).
+const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// Requests that are under way when the server stops get this long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
@@ -183,9 +188,8 @@ async fn connection(
     pipeline: Arc<Pipeline>,
     shutdown: CancellationToken,
 ) {
-    // Small answers are not held back to be joined with later ones.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "set TCP_NODELAY");
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%peer, %error, "set the connection's options");
     }
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -226,6 +230,17 @@ async fn connection(
     if let Err(error) = outcome {
         tracing::debug!(%peer, %error, "a connection ended early");
     }
+}
+
+/// Small answers are not held back, and a peer that has vanished is noticed also by a tunnel or a spliced connection.
+fn tune(stream: &TcpStream) -> nix::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    setsockopt(stream, sockopt::TcpNoDelay, &true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS)
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {
