@@ -202,9 +202,9 @@ impl Agent {
         self.oldest_event.get_or_insert(received.at);
         let state = &mut self.reconciler.state;
         match received.update {
-            Update::Applied(Object::Service(service)) => state.apply_service(&service),
-            Update::Applied(Object::Slice(slice)) => state.apply_slice(&slice),
-            Update::Applied(Object::Node(node)) => state.apply_node(&node),
+            Update::Applied(key, Object::Service(service)) => state.apply_service(key, &service),
+            Update::Applied(key, Object::Slice(slice)) => state.apply_slice(key, &slice),
+            Update::Applied(key, Object::Node(node)) => state.apply_node(key, &node),
             Update::Deleted(Kind::Services, key) => state.delete_service(&key),
             Update::Deleted(Kind::Slices, key) => state.delete_slice(&key),
             Update::Deleted(Kind::Nodes, key) => state.delete_node(&key),

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, os::fd::AsFd, path::PathBuf};
+use std::{collections::HashMap, os::fd::AsFd, path::PathBuf, time::Instant};
 
 use aya::{
     EbpfLoader,
@@ -71,6 +71,7 @@ pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Programs, LoadError>
 
 fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result<Program, LoadError> {
     let failed = |source| LoadError::Program { name, source: Box::new(source) };
+    let started = Instant::now();
     let fd = match program {
         Loaded::SchedClassifier(program) => {
             program.load().map_err(failed)?;
@@ -82,6 +83,7 @@ fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result
         }
         _ => return Err(LoadError::Missing { kind: "tc or socket address program", name }),
     };
+    tracing::debug!(name, took = ?started.elapsed(), "program verified");
     let program = Program::from_fd(fd.map_err(|source| LoadError::Keep { name, source })?, name);
     let (path, fresh) = (pins.program(name), pins.program(&format!("{name}-new")));
     pins.remove(&fresh)?;

@@ -144,14 +144,16 @@ mod tests {
     fn changed(fail_at: Option<usize>) -> (Reconciler<Faulty>, Result<Synced, Error>) {
         let mut reconciler = Reconciler::new(State::new("here"), LIMITS, Faulty::default(), 0).unwrap();
         for n in [1, 2] {
-            reconciler.state.apply_service(&service(n));
-            reconciler.state.apply_slice(&slice(n, &["10.0.0.1", "10.0.0.2"]));
+            reconciler.state.apply_service(ObjectKey::new("ns", &format!("s{}", n)), &service(n));
+            reconciler
+                .state
+                .apply_slice(ObjectKey::new("ns", &format!("e{}", n)), &slice(n, &["10.0.0.1", "10.0.0.2"]));
         }
         reconciler.sync(0).unwrap();
-        reconciler.state.apply_slice(&slice(1, &["10.0.0.3"]));
+        reconciler.state.apply_slice(ObjectKey::new("ns", &format!("e{}", 1)), &slice(1, &["10.0.0.3"]));
         reconciler.state.delete_service(&ObjectKey::new("ns", "s2"));
-        reconciler.state.apply_service(&service(3));
-        reconciler.state.apply_slice(&slice(3, &["10.0.0.4"]));
+        reconciler.state.apply_service(ObjectKey::new("ns", &format!("s{}", 3)), &service(3));
+        reconciler.state.apply_slice(ObjectKey::new("ns", &format!("e{}", 3)), &slice(3, &["10.0.0.4"]));
         reconciler.tables.fail_at = fail_at;
         let synced = reconciler.sync(1);
         (reconciler, synced)

@@ -33,7 +33,7 @@ impl Kind {
 /// What a watch tells the agent.
 #[derive(Debug)]
 pub(crate) enum Update {
-    Applied(Object),
+    Applied(ObjectKey, Object),
     Deleted(Kind, ObjectKey),
     /// A list is complete: what is not in it is gone.
     Listed(Kind, HashSet<ObjectKey>),
@@ -159,9 +159,10 @@ async fn list(client: &Client, kind: Kind, to: &mpsc::Sender<Received>) -> Resul
         let page: List = serde_json::from_slice(&body).map_err(|source| WatchError::List { path, source })?;
         for item in page.items.unwrap_or_default() {
             let Some(object) = parse(kind, item) else { continue };
-            names.insert(key_of(&object));
+            let key = key_of(&object);
+            names.insert(key.clone());
             // A closed receiver ends `follow` at its next round.
-            to.send(Received { update: Update::Applied(object), at }).await.ok();
+            to.send(Received { update: Update::Applied(key, object), at }).await.ok();
         }
         if page.metadata.next.is_empty() {
             to.send(Received { update: Update::Listed(kind, names), at }).await.ok();
@@ -222,7 +223,9 @@ async fn watch(
         let event: Event = serde_json::from_slice(&line)
             .map_err(|source| WatchError::Event { path: path.clone(), source })?;
         let update = match event.kind.as_str() {
-            "ADDED" | "MODIFIED" => parse(kind, event.object).map(Update::Applied),
+            "ADDED" | "MODIFIED" => {
+                parse(kind, event.object).map(|object| Update::Applied(key_of(&object), object))
+            }
             "DELETED" => parse(kind, event.object).map(|object| Update::Deleted(kind, key_of(&object))),
             "ERROR" => {
                 let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();

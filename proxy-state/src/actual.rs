@@ -74,7 +74,7 @@ pub(crate) struct Found {
 
 #[derive(Debug, Default)]
 pub(crate) struct ServiceRecord {
-    pub ports: Vec<PortRecord>,
+    pub ports: Box<[PortRecord]>,
     pub addresses: Box<[FrontendKey]>,
 }
 

@@ -67,24 +67,26 @@ impl<'a> Draft<'a> {
     /// False if a part of the service was refused.
     pub fn service(&mut self, state: &State, key: &ObjectKey) -> bool {
         let wanted = state.desired(key);
-        let mut old = self.actual.services.remove(key).unwrap_or_default();
-        let mut record = ServiceRecord::default();
+        let ServiceRecord { ports: old_ports, addresses: old_addresses } =
+            self.actual.services.remove(key).unwrap_or_default();
+        let (mut old_ports, mut ports) = (old_ports.into_vec(), Vec::with_capacity(wanted.ports.len()));
         let refused_before = self.refused.len();
         for table in &wanted.ports {
-            let same = old.ports.iter().position(|port| port.id == table.id);
+            let same = old_ports.iter().position(|port| port.id == table.id);
             let before = match same {
-                Some(index) => Some(old.ports.swap_remove(index)),
+                Some(index) => Some(old_ports.swap_remove(index)),
                 None => self.adopt(table),
             };
-            record.ports.extend(self.port(key, table, before));
+            ports.extend(self.port(key, table, before));
         }
-        for gone in old.ports {
+        for gone in old_ports {
             self.udp_changed |= gone.id.proto == proto::UDP;
             self.released.extend(gone.keys.iter().map(|key| (*key, gone.service_id)));
             self.actual.retire(gone.run, self.now_ms);
         }
-        record.addresses = self.addresses(key, &wanted.addresses, &old.addresses);
-        if !record.ports.is_empty() || !record.addresses.is_empty() {
+        let addresses = self.addresses(key, &wanted.addresses, &old_addresses);
+        if !ports.is_empty() || !addresses.is_empty() {
+            let record = ServiceRecord { ports: ports.into_boxed_slice(), addresses };
             self.actual.services.insert(key.clone(), record);
         }
         self.refused.len() == refused_before

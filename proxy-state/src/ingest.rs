@@ -45,8 +45,8 @@ impl State {
         }
     }
 
-    pub fn apply_service(&mut self, service: &api::Service) {
-        let key = ObjectKey::of(&service.metadata);
+    /// `key` is that of the object: whoever has made it already shares its memory.
+    pub fn apply_service(&mut self, key: ObjectKey, service: &api::Service) {
         let mut new = Service::from_api(service);
         for port in new.iter_mut().flat_map(|new| &mut new.ports) {
             self.names.share(&mut port.name);
@@ -58,11 +58,17 @@ impl State {
         self.set_service(key.clone(), None);
     }
 
-    pub fn apply_slice(&mut self, slice: &api::EndpointSlice) {
-        let key = ObjectKey::of(&slice.metadata);
+    /// See [`State::apply_service`].
+    pub fn apply_slice(&mut self, key: ObjectKey, slice: &api::EndpointSlice) {
         let mut new = Slice::from_api(slice, &self.node_name);
-        for port in new.iter_mut().flat_map(|new| &mut new.ports) {
-            self.names.share(&mut port.name);
+        if let Some(new) = &mut new {
+            for port in &mut new.ports {
+                self.names.share(&mut port.name);
+            }
+            // The same string as the service's own, where that is known already.
+            if let Some((known, _)) = self.services.get_key_value(&new.service) {
+                new.service = known.clone();
+            }
         }
         self.set_slice(key, new);
     }
@@ -71,9 +77,9 @@ impl State {
         self.set_slice(key.clone(), None);
     }
 
-    pub fn apply_node(&mut self, node: &api::Node) {
+    /// See [`State::apply_service`].
+    pub fn apply_node(&mut self, key: ObjectKey, node: &api::Node) {
         let new = Node::from_api(node);
-        let key = ObjectKey::of(&node.metadata);
         if self.nodes.get(&key) != Some(&new) {
             self.nodes.insert(key, new);
             self.nodes_are_dirty = true;
@@ -193,7 +199,8 @@ impl State {
                 }
             }
             if let Some(service) = &new_service {
-                self.slices_of.entry(service.clone()).or_default().push(key);
+                // Most services have one slice: no room for four.
+                self.slices_of.entry(service.clone()).or_insert_with(|| Vec::with_capacity(1)).push(key);
             }
         }
         self.dirty.extend(old_service.into_iter().chain(new_service));

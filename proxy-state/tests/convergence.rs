@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 use proxy_state::{Actual, Dump, ObjectKey, State, plan};
 use serde_json::{Value, json};
-use world::{LIMITS, World, meaning, parse};
+use world::{LIMITS, World, apply_node, apply_service, apply_slice, meaning};
 
 /// Everything comes from a small pool, so that services fight over addresses and slices move between them.
 #[derive(Clone, Debug)]
@@ -110,11 +110,11 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn ingest(state: &mut State, event: &Event) {
     match event {
-        Event::Service(value) => state.apply_service(&parse(value.clone())),
+        Event::Service(value) => apply_service(state, value.clone()),
         Event::DeleteService { name } => state.delete_service(&ObjectKey::new("ns", &format!("s{name}"))),
-        Event::Slice(value) => state.apply_slice(&serde_json::from_value(value.clone()).unwrap()),
+        Event::Slice(value) => apply_slice(state, value.clone()),
         Event::DeleteSlice { name } => state.delete_slice(&ObjectKey::new("ns", &format!("e{name}"))),
-        Event::Node(value) => state.apply_node(&serde_json::from_value(value.clone()).unwrap()),
+        Event::Node(value) => apply_node(state, value.clone()),
         Event::DeleteNode { name: 0 } => state.delete_node(&ObjectKey::new("", "here")),
         Event::DeleteNode { name } => state.delete_node(&ObjectKey::new("", &format!("n{name}"))),
         Event::Killed { .. } | Event::Synced { .. } => {}

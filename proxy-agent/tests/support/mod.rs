@@ -93,8 +93,9 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The agent's log where somebody asks for it: `RUST_LOG=debug cargo test -- --nocapture`.
+/// The agent's log where somebody asks for it: `RUST_LOG=debug cargo test`.
 pub fn log() {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init());
+    // Children speak to their parent on standard output.
+    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
 }

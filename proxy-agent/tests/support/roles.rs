@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
+use proxy_agent::Config;
 use serde::{Deserialize, Serialize};
+
+use super::net;
 
 /// Says to the program which role to play.
 pub const ROLE: &str = "SKERRY_TEST_ROLE";
@@ -76,6 +79,10 @@ impl Role {
         serde_json::from_str(&self.end()).unwrap()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -99,7 +106,12 @@ pub fn play(role: &str) {
         ("dial", [to]) => client(to, |to, _| dial(to)),
         ("keep", [to]) => client(to, keep()),
         ("ask", [to]) => client(to, ask()),
-        ("agent", [name, dir, cgroup]) => agent(name, dir, cgroup),
+        ("agent", [name, dir, cgroup]) => agent(net::config(name, dir.as_ref(), cgroup.as_ref())),
+        // With the maps of a real node.
+        ("big agent", [name, dir, cgroup]) => agent(Config {
+            map_sizes: Config::new(name).map_sizes,
+            ..net::config(name, dir.as_ref(), cgroup.as_ref())
+        }),
         other => panic!("no such role: {other:?}"),
     }
 }
@@ -230,15 +242,15 @@ fn named(line: &str) -> io::Result<String> {
 }
 
 /// An agent that ends by being killed, or when its standard input is closed. It is ready when the maps are in sync.
-fn agent(name: &str, dir: &str, cgroup: &str) {
+fn agent(config: Config) {
     super::log();
-    let config = super::net::config(name, dir.as_ref(), cgroup.as_ref());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let shutdown = tokio_util::sync::CancellationToken::new();
         let (sender, mut progress) = tokio::sync::watch::channel(proxy_agent::Progress::default());
         let over = until_told();
         let token = shutdown.clone();
+        let last = progress.clone();
         tokio::spawn(async move {
             drop(progress.wait_for(|progress| progress.is_ready && progress.syncs > 0).await);
             ready();
@@ -248,5 +260,7 @@ fn agent(name: &str, dir: &str, cgroup: &str) {
             token.cancel();
         });
         proxy_agent::run_with_progress(config, shutdown, sender).await.unwrap();
+        // The line of this role: microseconds from the last event to the maps' having it.
+        println!("{}", last.borrow().event_to_maps.as_micros());
     });
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_abi::{Addr, Frontend, FrontendKey};
-use proxy_state::{Actual, Dump, Limits, Plan, State, api, plan};
+use proxy_state::{Actual, Dump, Limits, ObjectKey, Plan, State, api, plan};
 use serde_json::{Value, json};
 
 pub const LIMITS: Limits =
@@ -61,23 +61,34 @@ impl World {
     }
 
     pub fn service(&mut self, service: Value) -> &mut World {
-        self.state.apply_service(&parse(service));
+        apply_service(&mut self.state, service);
         self
     }
 
     pub fn slice(&mut self, slice: Value) -> &mut World {
-        self.state.apply_slice(&serde_json::from_value::<api::EndpointSlice>(slice).unwrap());
+        apply_slice(&mut self.state, slice);
         self
     }
 
     pub fn node(&mut self, node: Value) -> &mut World {
-        self.state.apply_node(&serde_json::from_value::<api::Node>(node).unwrap());
+        apply_node(&mut self.state, node);
         self
     }
 }
 
-pub fn parse(service: Value) -> api::Service {
-    serde_json::from_value(service).unwrap()
+pub fn apply_service(state: &mut State, object: Value) {
+    let object: api::Service = serde_json::from_value(object).unwrap();
+    state.apply_service(ObjectKey::of(&object.metadata), &object);
+}
+
+pub fn apply_slice(state: &mut State, object: Value) {
+    let object: api::EndpointSlice = serde_json::from_value(object).unwrap();
+    state.apply_slice(ObjectKey::of(&object.metadata), &object);
+}
+
+pub fn apply_node(state: &mut State, object: Value) {
+    let object: api::Node = serde_json::from_value(object).unwrap();
+    state.apply_node(ObjectKey::of(&object.metadata), &object);
 }
 
 /// A ClusterIP service with one TCP port 80.
