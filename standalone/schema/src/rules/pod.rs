@@ -53,6 +53,10 @@ pub fn spec(map: &Object, path: &str, errors: &mut Errors) {
             }
         }
     }
+    if map.get("shareProcessNamespace") == Some(&json!(true)) && map.get("hostPID") == Some(&json!(true)) {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        errors.push(FieldError::invalid(join(path, "shareProcessNamespace"), &json!(true), detail));
+    }
     if map.get("dnsPolicy") == Some(&json!("None"))
         && map.get("dnsConfig").and_then(|config| config["nameservers"].as_array()).is_none_or(Vec::is_empty)
     {
