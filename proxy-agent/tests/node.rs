@@ -2,6 +2,11 @@
 
 mod support;
 
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
 use proxy_abi::{
     Addr, Config as Facts, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, endpoint_flag, map,
 };
@@ -178,4 +183,45 @@ fn a_foreign_vxlan_device_and_a_second_agent_are_refused_by_name() {
     let _first = ready(&node, &api);
     let error = Agent::start(&node, node.config()).result().unwrap_err().to_string();
     assert!(error.contains("another proxy runs") && error.contains("proxy.lock"), "{error}");
+}
+
+#[test]
+fn metrics_and_probes_are_answered() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("probe", 1);
+    api.service("web", "10.96.0.10", "TCP", 80, 30080);
+    // A namespace of our own: the port is nobody else's a moment later.
+    let address = node.netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()).unwrap();
+    let get = |path: &str| {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(address)?;
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        node.netns.run(ask).unwrap()
+    };
+    api.set_away(true);
+    api.listen_in(&node.netns, &node.kubeconfig());
+    let mut agent = Agent::start(&node, proxy_agent::Config { metrics_bind: Some(address), ..node.config() });
+    let not_ready = eventually("an answer", || get("/readyz").ok());
+    assert!(not_ready.starts_with("HTTP/1.1 503") && not_ready.contains("not ready"), "{not_ready}");
+    assert!(get("/healthz").unwrap().starts_with("HTTP/1.1 200"));
+    api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
+    api.set_away(false);
+    agent.wait_ready();
+    assert!(get("/readyz").unwrap().starts_with("HTTP/1.1 200"));
+    let metrics = get("/metrics").unwrap();
+    for line in [
+        "skerry_proxy_services 1",
+        "skerry_proxy_map_entries{map=\"FRONTENDS\"} 3",
+        "skerry_proxy_map_capacity{map=\"FRONTENDS\"} 1024",
+        "skerry_proxy_divergence_total 0",
+        "skerry_proxy_packets_total{reason=\"unallocated_service\"} ",
+        "skerry_proxy_event_to_maps_seconds_count ",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    assert!(get("/").unwrap().starts_with("HTTP/1.1 404"));
 }
