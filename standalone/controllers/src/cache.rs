@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
@@ -26,6 +27,7 @@ pub struct Cache {
     pub deployments: Kind<Deployment>,
     pub daemon_sets: Kind<DaemonSet>,
     pub stateful_sets: Kind<StatefulSet>,
+    pub jobs: Kind<Job>,
     pub claims: Kind<PersistentVolumeClaim>,
     pub revisions: Kind<ControllerRevision>,
     pub services: Kind<Service>,
@@ -47,6 +49,7 @@ impl Cache {
             deployments: Kind::namespaced(client, Store::new(owned_terms, trim)),
             daemon_sets: Kind::namespaced(client, Store::new(no_terms, trim)),
             stateful_sets: Kind::namespaced(client, Store::new(no_terms, trim)),
+            jobs: Kind::namespaced(client, Store::new(no_terms, trim)),
             claims: Kind::namespaced(client, Store::new(no_terms, trim)),
             revisions: Kind::namespaced(client, Store::new(owned_terms, trim)),
             services: Kind::namespaced(client, Store::new(service_terms, trim)),
@@ -72,6 +75,7 @@ impl Cache {
         watch!(self.deployments, Api::all(client.clone()), all());
         watch!(self.daemon_sets, Api::all(client.clone()), all());
         watch!(self.stateful_sets, Api::all(client.clone()), all());
+        watch!(self.jobs, Api::all(client.clone()), all());
         watch!(self.claims, Api::all(client.clone()), all());
         watch!(self.revisions, Api::all(client.clone()), all());
         watch!(self.services, Api::all(client.clone()), all());
@@ -91,6 +95,7 @@ impl Cache {
         self.deployments.store.synced().await;
         self.daemon_sets.store.synced().await;
         self.stateful_sets.store.synced().await;
+        self.jobs.store.synced().await;
         self.claims.store.synced().await;
         self.revisions.store.synced().await;
         self.services.store.synced().await;

@@ -1,6 +1,7 @@
 //! Conditions: one rule for every kind that has them.
 
 use k8s_openapi::api::apps::v1::{DeploymentCondition, ReplicaSetCondition};
+use k8s_openapi::api::batch::v1::JobCondition;
 use k8s_openapi::api::core::v1::NamespaceCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -33,6 +34,7 @@ macro_rules! condition {
 condition!(DeploymentCondition);
 condition!(ReplicaSetCondition);
 condition!(NamespaceCondition);
+condition!(JobCondition);
 
 pub fn find<'a, C: Condition>(conditions: &'a [C], type_: &str) -> Option<&'a C> {
     conditions.iter().find(|condition| condition.type_() == type_)

@@ -16,6 +16,7 @@ mod dependents;
 mod deployment;
 mod endpointslice;
 mod garbage;
+mod job;
 mod listening;
 mod namespace;
 mod node;

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
-    daemonset, deployment, endpointslice, garbage, namespace, node, podgc, replicaset, serviceaccount,
+    daemonset, deployment, endpointslice, garbage, job, namespace, node, podgc, replicaset, serviceaccount,
     statefulset,
 };
 
@@ -97,6 +97,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("deployment", deployment::listen, deployment::reconcile);
     start.controller("daemonset", daemonset::listen, daemonset::reconcile);
     start.controller("statefulset", statefulset::listen, statefulset::reconcile);
+    start.controller("job", job::listen, job::reconcile);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
     start.controller("serviceaccount", serviceaccount::listen, serviceaccount::reconcile);
     start.controller("node-ipam", node::ipam::listen, node::ipam::reconcile);

@@ -4,12 +4,13 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use support::{BROKEN, Cluster, eventually, is_ready};
+use support::{BROKEN, Cluster, DONE, eventually, is_ready};
 
 fn deployment(name: &str, replicas: i32, image: &str) -> Value {
     json!({
@@ -172,5 +173,114 @@ async fn deleting_a_deployment_can_orphan_or_wait_for_its_pods() {
         (!there).then_some(())
     })
     .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemon_set_has_one_pod_a_node_and_follows_nodes_that_join_and_leave() {
+    let cluster = Cluster::start(&["node1", "node2"]).await;
+    let taint = json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]);
+    cluster.add_node("server", json!({"taints": taint})).await;
+    cluster
+        .apply(json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "log", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "log"}}, "template": {"metadata": {"labels": {"app": "log"}},
+                "spec": {"containers": [{"name": "c", "image": "fluentd"}],
+                    "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]}}}}))
+        .await;
+    let on = async |nodes: &[&str]| {
+        let wanted: BTreeMap<String, usize> = nodes.iter().map(|node| ((*node).to_owned(), 1)).collect();
+        eventually("one pod a node", async || (cluster.spread("default").await == wanted).then_some(()))
+            .await;
+    };
+    on(&["node1", "node2", "server"]).await;
+    cluster.add_node("node3", json!({})).await;
+    on(&["node1", "node2", "node3", "server"]).await;
+    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(cluster.client.clone());
+    nodes
+        .patch(
+            "node2",
+            &Default::default(),
+            &kube::api::Patch::Merge(&json!({"spec": {"taints": [
+        {"key": "gone", "effect": "NoExecute"}]}})),
+        )
+        .await
+        .unwrap();
+    on(&["node1", "node3", "server"]).await;
+
+    let image =
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "fluentd:2"}]}}}});
+    cluster.patch::<DaemonSet>("default", "log", image).await;
+    eventually("all pods are of the second image", async || {
+        let status = cluster.api::<DaemonSet>("default").get("log").await.unwrap().status?;
+        (status.updated_number_scheduled == Some(3) && status.number_available == Some(3)).then_some(())
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stateful_set_names_its_pods_in_order_and_updates_from_the_highest() {
+    let cluster = Cluster::start(&["node1"]).await;
+    cluster
+        .apply(json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db", "namespace": "default"},
+            "spec": {"replicas": 3, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+                "template": {"metadata": {"labels": {"app": "db"}},
+                    "spec": {"containers": [{"name": "c", "image": "db:1"}]}}}}))
+        .await;
+    let settled = async |count: i32, image: &str| {
+        eventually("the set has settled", async || {
+            let set = cluster.api::<StatefulSet>("default").get("db").await.unwrap();
+            let status = set.status.unwrap_or_default();
+            let pods = cluster.list::<Pod>("default").await;
+            let images = |pod: &Pod| {
+                pod.spec.as_ref().is_some_and(|s| s.containers[0].image.as_deref() == Some(image))
+            };
+            let all = status.replicas == count
+                && status.available_replicas.unwrap_or(0) == count
+                && status.current_revision == status.update_revision;
+            (all && pods.iter().all(images) && pods.len() as i32 == count).then_some(())
+        })
+        .await;
+        let mut names: Vec<String> =
+            cluster.list::<Pod>("default").await.iter().map(|pod| pod.name_any()).collect();
+        names.sort();
+        assert_eq!(names, (0..count).map(|n| format!("db-{n}")).collect::<Vec<_>>());
+    };
+    settled(3, "db:1").await;
+    let pods = cluster.list::<Pod>("default").await;
+    let made =
+        |n: usize| pods.iter().find(|pod| pod.name_any() == format!("db-{n}")).unwrap().metadata.clone();
+    assert!(made(0).creation_timestamp <= made(1).creation_timestamp);
+    assert_eq!(pods[0].spec.as_ref().unwrap().subdomain.as_deref(), Some("db"));
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "db:2"}]}}}});
+    cluster.patch::<StatefulSet>("default", "db", image).await;
+    settled(3, "db:2").await;
+    cluster.patch::<StatefulSet>("default", "db", json!({"spec": {"replicas": 1}})).await;
+    settled(1, "db:2").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn job_counts_each_pod_once_and_completes() {
+    let cluster = Cluster::start(&["node1"]).await;
+    cluster
+        .apply(json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "sum", "namespace": "default"},
+            "spec": {"completions": 5, "parallelism": 2, "template": {"spec": {"restartPolicy": "Never",
+                "containers": [{"name": "c", "image": DONE}]}}}}))
+        .await;
+    let job = eventually("the job is complete", async || {
+        let job = cluster.api::<Job>("default").get("sum").await.unwrap();
+        let conditions = job.status.as_ref()?.conditions.clone()?;
+        conditions.iter().any(|c| c.type_ == "Complete" && c.status == "True").then_some(job)
+    })
+    .await;
+    let status = job.status.unwrap();
+    assert_eq!((status.succeeded, status.failed, status.active), (Some(5), None, None));
+    let pods = cluster.list::<Pod>("default").await;
+    assert_eq!(pods.len(), 5);
+    assert!(pods.iter().all(|pod| pod.finalizers().is_empty()), "none is held any more");
+    cluster.api::<Job>("default").delete("sum", &DeleteParams::background()).await.unwrap();
+    eventually("its pods go too", async || cluster.list::<Pod>("default").await.is_empty().then_some(()))
+        .await;
     cluster.stop().await;
 }

@@ -28,6 +28,8 @@ pub struct Cluster {
 
 /// Image whose pods never become ready.
 pub const BROKEN: &str = "broken";
+/// Image whose pods end at once, with success.
+pub const DONE: &str = "done";
 
 impl Cluster {
     pub async fn start(nodes: &[&str]) -> Self {
@@ -222,10 +224,12 @@ async fn run_pod(client: &Client, pod: Pod, next_address: &mut u32) {
         return;
     }
     *next_address += 1;
-    let ready = spec.containers.iter().all(|container| container.image.as_deref() != Some(BROKEN));
+    let is_of =
+        |image: &str| spec.containers.iter().any(|container| container.image.as_deref() == Some(image));
+    let ready = !is_of(BROKEN) && !is_of(DONE);
     let address = format!("10.244.{}.{}", *next_address / 250, *next_address % 250 + 1);
     let status = json!({"status": {
-        "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+        "phase": if is_of(DONE) { "Succeeded" } else { "Running" }, "podIP": address, "podIPs": [{"ip": address}],
         "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" },
             "lastTransitionTime": jiff::Timestamp::now().to_string()}],
     }});

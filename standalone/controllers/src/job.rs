@@ -1,0 +1,118 @@
+//! Job: runs pods until enough have succeeded or too many have failed.
+//!
+//! Pods carry a finalizer until they are counted (KEP-2307): an ended pod is first noted in the status as uncounted, then
+//! loses the finalizer, and only when that is gone is it added to the counts. A crash in between counts nothing twice.
+
+mod plan;
+mod pods;
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+use skerry_informer::{Next, ObjectKey, Queue, WriteError, merge_diff};
+
+use crate::context::{Context, now};
+use crate::dependents::{claim_pods, create_pods, delete_pods, unless_gone};
+use crate::listening::listen_to_pods;
+use crate::owner::controller_of;
+use plan::{Snapshot, plan};
+
+/// Finalizer of pods that are not counted yet.
+pub const TRACKING: &str = "batch.kubernetes.io/job-tracking";
+
+/// Registers what makes a Job be looked at.
+pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
+    listen_to_pods(
+        context,
+        queue,
+        |context| &context.cache.jobs,
+        |job: &Job| job.spec.as_ref().and_then(|spec| spec.selector.as_ref()),
+    );
+}
+
+pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
+    let cache = &context.cache;
+    let job = cache.jobs.store.get(&key).filter(|job| job.metadata.deletion_timestamp.is_none());
+    let Some(job) = job else { return let_go(&context, &key).await };
+    let Some(spec) = &job.spec else { return Ok(Next::Change) };
+    if spec.managed_by.as_deref().is_some_and(|by| by != "kubernetes.io/job-controller") {
+        return Ok(Next::Change);
+    }
+    let selector = spec.selector.clone().unwrap_or_default();
+    let pods = claim_pods(&context, &cache.jobs, &*job, &selector).await?;
+    let plan = plan(&Snapshot { job: &job, pods: &pods, now: now() });
+
+    if let Some(patch) = merge_diff(&job.status.clone().unwrap_or_default(), &plan.status) {
+        let revision = job.metadata.resource_version.as_deref();
+        match cache.jobs.patch_status(&key, revision, patch).await {
+            Err(error) if error.is_not_found() => return Ok(Next::Change),
+            other => other.map(drop)?,
+        }
+        for (reason, message, fine) in plan.news {
+            if fine {
+                context.normal(&*job, reason, message)
+            } else {
+                context.warning(&*job, reason, message)
+            }
+        }
+    }
+    let freed = join_all(plan.counted.iter().map(|pod| free(&context, pod))).await;
+    freed.into_iter().collect::<Result<(), WriteError>>()?;
+    if !plan.deleted_count {
+        for pod in plan.delete.iter().filter(|pod| pod.finalizers().iter().any(|f| f == TRACKING)) {
+            free(&context, pod).await?;
+        }
+    }
+    let outcomes = [
+        delete_pods(&context, &*job, &plan.delete).await,
+        create_pods(&context, &*job, &pods::made(&job, &plan.create)).await,
+    ];
+    for failure in outcomes.into_iter().filter_map(Result::err) {
+        if !failure.error.is_namespace_terminating() {
+            return Err(failure.error);
+        }
+    }
+    if plan.expired {
+        cache.jobs.delete(&job, DeleteParams::background()).await?;
+    }
+    Ok(plan.again.map_or(Next::Change, Next::After))
+}
+
+/// Takes the finalizer off a pod that is noted, or whose Job is gone.
+async fn free(context: &Context, pod: &Pod) -> Result<(), WriteError> {
+    let left: Vec<&String> = pod.finalizers().iter().filter(|f| *f != TRACKING).collect();
+    let patch = json!({"metadata": {
+        "uid": pod.metadata.uid,
+        "resourceVersion": pod.metadata.resource_version,
+        "finalizers": if left.is_empty() { Value::Null } else { json!(left) },
+    }});
+    unless_gone(context.cache.pods.patch(&ObjectKey::of(pod), &patch).await).map(drop)
+}
+
+/// Nobody counts the pods of a Job that is gone or going: their finalizers must not hold them.
+async fn let_go(context: &Context, key: &ObjectKey) -> Result<Next, WriteError> {
+    let cache = &context.cache;
+    let of_job = |pod: &Arc<Pod>| {
+        let owned = controller_of(&**pod).is_some_and(|owner| owner.kind == "Job" && owner.name == *key.name);
+        owned && pod.finalizers().iter().any(|f| f == TRACKING)
+    };
+    let held: Vec<Arc<Pod>> =
+        cache.pods.store.in_namespace(&key.namespace).into_iter().filter(of_job).collect();
+    if held.is_empty() {
+        return Ok(Next::Change);
+    }
+    // The pods may be of a Job that the cache has not seen yet.
+    let live = cache.jobs.live(key).await?.filter(|job| job.metadata.deletion_timestamp.is_none());
+    let live = live.and_then(|job| job.uid());
+    for pod in held {
+        if controller_of(&*pod).map(|owner| &owner.uid) != live.as_ref() {
+            free(context, &pod).await?;
+        }
+    }
+    Ok(Next::Change)
+}

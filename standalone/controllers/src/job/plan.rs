@@ -1,0 +1,384 @@
+//! One step of a Job: what is counted, made, ended, said. Pure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, UncountedTerminatedPods};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::TRACKING;
+use super::pods::{index, is_indexed};
+use crate::condition;
+use crate::pod::{is_active, is_ready, is_terminating, phase, restarts};
+
+const DEFAULT_BACKOFF_LIMIT: i32 = 6;
+/// Pause after the first failed pod; doubles with each further one.
+const FIRST_PAUSE_S: u64 = 10;
+const MAX_PAUSE_S: u64 = 600;
+/// Pods noted as uncounted in one step: a status must not grow without bound.
+const MAX_UNCOUNTED: usize = 500;
+/// Pods made in one step.
+const MAX_CREATED: i32 = 500;
+
+pub struct Snapshot<'a> {
+    pub job: &'a Job,
+    pub pods: &'a [Arc<Pod>],
+    pub now: Time,
+}
+
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub status: JobStatus,
+    /// Pods that the status (once written) notes: their finalizer may go.
+    pub counted: Vec<Arc<Pod>>,
+    /// Completion indexes to make pods for (all zero when the Job is not Indexed).
+    pub create: Vec<i32>,
+    pub delete: Vec<Arc<Pod>>,
+    /// Whether pods to delete count as failed: those of a Job that fails do, those that are merely too many do not.
+    pub deleted_count: bool,
+    /// Events: reason, message, whether it is good news.
+    pub news: Vec<(&'static str, String, bool)>,
+    pub again: Option<Duration>,
+    /// The finished Job's time is up (`ttlSecondsAfterFinished`).
+    pub expired: bool,
+}
+
+fn has_finalizer(pod: &Pod) -> bool {
+    pod.finalizers().iter().any(|f| f == TRACKING)
+}
+
+fn some(count: i32) -> Option<i32> {
+    (count != 0).then_some(count)
+}
+
+fn seconds_since(time: &Time, now: &Time) -> i64 {
+    now.0.as_second() - time.0.as_second()
+}
+
+pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
+    let Some(spec) = &snapshot.job.spec else { return Plan::default() };
+    let mut plan = Plan { status: snapshot.job.status.clone().unwrap_or_default(), ..Default::default() };
+    let is = |plan: &Plan, type_: &str| {
+        let conditions = plan.status.conditions.as_deref().unwrap_or_default();
+        condition::find(conditions, type_).is_some_and(|condition| condition.status == "True")
+    };
+    let totals = count(snapshot, &mut plan);
+    if is(&plan, "Complete") || is(&plan, "Failed") {
+        expire(spec, &mut plan, &snapshot.now);
+        return plan;
+    }
+    let active: Vec<&Arc<Pod>> = snapshot.pods.iter().filter(|pod| is_active(pod)).collect();
+    plan.status.active = some(active.len() as i32);
+    plan.status.ready = Some(active.iter().filter(|pod| is_ready(pod)).count() as i32);
+    plan.status.terminating = Some(snapshot.pods.iter().filter(|pod| is_terminating(pod)).count() as i32);
+    if suspended(snapshot, spec, &mut plan, &active) {
+        return plan;
+    }
+    if plan.status.start_time.is_none() {
+        plan.status.start_time = Some(snapshot.now.clone());
+    }
+    if !is(&plan, "FailureTarget") && !is(&plan, "SuccessCriteriaMet") {
+        if let Some((reason, message)) = failure(snapshot, spec, &mut plan, &totals) {
+            say(&mut plan, "FailureTarget", reason, message, &snapshot.now);
+        } else if has_succeeded(snapshot.job, spec, &totals, active.is_empty()) {
+            let text = "Reached expected number of succeeded pods".to_owned();
+            say(&mut plan, "SuccessCriteriaMet", "CompletionsReached", text, &snapshot.now);
+        }
+    }
+    let (fails, ends) = (is(&plan, "FailureTarget"), is(&plan, "SuccessCriteriaMet"));
+    if fails || ends {
+        plan.delete.extend(active.iter().map(|pod| (*pod).clone()));
+        plan.deleted_count = fails;
+        let uncounted = plan.status.uncounted_terminated_pods.is_some();
+        let runs = |pod: &Arc<Pod>| is_active(pod) || (is_terminating(pod) && !ended_without_phase(pod));
+        let running = snapshot.pods.iter().any(runs);
+        if !uncounted && !running {
+            finish(&mut plan, fails, &snapshot.now);
+        }
+        return plan;
+    }
+    scale(snapshot, spec, &mut plan, &totals, &active);
+    plan
+}
+
+#[derive(Debug)]
+struct Totals {
+    succeeded: i32,
+    failed: i32,
+    /// Indexes that have succeeded.
+    done: BTreeSet<i32>,
+}
+
+/// Moves pods on their way from ended to counted, and says what the totals are with those on their way.
+fn count(snapshot: &Snapshot<'_>, plan: &mut Plan) -> Totals {
+    let held: BTreeSet<&String> = snapshot
+        .pods
+        .iter()
+        .filter(|pod| has_finalizer(pod))
+        .filter_map(|pod| pod.metadata.uid.as_ref())
+        .collect();
+    let uncounted = plan.status.uncounted_terminated_pods.take().unwrap_or_default();
+    let mut done = parse_indexes(plan.status.completed_indexes.as_deref().unwrap_or(""));
+    let settle = |uids: Option<Vec<String>>, total: &mut Option<i32>| -> Vec<String> {
+        let (waiting, counted): (Vec<_>, Vec<_>) =
+            uids.unwrap_or_default().into_iter().partition(|uid| held.contains(uid));
+        *total = some(total.unwrap_or(0) + counted.len() as i32);
+        waiting
+    };
+    let mut succeeded = settle(uncounted.succeeded, &mut plan.status.succeeded);
+    let mut failed = settle(uncounted.failed, &mut plan.status.failed);
+    for pod in snapshot.pods.iter().filter(|pod| has_finalizer(pod)) {
+        let Some(uid) = &pod.metadata.uid else { continue };
+        let known = succeeded.contains(uid) || failed.contains(uid);
+        let list = match phase(pod) {
+            "Succeeded" => &mut succeeded,
+            "Failed" => &mut failed,
+            // Deleted before it had a node or an agent: it ends without a phase.
+            _ if pod.metadata.deletion_timestamp.is_some() && crate::pod::node_name(pod).is_none() => {
+                &mut failed
+            }
+            _ => continue,
+        };
+        if !known && list.len() < MAX_UNCOUNTED {
+            list.push(uid.clone());
+        }
+        plan.counted.push(pod.clone());
+    }
+    for pod in snapshot.pods.iter().filter(|pod| phase(pod) == "Succeeded") {
+        done.extend(index(pod));
+    }
+    let indexed = is_indexed(snapshot.job);
+    if indexed {
+        plan.status.completed_indexes = Some(format_indexes(&done)).filter(|text| !text.is_empty());
+    }
+    let totals = Totals {
+        succeeded: if indexed {
+            done.len() as i32
+        } else {
+            plan.status.succeeded.unwrap_or(0) + succeeded.len() as i32
+        },
+        failed: plan.status.failed.unwrap_or(0) + failed.len() as i32,
+        done,
+    };
+    if !succeeded.is_empty() || !failed.is_empty() {
+        let list = |uids: Vec<String>| (!uids.is_empty()).then_some(uids);
+        plan.status.uncounted_terminated_pods =
+            Some(UncountedTerminatedPods { succeeded: list(succeeded), failed: list(failed) });
+    }
+    totals
+}
+
+/// Deleted before it had a node, or with its grace period over: no agent will say how it ended.
+fn ended_without_phase(pod: &Pod) -> bool {
+    let grace_is_over = pod.metadata.deletion_grace_period_seconds == Some(0);
+    pod.metadata.deletion_timestamp.is_some() && (grace_is_over || crate::pod::node_name(pod).is_none())
+}
+
+fn suspended(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan, active: &[&Arc<Pod>]) -> bool {
+    let conditions = plan.status.conditions.get_or_insert_default();
+    let was = condition::find(conditions, "Suspended").map(|condition| condition.status == "True");
+    if spec.suspend == Some(true) {
+        plan.delete.extend(active.iter().map(|pod| (*pod).clone()));
+        plan.status.start_time = None;
+        if was != Some(true) {
+            say(plan, "Suspended", "JobSuspended", "Job suspended".into(), &snapshot.now);
+            plan.news.push(("Suspended", "Job suspended".into(), true));
+        }
+        return true;
+    }
+    if was == Some(true) {
+        let mut resumed = condition_of("Suspended", "JobResumed", "Job resumed".into(), &snapshot.now);
+        resumed.status = "False".into();
+        condition::set(conditions, resumed);
+        plan.news.push(("Resumed", "Job resumed".into(), true));
+    }
+    plan.status.conditions = plan.status.conditions.take().filter(|conditions| !conditions.is_empty());
+    false
+}
+
+fn failure(
+    snapshot: &Snapshot<'_>,
+    spec: &JobSpec,
+    plan: &mut Plan,
+    totals: &Totals,
+) -> Option<(&'static str, String)> {
+    let limit = spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT);
+    let on_failure =
+        spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("OnFailure");
+    let in_place: i32 = if on_failure {
+        snapshot.pods.iter().filter(|pod| is_active(pod)).map(|pod| restarts(pod)).sum()
+    } else {
+        0
+    };
+    if totals.failed > limit || (in_place > 0 && in_place >= limit.max(1)) {
+        return Some(("BackoffLimitExceeded", "Job has reached the specified backoff limit".into()));
+    }
+    let (Some(deadline), Some(start)) = (spec.active_deadline_seconds, &plan.status.start_time) else {
+        return None;
+    };
+    let left = deadline - seconds_since(start, &snapshot.now);
+    if left <= 0 {
+        return Some(("DeadlineExceeded", "Job was active longer than specified deadline".into()));
+    }
+    look_again_in(plan, u64::try_from(left).unwrap_or(1));
+    None
+}
+
+fn has_succeeded(job: &Job, spec: &JobSpec, totals: &Totals, none_active: bool) -> bool {
+    match spec.completions {
+        // A work queue: one success ends it, once all are through.
+        None => totals.succeeded > 0 && none_active,
+        Some(completions) if is_indexed(job) => {
+            totals.done.range(0..completions.max(0)).count() as i32 >= completions
+        }
+        Some(completions) => totals.succeeded >= completions,
+    }
+}
+
+fn scale(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan, totals: &Totals, active: &[&Arc<Pod>]) {
+    let parallelism = spec.parallelism.unwrap_or(1).max(0);
+    let running = active.len() as i32;
+    let wanted = match spec.completions {
+        None if totals.succeeded > 0 => running.min(parallelism),
+        None => parallelism,
+        Some(completions) => parallelism.min((completions - totals.succeeded).max(0)),
+    };
+    if running > wanted {
+        // Those that are furthest from success first.
+        let mut surplus: Vec<&&Arc<Pod>> = active.iter().collect();
+        surplus.sort_by_key(|pod| {
+            (is_ready(pod), pod.metadata.creation_timestamp.clone().map(|time| -time.0.as_second()))
+        });
+        plan.delete.extend(surplus.into_iter().take((running - wanted) as usize).map(|pod| (**pod).clone()));
+        return;
+    }
+    let missing = (wanted - running).min(MAX_CREATED);
+    if missing == 0 {
+        return;
+    }
+    if let Some(left) = pause_left(snapshot, &snapshot.now) {
+        look_again_in(plan, left);
+        return;
+    }
+    if is_indexed(snapshot.job) {
+        let taken: BTreeSet<i32> = active.iter().filter_map(|pod| index(pod)).collect();
+        let all = 0..spec.completions.unwrap_or(0);
+        let free = all.filter(|index| !totals.done.contains(index) && !taken.contains(index));
+        plan.create = free.take(missing as usize).collect();
+    } else {
+        plan.create = vec![0; missing as usize];
+    }
+}
+
+/// Seconds until the next pod may be made, after pods that failed one after the other.
+fn pause_left(snapshot: &Snapshot<'_>, now: &Time) -> Option<u64> {
+    let last = |phase_: &str| -> (u32, Option<Timestamp>) {
+        let ended = snapshot.pods.iter().filter(|pod| phase(pod) == phase_);
+        let times: Vec<Timestamp> = ended.filter_map(|pod| ended_at(pod)).collect();
+        (times.len() as u32, times.into_iter().max())
+    };
+    let (failures, failed) = last("Failed");
+    let failed = failed?;
+    if last("Succeeded").1.is_some_and(|succeeded| succeeded > failed) {
+        return None;
+    }
+    let pause = FIRST_PAUSE_S.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(MAX_PAUSE_S);
+    let so_far = u64::try_from(now.0.as_second() - failed.as_second()).unwrap_or(0);
+    pause.checked_sub(so_far).filter(|left| *left > 0)
+}
+
+/// When the last container ended; a pod that tells nothing is taken to have ended when it was made.
+fn ended_at(pod: &Pod) -> Option<Timestamp> {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let ends = statuses
+        .filter_map(|s| s.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|time| time.0));
+    ends.max().or(pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+}
+
+fn finish(plan: &mut Plan, fails: bool, now: &Time) {
+    let target = if fails { "FailureTarget" } else { "SuccessCriteriaMet" };
+    let conditions = plan.status.conditions.as_deref().unwrap_or_default();
+    let cause = condition::find(conditions, target).cloned();
+    let reason = cause.as_ref().and_then(|cause| cause.reason.clone()).unwrap_or_default();
+    let message = cause.and_then(|cause| cause.message).unwrap_or_default();
+    if fails {
+        plan.news.push(("Failed", message.clone(), false));
+        let mut failed = condition_of("Failed", "", message, now);
+        failed.reason = Some(reason);
+        plan.status.conditions.get_or_insert_default().push(failed);
+    } else {
+        plan.news.push(("Completed", "Job completed".into(), true));
+        let mut complete = condition_of("Complete", "", message, now);
+        complete.reason = Some(reason);
+        plan.status.conditions.get_or_insert_default().push(complete);
+        plan.status.completion_time = Some(now.clone());
+    }
+    plan.status.ready = Some(0);
+}
+
+fn expire(spec: &JobSpec, plan: &mut Plan, now: &Time) {
+    let Some(ttl) = spec.ttl_seconds_after_finished else { return };
+    let conditions = plan.status.conditions.as_deref().unwrap_or_default();
+    let end = condition::find(conditions, "Complete").or_else(|| condition::find(conditions, "Failed"));
+    let Some(end) = end.and_then(|end| end.last_transition_time.clone()) else { return };
+    match i64::from(ttl) - seconds_since(&end, now) {
+        left if left <= 0 => plan.expired = true,
+        left => look_again_in(plan, u64::try_from(left).unwrap_or(1)),
+    }
+}
+
+fn look_again_in(plan: &mut Plan, seconds: u64) {
+    let time = Duration::from_secs(seconds);
+    plan.again = Some(plan.again.map_or(time, |again| again.min(time)));
+}
+
+fn condition_of(type_: &str, reason: &str, message: String, now: &Time) -> JobCondition {
+    JobCondition {
+        type_: type_.into(),
+        status: "True".into(),
+        reason: Some(reason.into()),
+        message: Some(message),
+        last_probe_time: Some(now.clone()),
+        last_transition_time: Some(now.clone()),
+    }
+}
+
+fn say(plan: &mut Plan, type_: &str, reason: &'static str, message: String, now: &Time) {
+    let conditions = plan.status.conditions.get_or_insert_default();
+    condition::set(conditions, condition_of(type_, reason, message, now));
+}
+
+/// `0,2-4` as the API writes sets of indexes.
+fn format_indexes(indexes: &BTreeSet<i32>) -> String {
+    let mut runs: Vec<(i32, i32)> = Vec::new();
+    for &index in indexes {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == index => *last = index,
+            _ => runs.push((index, index)),
+        }
+    }
+    let text = |(first, last): &(i32, i32)| match last - first {
+        0 => first.to_string(),
+        1 => format!("{first},{last}"),
+        _ => format!("{first}-{last}"),
+    };
+    runs.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+fn parse_indexes(text: &str) -> BTreeSet<i32> {
+    let mut indexes = BTreeSet::new();
+    for run in text.split(',').filter(|run| !run.is_empty()) {
+        let (first, last) = run.split_once('-').unwrap_or((run, run));
+        if let (Ok(first), Ok(last)) = (first.parse::<i32>(), last.parse::<i32>()) {
+            indexes.extend(first..=last);
+        }
+    }
+    indexes
+}
+
+#[cfg(test)]
+mod tests;
