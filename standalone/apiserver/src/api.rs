@@ -1,13 +1,20 @@
 //! What every handler has at hand: the store, the hubs, the settings, and one request's facts.
 
-use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
+use std::{
+    net::IpAddr,
+    ops::RangeInclusive,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 use skerry_schema::Kind;
-use skerry_store::{Entry, Store};
+use skerry_store::{Entry, Op, Store, StoreError, Txn};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -37,6 +44,8 @@ pub struct Api {
     pub authority: Arc<Authority>,
     pub join_secret: String,
     pub tunnels: Tunnels,
+    /// Set once the store has refused a write for good: the server is not ready any more.
+    pub store_failed: AtomicBool,
     pub shutdown: CancellationToken,
 }
 
@@ -73,6 +82,15 @@ impl Call {
 }
 
 impl Api {
+    /// The one way to write: a store that fails for good is remembered.
+    pub async fn commit(&self, ops: Vec<Op>) -> Result<u64, StoreError> {
+        let outcome = self.store.commit(Txn { ops }).await;
+        if let Err(StoreError::Io { .. } | StoreError::Failed { .. }) = &outcome {
+            self.store_failed.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+
     /// The object of the request, or 404.
     pub async fn entry(&self, call: &Call) -> Result<Entry, ApiError> {
         self.store.get(&call.key()).await?.ok_or_else(|| ApiError::not_found(call.about()))

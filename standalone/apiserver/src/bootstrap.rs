@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use serde_json::{Value, json};
-use skerry_store::{Expect, Op, StoreError, Txn};
+use skerry_store::{Expect, Op, StoreError};
 
 use crate::{
     api::{Api, built_in},
@@ -141,7 +141,7 @@ async fn ensure(
         };
         let value = object::encode(kind, object);
         ops.insert(0, Op::Put { key: key.as_str().into(), value, expect });
-        match api.store.commit(Txn { ops }).await {
+        match api.commit(ops).await {
             Ok(_) => return Ok(()),
             Err(StoreError::Conflict { key: taken, actual }) if *taken == *key => found = actual,
             Err(StoreError::Conflict { key: taken, .. }) => drop(lost.insert(taken.to_string())),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use http::StatusCode;
 use serde_json::{Value, json};
 use skerry_schema::{Kind, prepare_create};
-use skerry_store::{Expect, Op, StoreError, Txn};
+use skerry_store::{Expect, Op, StoreError};
 
 use crate::{
     admission,
@@ -91,7 +91,7 @@ pub async fn insert(api: &Api, call: &Call, object: Value, dry_run: bool) -> Res
         let mut ops =
             vec![Op::Put { key: key.as_str().into(), value: value.clone(), expect: Expect::Absent }];
         ops.extend(claims);
-        match api.store.commit(Txn { ops }).await {
+        match api.commit(ops).await {
             Ok(revision) => return reply(call, StatusCode::CREATED, &value, revision),
             Err(StoreError::Conflict { key: taken, .. }) if *taken == *key && !generates => {
                 return Err(ApiError::already_exists(subject));

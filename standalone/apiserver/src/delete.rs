@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::Value;
 use skerry_schema::Kind;
-use skerry_store::{Expect, Op, StoreError, Txn};
+use skerry_store::{Expect, Op, StoreError};
 
 use crate::{
     api::{Api, Call, parse, reply, shaped},
@@ -177,7 +177,7 @@ pub async fn delete_one(
                 other => other,
             });
         }
-        match api.store.commit(Txn { ops }).await {
+        match api.commit(ops).await {
             Ok(revision) => {
                 return Ok(match outcome {
                     Outcome::Kept { value, .. } => Outcome::Kept { value, revision },

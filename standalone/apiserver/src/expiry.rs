@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use skerry_store::{Expect, Op, StoreError, Txn};
+use skerry_store::{Expect, Op, StoreError};
 
 use crate::{
     api::{Api, built_in},
@@ -40,7 +40,7 @@ async fn sweep(api: &Api, now: jiff::Timestamp) -> Result<(), ApiError> {
             continue;
         }
         let op = Op::Delete { key: entry.key.clone(), expect: Expect::Revision(entry.mod_revision) };
-        match api.store.commit(Txn { ops: vec![op] }).await {
+        match api.commit(vec![op]).await {
             // Seen again in the meantime: it stays.
             Ok(_) | Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error.into()),

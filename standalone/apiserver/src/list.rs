@@ -51,6 +51,15 @@ impl Filter {
         self.labels.matches(&index.labels) && self.fields.matches(&index.fields)
     }
 
+    /// Whether stored bytes can match at all; spares parsing the pods of other nodes.
+    fn may_match(&self, value: &[u8]) -> bool {
+        match self.fields.pinned("spec.nodeName").filter(|node| !node.is_empty()) {
+            // A node's name is a DNS name and stands in the JSON as it is.
+            Some(node) => std::str::from_utf8(value).is_ok_and(|json| json.contains(node)),
+            None => true,
+        }
+    }
+
     /// The prefix of all keys that can match: one object's where the selector pins its name.
     fn prefix(&self, kind: &Kind, namespace: &str) -> String {
         let namespace = match self.fields.pinned("metadata.namespace") {
@@ -173,7 +182,9 @@ pub async fn select(
         // Later pages of one answer are of the same snapshot as its first.
         range.revision = Some(listing.revision);
         for entry in listing.entries {
-            if filter.is_empty() || filter.matches(&Index::of_entry(kind, &entry)) {
+            if filter.is_empty()
+                || (filter.may_match(&entry.value) && filter.matches(&Index::of_entry(kind, &entry)))
+            {
                 entries.push(entry);
             }
         }

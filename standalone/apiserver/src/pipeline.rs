@@ -1,6 +1,9 @@
 //! A request's way: identity → where it goes → may it → bounds → handler → answer.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -116,7 +119,7 @@ impl Pipeline {
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         // Open to everyone.
         match segments {
-            [check @ ("healthz" | "livez" | "readyz"), ..] if is_get => return Ok(health(check, query)),
+            [check @ ("healthz" | "livez" | "readyz"), ..] if is_get => return Ok(self.health(check, query)),
             ["version"] if is_get => return Ok(respond::value(StatusCode::OK, &discovery::version())),
             ["skerry", "v1", "ca"] if is_get => return Ok(join::authority(&self.api)),
             ["skerry", "v1", "join"] if request.method() == Method::POST => {
@@ -142,6 +145,24 @@ impl Pipeline {
             }
             _ => Err(ApiError::no_such_path()),
         }
+    }
+
+    /// A store that takes no more writes makes the server unready and unhealthy: a restart is what helps.
+    fn health(&self, check: &str, query: &Query) -> Reply {
+        let failed = self.api.store_failed.load(Ordering::Relaxed);
+        let store = if failed {
+            "[-]store failed: it takes no more writes, see the log and restart"
+        } else {
+            "[+]store ok"
+        };
+        let verdict = if failed { "failed" } else { "passed" };
+        let text = if failed || query.flag("verbose") {
+            format!("[+]ping ok\n{store}\n{check} check {verdict}\n")
+        } else {
+            "ok".to_owned()
+        };
+        let code = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+        respond::typed(code, "text/plain; charset=utf-8", respond::full(text))
     }
 
     fn tunnel(
@@ -357,15 +378,6 @@ async fn drain(body: &mut Incoming, is_http1: bool) {
     {
         drained += frame.data_ref().map_or(0, Bytes::len);
     }
-}
-
-fn health(check: &str, query: &Query) -> Reply {
-    let text = if query.flag("verbose") {
-        format!("[+]ping ok\n[+]store ok\n{check} check passed\n")
-    } else {
-        "ok".to_owned()
-    };
-    respond::typed(StatusCode::OK, "text/plain; charset=utf-8", respond::full(text))
 }
 
 fn root() -> Reply {

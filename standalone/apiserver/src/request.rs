@@ -237,6 +237,17 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_url_breaks_the_parser(path in "[/a-z%0-9.:é]{0,60}", query in "\\PC{0,60}") {
+            let query = Query::parse(&query);
+            for method in [Method::GET, Method::POST, Method::DELETE] {
+                let _outcome = parse(&method, &path, &query);
+                let _outcome = parse(&method, &format!("/api/v1{path}"), &query);
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_resource_is_a_path() {
         for url in ["/", "/api", "/api/", "/api/v1", "/apis/apps/v1", "/healthz", "/openapi/v3"] {

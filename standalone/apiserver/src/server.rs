@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -120,7 +120,9 @@ impl Server {
         };
         let hubs = Hubs::new(store.clone(), shutdown.clone());
         let tunnels = Tunnels::default();
-        let api = Arc::new(Api { store, hubs, settings, authority, join_secret, tunnels, shutdown });
+        let store_failed = AtomicBool::new(false);
+        let api =
+            Arc::new(Api { store, hubs, settings, authority, join_secret, tunnels, store_failed, shutdown });
         Ok(Self { listener, address, paths, urls, names, certificate, acceptor, api, limits: config.limits })
     }
 

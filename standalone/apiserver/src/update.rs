@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 use skerry_schema::{FieldError, Kind, PatchType, apply_patch, prepare_update};
-use skerry_store::{Entry, Expect, Op, StoreError, Txn};
+use skerry_store::{Entry, Expect, Op, StoreError};
 
 use crate::{
     api::{Api, Call, parse, reply, shaped},
@@ -182,7 +182,7 @@ pub async fn change(
         } else {
             ops.push(Op::Put { key: key.as_str().into(), value: value.clone(), expect });
         }
-        match api.store.commit(Txn { ops }).await {
+        match api.commit(ops).await {
             Ok(revision) => return Ok(Changed { value, revision, object: new, warnings }),
             // What beat us may not be visible yet: go on from what the store says is there.
             Err(StoreError::Conflict { key: taken, actual }) if *taken == *key => current = actual,

@@ -9,7 +9,7 @@ use skerry_store::{Entry, Listing, LogStore, Options, Range, Store, StoreError, 
 use support::{CONFIG_MAPS, Client, config_map};
 use tokio_util::sync::CancellationToken;
 
-/// A store that panics at one key, and has no room for another.
+/// A store that panics at one key, has no room for another and breaks at a third.
 struct Faulty(LogStore);
 
 #[async_trait::async_trait]
@@ -32,6 +32,11 @@ impl Store for Faulty {
             let (skerry_store::Op::Put { key, .. } | skerry_store::Op::Delete { key, .. }) = op;
             key.ends_with("/full")
         };
+        let breaks = |op: &skerry_store::Op| matches!(op, skerry_store::Op::Put { key, .. } if key.ends_with("/breaks"));
+        if txn.ops.iter().any(breaks) {
+            let source = std::io::Error::other("the medium is broken");
+            return Err(StoreError::Io { operation: "flush the log".into(), source });
+        }
         if txn.ops.iter().any(is_full) {
             return Err(StoreError::Full { path: "/var/lib/skerry".into() });
         }
@@ -52,7 +57,7 @@ impl Store for Faulty {
 }
 
 #[tokio::test]
-async fn panics_and_a_full_disk_are_told_and_the_server_goes_on() {
+async fn panics_and_a_full_or_broken_disk_are_told_and_the_server_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let store = LogStore::open(&folder.path().join("store"), Options::default()).unwrap();
     let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
@@ -67,6 +72,12 @@ async fn panics_and_a_full_disk_are_told_and_the_server_goes_on() {
     let message = admin.post(CONFIG_MAPS, &config_map("full")).await.refused(507);
     assert!(message.contains("out of space: free some on the file system of /var/lib/skerry"), "{message}");
     admin.post(CONFIG_MAPS, &config_map("fits")).await.ok();
+    assert_eq!(admin.get("/readyz").await.status, 200);
+    let message = admin.post(CONFIG_MAPS, &config_map("breaks")).await.refused(500);
+    assert!(message.contains("the medium is broken"), "{message}");
+    let health = admin.get("/readyz").await;
+    assert_eq!(health.status, 500);
+    assert!(health.text.contains("[-]store failed"), "{}", health.text);
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }
