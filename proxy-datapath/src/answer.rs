@@ -19,14 +19,18 @@ pub(crate) fn reject<P: Packet>(packet: &mut P, view: &View) -> Verdict {
     let answered = match (view.proto, view.kind) {
         // Never an answer to a reset or to an ICMP error: two of us would talk for ever.
         (proto::TCP, Kind::Ports) if view.flags & RST != 0 => return Verdict::drop(Reason::Rejected),
-        (proto::TCP, Kind::Ports) => reset(packet, view),
+        (proto::TCP, Kind::Ports) => reset_tcp(packet, view),
         (_, Kind::Error | Kind::Fragment) => return Verdict::drop(Reason::Rejected),
-        _ => unreachable(packet, view),
+        _ if view.v4 => unreachable_v4(packet, view),
+        _ => unreachable_v6(packet, view),
     };
-    match answered {
-        Some(()) => Verdict::ANSWER,
-        None => Verdict::drop(Reason::RewriteFailed),
-    }
+    if answered { Verdict::ANSWER } else { Verdict::drop(Reason::RewriteFailed) }
+}
+
+/// Not inlined, as the next two: their arrays need a stack frame of their own, and few packets come here.
+#[inline(never)]
+fn reset_tcp<P: Packet>(packet: &mut P, view: &View) -> bool {
+    reset(packet, view).is_some()
 }
 
 #[inline(always)]
@@ -51,44 +55,51 @@ fn reset<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
     header[16] = e;
     header[17] = f;
     let at = frame(packet, view, 20, proto::TCP)?;
-    packet.store_new(at, header)
+    packet.store_new(at, &header)
+}
+
+#[inline(never)]
+fn unreachable_v4<P: Packet>(packet: &mut P, view: &View) -> bool {
+    tell_v4(packet, view).is_some()
 }
 
 #[inline(always)]
-fn unreachable<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
-    let l4 = view.l4 as u32;
-    let quoted: [u8; 8] = packet.load(l4)?;
-    if view.v4 {
-        // A header with options is not quoted: nobody sends them.
-        if l4 != ETH + 20 {
-            return None;
-        }
-        let header: [u8; 20] = packet.load(ETH)?;
-        // Type 3, code 3.
-        let mut icmp = [3, 3, 0, 0, 0, 0, 0, 0];
-        let [a, b] = finish(add_bytes(add_bytes(add_bytes(0, &icmp), &header), &quoted)).to_ne_bytes();
-        icmp[2] = a;
-        icmp[3] = b;
-        let at = frame(packet, view, 36, proto::ICMP)?;
-        packet.store_new(at, icmp)?;
-        packet.store_new(at + 8, header)?;
-        packet.store_new(at + 28, quoted)
-    } else {
-        if l4 != ETH + 40 {
-            return None;
-        }
-        let header: [u8; 40] = packet.load(ETH)?;
-        // Type 1, code 4.
-        let mut icmp = [1, 4, 0, 0, 0, 0, 0, 0];
-        let sum = add_bytes(add_bytes(pseudo(view, 56, proto::ICMPV6), &icmp), &header);
-        let [a, b] = finish(add_bytes(sum, &quoted)).to_ne_bytes();
-        icmp[2] = a;
-        icmp[3] = b;
-        let at = frame(packet, view, 56, proto::ICMPV6)?;
-        packet.store_new(at, icmp)?;
-        packet.store_new(at + 8, header)?;
-        packet.store_new(at + 48, quoted)
+fn tell_v4<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
+    // A header with options is not quoted: nobody sends them.
+    if view.l4 as u32 != ETH + 20 {
+        return None;
     }
+    let quoted: [u8; 28] = packet.load(ETH)?;
+    // Type 3, code 3.
+    let mut icmp = [3, 3, 0, 0, 0, 0, 0, 0];
+    let [a, b] = finish(add_bytes(add_bytes(0, &icmp), &quoted)).to_ne_bytes();
+    icmp[2] = a;
+    icmp[3] = b;
+    let at = frame(packet, view, 36, proto::ICMP)?;
+    packet.store_new(at, &icmp)?;
+    packet.store_new(at + 8, &quoted)
+}
+
+#[inline(never)]
+fn unreachable_v6<P: Packet>(packet: &mut P, view: &View) -> bool {
+    tell_v6(packet, view).is_some()
+}
+
+#[inline(always)]
+fn tell_v6<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
+    if view.l4 as u32 != ETH + 40 {
+        return None;
+    }
+    let quoted: [u8; 48] = packet.load(ETH)?;
+    // Type 1, code 4.
+    let mut icmp = [1, 4, 0, 0, 0, 0, 0, 0];
+    let sum = add_bytes(add_bytes(pseudo(view, 56, proto::ICMPV6), &icmp), &quoted);
+    let [a, b] = finish(sum).to_ne_bytes();
+    icmp[2] = a;
+    icmp[3] = b;
+    let at = frame(packet, view, 56, proto::ICMPV6)?;
+    packet.store_new(at, &icmp)?;
+    packet.store_new(at + 8, &quoted)
 }
 
 /// Sum of the pseudo header of an answer with `length` bytes after the IP header.
@@ -102,16 +113,12 @@ fn pseudo(view: &View, length: u16, protocol: u8) -> u32 {
 /// Resizes the packet and writes Ethernet and IP headers of the answer; returns where its transport header goes.
 #[inline(always)]
 fn frame<P: Packet>(packet: &mut P, view: &View, payload: u16, protocol: u8) -> Option<u32> {
-    let macs: [u8; 12] = packet.load(0)?;
     let ip = if view.v4 { 20 } else { 40 };
     packet.resize(ETH + ip + payload as u32)?;
-    packet.store_new(
-        0,
-        [
-            macs[6], macs[7], macs[8], macs[9], macs[10], macs[11], macs[0], macs[1], macs[2], macs[3],
-            macs[4], macs[5],
-        ],
-    )?;
+    let dst: [u8; 6] = packet.load(0)?;
+    let src: [u8; 6] = packet.load(6)?;
+    packet.store_new(0, &src)?;
+    packet.store_new(6, &dst)?;
     if view.v4 {
         let [a, b] = (payload + 20).to_be_bytes();
         let [c, d, e, f] = view.dst.v4_raw().to_ne_bytes();
@@ -120,12 +127,12 @@ fn frame<P: Packet>(packet: &mut P, view: &View, payload: u16, protocol: u8) -> 
         let [k, l] = finish(add_bytes(0, &header)).to_ne_bytes();
         header[10] = k;
         header[11] = l;
-        packet.store_new(ETH, header)?;
+        packet.store_new(ETH, &header)?;
     } else {
         let [a, b] = payload.to_be_bytes();
-        packet.store_new(ETH, [0x60, 0, 0, 0, a, b, protocol, HOPS])?;
-        packet.store_new(ETH + 8, view.dst.octets())?;
-        packet.store_new(ETH + 24, view.src.octets())?;
+        packet.store_new(ETH, &[0x60, 0, 0, 0, a, b, protocol, HOPS])?;
+        packet.store_new(ETH + 8, &view.dst.octets())?;
+        packet.store_new(ETH + 24, &view.src.octets())?;
     }
     Some(ETH + ip)
 }

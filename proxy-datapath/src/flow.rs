@@ -4,11 +4,14 @@ use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, proto};
 
 use crate::{
     parse::{ACK, FIN, Kind, RST, SYN},
-    tables::{FlowTable, Insert, Scratch, Tables},
+    tables::{FlowTable, Insert, Round, Scratch, Tables},
 };
 
-/// Source ports tried before a destination counts as exhausted: at 80% use of the range one flow in 1,250 fails.
-const PORT_TRIES: u32 = 32;
+/// Source ports tried before a destination counts as exhausted: at 90% use of the range one flow in 850 fails.
+const PORT_TRIES: u32 = 64;
+
+/// A closed connection's ports are left alone this long even when ports are rare: its last segments are still on the way.
+const CLOSED_S: u32 = 2;
 
 /// What an entry says about the packet at hand.
 #[derive(Clone, Copy)]
@@ -21,7 +24,7 @@ enum Visit {
 }
 
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
     if find_in(tables, FlowTable::Established, s, config, now_s) {
         return true;
@@ -221,7 +224,7 @@ impl Scratch {
 ///
 /// # Errors
 /// [`Reason::SnatExhausted`], [`Reason::FlowTableFull`].
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn create<T: Tables>(
     tables: &T,
     s: &mut Scratch,
@@ -237,52 +240,117 @@ pub(crate) fn create<T: Tables>(
         flags: flags | flow_flag::REVERSE,
         ..Flow::default()
     };
-    let ports = matches!(s.view.kind, Kind::Ports | Kind::Echo);
-    for attempt in 0..PORT_TRIES {
-        if fresh.snat || attempt > 0 {
-            if !ports {
-                // Without ports one flow a destination has room; a second one is refused.
-                if attempt > 0 {
-                    break;
-                }
-            } else {
-                let port = random_port(config, tables.random()).ok_or(Reason::SnatExhausted)?;
-                s.to.sport = port;
-                if matches!(s.view.kind, Kind::Echo) {
-                    s.to.dport = port;
-                }
-            }
-        }
-        s.reverse_key = s.to.flip();
-        match tables.add_flow(FlowTable::New, &s.reverse_key, &s.reverse) {
-            Insert::Done => {}
-            Insert::Exists => continue,
-            Insert::Full => return Err(Reason::FlowTableFull),
-        }
-        // Asked after the insertion: a flow that moves between the tables in this moment is seen in one of them.
-        if tables.flow(FlowTable::Established, &s.reverse_key, |_| ()).is_some() {
-            tables.remove_flow(FlowTable::New, &s.reverse_key);
-            continue;
-        }
-        let source_changed = fresh.snat || attempt > 0;
-        s.flow = Flow {
-            to: s.to,
-            service_id: fresh.service_id,
-            seen_s: now_s,
-            flags: flags | if source_changed { flow_flag::SNAT } else { 0 },
-            packets: 1,
-            ..Flow::default()
-        };
-        return match tables.add_flow(FlowTable::New, &s.view.tuple, &s.flow) {
-            Insert::Done => Ok(()),
-            Insert::Exists => adopt(tables, s),
-            Insert::Full => {
-                tables.remove_flow(FlowTable::New, &s.reverse_key);
-                Err(Reason::FlowTableFull)
-            }
-        };
+    s.attempt = Attempt::Again;
+    tables.repeat(PORT_TRIES, |attempt| {
+        s.attempt = reserve(tables, s, config, now_s, fresh, attempt);
+        if matches!(s.attempt, Attempt::Again) { Round::Again } else { Round::Done }
+    });
+    match s.attempt {
+        Attempt::Reserved => {}
+        Attempt::Full => return Err(Reason::FlowTableFull),
+        Attempt::Again | Attempt::Exhausted => return Err(Reason::SnatExhausted),
     }
-    Err(Reason::SnatExhausted)
+    let source_changed = fresh.snat || s.to.sport.raw() != s.view.tuple.sport.raw();
+    s.flow = Flow {
+        to: s.to,
+        service_id: fresh.service_id,
+        seen_s: now_s,
+        flags: flags | if source_changed { flow_flag::SNAT } else { 0 },
+        packets: 1,
+        ..Flow::default()
+    };
+    match tables.add_flow(FlowTable::New, &s.view.tuple, &s.flow) {
+        Insert::Done => Ok(()),
+        Insert::Exists => adopt(tables, s),
+        Insert::Full => {
+            tables.remove_flow(FlowTable::New, &s.reverse_key);
+            Err(Reason::FlowTableFull)
+        }
+    }
+}
+
+/// How one try for a source port ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Attempt {
+    /// The port is taken.
+    #[default]
+    Again = 0,
+    Reserved = 1,
+    Exhausted = 2,
+    Full = 3,
+}
+
+/// One try: names a port and puts the reverse entry in.
+#[inline(always)]
+fn reserve<T: Tables>(
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+    now_s: u32,
+    fresh: Fresh,
+    attempt: u32,
+) -> Attempt {
+    if fresh.snat || attempt > 0 {
+        if matches!(s.view.kind, Kind::Ports | Kind::Echo) {
+            let Some(port) = random_port(config, tables.random()) else { return Attempt::Exhausted };
+            s.to.sport = port;
+            if matches!(s.view.kind, Kind::Echo) {
+                s.to.dport = port;
+            }
+        } else if attempt > 0 {
+            // Without ports one flow a destination has room; a second one is refused.
+            return Attempt::Exhausted;
+        }
+    }
+    s.reverse_key = s.to.flip();
+    let pressed = attempt >= PORT_TRIES / 2;
+    let mut added = tables.add_flow(FlowTable::New, &s.reverse_key, &s.reverse);
+    if matches!(added, Insert::Exists) && reclaim(tables, FlowTable::New, s, config, now_s, pressed) {
+        added = tables.add_flow(FlowTable::New, &s.reverse_key, &s.reverse);
+    }
+    match added {
+        Insert::Done => {}
+        Insert::Exists => return Attempt::Again,
+        Insert::Full => return Attempt::Full,
+    }
+    // Asked after the insertion: a flow that moves between the tables in this moment is seen in one of them.
+    let taken = tables.flow(FlowTable::Established, &s.reverse_key, |_| ()).is_some();
+    if taken && !reclaim(tables, FlowTable::Established, s, config, now_s, pressed) {
+        tables.remove_flow(FlowTable::New, &s.reverse_key);
+        return Attempt::Again;
+    }
+    Attempt::Reserved
+}
+
+/// Frees the answers' key from a flow that is dead: silent beyond its time in both directions or, when ports have become
+/// rare (`pressed`), closed a moment ago.
+#[inline(always)]
+fn reclaim<T: Tables>(
+    tables: &T,
+    table: FlowTable,
+    s: &mut Scratch,
+    config: &Config,
+    now_s: u32,
+    pressed: bool,
+) -> bool {
+    let protocol = s.view.proto;
+    let dead = |flow: &Flow| {
+        let idle = idle_s(now_s, flow.seen_s);
+        let closed = pressed && flow.state == flow_state::CLOSING && idle >= CLOSED_S;
+        closed || expired(config, protocol, flow.state, idle)
+    };
+    let to = &mut s.flow.to;
+    let own = tables.flow(table, &s.reverse_key, |flow| {
+        *to = flow.to.flip();
+        dead(flow)
+    });
+    if own != Some(true) || tables.flow(table, &s.flow.to, |twin| dead(twin)) == Some(false) {
+        return false;
+    }
+    tables.remove_flow(table, &s.reverse_key);
+    tables.remove_flow(table, &s.flow.to);
+    true
 }
 
 /// Another CPU recorded the same flow a moment ago: its choice holds.

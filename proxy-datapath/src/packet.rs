@@ -21,7 +21,7 @@ pub trait Packet {
     fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()>;
 
     /// Overwrites bytes of a packet that is being made anew.
-    fn store_new<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()>;
+    fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()>;
 
     /// Adds `diff` (see `checksum`) to the IPv4 header checksum at `at`.
     fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()>;

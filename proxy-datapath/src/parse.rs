@@ -83,7 +83,7 @@ impl View {
 ///
 /// # Errors
 /// [`Reason::Malformed`] for headers that are cut short or contradict themselves; [`Reason::MappedOnWire`].
-#[inline(always)]
+#[inline(never)]
 pub fn parse<P: Packet>(packet: &P, view: &mut View) -> Result<Shape, Reason> {
     let eth: [u8; 14] = packet.load(0).ok_or(Reason::Malformed)?;
     view.src_mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];

@@ -3,7 +3,7 @@ use proxy_abi::{
     SocketKey, SocketOrigin, Tuple,
 };
 
-use crate::{forward::Hop, parse::View};
+use crate::{flow::Attempt, forward::Hop, parse::View};
 
 /// Which of the two connection tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,13 @@ pub enum Insert {
     Done,
     Exists,
     Full,
+}
+
+/// What a round of [`Tables::repeat`] wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Round {
+    Again,
+    Done,
 }
 
 /// The maps and the clock, as the datapath sees them. Shared by all CPUs, hence `&self` throughout.
@@ -45,6 +52,10 @@ pub trait Tables {
     fn socket(&self, key: &SocketKey) -> Option<SocketOrigin>;
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin);
 
+    /// Calls `f` with 0, 1, … until it says that it is done or `times` is reached. Not a plain loop: the verifier walks each
+    /// round of one, but a called-back function once.
+    fn repeat(&self, times: u32, f: impl FnMut(u32) -> Round);
+
     /// Monotonic clock in seconds.
     fn now_s(&self) -> u32;
     fn random(&self) -> u32;
@@ -60,6 +71,8 @@ pub struct Scratch {
     pub reverse_key: Tuple,
     pub flow: Flow,
     pub reverse: Flow,
+    /// How the search for its source port went.
+    pub attempt: Attempt,
     /// Where the packet goes.
     pub hop: Hop,
     /// The backend that was drawn for it.

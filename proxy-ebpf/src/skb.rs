@@ -104,8 +104,8 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
-    fn store_new<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
-        self.0.store(at as usize, &bytes, BPF_F_RECOMPUTE_CSUM as u64).ok()
+    fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
+        self.0.store(at as usize, bytes, BPF_F_RECOMPUTE_CSUM as u64).ok()
     }
 
     #[inline(always)]

@@ -1,19 +1,39 @@
 //! `Tables` over the maps.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     btf_maps::lpm_trie::Key,
-    helpers::{bpf_get_prandom_u32, generated::bpf_ktime_get_coarse_ns},
+    helpers::{
+        bpf_get_prandom_u32,
+        generated::{bpf_ktime_get_coarse_ns, bpf_loop},
+    },
 };
 use proxy_abi::{
     Addr, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, PodCidr, Slot,
     SocketKey, SocketOrigin, Tuple,
 };
-use proxy_datapath::{FlowTable, Insert, Tables};
+use proxy_datapath::{FlowTable, Insert, Round, Tables};
 
 use crate::maps::{
     CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, POD_CIDRS, SLOTS, SOCKETS, TUNNEL_PEERS,
 };
+
+/// The function that `bpf_loop` is to call for a closure.
+#[inline(always)]
+fn round_of<F: FnMut(u32) -> Round>(_: &F) -> *mut c_void {
+    round::<F> as *const () as *mut c_void
+}
+
+unsafe extern "C" fn round<F: FnMut(u32) -> Round>(index: u64, context: *mut c_void) -> i64 {
+    // SAFETY: `Kernel::repeat` passes a closure of this very type that nothing else uses meanwhile.
+    let f = unsafe { &mut *context.cast::<F>() };
+    match f(index as u32) {
+        Round::Again => 0,
+        Round::Done => 1,
+    }
+}
 
 /// The node's maps.
 pub struct Kernel;
@@ -115,6 +135,13 @@ impl Tables for Kernel {
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
         // The table evicts; if it can't, getpeername shows the backend, which is true too.
         let _ = SOCKETS.insert(key, origin, 0);
+    }
+
+    #[inline(always)]
+    fn repeat(&self, times: u32, mut f: impl FnMut(u32) -> Round) {
+        let (call, context) = (round_of(&f), (&raw mut f).cast());
+        // SAFETY: the helper calls `call` with `context`, which outlives the call and is of the type that `call` takes it for.
+        unsafe { bpf_loop(times, call, context, 0) };
     }
 
     #[inline(always)]

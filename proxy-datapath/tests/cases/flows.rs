@@ -98,7 +98,34 @@ fn tcp_cases() -> Vec<Case> {
         tcp(client, at, "S"),
         tcp(&format!("10.244.1.1:{SNAT_PORT}"), old_backend, "S").hop(),
     );
-    vec![half_open, closing, one_fin, reset, survives, reused, crashed, retried]
+    let closed = {
+        let (node, outside) = (format!("192.168.50.1:{SNAT_PORT}"), "203.0.113.9:80");
+        let (key, to) = (tuple("10.244.1.3:1", outside, proto::TCP), tuple(&node, outside, proto::TCP));
+        let change =
+            |flow: &mut proxy_abi::Flow| (flow.state, flow.flags) = (flow_state::CLOSING, flow_flag::SNAT);
+        let state = State::standard().flow(FlowTable::Established, key, to, change, 5);
+        let (input, output) = (tcp("10.244.1.2:6000", outside, "S"), tcp(&node, outside, "S").hop());
+        case("the port of a closed connection is used again when no other is free", state).sends_out(
+            Hook::FromPod,
+            input,
+            output,
+        )
+    };
+    vec![closed, half_open, closing, one_fin, reset, survives, reused, crashed, retried]
+}
+
+/// The one source port is held by another pod's flow that is over.
+fn taken(table: FlowTable, state: u8, age_s: u32) -> Case {
+    let node = format!("192.168.50.1:{SNAT_PORT}");
+    let outside = "203.0.113.9:53";
+    let (mine, other) = ("10.244.1.2:6000", tuple("10.244.1.3:1", outside, proto::UDP));
+    let change = move |flow: &mut proxy_abi::Flow| (flow.state, flow.flags) = (state, flow_flag::SNAT);
+    case("", State::standard().flow(table, other, tuple(&node, outside, proto::UDP), change, age_s))
+        .sends_out(Hook::FromPod, udp(mine, outside), udp(&node, outside).hop())
+        .leaves(&[
+            "new 10.244.1.2:6000>203.0.113.9:53/17 => 192.168.50.1:61000>203.0.113.9:53 snat",
+            "new 203.0.113.9:53>192.168.50.1:61000/17 => 203.0.113.9:53>10.244.1.2:6000 snat back",
+        ])
 }
 
 fn udp_cases() -> Vec<Case> {
@@ -157,6 +184,10 @@ fn udp_cases() -> Vec<Case> {
             "new 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.2:6000>10.244.2.2:7000 dnat",
             "new 10.244.2.2:7000>10.244.1.2:6000/17 => 10.96.0.10:53>10.244.1.2:6000 dnat back",
         ]),
+        taken(FlowTable::New, flow_state::EMBRYONIC, 31)
+            .named("the port of an unanswered flow is free after its time"),
+        taken(FlowTable::Established, flow_state::ESTABLISHED, 121)
+            .named("the port of a silent flow is free after its time"),
         case("no free source port towards a destination", {
             let taken = tuple(&format!("192.168.50.1:{SNAT_PORT}"), "203.0.113.9:53", proto::UDP);
             let other = tuple("10.244.1.3:1", "203.0.113.9:53", proto::UDP);

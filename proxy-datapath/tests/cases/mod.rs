@@ -128,6 +128,11 @@ impl Case {
         self.step(hook, input, Action::Answer, Reason::Rejected, Some(output))
     }
 
+    pub fn named(mut self, name: &'static str) -> Case {
+        self.name = name;
+        self
+    }
+
     pub fn leaves(mut self, flows: &[&str]) -> Case {
         let mut flows: Vec<String> = flows.iter().map(|line| (*line).to_owned()).collect();
         flows.sort();

@@ -11,7 +11,7 @@ use proxy_abi::{
     SocketKey, SocketOrigin, Tuple,
 };
 use proxy_datapath::{
-    FlowTable, Insert, Packet, Scratch, Tables, Tunnel, Verdict, from_overlay, from_pod, from_uplink,
+    FlowTable, Insert, Packet, Round, Scratch, Tables, Tunnel, Verdict, from_overlay, from_pod, from_uplink,
     to_overlay, to_pod, to_uplink,
 };
 
@@ -42,8 +42,8 @@ impl Packet for Bytes {
         Some(())
     }
 
-    fn store_new<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
-        self.store(at, bytes)
+    fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
+        self.store(at, *bytes)
     }
 
     fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()> {
@@ -211,6 +211,14 @@ impl Tables for Maps {
 
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
         self.sockets.borrow_mut().insert(*key, *origin);
+    }
+
+    fn repeat(&self, times: u32, mut f: impl FnMut(u32) -> Round) {
+        for index in 0..times {
+            if f(index) == Round::Done {
+                return;
+            }
+        }
     }
 
     fn now_s(&self) -> u32 {
