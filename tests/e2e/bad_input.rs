@@ -47,7 +47,7 @@ pub fn large_body(world: &World) -> Result<()> {
     let body = format!(
         r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"large"}},"data":{{"a":"{value}"}}}}"#
     );
-    refused(world, "/api/v1/namespaces/default/configmaps", &body, &["request", "too large"])?;
+    refused(world, "/api/v1/namespaces/default/configmaps", &body, &["Request entity too large", "3145728"])?;
     Ok(())
 }
 
