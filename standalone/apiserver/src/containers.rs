@@ -73,6 +73,9 @@ pub async fn connect(
     let mut answer = Reply::new(relay(body));
     *answer.status_mut() = parts.status;
     copy_headers(&parts.headers, answer.headers_mut());
+    // Of the node's connection, not of the client's, which may be HTTP/2.
+    answer.headers_mut().remove(header::CONNECTION);
+    answer.headers_mut().remove(header::UPGRADE);
     Ok(answer)
 }
 

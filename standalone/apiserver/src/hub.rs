@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::object;
 
-/// A window's bounds; whichever is reached first lets go of the oldest event.
+/// A window's bounds; whichever is reached first lets go of the oldest event. Without watchers it is empty.
 const WINDOW_EVENTS: usize = 2_048;
-const WINDOW_BYTES: usize = 4 << 20;
+const WINDOW_BYTES: usize = 1 << 20;
 
 /// What a selector looks at.
 #[derive(Debug, Default, Clone)]
@@ -134,9 +134,9 @@ impl Event {
         self.frames[event_type as usize].get_or_init(made).clone()
     }
 
+    /// What it keeps in memory: the state after it and its frame. The state before is the event's before it.
     fn bytes(&self) -> usize {
-        let size = |entry: Option<&Entry>| entry.map_or(0, |entry| entry.value.len());
-        size(self.current()) + size(self.previous())
+        2 * self.current().or(self.previous()).map_or(0, |entry| entry.value.len())
     }
 }
 
@@ -260,13 +260,17 @@ impl Hub {
         window.seen = event.revision();
         window.bytes += event.bytes();
         window.events.push_back(Arc::new(event));
-        while window.events.len() > WINDOW_EVENTS || (window.bytes > WINDOW_BYTES && window.events.len() > 1)
+        let is_watched = self.changed.receiver_count() > 0;
+        let is_full = |window: &Window| {
+            let (events, bytes) = (window.events.len(), window.bytes);
+            !is_watched || events > WINDOW_EVENTS || (bytes > WINDOW_BYTES && events > 1)
+        };
+        while is_full(&window)
+            && let Some(oldest) = window.events.pop_front()
         {
-            if let Some(oldest) = window.events.pop_front() {
-                window.bytes -= oldest.bytes();
-                window.start = oldest.revision();
-                window.first += 1;
-            }
+            window.bytes -= oldest.bytes();
+            window.start = oldest.revision();
+            window.first += 1;
         }
         drop(window);
         self.changed.send_replace(());
@@ -339,8 +343,11 @@ mod tests {
     fn a_window_is_bounded_and_a_watcher_that_fell_out_is_told() {
         let window = Window { events: VecDeque::new(), bytes: 0, start: 0, seen: 0, first: 0, broken: false };
         let hub = Hub { window: Mutex::new(window), changed: watch::Sender::new(()) };
+        hub.take(event(1, "{\"metadata\":{}}"));
+        assert_eq!(hub.place_after(0), None);
+        let _watcher = hub.subscribe();
         let count = WINDOW_EVENTS as u64 + 10;
-        for revision in 1..=count {
+        for revision in 2..=count {
             hub.take(event(revision, "{\"metadata\":{}}"));
         }
         assert!(matches!(hub.read(0), Found::Outside));
