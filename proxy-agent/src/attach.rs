@@ -35,6 +35,8 @@ pub enum AttachError {
     Pins(#[from] PinsError),
     #[error("attach {program} to {to}")]
     Attach { program: String, to: String, source: skerry_kernel::Error },
+    #[error("attach {program} to {device}: this kernel has no TCX links, Linux 6.6 or newer is needed")]
+    NoTcx { program: String, device: String, source: skerry_kernel::Error },
     #[error("read back {program} at {to}")]
     ReadBack { program: String, to: String, source: skerry_kernel::Error },
     #[error("{program} was attached to {to} but the kernel does not show it there")]
@@ -199,7 +201,10 @@ impl Attachments {
             Err(error) => return Err(failed(error)),
         }
         // The old pin, if any, hangs in the air (detached by somebody, or its device was made anew).
-        let link = attach(program).map_err(failed)?;
+        let link = attach(program).map_err(|source| match device != CGROUP && source.is_unsupported() {
+            true => AttachError::NoTcx { program: hook.to_owned(), device: device.to_owned(), source },
+            false => failed(source),
+        })?;
         self.pins.remove(&path)?;
         link.pin(&path).map_err(failed)?;
         changes.attached += 1;

@@ -42,6 +42,9 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
     for folder in pins.folders() {
         errors.extend(remove_tree(&folder).err());
     }
+    // Before the settings: a BPF file system of ours is unmounted only when it is empty. (Fails where the root is the
+    // mount itself; that folder goes at the end.)
+    std::fs::remove_dir(&config.pin_root).ok();
     match Network::open() {
         Ok(network) => errors.extend(network.remove_overlay().await.err().map(Into::into)),
         Err(error) => errors.push(error.into()),

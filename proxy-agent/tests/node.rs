@@ -108,13 +108,17 @@ fn programs_and_maps_that_a_third_party_took_away_come_back() {
     };
     let mut agent = Agent::start(&node, config);
     agent.wait_ready();
-    for pin in ["from_uplink-eth0", "to_overlay-skerry0", "sock_connect4-cgroup"] {
+    let pod = node.pod(5);
+    let from_pod = format!("from_pod-{}", pod.device);
+    for pin in ["from_uplink-eth0", "to_overlay-skerry0", "sock_connect4-cgroup", &from_pod] {
         let path = node.pin("links", pin);
         let id = || Link::open(&path).ok()?.info().ok();
         let before = id().unwrap();
         Link::open(&path).unwrap().detach().unwrap();
         eventually(pin, || id().filter(|now| now.id != before.id && now.target == before.target));
     }
+    node.netns.ip(&format!("link del {}", pod.device)).unwrap();
+    eventually("no pin of a device that is gone", || (!node.pin("links", &from_pod).exists()).then_some(()));
     let map = Map::<FrontendKey, Frontend>::open(&node.pin("maps", map::FRONTENDS)).unwrap();
     let before = frontends(&node);
     map.delete(&before[0].0).unwrap();
