@@ -94,6 +94,10 @@ impl Bed {
         .await
     }
 
+    pub async fn node_object(&self) -> Result<Node> {
+        Ok(Api::<Node>::all(self.client.clone()).get(NODE).await?)
+    }
+
     pub fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), "default")
     }
