@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use skerry_informer::{ConnectError, Next, Queue, certificate_authority, connect, record, run_workers};
+use skerry_informer::{
+    ConnectError, Next, Queue, certificate_authority, connect, record, run_to_end, run_workers,
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -115,8 +117,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     tasks.spawn(garbage::discover(client.clone(), inventory, listeners, shutdown.clone()));
     context.cache.spawn(&client, &mut tasks, &shutdown);
     info!("controllers run");
-    while controllers.join_next().await.is_some() {}
-    while tasks.join_next().await.is_some() {}
+    tasks.spawn(run_to_end(controllers));
+    run_to_end(tasks).await;
     Ok(())
 }
 

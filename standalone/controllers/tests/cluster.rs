@@ -186,3 +186,20 @@ async fn impossible_pod_stays_pending_with_the_reason_and_lands_once_a_node_fits
     assert_eq!(text, "Successfully assigned default/picky to small");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_goes_on_after_the_api_server_was_away() {
+    let mut cluster = Cluster::start(&["node1"]).await;
+    cluster.apply(pod("before", "default", json!({}))).await;
+    eventually("a pod runs", async || (cluster.spread("default").await.len() == 1).then_some(())).await;
+    cluster.restart_api().await;
+    eventually("the API server answers", async || cluster.client.apiserver_version().await.ok().map(drop))
+        .await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    cluster.apply(service).await;
+    cluster.apply(pod("after", "default", json!({}))).await;
+    eventually("both are endpoints", async || (addresses(&cluster, "web").await.len() == 2).then_some(()))
+        .await;
+    cluster.stop().await;
+}

@@ -1,5 +1,6 @@
 //! Deployments from `create` to `delete`, against the real API server and scheduler.
 
+#[expect(dead_code, reason = "each test file uses its own part of this")]
 mod support;
 
 use std::collections::BTreeMap;

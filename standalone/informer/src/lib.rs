@@ -31,4 +31,4 @@ pub use reflector::{FullObjects, MetadataOnly, Narrow, Source, reflect};
 pub use selector::{matches_labels, matches_selector, node_term_holds, requirement_holds, selects_node};
 pub use store::{Change, Store, Term};
 pub use taint::{tolerated, tolerates};
-pub use worker::{Next, run_workers};
+pub use worker::{Next, run_to_end, run_workers};

@@ -60,7 +60,19 @@ pub async fn run_workers<T, F, Fut, E>(
             }
         });
     }
-    while workers.join_next().await.is_some() {}
+    run_to_end(workers).await;
+}
+
+/// Waits for every task. A panic in one of them goes on in the caller: half a controller that runs is worse than a
+/// process that its supervisor starts afresh.
+pub async fn run_to_end(mut tasks: JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
 }
 
 fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod};
 use kube::{Api, Resource};
-use skerry_informer::{Change, ConnectError, FullObjects, Kind, Narrow, Store, connect, record, reflect};
+use skerry_informer::{
+    Change, ConnectError, FullObjects, Kind, Narrow, Store, connect, record, reflect, run_to_end,
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -69,9 +71,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
         info!("scheduler runs");
-        Shell::new(&config, Arc::new(pods), nodes, namespaces, recorder, inbox).run(shutdown).await;
+        let shell = Shell::new(&config, Arc::new(pods), nodes, namespaces, recorder, inbox);
+        tasks.spawn(shell.run(shutdown));
     }
-    while tasks.join_next().await.is_some() {}
+    run_to_end(tasks).await;
     Ok(())
 }
 

@@ -22,8 +22,11 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Cluster {
     pub client: Client,
     shutdown: CancellationToken,
+    api: CancellationToken,
+    address: std::net::SocketAddr,
+    serving: tokio::task::JoinHandle<Result<(), skerry_apiserver::ServerError>>,
     tasks: JoinSet<()>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Image whose pods never become ready.
@@ -46,11 +49,11 @@ impl Cluster {
         let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
         let config = skerry_apiserver::Config::new(folder.path().to_owned(), (loopback, 0).into(), loopback);
         let server = Server::bind(config, store).await.unwrap();
-        let paths = server.paths().clone();
+        let (paths, address) = (server.paths().clone(), server.address());
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let token = shutdown.clone();
-        tasks.spawn(async move { server.run(token).await.unwrap() });
+        let api = shutdown.child_token();
+        let serving = tokio::spawn(server.run(api.clone()));
         let client = skerry_informer::connect(&paths.admin_kubeconfig).await.unwrap();
         eventually("the API server answers", async || client.apiserver_version().await.ok().map(drop)).await;
 
@@ -66,7 +69,7 @@ impl Cluster {
         tasks.spawn(async move {
             token.run_until_cancelled(agent).await;
         });
-        let cluster = Self { client, shutdown, tasks, _folder: folder };
+        let cluster = Self { client, shutdown, api, address, serving, tasks, folder };
         for node in nodes {
             cluster.add_node(node, json!({})).await;
         }
@@ -155,10 +158,23 @@ impl Cluster {
         spread
     }
 
+    /// Ends the API server, and starts another on the same data and port; what was asked meanwhile fails.
+    pub async fn restart_api(&mut self) {
+        self.api.cancel();
+        (&mut self.serving).await.unwrap().unwrap();
+        let store = Arc::new(LogStore::open(&self.folder.path().join("store"), Options::default()).unwrap());
+        let folder = self.folder.path().to_owned();
+        let config = skerry_apiserver::Config::new(folder, self.address, self.address.ip());
+        let server = Server::bind(config, store).await.unwrap();
+        self.api = self.shutdown.child_token();
+        self.serving = tokio::spawn(server.run(self.api.clone()));
+    }
+
     /// Ends everything and asserts that nothing panicked.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
         let ended = tokio::time::timeout(PATIENCE, async {
+            self.serving.await.unwrap().unwrap();
             while let Some(outcome) = self.tasks.join_next().await {
                 outcome.unwrap();
             }
