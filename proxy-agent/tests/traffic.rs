@@ -71,9 +71,12 @@ impl Scene {
             Role::start("serve", &["near", "8080"], |line| pods[0].command(&near, line)),
             Role::start("serve", &["far", "8080"], |line| pods[1].command(&far, line)),
         ];
-        let scene =
+        let mut scene =
             Scene { servers, agents: agents.into(), client, _pods: pods, api, near, _far: far, underlay };
         scene.backends(protocol, &["near", "far"]);
+        for agent in &mut scene.agents {
+            agent.wait("told of the endpoints", |progress| progress.slices == 1);
+        }
         scene
     }
 
