@@ -135,6 +135,17 @@ pub(crate) fn clear_cargo_environment(command: &mut Command) -> &mut Command {
     ] {
         command.env_remove(variable);
     }
+    // What cargo tells a build script about its own package would make the nested one build anew for each caller.
+    for (variable, _) in env::vars_os() {
+        let name = variable.to_string_lossy();
+        let told = ["CARGO_CFG_", "CARGO_FEATURE_", "CARGO_PKG_", "CARGO_MANIFEST_", "DEP_"];
+        if told.iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&variable);
+        }
+    }
+    for variable in ["TARGET", "HOST", "OUT_DIR", "PROFILE", "OPT_LEVEL", "DEBUG", "NUM_JOBS"] {
+        command.env_remove(variable);
+    }
     command
 }
 

@@ -161,7 +161,7 @@ impl Node {
             (prog::FROM_UPLINK, "up0"),
             (prog::TO_UPLINK, "up0"),
         ] {
-            object.attach(&netns, program, device).unwrap();
+            object.attach(&netns, program, device).unwrap_or_else(|error| panic!("{error}: {error:?}"));
         }
         Node { netns, pod, object, config, address, router, pod_address, pod_ifindex }
     }
