@@ -26,7 +26,7 @@ fn every_fixture_is_read_from_protobuf_and_written_back_to_the_byte() {
     let Some(folder) = fixtures() else {
         skerry_lab::skipped(
             "every_fixture_is_read_from_protobuf_and_written_back_to_the_byte",
-            "no fixtures",
+            "no ../shared: the codec fixtures are not at hand",
         );
         return;
     };
