@@ -18,7 +18,7 @@ fn reference(test: &str) -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    skerry_lab::skipped(test, &format!("{} is absent", folder.display()));
+    skerry_lab::skipped(test, &format!("no ../shared: {} is absent", folder.display()));
     None
 }
 
