@@ -210,7 +210,9 @@ async fn run_pods(client: Client) {
     let pods: Api<Pod> = Api::all(client.clone());
     let mut next_address = 0u32;
     loop {
-        let listed = pods.list(&Default::default()).await.unwrap();
+        // The API server may be away for a moment.
+        let listed =
+            eventually("the pods are listed", async || pods.list(&Default::default()).await.ok()).await;
         let revision = listed.metadata.resource_version.unwrap_or_default();
         for pod in listed.items {
             run_pod(&client, pod, &mut next_address).await;
