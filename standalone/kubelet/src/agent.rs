@@ -34,7 +34,7 @@ pub struct Agent {
     pub secrets: Objects<Secret>,
     /// Variables of the API server's own Service, for every container.
     pub service_env: watch::Receiver<Option<BTreeMap<String, String>>>,
-    /// Ids of containers and sandboxes whose first process has ended, for those who follow a log.
+    /// Ids of containers that the runtime itself says have ended, for those who follow a log.
     pub exits: broadcast::Sender<String>,
     /// Newest status of each pod by namespace and name.
     statuses: Mutex<HashMap<(String, String), Arc<PodStatus>>>,

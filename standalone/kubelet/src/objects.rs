@@ -43,10 +43,12 @@ impl<K> Drop for Watched<K> {
     }
 }
 
+type NamespacedName = (String, String);
+
 /// All objects of one kind that are watched for somebody.
 pub struct Objects<K> {
     client: kube::Client,
-    watched: Mutex<HashMap<(String, String), Weak<Watched<K>>>>,
+    watched: Mutex<HashMap<NamespacedName, Weak<Watched<K>>>>,
 }
 
 impl<K> Objects<K>

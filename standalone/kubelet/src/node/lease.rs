@@ -27,7 +27,7 @@ pub async fn keep(agent: &Agent, node: &Node) {
         let pause = match renew(&api, agent, node).await {
             Ok(()) => agent.config.lease_interval,
             Err(error) => {
-                tracing::warn!(%error, "node lease not renewed, trying again");
+                tracing::warn!(error = crate::error_chain(&error), "node lease not renewed, trying again");
                 RETRY
             }
         };

@@ -63,7 +63,11 @@ async fn register(agent: &Agent) -> Node {
         match done {
             Ok(node) => return node,
             Err(error) => {
-                tracing::warn!(node = name, %error, "node not registered, trying again");
+                tracing::warn!(
+                    node = name,
+                    error = crate::error_chain(&error),
+                    "node not registered, trying again"
+                );
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LAST_RETRY);
             }
@@ -91,7 +95,10 @@ async fn keep_status(agent: &Agent, mut before: NodeStatus) {
                     before = status;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "node status not written, trying again");
+                    tracing::warn!(
+                        error = crate::error_chain(&error),
+                        "node status not written, trying again"
+                    );
                     if matches!(&error, kube::Error::Api(answer) if answer.code == 404) {
                         before = register(agent).await.status.unwrap_or_default();
                     }

@@ -171,7 +171,7 @@ fn init(view: View, plan: &mut Plan) -> bool {
         if is_sidecar(container) {
             keep_running(view, container, plan);
             let started = view.current(&container.name).is_some_and(|record| view.started(container, record));
-            if !(started || main_begun) || (view.busy(&container.name) && !main_begun) {
+            if !main_begun && (!started || view.busy(&container.name)) {
                 return false;
             }
             continue;

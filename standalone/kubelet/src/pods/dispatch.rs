@@ -68,7 +68,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => break,
             event = pods.next() => match event {
                 Some(Ok(event)) => dispatcher.pod_event(event),
-                Some(Err(error)) => tracing::warn!(%error, "watch of pods interrupted"),
+                Some(Err(error)) => tracing::warn!(error = crate::error_chain(&error), "watch of pods interrupted"),
                 None => break,
             },
             message = from_runtime.recv() => match message {
@@ -176,8 +176,6 @@ impl Dispatcher {
         match message {
             FromRuntime::Event(event) => {
                 let id = event.container_id();
-                // Nobody follows a log: nobody is told.
-                let _ = self.agent.exits.send(id.to_owned());
                 if let Some(mailbox) = self.agent.owner(id) {
                     mailbox.tell(|inbox| _ = inbox.changed.insert(id.to_owned()));
                 }

@@ -24,8 +24,9 @@ pub struct Reporter {
 impl Reporter {
     /// `known` is the status that the API server has.
     pub fn start(client: kube::Client, id: PodId, known: PodStatus) -> Reporter {
-        let (wanted, receiver) = watch::channel(Arc::new(known));
-        let task = tokio::spawn(report(client, id, receiver));
+        let known = Arc::new(known);
+        let (wanted, receiver) = watch::channel(known.clone());
+        let task = tokio::spawn(report(client, id, known, receiver));
         Reporter { wanted, task }
     }
 
@@ -44,9 +45,13 @@ impl Reporter {
     }
 }
 
-async fn report(client: kube::Client, id: PodId, mut wanted: watch::Receiver<Arc<PodStatus>>) {
+async fn report(
+    client: kube::Client,
+    id: PodId,
+    mut sent: Arc<PodStatus>,
+    mut wanted: watch::Receiver<Arc<PodStatus>>,
+) {
     let api: Api<Pod> = Api::namespaced(client, &id.namespace);
-    let mut sent: Arc<PodStatus> = wanted.borrow_and_update().clone();
     let mut retry = FIRST_RETRY;
     loop {
         let status = wanted.borrow_and_update().clone();
@@ -64,7 +69,7 @@ async fn report(client: kube::Client, id: PodId, mut wanted: watch::Receiver<Arc
             // Gone, or another pod of that name: there is nobody to tell.
             Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => return,
             Err(error) => {
-                tracing::warn!(pod = %id, %error, "status not written, trying again");
+                tracing::warn!(pod = %id, error = crate::error_chain(&error), "status not written, trying again");
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(LAST_RETRY);
             }

@@ -39,7 +39,7 @@ impl Worker {
         }
     }
 
-    fn container_spec(&self, name: &str) -> Option<&Container> {
+    pub(super) fn container_spec(&self, name: &str) -> Option<&Container> {
         let spec = self.pod.spec.as_ref()?;
         let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         all.find(|container| container.name == name)
@@ -50,12 +50,8 @@ impl Worker {
         let name = container.image.clone().unwrap_or_default();
         match self.agent.cri.image(&name).await {
             Ok(Some(image)) => {
-                if self.runtime.latest(&container.name).is_none()
-                    || self.memory.start_failures.contains_key(&container.name)
-                {
-                    let message = format!("Container image \"{name}\" already present on machine");
-                    self.event(Some(&container.name), Kind::Normal, "Pulled", message);
-                }
+                let message = format!("Container image \"{name}\" already present on machine");
+                self.event(Some(&container.name), Kind::Normal, "Pulled", message);
                 return Some(image);
             }
             Ok(None) => {}
@@ -97,12 +93,6 @@ impl Worker {
                     format!("Failed to pull image \"{image}\": {text}"),
                 );
                 self.event(Some(name), Kind::Warning, "Failed", "Error: ErrImagePull".to_owned());
-                self.event(
-                    Some(name),
-                    Kind::Normal,
-                    "BackOff",
-                    format!("Back-off pulling image \"{image}\""),
-                );
                 self.fail_start(name, "ErrImagePull", message);
             }
         }
@@ -143,7 +133,7 @@ impl Worker {
             .await
             .map_err(|error| ("CreateContainerError", error.runtime_message()))?;
         self.agent.own(&id, &self.mailbox);
-        let message = format!("Container created: {}", container.name);
+        let message = format!("Created container: {}", container.name);
         self.event(Some(&container.name), Kind::Normal, "Created", message);
         let started = cri.start_container(&id).await;
         let record = cri.container(&id, &sandbox.id).await;
@@ -163,7 +153,7 @@ impl Worker {
             self.event(Some(&container.name), Kind::Warning, "Failed", format!("Error: {message}"));
             return Ok(());
         }
-        let message = format!("Container started: {}", container.name);
+        let message = format!("Started container {}", container.name);
         self.event(Some(&container.name), Kind::Normal, "Started", message);
         self.post_start(container, &id);
         Ok(())

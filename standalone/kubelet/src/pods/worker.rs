@@ -148,10 +148,25 @@ impl Worker {
         if status == *self.status {
             return;
         }
+        self.tell_back_offs(&status);
         self.status = Arc::new(status);
         self.agent.note_status(&self.id, Some(self.status.clone()));
         if let Some(reporter) = &self.reporter {
             reporter.report(self.status.clone());
+        }
+    }
+
+    /// An event for each container that has come into a back-off since the last status.
+    fn tell_back_offs(&self, status: &PodStatus) {
+        for name in newly_waiting(&self.status, status, "CrashLoopBackOff") {
+            let message = format!("Back-off restarting failed container {name} in pod {}", self.id);
+            self.event(Some(&name), Kind::Warning, "BackOff", message);
+        }
+        for name in newly_waiting(&self.status, status, "ImagePullBackOff") {
+            let image = self.container_spec(&name).and_then(|container| container.image.clone());
+            let message = format!("Back-off pulling image \"{}\"", image.unwrap_or_default());
+            self.event(Some(&name), Kind::Normal, "BackOff", message);
+            self.event(Some(&name), Kind::Warning, "Failed", "Error: ImagePullBackOff".to_owned());
         }
     }
 
@@ -255,6 +270,8 @@ impl Worker {
             self.read_termination_message(&record);
             self.probers.remove(&record.id);
             self.memory.probes.remove(&record.id);
+            // Nobody follows its log: nobody is told.
+            let _ = self.agent.exits.send(record.id.clone());
         }
         self.runtime.put_container(record);
     }
@@ -367,6 +384,20 @@ impl Worker {
         let failure = StartFailure::after(before, reason, message, Timestamp::now());
         self.memory.start_failures.insert(name.to_owned(), failure);
     }
+}
+
+/// Containers that wait for this reason now and did not before.
+fn newly_waiting(before: &PodStatus, after: &PodStatus, reason: &str) -> Vec<String> {
+    let waiting = |status: &PodStatus| -> Vec<String> {
+        let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+        let waits = all.filter(|container| {
+            let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+            waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some(reason))
+        });
+        waits.map(|container| container.name.clone()).collect()
+    };
+    let old = waiting(before);
+    waiting(after).into_iter().filter(|name| !old.contains(name)).collect()
 }
 
 /// Whether the status is worth showing before this is done: quick steps on the way to running are not.

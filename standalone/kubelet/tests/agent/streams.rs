@@ -1,15 +1,13 @@
 //! Logs, exec and port-forward with the real kubectl, through the API server and the node's tunnel.
 
-mod support;
-
 use std::{
     io::{Read as _, Write as _},
     process::{Command, Stdio},
 };
 
+use crate::support::{Bed, able, condition};
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use support::{Bed, able, condition};
 
 const BUSYBOX: &str = "busybox";
 
@@ -32,7 +30,7 @@ async fn kubectl_reads_logs_and_runs_commands() -> Result<()> {
         return Ok(());
     }
     let bed = Bed::new().await?;
-    let script = "echo one; echo two >&2; while :; do sleep 0.2; done";
+    let script = "echo one; echo two; while :; do sleep 0.2; done";
     let mut http =
         json!({"name": "http", "image": BUSYBOX, "command": ["httpd", "-f", "-p", "8080", "-h", "/etc"]});
     http["ports"] = json!([{"containerPort": 8080}]);

@@ -1,15 +1,13 @@
 //! The agent or the runtime goes away and comes back: pods run on.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Bed, able, condition, phase, state};
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 use serde_json::json;
 use skerry_lab::containerd;
-use support::{Bed, able, condition, phase, state};
 
 fn sleeper() -> serde_json::Value {
     json!({"terminationGracePeriodSeconds": 1, "containers": [

@@ -1,12 +1,10 @@
 //! Pods on a real containerd, told by our own API server.
 
-mod support;
-
+use crate::support::{Bed, able, condition, phase, state};
 use anyhow::Result;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::{Api, api::PostParams};
 use serde_json::json;
-use support::{Bed, able, condition, phase, state};
 
 const BUSYBOX: &str = "busybox";
 
@@ -87,11 +85,13 @@ async fn a_failing_container_is_restarted_with_back_off() -> Result<()> {
     assert_eq!(message, format!("back-off 10s restarting failed container=c pod=crash_default({uid})"));
     assert_eq!(status.last_state.clone().unwrap().terminated.unwrap().exit_code, 1);
     bed.pod("crash", "was restarted again", |pod| restarts(pod) == 2).await?;
-    let events = bed.events("crash").await?;
-    assert!(
-        events.iter().any(|event| event.starts_with("BackOff Back-off restarting failed container c")),
-        "{events:?}"
-    );
+    bed.until("an event about the back-off", async || {
+        let events = bed.events("crash").await?;
+        Ok(events
+            .into_iter()
+            .find(|event| event.starts_with("BackOff Back-off restarting failed container c")))
+    })
+    .await?;
     Ok(())
 }
 

@@ -1,0 +1,6 @@
+//! The node agent on a real containerd, inside a lab's node, told by our own API server.
+
+mod pods;
+mod restarts;
+mod streams;
+mod support;
