@@ -21,7 +21,8 @@ pub struct Config {
     /// ClusterIP ranges, at most one of each family.
     pub service_cidrs: Vec<IpNetwork>,
     pub node_ports: RangeInclusive<u16>,
-    /// Source ports for SNAT. `None`: what lies above the kernel's own ephemeral ports.
+    /// Source ports for SNAT. `None`: the most that lies outside NodePorts and the kernel's
+    /// own ephemeral ports (1024–29999 by default).
     pub snat_ports: Option<RangeInclusive<u16>>,
     pub vxlan_port: u16,
     /// 24 bits.

@@ -27,7 +27,7 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
         let cidr = config.service_cidrs.iter().find(|cidr| cidr.is_ipv4() == is_v4);
         cidr.map_or(Prefix::default(), prefix)
     };
-    let snat = config.snat_ports.clone().unwrap_or_else(above_ephemeral_ports);
+    let snat = config.snat_ports.clone().unwrap_or_else(|| default_snat_ports(&config.node_ports));
     let mut flags = 0;
     if config.masquerade {
         flags |= config_flag::MASQUERADE;
@@ -70,17 +70,47 @@ fn prefix(cidr: &IpNetwork) -> Prefix {
     Prefix { addr: cidr.network().into(), len: mapped_bits + u32::from(cidr.prefix()) }
 }
 
-/// Too few ports for SNAT to work with.
-const FEWEST_PORTS: u16 = 1024;
+/// The kernel's own ephemeral ports where it does not say (its default).
+const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
+/// Ports below may not be bound by everybody: answers to them look odd to firewalls.
+const FIRST_UNPRIVILEGED: u16 = 1024;
 
-/// Ports that the kernel gives to no socket by itself, so that a masqueraded flow never meets a socket of the node.
-fn above_ephemeral_ports() -> RangeInclusive<u16> {
-    let last = settings::read("net/ipv4/ip_local_port_range")
-        .ok()
-        .and_then(|range| range.split_whitespace().nth(1)?.parse::<u16>().ok())
-        .filter(|last| u16::MAX - last >= FEWEST_PORTS);
-    match last {
-        Some(last) => last + 1..=u16::MAX,
-        None => 61_000..=u16::MAX,
+/// Where SNAT takes its source ports from by default. A translated flow is told from the node's own by all five numbers,
+/// so what counts is to stay off the ports that the kernel gives to sockets which dial out, and off the NodePorts.
+fn default_snat_ports(node_ports: &RangeInclusive<u16>) -> RangeInclusive<u16> {
+    let text = settings::read("net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_whitespace().map_while(|number| number.parse::<u16>().ok());
+    let ephemeral = match (numbers.next(), numbers.next()) {
+        (Some(first), Some(last)) => first..=last,
+        _ => EPHEMERAL,
+    };
+    largest_gap(&[node_ports.clone(), ephemeral])
+}
+
+/// The longest run of unprivileged ports outside the ranges.
+fn largest_gap(taken: &[RangeInclusive<u16>]) -> RangeInclusive<u16> {
+    let mut taken = taken.to_vec();
+    taken.sort_by_key(|range| *range.start());
+    let mut best = u16::MAX..=u16::MAX;
+    let mut next = FIRST_UNPRIVILEGED;
+    for range in taken.into_iter().chain([u16::MAX..=u16::MAX]) {
+        let longest = best.end() - best.start();
+        if range.start().checked_sub(next).is_some_and(|length| length > longest) {
+            best = next..=range.start() - 1;
+        }
+        next = next.max(range.end().saturating_add(1));
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snat_ports_stay_off_node_ports_and_the_kernels_own() {
+        assert_eq!(largest_gap(&[30_000..=32_767, 32_768..=60_999]), 1024..=29_999);
+        assert_eq!(largest_gap(&[1024..=60_999, 30_000..=32_767]), 61_000..=65_534);
+        assert_eq!(largest_gap(&[2000..=3000, 40_000..=50_000]), 3001..=39_999);
     }
 }
