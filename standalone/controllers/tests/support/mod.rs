@@ -210,9 +210,11 @@ async fn run_pods(client: Client) {
     let pods: Api<Pod> = Api::all(client.clone());
     let mut next_address = 0u32;
     loop {
-        // The API server may be away for a moment.
-        let listed =
-            eventually("the pods are listed", async || pods.list(&Default::default()).await.ok()).await;
+        let Ok(listed) = pods.list(&Default::default()).await else {
+            // The API server is away for a moment; no event tells when it is back.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
         let revision = listed.metadata.resource_version.unwrap_or_default();
         for pod in listed.items {
             run_pod(&client, pod, &mut next_address).await;
