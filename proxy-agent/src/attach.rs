@@ -1,7 +1,10 @@
 use std::{collections::HashMap, fs::File, os::fd::AsFd, os::unix::fs::MetadataExt, path::PathBuf};
 
-use proxy_abi::prog;
-use skerry_kernel::{CgroupHook, Direction, Link, LinkTarget, Order, Program, ifindex, tcx_attachments};
+use proxy_abi::{map, prog};
+use skerry_kernel::{
+    CgroupHook, Direction, Filter, Link, LinkTarget, Map, Order, Program, attach_filters, filter_program,
+    ifindex, ifname, tcx_attachments,
+};
 
 use crate::pins::{Pins, PinsError};
 
@@ -111,6 +114,7 @@ impl Attachments {
             self.socket(hook, kind, &mut changes)?;
         }
         self.pods_and_leftovers(&mut changes)?;
+        self.pod_filters(&mut changes)?;
         Ok(changes)
     }
 
@@ -236,6 +240,40 @@ impl Attachments {
                 _ => {
                     self.pins.remove(&self.pins.link(hook, device))?;
                     changes.removed += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pods' filters get the new programs, and are put back where somebody took them off. Pods of an older plugin have
+    /// pinned links instead, which [`Attachments::pods_and_leftovers`] minds.
+    fn pod_filters(&self, changes: &mut Changes) -> Result<(), AttachError> {
+        let failed = |hook: &str, to: String| {
+            let program = hook.to_owned();
+            move |source| AttachError::Attach { program, to, source }
+        };
+        let path = self.pins.map(map::LINKS);
+        let pods = Map::<u32, proxy_abi::Link>::open(&path).and_then(|links| links.entries());
+        for (index, _) in pods.map_err(failed("filters", path.display().to_string()))? {
+            // A device that is gone has an entry for as long as the CNI plugin takes to delete it.
+            let Ok(device) = ifname(index) else { continue };
+            for (hook, direction) in POD_HOOKS {
+                if self.pins.link(hook, &device).exists() {
+                    continue;
+                }
+                let (program, id) = self.program(hook)?;
+                let at = match filter_program(index, direction) {
+                    Ok(at) if at == Some(id) => continue,
+                    Ok(at) => at,
+                    Err(error) if error.is_not_found() => continue,
+                    Err(error) => return Err(failed(hook, device.clone())(error)),
+                };
+                match attach_filters(index, &[Filter { direction, program: program.fd(), name: hook }]) {
+                    Ok(()) if at.is_some() => changes.replaced += 1,
+                    Ok(()) => changes.attached += 1,
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(failed(hook, device.clone())(error)),
                 }
             }
         }

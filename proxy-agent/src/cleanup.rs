@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
-use skerry_kernel::Link;
+use proxy_abi::map;
+use skerry_kernel::{Direction, Link, Map, detach_filter};
 
 use crate::{
     agent::LOCK,
@@ -39,6 +40,7 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
     for name in pins.link_names().unwrap_or_default() {
         errors.extend(detach(&pins.links().join(&name), name).err());
     }
+    errors.extend(detach_pods(&pins));
     for folder in pins.folders() {
         errors.extend(remove_tree(&folder).err());
     }
@@ -68,6 +70,26 @@ fn detach(path: &Path, name: String) -> Result<(), CleanupError> {
         Err(source) if !source.is_not_found() => Err(CleanupError::Detach { link: name, source }),
         _ => remove_file(path),
     }
+}
+
+/// Pods that go on living keep their devices, without our programs.
+fn detach_pods(pins: &Pins) -> Vec<CleanupError> {
+    let pods =
+        match Map::<u32, proxy_abi::Link>::open(&pins.map(map::LINKS)).and_then(|links| links.entries()) {
+            Ok(pods) => pods,
+            Err(error) if error.is_not_found() => return Vec::new(),
+            Err(source) => return vec![CleanupError::Detach { link: map::LINKS.to_owned(), source }],
+        };
+    let hooks =
+        pods.iter().flat_map(|(index, _)| [Direction::Ingress, Direction::Egress].map(|d| (*index, d)));
+    hooks
+        .filter_map(|(index, direction)| match detach_filter(index, direction) {
+            Err(source) if !source.is_not_found() => {
+                Some(CleanupError::Detach { link: format!("the filter of device {index}"), source })
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 fn remove_file(path: &Path) -> Result<(), CleanupError> {

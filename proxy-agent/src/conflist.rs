@@ -39,6 +39,8 @@ pub(crate) fn write(
         "name": "skerry",
         "plugins": [{
             "type": PLUGIN, "mtu": mtu, "ranges": ranges, "pinRoot": pin_root, "stateDir": state_dir,
+            // Filters are in place after 0.1 ms; each TCX link would wait 8 ms and more for a grace period.
+            "attach": "clsact",
         }],
     });
     let (path, contents) = (dir.join(FILE), format!("{list:#}\n"));

@@ -163,19 +163,22 @@ fn restarts(by_kill: bool) {
         ("kept, ClusterIP from a pod", scene.in_pod("keep")),
         ("kept, NodePort from outside", scene.outside("keep")),
     ];
-    let pins = [
-        format!("from_pod-{}", scene.client.device),
-        "from_uplink-eth0".into(),
-        "sock_connect4-cgroup".into(),
-    ];
+    let pins = ["from_uplink-eth0", "sock_connect4-cgroup"];
+    let filter = || {
+        let find = || {
+            let index = skerry_kernel::ifindex(&scene.client.device).unwrap();
+            skerry_kernel::filter_program(index, skerry_kernel::Direction::Ingress).unwrap()
+        };
+        scene.near.netns.run(find).unwrap()
+    };
     let running = || {
-        pins.clone().map(|pin| {
-            let info = Link::open(&scene.near.pin("links", &pin)).unwrap().info().unwrap();
+        pins.map(|pin| {
+            let info = Link::open(&scene.near.pin("links", pin)).unwrap().info().unwrap();
             (info.id, info.program_id)
         })
     };
     for _ in 0..20 {
-        let before = running();
+        let (before, filter_before) = (running(), filter());
         match by_kill {
             true => agent.kill(),
             false => drop(agent.end()),
@@ -187,6 +190,7 @@ fn restarts(by_kill: bool) {
                 "the link stays, the program is a new one"
             );
         }
+        assert!(filter().is_some() && filter() != filter_before, "the pod's filter has the new program");
     }
     drop(agent);
     for (what, role) in load {

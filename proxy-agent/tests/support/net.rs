@@ -10,7 +10,7 @@ use std::{
 
 use proxy_abi::{Addr, Endpoint, Link as PodLink, endpoint_flag, map, prog};
 use proxy_agent::{Config, MapSizes};
-use skerry_kernel::{Direction, Link, Map, Order, Program, Update};
+use skerry_kernel::{Direction, Filter, Map, Program, Update};
 use skerry_lab::{Cgroup, Netns};
 
 /// A bridge in a namespace of its own, and a client that belongs to no node.
@@ -120,11 +120,14 @@ impl TestNode {
         links
             .update(&ifindex, &PodLink { v4: ip.into(), v6: Addr::UNSPECIFIED, mac, flags: 0 }, Update::Any)
             .unwrap();
-        for (hook, direction) in [(prog::FROM_POD, Direction::Ingress), (prog::TO_POD, Direction::Egress)] {
-            let program = Program::open(&self.pin("progs", hook)).unwrap();
-            let link = Link::attach_tcx(program.fd(), ifindex, direction, Order::First).unwrap();
-            link.pin(&self.pin("links", &format!("{hook}-{device}"))).unwrap();
-        }
+        let programs = [(prog::FROM_POD, Direction::Ingress), (prog::TO_POD, Direction::Egress)]
+            .map(|(hook, direction)| (hook, direction, Program::open(&self.pin("progs", hook)).unwrap()));
+        let filters = programs.each_ref().map(|(name, direction, program)| Filter {
+            direction: *direction,
+            program: program.fd(),
+            name,
+        });
+        skerry_kernel::attach_filters(ifindex, &filters).unwrap();
     }
 
     /// A command in this node's namespace and cgroup, as one of the node's own processes.
