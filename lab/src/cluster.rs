@@ -230,7 +230,7 @@ impl Cluster {
     }
 }
 
-/// Puts our programs where the node looks for them. A copy: a new build must not change a program that runs.
+/// Puts our programs where the node looks for them.
 pub fn install(node: &Node) -> Result<()> {
     // The node's own folder `opt` is its `/opt`.
     let dir = node.dir().join(PROGRAMS.trim_start_matches('/'));
@@ -239,7 +239,12 @@ pub fn install(node: &Node) -> Result<()> {
     for program in ["skerry-cni", "skerry"] {
         let from = paths::binary(program)?;
         let (fresh, to) = (dir.join(format!(".{program}")), dir.join(program));
-        fs::copy(&from, &fresh).with_context(|| format!("copy {} to {}", from.display(), fresh.display()))?;
+        let _ = fs::remove_file(&fresh);
+        // A linker makes a new file each time, so that a link to the old one keeps it as it was.
+        if fs::hard_link(&from, &fresh).is_err() {
+            fs::copy(&from, &fresh)
+                .with_context(|| format!("copy {} to {}", from.display(), fresh.display()))?;
+        }
         fs::rename(&fresh, &to).with_context(|| format!("keep {}", to.display()))?;
     }
     Ok(())

@@ -14,8 +14,10 @@ fn the_walkthroughs_images_run() {
     for image in &images {
         assert!(image.names.iter().all(|name| names.iter().any(|n| n == name)), "{names:?}");
     }
+    // Below the node's own cgroup, so that the lab's end is theirs.
+    let ctr_run = |name: &str| format!("ctr -n k8s.io run --cgroup /{}/node1/{name}", lab.name());
     let run = |image: &str, name: &str, what: &str| {
-        node.sh(&format!("ctr -n k8s.io run --rm --net-host {image} {name} {what}")).unwrap()
+        node.sh(&format!("{} --rm --net-host {image} {name} {what}", ctr_run(name))).unwrap()
     };
     assert!(run(images::NGINX, "ls", "ls /").contains("usr"));
     assert_eq!(run(images::NGINX, "bash", "bash -c 'echo $((6*7))'").trim(), "42");
@@ -23,8 +25,8 @@ fn the_walkthroughs_images_run() {
     assert!(
         run(images::STRESS, "stress", "stress --vm 1 --vm-bytes 10M --timeout 1").contains("successful run")
     );
-    node.sh(&format!("ctr -n k8s.io run -d --net-host {} web", images::NGINX)).unwrap();
+    node.sh(&format!("{} -d --net-host {} web", ctr_run("web"), images::NGINX)).unwrap();
     let page = "for i in $(seq 50); do curl -sf localhost && exit; sleep 0.1; done; exit 1";
     assert!(node.sh(page).unwrap().contains("Welcome to nginx!"));
-    node.sh(&format!("ctr -n k8s.io run -d {} logs", images::FLUENTD)).unwrap();
+    node.sh(&format!("{} -d {} logs", ctr_run("logs"), images::FLUENTD)).unwrap();
 }

@@ -41,14 +41,15 @@ fn three_nodes_run_a_container_each_and_leave_nothing() {
     });
     eprintln!("three nodes up in {:?}", begun.elapsed());
     let node = lab.node("node1").unwrap();
-    let ctr = "ctr -n k8s.io run --rm docker.io/library/busybox:latest one";
-    assert_eq!(node.sh(&format!("{ctr} echo hello")).unwrap().trim(), "hello");
+    let ctr = |name: &str| format!("ctr -n k8s.io run --cgroup /{}/node1/{name}", lab.name());
+    let line = format!("{} --rm {} one echo hello", ctr("one"), images::BUSYBOX);
+    assert_eq!(node.sh(&line).unwrap().trim(), "hello");
 
     let mut daemon = node.daemon("containerd").expect("containerd is known by name");
     daemon.kill().unwrap();
     assert!(node.daemon("containerd").is_none());
     node.start_containerd(&containerd::Options::default()).unwrap();
-    node.sh("ctr -n k8s.io run -d docker.io/library/busybox:latest two sleep 1000").unwrap();
+    node.sh(&format!("{} -d {} two sleep 1000", ctr("two"), images::BUSYBOX)).unwrap();
 
     drop(lab);
     let left = run("sh", &["-c", &format!("ip netns; ip -br link; ls /run/skerry-lab /var/lib/skerry-lab; grep -r {name} /proc/mounts || true; find /sys/fs/cgroup -name {name}")]).unwrap();
