@@ -246,6 +246,8 @@ pub fn install(node: &Node) -> Result<()> {
                 .with_context(|| format!("copy {} to {}", from.display(), fresh.display()))?;
         }
         fs::rename(&fresh, &to).with_context(|| format!("keep {}", to.display()))?;
+        // Of two names of one file, rename(2) leaves both.
+        let _ = fs::remove_file(&fresh);
     }
     Ok(())
 }

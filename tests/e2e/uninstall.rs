@@ -15,6 +15,10 @@ pub fn leaves_nothing() -> Result<()> {
     cluster::install(&node)?;
     node.start_containerd(&containerd::Options::default())?;
     node.import(&images::walkthrough()?)?;
+    eventually("the link-local address has settled", SOON, || {
+        ensure!(!node.sh("ip -6 address")?.contains("tentative"), "still tentative");
+        Ok(())
+    })?;
     let before = listing(&node)?;
     let name = lab.name().to_owned();
 
