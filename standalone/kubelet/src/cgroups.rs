@@ -18,6 +18,21 @@ pub fn remove(cgroup: &str) {
     }
 }
 
+/// Removes the folders above the pods' own, as far as nothing is in them any more.
+pub fn remove_parents(cgroup_parent: &str) {
+    let parent = cgroup_parent.trim_matches('/');
+    if parent.split('/').any(|part| part == "..") {
+        return;
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for root in roots(&mounts) {
+        for folder in ["kubepods/burstable", "kubepods/besteffort", "kubepods"] {
+            // The kernel refuses what is in use: it stays.
+            let _ = fs::remove_dir(root.join(parent).join(folder));
+        }
+    }
+}
+
 /// Mount points of cgroup v1 hierarchies and of cgroup2.
 fn roots(mountinfo: &str) -> Vec<PathBuf> {
     let lines = mountinfo.lines().filter_map(|line| {

@@ -1,90 +1,97 @@
-//! Takes every pod that this node agent started off the machine, with all that it left on the disk.
+//! Takes every pod that this agent ever started off the machine (`skerry uninstall`).
 
-use std::{
-    io,
-    path::{Path, PathBuf},
+use std::{io::ErrorKind, path::Path, path::PathBuf, time::Duration};
+
+use futures::StreamExt as _;
+
+use crate::{
+    Config, cgroups,
+    cri::{Cri, CriError, ListedPod},
+    spec::PodId,
+    volumes::{self, VolumeError},
 };
 
-use crate::{cgroups, config::Config, cri::Cri, cri::CriError, volumes};
+/// Pods that are ended side by side.
+const AT_ONCE: usize = 16;
+/// No container gets a longer grace than this here, seconds.
+const GRACE_S: i64 = 10;
+const LIST_LIMIT: Duration = Duration::from_secs(20);
 
-/// A part of the node agent's work that could not be taken away.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
     #[error(transparent)]
     Runtime(#[from] CriError),
+    #[error("list pods: no answer from the container runtime within {} s", LIST_LIMIT.as_secs())]
+    Silent,
     #[error(transparent)]
-    Volumes(#[from] volumes::VolumeError),
+    Volumes(#[from] VolumeError),
     #[error("remove {}", path.display())]
-    Folder { path: PathBuf, source: io::Error },
+    Folder { path: PathBuf, source: std::io::Error },
 }
 
-/// Ends and removes the pods whose folders stand below `root_dir`: those of another node agent on the same runtime are
-/// left alone. Then volumes, logs, cgroups. May be called again; goes on after errors and returns them all. The node
-/// agent must not run, the CNI plugin must still be there.
+/// Ends the node's pods, removes their records, volumes, logs and cgroups, and the agent's own folder. Pods of others
+/// on the same runtime are left alone. Doing it again is harmless; all that went wrong is returned.
 pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
     let mut errors = Vec::new();
-    let pods_dir = config.root_dir.join("pods");
-    let uids = match names_in(&pods_dir) {
-        Ok(uids) => uids,
-        Err(source) => return vec![CleanupError::Folder { path: pods_dir, source }],
+    let listed = match Cri::new(&config.runtime_socket) {
+        Ok(cri) => match tokio::time::timeout(LIST_LIMIT, cri.list(&config.node_name)).await {
+            Ok(Ok(pods)) => Some((cri, pods)),
+            Ok(Err(error)) => {
+                errors.push(error.into());
+                None
+            }
+            Err(_) => {
+                errors.push(CleanupError::Silent);
+                None
+            }
+        },
+        Err(error) => {
+            errors.push(error.into());
+            None
+        }
     };
-    if !uids.is_empty() {
-        errors.extend(remove_pods(config, &uids).await.err().map(CleanupError::from));
+    if let Some((cri, pods)) = listed {
+        let ends = futures::stream::iter(pods.into_iter().map(|(uid, pod)| end(&cri, config, uid, pod)));
+        let ended: Vec<Vec<CleanupError>> = ends.buffer_unordered(AT_ONCE).collect().await;
+        errors.extend(ended.into_iter().flatten());
     }
-    errors.extend(volumes::unmount_below(&config.root_dir).err().map(CleanupError::from));
-    for uid in &uids {
-        errors.extend(remove_logs(&config.pod_log_dir, uid).err());
+    if let Err(error) = volumes::unmount_below(&config.root_dir) {
+        // What is still mounted must not be emptied by removing the folder.
+        errors.push(error.into());
+        return errors;
     }
+    errors.extend(remove_folder(&config.root_dir));
     // An empty folder only: another node agent's logs stay.
-    std::fs::remove_dir(&config.pod_log_dir).ok();
-    errors.extend(remove_tree(&config.root_dir).err());
-    cgroups::remove(&format!("{}/kubepods", config.cgroup_parent.trim_end_matches('/')));
+    let _ = std::fs::remove_dir(&config.pod_log_dir);
+    cgroups::remove_parents(&config.cgroup_parent);
     errors
 }
 
-async fn remove_pods(config: &Config, uids: &[String]) -> Result<(), CriError> {
-    let cri = Cri::new(&config.runtime_socket)?;
-    for (uid, pod) in cri.list().await? {
-        if !uids.contains(&uid) {
-            continue;
-        }
-        for sandbox in &pod.sandboxes {
-            cri.stop_sandbox(&sandbox.id).await?;
-        }
-        for container in &pod.containers {
-            cri.remove_container(&container.id).await?;
-        }
-        for sandbox in &pod.sandboxes {
-            cri.remove_sandbox(&sandbox.id).await?;
-        }
+async fn end(cri: &Cri, config: &Config, uid: String, pod: ListedPod) -> Vec<CleanupError> {
+    let mut errors = Vec::new();
+    let stops = pod.runtime.running().map(|container| {
+        cri.stop_container(&container.id, container.grace_s.unwrap_or(GRACE_S).clamp(1, GRACE_S))
+    });
+    let stopped = futures::future::join_all(stops).await;
+    errors.extend(stopped.into_iter().filter_map(|stopped| stopped.err().map(CleanupError::from)));
+    for sandbox in &pod.runtime.sandboxes {
+        let removed = match cri.stop_sandbox(&sandbox.id).await {
+            Ok(()) => cri.remove_sandbox(&sandbox.id).await,
+            Err(error) => Err(error),
+        };
+        errors.extend(removed.err().map(CleanupError::from));
     }
-    Ok(())
+    let id = PodId { namespace: pod.namespace, name: pod.name, uid };
+    errors.extend(remove_folder(&config.pod_log_dir.join(id.log_folder())));
+    cgroups::remove(&pod.cgroup);
+    errors
 }
 
-/// Log folders are named `NAMESPACE_NAME_UID`.
-fn remove_logs(pod_log_dir: &Path, uid: &str) -> Result<(), CleanupError> {
-    let folder = |source| CleanupError::Folder { path: pod_log_dir.to_owned(), source };
-    for name in names_in(pod_log_dir).map_err(folder)? {
-        if name.rsplit_once('_').is_some_and(|(_, of)| of == uid) {
-            remove_tree(&pod_log_dir.join(name))?;
-        }
-    }
-    Ok(())
-}
-
-fn names_in(dir: &Path) -> io::Result<Vec<String>> {
-    match std::fs::read_dir(dir) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
-}
-
-fn remove_tree(path: &Path) -> Result<(), CleanupError> {
+fn remove_folder(path: &Path) -> Option<CleanupError> {
     match std::fs::remove_dir_all(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(CleanupError::Folder { path: path.to_owned(), source })
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Some(CleanupError::Folder { path: path.to_owned(), source })
         }
-        Ok(()) | Err(_) => Ok(()),
+        _ => None,
     }
 }

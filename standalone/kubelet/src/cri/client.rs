@@ -27,6 +27,16 @@ pub struct Cri {
     channel: Channel,
 }
 
+/// A pod as the runtime's labels tell of it.
+#[derive(Clone, Debug, Default)]
+pub struct ListedPod {
+    pub namespace: String,
+    pub name: String,
+    /// The cgroup that its sandbox was put under.
+    pub cgroup: String,
+    pub runtime: PodRuntime,
+}
+
 impl Cri {
     /// Nothing is dialled before the first call.
     pub fn new(socket: &Path) -> Result<Cri, CriError> {
@@ -72,57 +82,43 @@ impl Cri {
         Ok(runc.and_then(serde_json::Value::as_bool))
     }
 
-    /// Everything that belongs to Kubernetes pods, by the pod's uid: three calls and one a sandbox and container.
-    pub async fn list(&self) -> Result<HashMap<String, PodRuntime>, CriError> {
-        let mut pods: HashMap<String, PodRuntime> = HashMap::new();
-        let sandboxes = v1::ListPodSandboxRequest { filter: None };
-        let sandboxes = call(
-            "ListPodSandbox",
-            "of all pods",
-            CALL_LIMIT,
-            self.runtime.clone().list_pod_sandbox(sandboxes),
-        )
-        .await?;
-        for sandbox in &sandboxes.items {
-            let Some(uid) = sandbox.labels.get(labels::POD_UID) else { continue };
+    /// Everything that this node's agent made, by the pod's uid: two calls and one a sandbox and container.
+    pub async fn list(&self, node_name: &str) -> Result<HashMap<String, ListedPod>, CriError> {
+        let mut pods: HashMap<String, ListedPod> = HashMap::new();
+        let mut owners: HashMap<String, String> = HashMap::new();
+        let label_selector = HashMap::from([(labels::NODE.to_owned(), node_name.to_owned())]);
+        let filter = v1::PodSandboxFilter { label_selector, ..Default::default() };
+        let request = v1::ListPodSandboxRequest { filter: Some(filter) };
+        let sandboxes =
+            call("ListPodSandbox", "of all pods", CALL_LIMIT, self.runtime.clone().list_pod_sandbox(request))
+                .await?;
+        for sandbox in sandboxes.items {
+            let Some(metadata) = sandbox.metadata else { continue };
             let record = match self.sandbox(&sandbox.id).await {
                 Ok(record) => record,
                 Err(error) if error.is_not_found() => continue,
                 Err(error) => return Err(error),
             };
-            pods.entry(uid.clone()).or_default().put_sandbox(record);
+            owners.insert(sandbox.id, metadata.uid.clone());
+            let pod = pods.entry(metadata.uid).or_default();
+            (pod.namespace, pod.name) = (metadata.namespace, metadata.name);
+            pod.cgroup = sandbox.annotations.get(labels::CGROUP).cloned().unwrap_or_default();
+            pod.runtime.put_sandbox(record);
         }
-        let containers = v1::ListContainersRequest { filter: None };
-        let containers = call(
-            "ListContainers",
-            "of all pods",
-            CALL_LIMIT,
-            self.runtime.clone().list_containers(containers),
-        )
-        .await?;
+        let request = v1::ListContainersRequest { filter: None };
+        let containers =
+            call("ListContainers", "of all pods", CALL_LIMIT, self.runtime.clone().list_containers(request))
+                .await?;
         for container in &containers.containers {
-            let Some(uid) = container.labels.get(labels::POD_UID) else { continue };
+            let Some(uid) = owners.get(&container.pod_sandbox_id) else { continue };
             let record = match self.container(&container.id, &container.pod_sandbox_id).await {
                 Ok(record) => record,
                 Err(error) if error.is_not_found() => continue,
                 Err(error) => return Err(error),
             };
-            pods.entry(uid.clone()).or_default().put_container(record);
+            pods.entry(uid.clone()).or_default().runtime.put_container(record);
         }
         Ok(pods)
-    }
-
-    /// The name, namespace of the pods that sandboxes were made for, by uid.
-    pub async fn pod_names(&self) -> Result<HashMap<String, (String, String)>, CriError> {
-        let request = v1::ListPodSandboxRequest { filter: None };
-        let answer =
-            call("ListPodSandbox", "of all pods", CALL_LIMIT, self.runtime.clone().list_pod_sandbox(request))
-                .await?;
-        let named = answer.items.into_iter().filter_map(|sandbox| {
-            let metadata = sandbox.metadata?;
-            Some((metadata.uid, (metadata.namespace, metadata.name)))
-        });
-        Ok(named.collect())
     }
 
     pub async fn sandbox(&self, id: &str) -> Result<SandboxRecord, CriError> {

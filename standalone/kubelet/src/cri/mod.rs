@@ -8,7 +8,7 @@ mod error;
 pub mod events;
 mod state;
 
-pub use client::Cri;
+pub use client::{Cri, ListedPod};
 pub use error::CriError;
 pub use state::{ContainerPhase, ContainerRecord, PodRuntime, SandboxRecord};
 
@@ -23,6 +23,10 @@ pub mod labels {
     pub const TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
     pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     pub const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
+    /// The node whose agent made the sandbox. Pods without it are somebody else's and are left alone.
+    pub const NODE: &str = "skerry.io/node";
+    /// The pod's cgroup, which the agent removes at its end.
+    pub const CGROUP: &str = "skerry.io/cgroup";
     /// Where the agent put the file that the container sees as its termination message.
     pub const TERMINATION_MESSAGE_FILE: &str = "skerry.io/termination-message-file";
 }

@@ -4,7 +4,7 @@
 //! few minutes as a safety net, the runtime is listed once and the workers compare.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -22,8 +22,9 @@ use super::{mailbox::Mailbox, worker::Worker};
 use crate::{
     agent::Agent,
     cri::{
-        PodRuntime,
+        ListedPod, PodRuntime,
         events::{Events, RuntimeEvent},
+        labels,
     },
 };
 
@@ -32,13 +33,14 @@ const EVENT_QUEUE: usize = 1024;
 const RESUBSCRIBE: Duration = Duration::from_millis(100);
 const LAST_RESUBSCRIBE: Duration = Duration::from_secs(5);
 
+/// After a subscription the runtime is listed once more: an exit just before it gave no event, and CRI's own status may
+/// not have told of it yet in the first list.
+const SETTLE: Duration = Duration::from_secs(1);
+
 enum FromRuntime {
     Event(RuntimeEvent),
-    /// The whole state by pod uid, with the pods' names.
-    Listed {
-        pods: HashMap<String, PodRuntime>,
-        names: HashMap<String, (String, String)>,
-    },
+    /// The whole state by pod uid.
+    Listed(HashMap<String, ListedPod>),
 }
 
 /// Runs until shutdown; pods run on after it.
@@ -58,7 +60,6 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
         by_task: HashMap::new(),
         held_back: Vec::new(),
         listed: None,
-        names: HashMap::new(),
         synced: false,
         initial: HashSet::new(),
         shutdown: shutdown.clone(),
@@ -90,8 +91,7 @@ struct Dispatcher {
     /// Pods that came before the runtime was listed for the first time.
     held_back: Vec<Arc<Pod>>,
     /// The runtime's state at start, taken from by each worker; `None` until it was listed.
-    listed: Option<HashMap<String, PodRuntime>>,
-    names: HashMap<String, (String, String)>,
+    listed: Option<HashMap<String, ListedPod>>,
     /// The watch has delivered every pod once.
     synced: bool,
     initial: HashSet<String>,
@@ -134,7 +134,7 @@ impl Dispatcher {
         }
         match &mut self.listed {
             Some(listed) => {
-                let runtime = listed.remove(&uid).unwrap_or_default();
+                let runtime = listed.remove(&uid).unwrap_or_default().runtime;
                 self.start(pod, runtime, false);
             }
             None => {
@@ -180,8 +180,7 @@ impl Dispatcher {
                     mailbox.tell(|inbox| _ = inbox.changed.insert(id.to_owned()));
                 }
             }
-            FromRuntime::Listed { mut pods, names } => {
-                self.names = names;
+            FromRuntime::Listed(mut pods) => {
                 // A worker may be ahead of this list: it reads its own records anew instead of taking them from here.
                 for (uid, mailbox) in &self.workers {
                     pods.remove(uid);
@@ -203,13 +202,13 @@ impl Dispatcher {
             return;
         }
         let Some(listed) = &mut self.listed else { return };
-        for (uid, runtime) in std::mem::take(listed) {
-            let Some((namespace, name)) = self.names.get(&uid).cloned() else { continue };
-            tracing::info!(pod = %format!("{name}_{namespace}({uid})"), "pod is gone from the API server: ending it");
+        for (uid, ListedPod { namespace, name, cgroup, runtime }) in std::mem::take(listed) {
+            tracing::info!(namespace, name, uid, "pod is gone from the API server: ending it");
             let mut pod = Pod::default();
             pod.metadata.namespace = Some(namespace);
             pod.metadata.name = Some(name);
             pod.metadata.uid = Some(uid);
+            pod.metadata.annotations = Some(BTreeMap::from([(labels::CGROUP.to_owned(), cgroup)]));
             self.start(Arc::new(pod), runtime, true);
         }
     }
@@ -237,24 +236,24 @@ async fn follow_once(agent: &Agent, sender: &mpsc::Sender<FromRuntime>) -> Resul
     let mut events = Events::subscribe(agent.cri.channel()).await?;
     tracing::debug!("subscribed to containerd's events");
     list(agent, sender).await?;
-    let period = agent.config.resync_interval;
-    let mut resync = tokio::time::interval_at(Instant::now() + period, period);
-    resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut resync = std::pin::pin!(tokio::time::sleep(SETTLE));
     loop {
         tokio::select! {
             event = events.next() => match event? {
                 Some(event) => _ = sender.send(FromRuntime::Event(event)).await,
                 None => return Ok(()),
             },
-            _ = resync.tick() => list(agent, sender).await?,
+            () = &mut resync => {
+                list(agent, sender).await?;
+                resync.as_mut().reset(Instant::now() + agent.config.resync_interval);
+            }
             () = sender.closed() => return Ok(()),
         }
     }
 }
 
 async fn list(agent: &Agent, sender: &mpsc::Sender<FromRuntime>) -> Result<(), crate::cri::CriError> {
-    let names = agent.cri.pod_names().await?;
-    let pods = agent.cri.list().await?;
-    let _ = sender.send(FromRuntime::Listed { pods, names }).await;
+    let pods = agent.cri.list(&agent.config.node_name).await?;
+    let _ = sender.send(FromRuntime::Listed(pods)).await;
     Ok(())
 }

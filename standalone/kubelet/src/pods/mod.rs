@@ -1,5 +1,6 @@
 //! Pods of this node: a pure core ([`decide`], [`status`]) and one worker a pod around it.
 
+mod absorb;
 pub mod backoff;
 pub mod conditions;
 pub mod decide;

@@ -10,7 +10,13 @@ use kube::{
 };
 
 use super::{memory::StepFailure, worker::Worker};
-use crate::{cgroups, cri::CriError, error_chain, spec::sandbox, volumes};
+use crate::{
+    cgroups,
+    cri::{CriError, labels},
+    error_chain,
+    spec::sandbox,
+    volumes,
+};
 
 /// How long the last status may take to be written before the object is deleted without it.
 const LAST_STATUS_LIMIT: Duration = Duration::from_secs(30);
@@ -72,7 +78,7 @@ impl Worker {
         let config = &self.agent.config;
         let dir = volumes::pod_dir(&config.root_dir, &self.pod);
         let logs = config.pod_log_dir.join(self.id.log_folder());
-        let cgroup = sandbox::cgroup_parent(&self.pod, &config.cgroup_parent, self.agent.systemd_cgroups);
+        let cgroup = self.cgroup();
         let removed = tokio::task::spawn_blocking(move || {
             volumes::unmount_below(&dir)?;
             for path in [dir, logs] {
@@ -87,6 +93,16 @@ impl Worker {
             Ok(())
         });
         removed.await.unwrap_or(Ok(()))
+    }
+
+    /// From the pod's specification, or as the sandbox's record tells it where the object is gone.
+    fn cgroup(&self) -> String {
+        let config = &self.agent.config;
+        let recorded = self.pod.metadata.annotations.as_ref().and_then(|all| all.get(labels::CGROUP));
+        match recorded.filter(|_| self.pod.spec.is_none()) {
+            Some(recorded) => recorded.clone(),
+            None => sandbox::cgroup_parent(&self.pod, &config.cgroup_parent, self.agent.systemd_cgroups),
+        }
     }
 
     /// Deletes the object that this pod was, and no other of its name.

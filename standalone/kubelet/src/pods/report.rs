@@ -90,7 +90,8 @@ fn patch(uid: &str, from: &PodStatus, to: &PodStatus) -> Option<Value> {
             // Merged by type on the server: others' conditions stay.
             ("conditions", Value::Array(list)) => {
                 let olds = old.and_then(Value::as_array).cloned().unwrap_or_default();
-                list.iter().filter(|condition| !olds.contains(condition)).cloned().collect()
+                let changed = list.iter().filter(|condition| !olds.contains(condition));
+                changed.map(|condition| with_nulls(condition, &olds)).collect()
             }
             // Merged by address on the server: only a replacement makes old ones go.
             ("podIPs", Value::Array(list)) if old.is_some() => {
@@ -106,6 +107,18 @@ fn patch(uid: &str, from: &PodStatus, to: &PodStatus) -> Option<Value> {
         changes.insert(key.clone(), Value::Null);
     }
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+/// A condition with `null` for what its older self had and it has not: merged by fields, that would stay.
+fn with_nulls(condition: &Value, olds: &[Value]) -> Value {
+    let mut patch = condition.clone();
+    let old = olds.iter().find(|old| old.get("type") == condition.get("type"));
+    if let (Some(old), Some(patch)) = (old.and_then(Value::as_object), patch.as_object_mut()) {
+        for key in old.keys() {
+            patch.entry(key.clone()).or_insert(Value::Null);
+        }
+    }
+    patch
 }
 
 fn object(status: &PodStatus) -> Map<String, Value> {
@@ -126,14 +139,15 @@ mod tests {
     #[test]
     fn only_changes_are_sent_and_conditions_of_others_are_left_alone() {
         let from = status(json!({"phase": "Pending", "startTime": "2026-01-01T00:00:00Z", "message": "m",
-            "conditions": [{"type": "A", "status": "True"}, {"type": "Other", "status": "True"}]}));
+            "conditions": [{"type": "A", "status": "True"}, {"type": "Other", "status": "True"},
+                {"type": "B", "status": "False", "reason": "Why"}]}));
         let to = status(json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z",
             "conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]}));
         let patch = patch("u", &from, &to).unwrap();
         assert_eq!(
             patch,
             json!({"metadata": {"uid": "u"}, "status": {
-            "phase": "Running", "message": null, "conditions": [{"type": "B", "status": "True"}]}})
+            "phase": "Running", "message": null, "conditions": [{"type": "B", "status": "True", "reason": null}]}})
         );
     }
 

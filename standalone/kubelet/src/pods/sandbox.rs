@@ -83,6 +83,7 @@ impl Worker {
     pub(super) fn sandbox_config(&self, attempt: u32) -> k8s_cri::v1::PodSandboxConfig {
         let agent = &self.agent;
         let settings = SandboxSettings {
+            node_name: &agent.config.node_name,
             log_dir: &agent.config.pod_log_dir,
             cgroup_parent: &agent.config.cgroup_parent,
             systemd_cgroups: agent.systemd_cgroups,

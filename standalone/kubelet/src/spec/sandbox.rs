@@ -11,6 +11,7 @@ use crate::cri::labels;
 /// Settings of the node that every sandbox is made with.
 #[derive(Clone, Debug)]
 pub struct SandboxSettings<'a> {
+    pub node_name: &'a str,
     pub log_dir: &'a Path,
     pub cgroup_parent: &'a str,
     pub systemd_cgroups: bool,
@@ -32,6 +33,11 @@ pub fn config(pod: &Pod, attempt: u32, settings: SandboxSettings) -> v1::PodSand
     pod_labels.insert(labels::POD_NAME.to_owned(), id.name.clone());
     pod_labels.insert(labels::POD_NAMESPACE.to_owned(), id.namespace.clone());
     pod_labels.insert(labels::POD_UID.to_owned(), id.uid.clone());
+    pod_labels.insert(labels::NODE.to_owned(), settings.node_name.to_owned());
+    let cgroup_parent = cgroup_parent(pod, settings.cgroup_parent, settings.systemd_cgroups);
+    let mut annotations: HashMap<String, String> =
+        pod.metadata.annotations.clone().into_iter().flatten().collect();
+    annotations.insert(labels::CGROUP.to_owned(), cgroup_parent.clone());
     let sysctls = security.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
     v1::PodSandboxConfig {
         // The runtime refuses a hostname in the host's own UTS namespace.
@@ -40,9 +46,9 @@ pub fn config(pod: &Pod, attempt: u32, settings: SandboxSettings) -> v1::PodSand
         dns_config: Some(settings.dns),
         port_mappings: if host_network { Vec::new() } else { port_mappings(pod) },
         labels: pod_labels,
-        annotations: pod.metadata.annotations.clone().into_iter().flatten().collect(),
+        annotations,
         linux: Some(v1::LinuxPodSandboxConfig {
-            cgroup_parent: cgroup_parent(pod, settings.cgroup_parent, settings.systemd_cgroups),
+            cgroup_parent,
             security_context: Some(v1::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces(pod)),
                 run_as_user: security.run_as_user.map(|value| v1::Int64Value { value }),
@@ -164,6 +170,7 @@ mod tests {
 
     fn settings() -> SandboxSettings<'static> {
         SandboxSettings {
+            node_name: "n1",
             log_dir: Path::new("/logs"),
             cgroup_parent: "/lab/n1",
             systemd_cgroups: false,

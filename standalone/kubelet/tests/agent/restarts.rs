@@ -30,7 +30,7 @@ async fn pods_outlive_a_killed_agent_and_orphans_are_ended() -> Result<()> {
         bed.create(name, sleeper()).await?;
     }
     let before = bed.pod("stays", "is Ready", |pod| condition(pod, "Ready")).await?;
-    bed.pod("goes", "is Ready", |pod| condition(pod, "Ready")).await?;
+    let goes = bed.pod("goes", "is Ready", |pod| condition(pod, "Ready")).await?;
     let ends = bed.pod("ends", "is Ready", |pod| condition(pod, "Ready")).await?;
     bed.agent.take().context("an agent")?.kill()?;
     bed.pods().delete("goes", &DeleteParams { grace_period_seconds: Some(0), ..Default::default() }).await?;
@@ -48,8 +48,11 @@ async fn pods_outlive_a_killed_agent_and_orphans_are_ended() -> Result<()> {
     let after = bed.pods().get("stays").await?;
     assert_eq!(container_id(&before), container_id(&after));
     assert_eq!(before.status, after.status, "nothing flipped");
-    bed.until("the orphan is gone from the runtime", async || {
-        Ok((bed.sh("ls /var/log/pods | grep -c _goes_ || true")?.trim() == "0").then_some(()))
+    let uid = goes.metadata.uid.context("a uid")?;
+    bed.until("the orphan has left logs and cgroups", async || {
+        let left =
+            bed.sh(&format!("find /var/log/pods /sys/fs/cgroup -name '*{uid}*' 2>/dev/null | wc -l"))?;
+        Ok((left.trim() == "0").then_some(()))
     })
     .await?;
     Ok(())
