@@ -49,7 +49,7 @@ fn nftables(services: &[Service]) -> String {
             let _ = writeln!(
                 text,
                 "chain endpoint-{name}-{number} {{ ip saddr {ip} jump mark-for-masquerade; \
-                 meta l4proto tcp dnat to {ip}:{port} }}"
+                 meta l4proto tcp dnat to {ip}:{port}; }}"
             );
         }
         let Service { name, address, endpoints } = service;
@@ -58,7 +58,7 @@ fn nftables(services: &[Service]) -> String {
         let _ = writeln!(
             text,
             "chain service-{name} {{ ip daddr {} tcp dport {} ip saddr != {PODS} jump mark-for-masquerade; \
-             numgen random mod {} vmap {{ {} }} }}",
+             numgen random mod {} vmap {{ {} }}; }}",
             address.ip(),
             address.port(),
             endpoints.len(),
@@ -72,23 +72,23 @@ fn nftables(services: &[Service]) -> String {
     let ips: Vec<String> = services.iter().map(|s| s.address.ip().to_string()).collect();
     let _ = write!(
         text,
-        "map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; elements = {{ {} }} }}\n\
+        "map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; elements = {{ {} }}; }}\n\
          map no-endpoint-services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}\n\
-         set cluster-ips {{ type ipv4_addr; elements = {{ {} }} }}\n\
-         chain mark-for-masquerade {{ meta mark set meta mark or 0x4000 }}\n\
-         chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips }}\n\
+         set cluster-ips {{ type ipv4_addr; elements = {{ {} }}; }}\n\
+         chain mark-for-masquerade {{ meta mark set meta mark or 0x4000; }}\n\
+         chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; }}\n\
          chain masquerading {{ meta mark and 0x4000 == 0 return; meta mark set meta mark xor 0x4000; \
-         masquerade fully-random }}\n\
-         chain endpoint-check {{ ip daddr . meta l4proto . th dport vmap @no-endpoint-services }}\n\
-         chain cluster-ips-check {{ ip daddr @cluster-ips reject; ip daddr 10.96.0.0/12 drop }}\n\
-         chain nat-output {{ type nat hook output priority -100; jump services }}\n\
-         chain nat-prerouting {{ type nat hook prerouting priority -100; jump services }}\n\
-         chain nat-postrouting {{ type nat hook postrouting priority 100; jump masquerading }}\n\
-         chain filter-output-pre-dnat {{ type filter hook output priority -110; ct state new jump endpoint-check }}\n\
+         masquerade fully-random; }}\n\
+         chain endpoint-check {{ ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }}\n\
+         chain cluster-ips-check {{ ip daddr @cluster-ips reject; ip daddr 10.96.0.0/12 drop; }}\n\
+         chain nat-output {{ type nat hook output priority -100; jump services; }}\n\
+         chain nat-prerouting {{ type nat hook prerouting priority -100; jump services; }}\n\
+         chain nat-postrouting {{ type nat hook postrouting priority 100; jump masquerading; }}\n\
+         chain filter-output-pre-dnat {{ type filter hook output priority -110; ct state new jump endpoint-check; }}\n\
          chain filter-prerouting-pre-dnat {{ type filter hook prerouting priority -110; \
-         ct state new jump endpoint-check }}\n\
-         chain filter-output {{ type filter hook output priority 0; ct state new jump cluster-ips-check }}\n\
-         chain filter-forward {{ type filter hook forward priority 0; ct state new jump cluster-ips-check }}\n}}\n",
+         ct state new jump endpoint-check; }}\n\
+         chain filter-output {{ type filter hook output priority 0; ct state new jump cluster-ips-check; }}\n\
+         chain filter-forward {{ type filter hook forward priority 0; ct state new jump cluster-ips-check; }}\n}}\n",
         elements.join(", "),
         ips.join(", ")
     );

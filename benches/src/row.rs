@@ -112,8 +112,8 @@ pub fn table(rows: &[Row]) -> String {
 
 fn ratio(row: &Row) -> String {
     match (row.ratio, row.ratio_interval) {
-        (Some(ratio), Some([low, high])) => format!("{ratio:.3} [{low:.3}, {high:.3}]"),
-        (Some(ratio), None) => format!("{ratio:.3}"),
+        (Some(ratio), Some([low, high])) => format!("{} [{}, {}]", number(ratio), number(low), number(high)),
+        (Some(ratio), None) => number(ratio),
         _ => String::new(),
     }
 }
@@ -126,7 +126,8 @@ fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => format!("{value:.0}"),
         middle if middle >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.3}"),
+        small if small >= 0.01 || small == 0.0 => format!("{value:.3}"),
+        _ => format!("{value:.6}"),
     }
 }
 
