@@ -13,7 +13,7 @@ use crate::{
     filled::{Filled, SYNC},
     peers::{load_iptables, load_nftables},
     probe,
-    row::Row,
+    row::{Row, table},
 };
 
 const SIZES: &[usize] = &[10, 1_000, 10_000];
@@ -48,7 +48,10 @@ pub fn run() -> Result<Vec<Row>> {
         filled.fill(*size, backend)?;
         load_nftables(&nft, &filled.services).context("load nftables rules")?;
         load_iptables(&ipt, &filled.services).context("load iptables rules")?;
-        rows.extend(measure(&filled, *size, [&bare, &nft, &ipt], backend)?);
+        let measured = measure(&filled, *size, [&bare, &nft, &ipt], backend)?;
+        // Long before the last size is done.
+        print!("{}", table(&measured));
+        rows.extend(measured);
     }
     Ok(rows)
 }
