@@ -17,10 +17,6 @@ pub struct Service {
 }
 
 const PODS: &str = "10.244.0.0/16";
-/// As many of a service's endpoints are written. The path of a connection is as long with two as with ten, and nft
-/// takes minutes to load 60,000 chains.
-const WRITTEN: usize = 2;
-
 /// Replaces the node's rules by nftables' for `services`.
 ///
 /// # Errors
@@ -56,17 +52,17 @@ fn nftables(services: &[Service]) -> String {
             );
         }
         let Service { name, address, .. } = service;
-        let endpoints = written(service);
-        let choices: Vec<String> =
-            (0..endpoints.len()).map(|number| format!("{number} : goto endpoint-{name}-{number}")).collect();
+        let choice = if service.endpoints.len() == 1 {
+            format!("numgen random mod 1 vmap {{ 0 : goto endpoint-{name}-0 }}")
+        } else {
+            format!("goto endpoint-{name}-0")
+        };
         let _ = writeln!(
             text,
             "chain service-{name} {{ ip daddr {} tcp dport {} ip saddr != {PODS} jump mark-for-masquerade; \
-             numgen random mod {} vmap {{ {} }}; }}",
+             {choice}; }}",
             address.ip(),
             address.port(),
-            endpoints.len(),
-            choices.join(", ")
         );
     }
     let elements: Vec<String> = services
@@ -141,8 +137,10 @@ fn iptables(services: &[Service]) -> String {
     )
 }
 
+/// One endpoint of each is written, and only the services that are dialled, which have just one, get the random
+/// choice: a connection's path stays what it is, and the kernel takes minutes for 10,000 unnamed maps.
 fn written(service: &Service) -> &[SocketAddrV4] {
-    service.endpoints.get(..WRITTEN).unwrap_or(&service.endpoints)
+    service.endpoints.get(..1).unwrap_or_default()
 }
 
 /// Endpoints that nobody dials: as many as clusters have, 2 to 10 a service.

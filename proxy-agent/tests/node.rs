@@ -10,7 +10,7 @@ use std::{
 use proxy_abi::{
     Addr, Config as Facts, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, endpoint_flag, map,
 };
-use skerry_kernel::{Link, Map};
+use skerry_kernel::{Direction, Link, Map, detach_filter, filter_program, ifindex};
 use support::{Agent, Api, TestNode, Underlay, eventually};
 
 fn frontends(node: &TestNode) -> Vec<(FrontendKey, Frontend)> {
@@ -109,16 +109,18 @@ fn programs_and_maps_that_a_third_party_took_away_come_back() {
     let mut agent = Agent::start(&node, config);
     agent.wait_ready();
     let pod = node.pod(5);
-    let from_pod = format!("from_pod-{}", pod.device);
-    for pin in ["from_uplink-eth0", "to_overlay-skerry0", "sock_connect4-cgroup", &from_pod] {
+    for pin in ["from_uplink-eth0", "to_overlay-skerry0", "sock_connect4-cgroup"] {
         let path = node.pin("links", pin);
         let id = || Link::open(&path).ok()?.info().ok();
         let before = id().unwrap();
         Link::open(&path).unwrap().detach().unwrap();
         eventually(pin, || id().filter(|now| now.id != before.id && now.target == before.target));
     }
-    node.netns.ip(&format!("link del {}", pod.device)).unwrap();
-    eventually("no pin of a device that is gone", || (!node.pin("links", &from_pod).exists()).then_some(()));
+    let filter =
+        || node.netns.run(|| filter_program(ifindex(&pod.device).ok()?, Direction::Ingress).ok()?).unwrap();
+    let before = filter().unwrap();
+    node.netns.run(|| detach_filter(ifindex(&pod.device).unwrap(), Direction::Ingress)).unwrap().unwrap();
+    eventually("the pod's filter", || filter().filter(|now| *now == before));
     let map = Map::<FrontendKey, Frontend>::open(&node.pin("maps", map::FRONTENDS)).unwrap();
     let before = frontends(&node);
     map.delete(&before[0].0).unwrap();

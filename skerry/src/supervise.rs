@@ -18,7 +18,16 @@ use tokio_util::sync::CancellationToken;
 
 /// A role of this machine that one process holds at a time; the kernel gives it back when the process ends.
 pub struct Role {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Role {
+    /// By hand: a child that is being started may hold a copy of the descriptor for a moment longer.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "give back the role");
+        }
+    }
 }
 
 impl Role {
@@ -37,7 +46,7 @@ impl Role {
                 file.set_len(0)?;
                 file.rewind()?;
                 write!(file, "{}", std::process::id())?;
-                Ok(Role { _file: file })
+                Ok(Role { file })
             }
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();

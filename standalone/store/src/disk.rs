@@ -57,8 +57,16 @@ pub struct Recovered {
 
 pub struct Folder {
     path: PathBuf,
-    /// Held, never read: the lock goes with the process.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Folder {
+    /// By hand: a child that is being started may hold a copy of the descriptor for a moment longer.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "unlock the store");
+        }
+    }
 }
 
 impl Folder {
@@ -72,7 +80,7 @@ impl Folder {
             .open(&lock_path)
             .map_err(|source| io_error(format!("open {}", lock_path.display()), source))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Folder { path: path.to_owned(), lock }),
             Err(std::fs::TryLockError::WouldBlock) => {
                 Err(StoreError::InUse { path: path.display().to_string() })
             }

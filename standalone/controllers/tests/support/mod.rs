@@ -12,7 +12,7 @@ use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use skerry_apiserver::Server;
-use skerry_store::{LogStore, Options};
+use skerry_store::{LogStore, Options, StoreError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -162,12 +162,26 @@ impl Cluster {
     pub async fn restart_api(&mut self) {
         self.api.cancel();
         (&mut self.serving).await.unwrap().unwrap();
-        let store = Arc::new(LogStore::open(&self.folder.path().join("store"), Options::default()).unwrap());
+        let store = Arc::new(self.reopen_store().await);
         let folder = self.folder.path().to_owned();
         let config = skerry_apiserver::Config::new(folder, self.address, self.address.ip());
         let server = Server::bind(config, store).await.unwrap();
         self.api = self.shutdown.child_token();
         self.serving = tokio::spawn(server.run(self.api.clone()));
+    }
+
+    /// Connections of the server that ended may hold its store for a moment longer.
+    async fn reopen_store(&self) -> LogStore {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            match LogStore::open(&self.folder.path().join("store"), Options::default()) {
+                Ok(store) => return store,
+                Err(StoreError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+                Err(error) => panic!("reopen the store: {error}"),
+            }
+        }
     }
 
     /// Ends everything and asserts that nothing panicked.
