@@ -75,18 +75,41 @@ pub fn containerd(socket: &Path) -> anyhow::Result<()> {
 
 /// Things that do not stop us but that a person will want to know.
 pub fn warnings() -> Vec<String> {
-    let mut warnings = Vec::new();
     // Pods' packets go past the host's FORWARD chain; what the stack itself forwards does not.
-    for program in ["iptables", "iptables-legacy"] {
-        let Ok(output) = Command::new(program).args(["-w", "1", "-S", "FORWARD"]).output() else { continue };
-        if String::from_utf8_lossy(&output.stdout).lines().any(|line| line == "-P FORWARD DROP") {
-            warnings.push(format!(
+    let dropping = [("iptables", nft_chain()), ("iptables-legacy", legacy_chain())];
+    let dropping = dropping.into_iter().filter(|(_, text)| text.as_deref().is_some_and(drops_forwarded));
+    dropping
+        .map(|(program, _)| {
+            format!(
                 "the FORWARD chain of {program} drops by default (Docker sets that): pods' traffic goes past it, but what \
                  this machine itself forwards for them is dropped; `{program} -P FORWARD ACCEPT` lifts it"
-            ));
-        }
-    }
-    warnings
+            )
+        })
+        .collect()
+}
+
+/// `nft` only looks; iptables of either flavour would make tables and a lock file.
+fn nft_chain() -> Option<String> {
+    output(Command::new("nft").args(["list", "chain", "ip", "filter", "FORWARD"]))
+}
+
+/// Only where the table is loaded: the look itself would load it.
+fn legacy_chain() -> Option<String> {
+    let tables = std::fs::read_to_string("/proc/net/ip_tables_names").ok()?;
+    tables.lines().any(|table| table == "filter").then_some(())?;
+    output(Command::new("iptables-legacy-save").args(["-t", "filter"]))
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// As nft lists a chain, or as iptables-save lists a table.
+fn drops_forwarded(text: &str) -> bool {
+    text.lines().any(|line| {
+        line.contains("hook forward") && line.contains("policy drop") || line.starts_with(":FORWARD DROP ")
+    })
 }
 
 #[cfg(test)]
@@ -102,6 +125,14 @@ mod tests {
             let error = check_kernel(old).unwrap_err().to_string();
             assert!(error.contains(old) && error.contains("6.6"), "{error}");
         }
+    }
+
+    #[test]
+    fn dockers_forward_chain_is_seen_in_both_flavours() {
+        let nft = "table ip filter {\n\tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n";
+        assert!(drops_forwarded(nft) && !drops_forwarded(&nft.replace("drop", "accept")));
+        let legacy = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\nCOMMIT\n";
+        assert!(drops_forwarded(legacy) && !drops_forwarded(&legacy.replace("DROP", "ACCEPT")));
     }
 
     #[test]
