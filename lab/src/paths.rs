@@ -29,7 +29,8 @@ pub fn target() -> PathBuf {
 pub fn binary(name: &str) -> Result<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| {
         let dir = exe.parent()?;
-        Some(if dir.ends_with("deps") { dir.parent()?.to_path_buf() } else { dir.to_path_buf() })
+        // Only a test program takes what was built with it: xtask itself is a debug build that starts release builds.
+        dir.ends_with("deps").then(|| dir.parent().map(Path::to_path_buf))?
     });
     let dirs =
         [std::env::var_os("SKERRY_BIN_DIR").map(PathBuf::from), beside, Some(target().join("release"))];
