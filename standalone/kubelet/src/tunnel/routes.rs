@@ -31,17 +31,11 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
         ["exec", namespace, pod, container] => {
             let place = Place { namespace, pod, container };
             let id = running(agent, place).await?;
-            let tty = query.flag(&["tty"]);
-            let session = Session {
-                stdin: query.flag(&["input", "stdin"]),
-                stdout: query.flag(&["output", "stdout"]),
-                stderr: query.flag(&["error", "stderr"]) && !tty,
-                tty,
-            };
+            let session = session(&query);
             let exec = v1::ExecRequest {
                 container_id: id,
                 cmd: query.all("command"),
-                tty,
+                tty: session.tty,
                 stdin: session.stdin,
                 stdout: session.stdout,
                 stderr: session.stderr,
@@ -52,16 +46,10 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
         ["attach", namespace, pod, container] => {
             let place = Place { namespace, pod, container };
             let id = running(agent, place).await?;
-            let tty = query.flag(&["tty"]);
-            let session = Session {
-                stdin: query.flag(&["input", "stdin"]),
-                stdout: query.flag(&["output", "stdout"]),
-                stderr: query.flag(&["error", "stderr"]) && !tty,
-                tty,
-            };
+            let session = session(&query);
             let attach = v1::AttachRequest {
                 container_id: id,
-                tty,
+                tty: session.tty,
                 stdin: session.stdin,
                 stdout: session.stdout,
                 stderr: session.stderr,
@@ -76,6 +64,17 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
             streaming::port_forward(&url, request, &ports).await
         }
         _ => Err(Refusal::NotFound(format!("the node agent has no {}", request.uri().path()))),
+    }
+}
+
+/// Which streams the client asked for. A terminal has no separate standard error.
+fn session(query: &Query) -> Session {
+    let tty = query.flag(&["tty"]);
+    Session {
+        stdin: query.flag(&["input", "stdin"]),
+        stdout: query.flag(&["output", "stdout"]),
+        stderr: query.flag(&["error", "stderr"]) && !tty,
+        tty,
     }
 }
 

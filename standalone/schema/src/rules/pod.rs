@@ -207,34 +207,25 @@ pub fn env(map: &Object, path: &str, errors: &mut Errors) {
     if let Some(field) = source.get("fieldRef").and_then(|reference| reference["fieldPath"].as_str())
         && !is_pod_field(field)
     {
-        const PATHS: [&str; 9] = [
-            "metadata.name",
-            "metadata.namespace",
-            "metadata.uid",
-            "spec.nodeName",
-            "spec.serviceAccountName",
-            "status.hostIP",
-            "status.hostIPs",
-            "status.podIP",
-            "status.podIPs",
-        ];
-        errors.push(FieldError::unsupported(join(&path, "fieldRef.fieldPath"), &json!(field), &PATHS));
+        errors.push(FieldError::unsupported(join(&path, "fieldRef.fieldPath"), &json!(field), &POD_FIELDS));
     }
 }
 
+/// What a `fieldRef` may name, beside single labels and annotations.
+const POD_FIELDS: [&str; 9] = [
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+
 fn is_pod_field(path: &str) -> bool {
-    const PATHS: [&str; 9] = [
-        "metadata.name",
-        "metadata.namespace",
-        "metadata.uid",
-        "spec.nodeName",
-        "spec.serviceAccountName",
-        "status.hostIP",
-        "status.hostIPs",
-        "status.podIP",
-        "status.podIPs",
-    ];
-    PATHS.contains(&path)
+    POD_FIELDS.contains(&path)
         || ["metadata.labels['", "metadata.annotations['"]
             .iter()
             .any(|prefix| path.starts_with(prefix) && path.ends_with("']"))
