@@ -11,6 +11,13 @@ use serde::{
 
 use crate::ip::routable_addr;
 
+/// Condition of a Service whose load-balancer addresses Skerry's own controller has given: only these are announced by
+/// the nodes. Addresses that somebody else has given are somebody else's to announce.
+pub const ADDRESS_ASSIGNED: &str = "skerry.io/AddressAssigned";
+
+/// Taint of a node that the cluster autoscaler is about to remove.
+pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// `null` and absent are the default.
 fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
@@ -38,6 +45,8 @@ wire! {
         resource_version: String,
         /// RFC 3339, UTC.
         creation_timestamp: String,
+        /// Set while the object is being deleted.
+        deletion_timestamp: Option<String>,
         labels: Labels,
     }
 
@@ -49,6 +58,9 @@ wire! {
         /// A Service with this label belongs to another proxy.
         #[serde(rename = "service.kubernetes.io/service-proxy-name")]
         service_proxy_name: Option<String>,
+        /// A Node with this label, whatever its value, takes no traffic of load balancers (KEP-1143).
+        #[serde(rename = "node.kubernetes.io/exclude-from-external-load-balancers")]
+        exclude_from_load_balancers: Option<String>,
     }
 
     pub struct Service {
@@ -69,6 +81,7 @@ wire! {
         ports: Vec<ServicePort>,
         external_traffic_policy: Policy,
         internal_traffic_policy: Policy,
+        health_check_node_port: u16,
         session_affinity: String,
         session_affinity_config: AffinityConfig,
     }
@@ -91,6 +104,15 @@ wire! {
 
     pub struct ServiceStatus {
         load_balancer: LoadBalancer,
+        conditions: Vec<StatusCondition>,
+    }
+
+    /// Of an object's status.
+    pub struct StatusCondition {
+        #[serde(rename = "type")]
+        kind: String,
+        /// `True`, `False` or `Unknown`.
+        status: String,
     }
 
     pub struct LoadBalancer {
@@ -140,10 +162,16 @@ wire! {
         pod_cidr: String,
         #[serde(rename = "podCIDRs")]
         pod_cidrs: Vec<String>,
+        taints: Vec<Taint>,
+    }
+
+    pub struct Taint {
+        key: String,
     }
 
     pub struct NodeStatus {
         addresses: Vec<NodeAddress>,
+        conditions: Vec<StatusCondition>,
     }
 
     pub struct NodeAddress {
@@ -206,4 +234,9 @@ impl<'de> Deserialize<'de> for FirstAddress {
         }
         from.deserialize_seq(First)
     }
+}
+
+/// Whether a condition of this type is `True`.
+pub(crate) fn holds(conditions: &[StatusCondition], kind: &str) -> bool {
+    conditions.iter().any(|condition| condition.kind == kind && condition.status == "True")
 }

@@ -25,6 +25,9 @@ pub struct State {
     pub(crate) own_addresses: BTreeMap<Addr, u16>,
     dirty: BTreeSet<ObjectKey>,
     nodes_are_dirty: bool,
+    /// Services that somebody outside asks a node about.
+    pub(crate) outside: BTreeSet<ObjectKey>,
+    outside_is_dirty: bool,
     names: Names,
 }
 
@@ -41,6 +44,8 @@ impl State {
             own_addresses: BTreeMap::new(),
             dirty: BTreeSet::new(),
             nodes_are_dirty: true,
+            outside: BTreeSet::new(),
+            outside_is_dirty: true,
             names: Names::default(),
         }
     }
@@ -83,11 +88,14 @@ impl State {
         if self.nodes.get(&key) != Some(&new) {
             self.nodes.insert(key, new);
             self.nodes_are_dirty = true;
+            self.outside_is_dirty = true;
         }
     }
 
     pub fn delete_node(&mut self, key: &ObjectKey) {
-        self.nodes_are_dirty |= self.nodes.remove(key).is_some();
+        let was_there = self.nodes.remove(key).is_some();
+        self.nodes_are_dirty |= was_there;
+        self.outside_is_dirty |= was_there;
     }
 
     /// After a complete list: what is not in it is gone.
@@ -127,6 +135,11 @@ impl State {
         self.nodes_are_dirty
     }
 
+    /// Whether [`State::announced`] or [`State::health`] may have changed since this was last asked.
+    pub fn take_outside_dirty(&mut self) -> bool {
+        std::mem::take(&mut self.outside_is_dirty)
+    }
+
     /// Numbers of services and EndpointSlices held.
     pub fn counts(&self) -> (usize, usize) {
         (self.services.len(), self.slices.len())
@@ -164,6 +177,12 @@ impl State {
             Some(new) => self.services.insert(key.clone(), new),
             None => self.services.remove(&key),
         };
+        let concerns_outside = self.services.get(&key).is_some_and(Service::concerns_outside);
+        let did = match concerns_outside {
+            true => !self.outside.insert(key.clone()),
+            false => self.outside.remove(&key),
+        };
+        self.outside_is_dirty |= concerns_outside || did;
         let new_keys = self.services.get(&key).map(frontend_keys).unwrap_or_default();
         let old_keys = old.as_ref().map(frontend_keys).unwrap_or_default();
         for old_key in old_keys.iter().filter(|old_key| !new_keys.contains(old_key)) {
@@ -189,6 +208,8 @@ impl State {
             None => self.slices.remove(&key),
         };
         let old_service = old.map(|old| old.service);
+        self.outside_is_dirty |=
+            old_service.iter().chain(&new_service).any(|service| self.outside.contains(service));
         if old_service != new_service {
             if let Some(service) = &old_service
                 && let Some(list) = self.slices_of.get_mut(service)

@@ -5,16 +5,19 @@
 //!
 //! * [`api`]: the few fields of Service, EndpointSlice and Node that matter, read tolerantly from API JSON.
 //! * [`State`] (ingest): the objects, kept compactly, with their indexes and what is dirty.
+//! * [`State::announced`], [`State::health`]: what somebody outside of the cluster asks this node about.
 //! * [`ServicePortTable`], [`NodeTables`] (desired): what the maps should say for one service, and for all nodes.
 //! * [`Actual`]: what the maps say; rebuilt from a [`Dump`] at start and after every failure.
 //! * [`plan`]: the operations from one to the other, safe to stop after any of them.
 #![forbid(unsafe_code)]
 
 mod actual;
+mod announce;
 pub mod api;
 mod claims;
 mod desired;
 mod draft;
+mod health;
 mod ingest;
 mod ip;
 mod model;
@@ -24,6 +27,7 @@ mod runs;
 
 pub use actual::{Actual, Dump, Limits};
 pub use desired::{Backend, FrontendSpec, Scope, ServicePortId, ServicePortTable, ServiceTables};
+pub use health::{Health, ServiceHealth};
 pub use ingest::State;
 pub use ip::{parse_cidr, parse_ip};
 pub use model::ObjectKey;

@@ -23,6 +23,11 @@ impl ObjectKey {
     pub fn of(meta: &api::Meta) -> ObjectKey {
         ObjectKey::new(&meta.namespace, &meta.name)
     }
+
+    /// Namespace (empty for a cluster-scoped object) and name.
+    pub fn parts(&self) -> (&str, &str) {
+        self.0.split_once('/').unwrap_or(("", &self.0))
+    }
 }
 
 impl fmt::Display for ObjectKey {
@@ -44,6 +49,10 @@ pub(crate) struct Service {
     pub internal_local: bool,
     /// ClientIP affinity in seconds; 0: none.
     pub affinity_s: u32,
+    /// `healthCheckNodePort`; 0: none.
+    pub health_port: u16,
+    /// The nodes answer for its load-balancer addresses themselves.
+    pub is_announced: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +85,7 @@ impl Service {
         let is_load_balancer = spec.kind == "LoadBalancer";
         let has_node_ports = is_load_balancer || spec.kind == "NodePort";
         let ingress = service.status.load_balancer.ingress.iter();
+        let external_local = spec.external_traffic_policy == Policy::Local;
         Some(Service {
             created: timestamp_digits(&service.metadata.creation_timestamp),
             cluster_ips,
@@ -95,7 +105,7 @@ impl Service {
                     node_port: if has_node_ports { port.node_port } else { 0 },
                 })
                 .collect(),
-            external_local: spec.external_traffic_policy == Policy::Local,
+            external_local,
             internal_local: spec.internal_traffic_policy == Policy::Local,
             affinity_s: match spec.session_affinity.as_str() {
                 "ClientIP" => spec
@@ -106,7 +116,14 @@ impl Service {
                     .max(1),
                 _ => 0,
             },
+            health_port: if is_load_balancer && external_local { spec.health_check_node_port } else { 0 },
+            is_announced: is_load_balancer && api::holds(&service.status.conditions, api::ADDRESS_ASSIGNED),
         })
+    }
+
+    /// Whether somebody outside of the cluster asks a node about it: by ARP, or by a health check.
+    pub fn concerns_outside(&self) -> bool {
+        self.is_announced || self.health_port != 0
     }
 }
 
@@ -116,6 +133,20 @@ pub(crate) struct Slice {
     pub service: ObjectKey,
     pub ports: Box<[SlicePort]>,
     pub endpoints: Box<[Endpoint]>,
+    /// For each endpoint the hash of its node's name: the names of a large cluster's endpoints would take megabytes.
+    pub nodes: Box<[NodeHash]>,
+}
+
+/// A number for a node's name; the same on every node and in every version.
+pub(crate) type NodeHash = u64;
+
+pub(crate) fn node_hash(name: &str) -> NodeHash {
+    fnv1a(0xcbf2_9ce4_8422_2325, name.as_bytes())
+}
+
+/// FNV-1a with 64 bits, from its offset basis or from where another part ended.
+pub(crate) fn fnv1a(from: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(from, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -149,6 +180,12 @@ impl Slice {
             _ => return None,
         };
         let service = slice.metadata.labels.service_name.as_deref().filter(|name| !name.is_empty())?;
+        let endpoints = slice.endpoints.iter().filter_map(|endpoint| {
+            let addr = endpoint.addresses.0.filter(|addr| addr.is_v4() == is_v4)?;
+            let known = Endpoint { addr, flags: flags_of(endpoint, node_name) };
+            Some((known, node_hash(&endpoint.node_name)))
+        });
+        let (endpoints, nodes): (Vec<Endpoint>, Vec<NodeHash>) = endpoints.unzip();
         Some(Slice {
             service: ObjectKey::new(&slice.metadata.namespace, service),
             ports: slice
@@ -159,14 +196,8 @@ impl Slice {
                     Some(SlicePort { name: port.name.as_str().into(), proto: port.protocol.0, port: number })
                 })
                 .collect(),
-            endpoints: slice
-                .endpoints
-                .iter()
-                .filter_map(|endpoint| {
-                    let addr = endpoint.addresses.0.filter(|addr| addr.is_v4() == is_v4)?;
-                    Some(Endpoint { addr, flags: flags_of(endpoint, node_name) })
-                })
-                .collect(),
+            endpoints: endpoints.into(),
+            nodes: nodes.into(),
         })
     }
 }
@@ -195,6 +226,11 @@ pub(crate) struct Node {
     pub pod_cidrs: Box<[IpNetwork]>,
     /// Its `InternalIP` addresses.
     pub addresses: Box<[Addr]>,
+    pub is_ready: bool,
+    /// A load balancer may lead traffic to it: it is not labelled as an exception.
+    pub takes_outside: bool,
+    /// It is to go: it is being deleted, or the autoscaler is about to do that (KEP-3836).
+    pub is_leaving: bool,
 }
 
 impl Node {
@@ -213,6 +249,10 @@ impl Node {
                 .filter(|address| address.kind == "InternalIP")
                 .filter_map(|address| routable_addr(&address.address))
                 .collect(),
+            is_ready: api::holds(&node.status.conditions, "Ready"),
+            takes_outside: node.metadata.labels.exclude_from_load_balancers.is_none(),
+            is_leaving: node.metadata.deletion_timestamp.is_some()
+                || spec.taints.iter().any(|taint| taint.key == api::TO_BE_DELETED),
         }
     }
 }
