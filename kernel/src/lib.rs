@@ -8,6 +8,7 @@
 //! - [`Program`], [`Link`]: what runs and where; [`tcx_attachments`], [`cgroup_attachments`] ask a hook.
 //! - [`attach_filters`], [`filter_program`], [`detach_filter`]: the same hooks by tc filters, where TCX is absent or slow.
 //! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
+//! - [`PacketSocket`]: frames of one device, past the network stack.
 //! - [`netns_cookie`], [`ifindex`], [`ifname`], [`in_netns`]: network namespaces and their devices.
 #![deny(unsafe_code)]
 
@@ -17,6 +18,7 @@ mod fs;
 mod link;
 mod map;
 mod net;
+mod packet;
 mod program;
 #[expect(unsafe_code, reason = "system calls; every other module goes through this one")]
 mod sys;
@@ -30,5 +32,6 @@ pub use link::{
 };
 pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type};
 pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie};
+pub use packet::{ClassicInstruction, PacketSocket};
 pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};
 pub use tc::{Filter, attach_filters, detach_filter, filter_program};

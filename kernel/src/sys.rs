@@ -12,6 +12,8 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 
+pub(crate) mod packet;
+
 /// `enum bpf_cmd` of `linux/bpf.h`.
 #[derive(Clone, Copy)]
 pub(crate) enum Command {
