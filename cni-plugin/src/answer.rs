@@ -23,17 +23,21 @@ pub fn result(
     netns: &Path,
     previous: Option<&Map<String, Value>>,
 ) -> Result<Value, Error> {
-    let own = own_result(version, wire, netns);
-    let own = if version.is_legacy() {
-        serde_json::to_value(legacy::CNIResult::new(version, own))
-    } else {
-        serde_json::to_value(CNIResultWithVersion::new(version, own))
-    };
-    let own = own.map_err(|e| Error::IOFailure(format!("write the result: {e}")))?;
+    let own = encode(version, own_result(version, wire, netns))?;
     match (previous, own) {
         (Some(previous), Value::Object(own)) => merge(previous, own),
         (_, own) => Ok(own),
     }
+}
+
+/// A result in the layout of `version`.
+pub fn encode(version: SpecVersion, result: CNIResult) -> Result<Value, Error> {
+    let value = if version.is_legacy() {
+        serde_json::to_value(legacy::CNIResult::new(version, result))
+    } else {
+        serde_json::to_value(CNIResultWithVersion::new(version, result))
+    };
+    value.map_err(|e| Error::IOFailure(format!("write the result: {e}")))
 }
 
 fn own_result(version: SpecVersion, wire: &Wire, netns: &Path) -> CNIResult {

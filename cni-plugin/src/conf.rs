@@ -52,6 +52,11 @@ impl Conf {
         ))
     }
 
+    /// containerd before 2.0 sets a pod's `lo` up by a plugin of this type, which it wants beside the network's.
+    pub fn is_loopback(&self) -> bool {
+        self.field("type").and_then(Value::as_str) == Some("loopback")
+    }
+
     pub fn mtu(&self) -> Result<Option<u32>, Error> {
         match self.field("mtu") {
             None => Ok(None),

@@ -11,6 +11,7 @@ mod datapath;
 mod del;
 mod failure;
 mod identity;
+mod loopback;
 mod netlink;
 mod pool;
 mod range;
@@ -61,6 +62,7 @@ fn run(version: &mut SpecVersion) -> Result<Option<Value>, Failure> {
     }
     *version = request::version(&conf, command)?;
     match request::parse(command, &env)? {
+        request if conf.is_loopback() => loopback::answer(&conf, *version, &request),
         Request::Add(attachment) => add::add(&conf, *version, &attachment).map(Some),
         Request::Del(attachment) => del::del(&conf, &attachment).map(|()| None),
         Request::Check(attachment) => check::check(&conf, &attachment).map(|()| None),

@@ -139,7 +139,7 @@ fn no_link_local(name: &str, ifindex: u32) -> Step {
     Step { what: format!("keep IPv6 quiet on {name}"), message: Message::SetLink(link), flags: 0 }
 }
 
-fn up(name: &str, ifindex: u32) -> Step {
+pub fn up(name: &str, ifindex: u32) -> Step {
     let mut link = LinkMessage::default();
     link.header.index = ifindex;
     link.header.flags = LinkFlags::Up;

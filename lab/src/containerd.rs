@@ -1,9 +1,7 @@
 //! The configuration of a containerd of our own: own folders, own socket, nothing shared with one that is there.
 
 use std::{
-    fs,
     os::unix::net::UnixDatagram,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -53,20 +51,6 @@ pub(crate) fn await_ready(notify: &UnixDatagram, daemon: &mut Daemon) -> Result<
             );
         }
     }
-}
-
-/// containerd sets `lo` up by this plugin, which it wants in the same folder as the network's.
-const LOOPBACK: &str = "/usr/lib/cni/loopback";
-
-/// Puts Debian's `loopback` plugin into the folder where a containerd of ours looks for plugins.
-pub(crate) fn install_loopback(cni_bin_dir: &Path) -> Result<()> {
-    fs::create_dir_all(cni_bin_dir).with_context(|| format!("make {}", cni_bin_dir.display()))?;
-    let to = cni_bin_dir.join("loopback");
-    if !to.is_file() {
-        let copied = fs::copy(LOOPBACK, &to);
-        copied.with_context(|| format!("copy {LOOPBACK}: apt-get install containernetworking-plugins"))?;
-    }
-    Ok(())
 }
 
 /// containerd 1.6's configuration file (version 2 of its format), as containerd 1.7 reads it too.

@@ -42,7 +42,6 @@ pub fn start(options: &Options) -> Result<PathBuf> {
         fs::create_dir_all(&dir).with_context(|| format!("make {}: are you root?", dir.display()))?;
     }
     fs::create_dir_all(Path::new(RUN).join("containerd")).with_context(|| format!("make {RUN}"))?;
-    containerd::install_loopback(&Path::new(STATE).join("cni/bin"))?;
     if Daemon::find(&home(options, "containerd")?).is_none() {
         start_containerd(options)?;
     }

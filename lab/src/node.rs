@@ -191,9 +191,6 @@ impl Node {
     /// # Errors
     /// When it ends, or is not ready after 20 seconds; the last lines of its log are in the text.
     pub fn start_containerd(&self, options: &containerd::Options) -> Result<Daemon> {
-        if let Some(dir) = options.cni_bin_dir.strip_prefix("/opt/") {
-            containerd::install_loopback(&self.dir().join("opt").join(dir))?;
-        }
         let config = self.run_dir().join("containerd.toml");
         fs::create_dir_all(self.run_dir().join("containerd")).context("make containerd's run folder")?;
         let text = containerd::config(options);

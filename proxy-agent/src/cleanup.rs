@@ -34,7 +34,7 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
     let mut errors: Vec<CleanupError> = Vec::new();
     errors.extend(conflist::remove(&config.cni_conf_dir).err().map(Into::into));
     if let Some(binary) = &config.cni_bin {
-        errors.extend(remove_file(&binary.dir.join(conflist::PLUGIN)).err());
+        errors.extend(conflist::uninstall(&binary.dir).err().map(Into::into));
     }
     let pins = Pins::new(&config.pin_root);
     for name in pins.link_names().unwrap_or_default() {

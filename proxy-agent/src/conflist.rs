@@ -15,7 +15,7 @@ pub(crate) const FILE: &str = "10-skerry.conflist";
 pub enum ConflistError {
     #[error("write network configuration {path}")]
     Write { path: PathBuf, source: std::io::Error },
-    #[error("remove network configuration {path}")]
+    #[error("remove {path}")]
     Remove { path: PathBuf, source: std::io::Error },
     #[error("install CNI plugin {to}")]
     Install { to: PathBuf, source: std::io::Error },
@@ -74,24 +74,92 @@ pub(crate) fn foreign_before_ours(dir: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// Copies the plugin where the runtime looks for it, in one step, unless the very same is there.
+/// Copies the plugin to where the runtime looks for it. containerd before 2.0 wants a `loopback` plugin there as well:
+/// where there is none the same program answers for it, as a copy of its own, so that whoever copies another one over
+/// it later does not write into ours.
 pub(crate) fn install(binary: &CniBinary) -> Result<(), ConflistError> {
-    let to = binary.dir.join(PLUGIN);
-    let failed = |source| ConflistError::Install { to: to.clone(), source };
-    let contents = std::fs::read(&binary.source).map_err(failed)?;
-    if std::fs::read(&to).is_ok_and(|there| there == contents) {
+    let failed = |to: &Path| {
+        let to = to.to_owned();
+        move |source| ConflistError::Install { to, source }
+    };
+    let contents = std::fs::read(&binary.source).map_err(failed(&binary.source))?;
+    std::fs::create_dir_all(&binary.dir).map_err(failed(&binary.dir))?;
+    let [plugin, loopback] = plugins(&binary.dir);
+    let before = std::fs::read(&plugin).ok();
+    let loopback_there = std::fs::read(&loopback).ok();
+    // First the one that may have to be known as a copy of the other.
+    if loopback_there.is_none() || loopback_there == before {
+        install_as(&loopback, &contents, loopback_there.as_deref()).map_err(failed(&loopback))?;
+    }
+    install_as(&plugin, &contents, before.as_deref()).map_err(failed(&plugin))
+}
+
+/// In one step, unless the very same is there.
+fn install_as(to: &Path, contents: &[u8], there: Option<&[u8]>) -> std::io::Result<()> {
+    if there == Some(contents) {
         return Ok(());
     }
-    std::fs::create_dir_all(&binary.dir).map_err(failed)?;
-    let fresh = binary.dir.join(".skerry-cni.new");
-    std::fs::write(&fresh, contents).map_err(failed)?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).map_err(failed)?;
-    std::fs::rename(&fresh, &to).map_err(failed)
+    let fresh = to.with_extension("new");
+    std::fs::write(&fresh, contents)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::rename(&fresh, to)
+}
+
+/// Takes the CNI plugin out of the runtime's folder, and its copy that stands in for `loopback`; one of others stays.
+///
+/// # Errors
+/// What could not be removed.
+pub fn uninstall(dir: &Path) -> Result<(), ConflistError> {
+    let [plugin, loopback] = plugins(dir);
+    let is_ours = std::fs::read(&plugin).ok().is_some_and(|ours| std::fs::read(&loopback).ok() == Some(ours));
+    for path in is_ours.then_some(loopback).into_iter().chain([plugin]) {
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ConflistError::Remove { path, source });
+            }
+            _ => {}
+        }
+    }
+    // `/opt/cni/bin` and `/opt/cni`, where nobody else has anything there.
+    for folder in dir.ancestors().take(2) {
+        std::fs::remove_dir(folder).ok();
+    }
+    Ok(())
+}
+
+fn plugins(dir: &Path) -> [PathBuf; 2] {
+    [PLUGIN, "loopback"].map(|name| dir.join(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_plugin_stands_in_for_loopback_only_where_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, bin) = (dir.path().join("built"), dir.path().join("bin"));
+        let binary = CniBinary { source: source.clone(), dir: bin.clone() };
+        let has = |name: &str, text: &str| {
+            assert_eq!(std::fs::read_to_string(bin.join(name)).unwrap(), text, "{name}");
+        };
+        for version in ["one", "two"] {
+            std::fs::write(&source, version).unwrap();
+            install(&binary).unwrap();
+            install(&binary).unwrap();
+            has(PLUGIN, version);
+            has("loopback", version);
+        }
+        uninstall(&bin).unwrap();
+        assert!(!bin.exists());
+        std::fs::create_dir(&bin).unwrap();
+        std::fs::write(bin.join("loopback"), "theirs").unwrap();
+        install(&binary).unwrap();
+        has("loopback", "theirs");
+        uninstall(&bin).unwrap();
+        uninstall(&bin).unwrap();
+        has("loopback", "theirs");
+    }
 
     #[test]
     fn the_configuration_is_written_once_and_foreign_ones_before_it_are_named() {

@@ -32,3 +32,5 @@ mod watch;
 pub use agent::{AgentError, Progress, run, run_with_progress};
 pub use cleanup::{CleanupError, cleanup};
 pub use config::{CniBinary, Config, MapSizes};
+pub use conflist::{ConflistError, uninstall as remove_plugin};
+pub use network::{NetworkError, check_overlay};

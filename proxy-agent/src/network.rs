@@ -41,6 +41,8 @@ pub enum NetworkError {
          (`ip link del {device}`) or set --vxlan-port"
     )]
     PortTaken { port: u16, device: String },
+    #[error("UDP port {0}, the VXLAN port, is taken by a program (`ss -lunp`): end it or set --vxlan-port")]
+    PortUsed(u16),
     #[error("a device called {OVERLAY} is there and is not ours: remove it (`ip link del {OVERLAY}`)")]
     ForeignDevice,
 }
@@ -64,6 +66,22 @@ impl Uplink {
     /// What fits through the tunnel, inner IP header included. The outer header is IPv4 where the node has it.
     pub fn pod_mtu(&self) -> u32 {
         self.mtu.saturating_sub(if self.v4.is_some() { OVERHEAD_V4 } else { OVERHEAD_V6 })
+    }
+}
+
+/// Whether the VXLAN device can have its port and its name, asked before anything is made.
+///
+/// # Errors
+/// Who has them, and what to do.
+pub async fn check_overlay(port: u16) -> Result<(), NetworkError> {
+    if matches!(Network::open()?.find_overlay(port).await?, Some((_, true))) {
+        return Ok(());
+    }
+    match std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(NetworkError::PortUsed(port)),
+        _ => Ok(()),
     }
 }
 
@@ -128,24 +146,13 @@ impl Network {
     /// Makes the VXLAN device, or takes up the one that is there, and returns its index. It learns nothing and has no
     /// fixed peer: the programs give each packet its outer destination (collect metadata).
     pub async fn ensure_overlay(&self, port: u16, mtu: u32) -> Result<u32, NetworkError> {
-        let mut ours = None;
-        for link in self.links().await? {
-            let name = name_of(&link).unwrap_or_default();
-            let vxlan = vxlan_of(&link);
-            if name == OVERLAY {
-                ours = Some((link.header.index, vxlan == Some((port, true)), vxlan.is_some()));
-            } else if vxlan.is_some_and(|(other, _)| other == port) {
-                return Err(NetworkError::PortTaken { port, device: name });
-            }
-        }
-        match ours {
-            Some((_, _, false)) => return Err(NetworkError::ForeignDevice),
-            Some((index, false, true)) => {
+        match self.find_overlay(port).await? {
+            Some((index, false)) => {
                 let delete = format!("remove {OVERLAY}, which has another port");
                 self.handle.link().del(index).execute().await.map_err(failed(delete))?;
                 self.add_overlay(port, mtu).await?;
             }
-            Some((_, true, true)) => {}
+            Some((_, true)) => {}
             None => self.add_overlay(port, mtu).await?,
         }
         let link = self.link_by_name(OVERLAY).await?;
@@ -162,6 +169,26 @@ impl Network {
                 .map_err(failed(format!("set up {OVERLAY}")))?;
         }
         Ok(index)
+    }
+
+    /// Index of the overlay that is there, and whether it has this port.
+    ///
+    /// # Errors
+    /// When a device of others has its port or its name.
+    async fn find_overlay(&self, port: u16) -> Result<Option<(u32, bool)>, NetworkError> {
+        let mut ours = None;
+        for link in self.links().await? {
+            let name = name_of(&link).unwrap_or_default();
+            match vxlan_of(&link) {
+                None if name == OVERLAY => return Err(NetworkError::ForeignDevice),
+                Some(vxlan) if name == OVERLAY => ours = Some((link.header.index, vxlan == (port, true))),
+                Some((other, _)) if other == port => {
+                    return Err(NetworkError::PortTaken { port, device: name });
+                }
+                _ => {}
+            }
+        }
+        Ok(ours)
     }
 
     async fn add_overlay(&self, port: u16, mtu: u32) -> Result<(), NetworkError> {

@@ -28,6 +28,7 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
+    proxy_agent::check_overlay(args.node.tunnel.vxlan_port).await?;
     let shutdown = shutdown_on_signal()?;
     let paths = Paths(&args.folders);
     let node_name = name(args.node.node_name.as_deref())?;
@@ -87,6 +88,7 @@ pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let _role = Role::take(&args.run_dir.join("node.pid"), "proxy")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
+        proxy_agent::check_overlay(args.tunnel.vxlan_port).await?;
         let shutdown = shutdown_on_signal()?;
         let install = args.cni_bin_dir.as_deref().map(cni_install);
         let config = proxy_config(

@@ -39,7 +39,7 @@ pub fn run(args: UninstallArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     step("remove pods", runtime.block_on(remove_pods(&args)));
     step("remove programs, devices, routes and settings", runtime.block_on(remove_network(&args)));
-    step("remove the CNI plugin", remove(&args.node.cni_bin_dir.join("skerry-cni")));
+    step("remove the CNI plugin", proxy_agent::remove_plugin(&args.node.cni_bin_dir).map_err(Into::into));
     step("remove the run folder", remove(&args.folders.run_dir));
     if !args.keep_data {
         step("remove the data folder", remove(&args.folders.data_dir));

@@ -43,6 +43,7 @@ pub fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
 
 async fn supervise(args: UpArgs) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
+    proxy_agent::check_overlay(args.node.tunnel.vxlan_port).await?;
     let shutdown = shutdown_on_signal()?;
     let program = std::env::current_exe().context("find our own file")?;
     let advertise = match args.server.advertise.or(args.node.node_ip) {

@@ -3,6 +3,7 @@
 //! `SKERRY_LAB_KEEP=1` leaves the cluster there for a look: `cargo xtask lab --name NAME master`.
 
 mod bad_input;
+mod beside_others;
 mod create_deployment;
 mod delete_pod_under_load;
 mod delete_replicaset;
@@ -57,6 +58,7 @@ const ALONE: &[(&str, Case)] = &[
 const APART: &[(&str, Apart)] = &[
     ("up_says_what_is_in_its_way", preflight::says_what_is_in_its_way),
     ("up_on_the_machine_runs_beside_its_own_containerd", host::runs_beside_what_is_there),
+    ("up_beside_docker_and_another_plugin_names_them", beside_others::names_what_is_in_the_way),
     ("uninstall_leaves_the_machine_as_it_was", uninstall::leaves_nothing),
 ];
 

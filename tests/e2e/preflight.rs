@@ -1,7 +1,7 @@
 //! `skerry up` where it can't: one line that says what is in its way and what to do.
 
 use std::{
-    net::TcpListener,
+    net::{TcpListener, UdpSocket},
     process::Command,
     time::{Duration, Instant},
 };
@@ -47,8 +47,24 @@ pub fn says_what_is_in_its_way() -> Result<()> {
     drop(taken);
 
     node.sh("ip link add flannel.1 type vxlan id 1 dstport 4789 dev eth0 && ip link set flannel.1 up")?;
-    says("with a foreign VXLAN device", &["flannel.1", "4789"], &mut up(&node)?)?;
+    says("with a foreign VXLAN device", &["flannel.1", "4789", "ip link del"], &mut up(&node)?)?;
     node.sh("ip link del flannel.1")?;
+    let taken = node.netns().run(|| UdpSocket::bind("0.0.0.0:4789")).context("enter the node")??;
+    says("with a taken VXLAN port", &["4789", "--vxlan-port"], &mut up(&node)?)?;
+    drop(taken);
+
+    node.sh("mkdir -p /var/lib/skerry && mount -t tmpfs -o size=8m full /var/lib/skerry")?;
+    says("with a full disk", &["full", "8 mib free", "--data-dir"], &mut up(&node)?)?;
+    node.sh("umount /var/lib/skerry")?;
+
+    // The release is the kernel's word, which a mount of this one process's own hides.
+    let mut old = node.command("unshare")?;
+    let hidden = "echo 5.15.0-91-generic > /run/osrelease && mount --bind /run/osrelease /proc/sys/kernel/osrelease \
+                  && exec timeout 10 /opt/skerry/bin/skerry up";
+    old.args(["--mount", "sh", "-c", hidden]);
+    says("on an old kernel", &["5.15.0-91-generic", "6.6"], &mut old)?;
+    let left = node.sh("ls /var/lib/skerry /run/skerry /sys/fs/bpf; ip -br link")?;
+    ensure!(!left.contains("server") && !left.contains("skerry0"), "what was refused left something: {left}");
 
     let cgroup = node.cgroup().dir();
     let args = ["up", "--cgroup-root", &cgroup.to_string_lossy()];

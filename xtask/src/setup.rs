@@ -11,12 +11,8 @@ use crate::say;
 const PACKAGES: &[(&str, &[&str])] = &[
     ("building", &["gcc", "libc6-dev", "protobuf-compiler"]),
     ("the kernel programs", &["rustc-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"]),
-    // Of the CNI plugins, containerd itself needs `loopback`; a bench compares with the others.
-    (
-        "running nodes",
-        &["containerd", "runc", "iproute2", "util-linux", "mount", "containernetworking-plugins"],
-    ),
-    ("tests and benches", &["iptables", "nftables", "conntrack", "tcpdump"]),
+    ("running nodes", &["containerd", "runc", "iproute2", "util-linux", "mount"]),
+    ("tests and benches", &["iptables", "nftables", "conntrack", "tcpdump", "containernetworking-plugins"]),
 ];
 const BPF_LINKER: &str = "0.10.4";
 
