@@ -20,7 +20,7 @@ pub trait Packet {
     /// kernel has no memory.
     fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()>;
 
-    /// Overwrites bytes of a packet that is being made anew.
+    /// Overwrites bytes whose effect no checksum in the packet makes good; what the kernel knows of its sum follows.
     fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()>;
 
     /// Adds `diff` (see `checksum`) to the IPv4 header checksum at `at`.

@@ -76,8 +76,11 @@ fn set_addresses<P: Packet>(
         packet.fix_header_checksum(V4_CHECKSUM, diff)?;
         packet.store(ETH + 12, pair(src, dst))?;
     } else {
-        packet.store(ETH + 8, src.octets())?;
-        packet.store(ETH + 24, dst.octets())?;
+        // No header checksum makes up for them, as IPv4's does: a sum over the whole packet, where the device made one
+        // (CHECKSUM_COMPLETE), has to follow. Fixing the transport checksum took the change out of it; newer kernels can be
+        // told not to (BPF_F_IPV6, Linux commit ead7f9b8de65), but putting it back works on all of them.
+        packet.store_new(ETH + 8, &src.octets())?;
+        packet.store_new(ETH + 24, &dst.octets())?;
     }
     view.src = *src;
     view.dst = *dst;
@@ -161,7 +164,8 @@ pub(crate) fn count_hop<P: Packet>(packet: &mut P, view: &View) -> Result<(), Re
             .fix_header_checksum(V4_CHECKSUM, changed(0, from, to))
             .and_then(|()| packet.store(ETH + 8, [ttl]))
     } else {
-        packet.store(ETH + 7, [ttl])
+        // As for the addresses.
+        packet.store_new(ETH + 7, &[ttl])
     };
     stored.ok_or(Reason::RewriteFailed)
 }

@@ -2,6 +2,7 @@
 //! network namespaces with hand-written maps. No agent, no CNI plugin.
 
 mod object;
+mod summed;
 mod talk;
 mod world;
 

@@ -1,4 +1,7 @@
-use std::path::{Path, PathBuf};
+use std::{
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
@@ -13,6 +16,8 @@ use proxy_abi::{
     Reason, Slot, Tuple, map,
 };
 use skerry_lab::{Netns, NetnsError};
+
+use crate::summed;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKERRY_BPF_OBJECT"));
 
@@ -38,6 +43,8 @@ pub enum ObjectError {
     Cgroup { path: PathBuf, source: std::io::Error },
     #[error("run program {name} over a packet")]
     TestRun { name: String, source: Box<aya::programs::ProgramError> },
+    #[error("run program {name} over a packet with a sum of its device's")]
+    SummedRun { name: String, source: std::io::Error },
     #[error("attach program {name} to {to}")]
     Attach { name: String, to: String, source: Box<aya::programs::ProgramError> },
 }
@@ -127,6 +134,17 @@ impl Object {
             .map_err(|source| ObjectError::TestRun { name: name.to_owned(), source: Box::new(source) })?;
         out.truncate(done.data_size_out as usize);
         Ok((done.return_value as i32, out))
+    }
+
+    /// As [`Object::test_run`], over a packet that its device has summed up (CHECKSUM_COMPLETE); the answer alone.
+    ///
+    /// # Errors
+    /// As for [`Object::test_run`]; EBADMSG where the packet's sum was not kept up with what the program did to it.
+    pub fn test_run_summed(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Result<i32, ObjectError> {
+        let program = self.classifier(name)?;
+        let fd = program.fd().map_err(|source| verify_error(name, source))?;
+        summed::run(fd.as_fd(), &incoming_by(ifindex), packet)
+            .map_err(|source| ObjectError::SummedRun { name: name.to_owned(), source })
     }
 
     /// Attaches a tc program to a device in a namespace, on the side that its hook is on, for as long as this value lives.
