@@ -25,6 +25,7 @@ use crate::{
     metrics::Metrics,
     monitor::{MonitorError, monitor},
     node::{Node, NodeError},
+    outside::Outside,
     pins::Pins,
     reconcile::Reconciler,
     serve::{Readiness, ServeError, listen, serve},
@@ -105,6 +106,7 @@ pub async fn run_with_progress(
     if let Some(address) = config.metrics_bind {
         tasks.spawn(serve(listen(address).await?, metrics.clone(), readiness.clone()));
     }
+    let outside = Outside::start(&config, &metrics, &readiness, &mut tasks);
     tasks.spawn(log_drops(drops));
     let gc = Flows::open(&pins).map_err(AgentError::Maps)?;
     tasks.spawn(collect_forever(gc, pins.clone(), config.flow_gc_interval, metrics.clone()));
@@ -127,6 +129,7 @@ pub async fn run_with_progress(
         listed: HashSet::new(),
         metrics,
         readiness,
+        outside,
         progress,
         started,
         sync_at: None,
@@ -148,6 +151,7 @@ struct Agent {
     listed: HashSet<Kind>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    outside: Outside,
     progress: channel::Sender<Progress>,
     started: Instant,
     /// A retired run may be freed, or a failed sync be tried again.
@@ -251,10 +255,12 @@ impl Agent {
                     self.udp_again = synced.udp_changed;
                     self.end_stale_udp();
                 }
+                self.outside.synced(&mut self.reconciler.state, self.node.uplink_index());
                 self.report(latency);
             }
             Err(error) => {
                 self.metrics.sync_failures.inc();
+                self.outside.sync_failed();
                 tracing::error!(error = chain(&error), retry_in = ?self.retry, "maps not written");
                 self.sync_at = Some(Instant::now() + self.retry);
                 self.retry = (self.retry * 2).min(RETRY_MAX);
@@ -299,6 +305,7 @@ impl Agent {
             tracing::error!(error = chain(error), "the node's set-up is not whole; will be tried again");
             self.settle_at = Some(Instant::now() + RETRY_MAX);
         }
+        self.outside.set_uplink(self.node.uplink_index());
         let is_ready = is_settled.is_ok() && self.node_tables.is_some();
         self.readiness.set(is_ready);
         self.progress
@@ -360,7 +367,8 @@ impl Agent {
     }
 }
 
-async fn at(deadline: Option<Instant>) {
+/// Returns at the deadline; never where there is none.
+pub(crate) async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -1,5 +1,5 @@
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
@@ -43,6 +43,11 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Where `/metrics`, `/healthz` and `/readyz` are served. `None`: nowhere.
     pub metrics_bind: Option<SocketAddr>,
+    /// Where `/healthz` and `/livez` are served as kube-proxy does it, for load balancers that ask whether the node should
+    /// get traffic. `None`: nowhere. Somebody else's holding it keeps nothing from starting.
+    pub healthz_bind: Option<SocketAddr>,
+    /// Answer ARP and neighbour discovery on the uplink for load-balancer addresses that Skerry's own controller gave.
+    pub announce: bool,
     pub map_sizes: MapSizes,
     /// How long slots that no frontend points to any more rest before they are used again.
     pub slot_grace: Duration,
@@ -53,6 +58,9 @@ pub struct Config {
     /// Between two walks over the flow table for entries that ran out.
     pub flow_gc_interval: Duration,
 }
+
+/// kube-proxy's `--healthz-bind-address`, where load balancers look.
+const HEALTHZ_PORT: u16 = 10256;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CniBinary {
@@ -93,6 +101,8 @@ impl Config {
             cni_bin: None,
             run_dir: "/run/skerry".into(),
             metrics_bind: None,
+            healthz_bind: Some((Ipv6Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
+            announce: true,
             map_sizes: MapSizes {
                 frontends: size(proxy_abi::map::FRONTENDS),
                 slots: size(proxy_abi::map::SLOTS),

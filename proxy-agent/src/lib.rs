@@ -4,10 +4,12 @@
 //! * [`run`]: the daemon; [`cleanup`]: takes away what it set up.
 //! * `watch` → `proxy_state` → `reconcile` → `maps`: from an event to a written map.
 //! * `node`: device, routes, settings, `load`ed and `attach`ed programs, `conflist`.
+//! * `outside`: `announce`s load-balancer addresses on the link, answers `health_check`s.
 //! * `flows`: what the agent does with connections; `metrics`, `serve`, `events`: what it tells.
 #![forbid(unsafe_code)]
 
 mod agent;
+mod announce;
 mod attach;
 mod cleanup;
 mod config;
@@ -16,12 +18,14 @@ mod events;
 mod facts;
 mod files;
 mod flows;
+mod health_check;
 mod load;
 mod maps;
 mod metrics;
 mod monitor;
 mod network;
 mod node;
+mod outside;
 mod pins;
 mod reconcile;
 mod serve;

@@ -27,6 +27,12 @@ pub(crate) struct Metrics {
     pub flows_collected: Counter,
     pub services: Gauge,
     pub slices: Gauge,
+    /// Load-balancer addresses that this node answers for.
+    pub announced: Gauge,
+    pub announcements: Counter,
+    pub neighbour_answers: Counter,
+    pub health_ports: Gauge,
+    pub health_ports_refused: Gauge,
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
     packets: Family<ReasonLabel, Counter<u64, AtomicU64>>,
@@ -65,6 +71,11 @@ impl Metrics {
             flows_collected: Counter::default(),
             services: Gauge::default(),
             slices: Gauge::default(),
+            announced: Gauge::default(),
+            announcements: Counter::default(),
+            neighbour_answers: Counter::default(),
+            health_ports: Gauge::default(),
+            health_ports_refused: Gauge::default(),
             map_entries: Family::default(),
             map_capacity: Family::default(),
             packets: Family::default(),
@@ -93,6 +104,8 @@ impl Metrics {
             ("reattached", "Programs put back after somebody detached them", &self.reattached),
             ("udp_flows_ended", "UDP flows ended because their backend was gone", &self.udp_flows_ended),
             ("flows_collected", "Flow entries removed after their timeout", &self.flows_collected),
+            ("announcements", "Unasked ARP or neighbour announcements of addresses", &self.announcements),
+            ("neighbour_answers", "ARP and neighbour questions answered", &self.neighbour_answers),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -100,6 +113,9 @@ impl Metrics {
             ("refused", "Service ports that did not fit into the maps", &self.refused),
             ("services", "Services followed", &self.services),
             ("endpoint_slices", "EndpointSlices followed", &self.slices),
+            ("announced_addresses", "Load-balancer addresses that this node answers for", &self.announced),
+            ("health_check_ports", "Health check node ports served", &self.health_ports),
+            ("health_check_ports_refused", "Those that somebody else holds", &self.health_ports_refused),
         ] {
             registry.register(name, help, gauge.clone());
         }

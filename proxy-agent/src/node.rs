@@ -124,6 +124,11 @@ impl Node {
         Ok(own.chain(routers.map(|ip| (ip.into(), endpoint_flag::ROUTER))).collect())
     }
 
+    /// Number of the device towards the other nodes.
+    pub fn uplink_index(&self) -> u32 {
+        self.uplink.index
+    }
+
     pub fn self_test(&self) -> Result<(), NodeError> {
         Ok(self.attachments.self_test()?)
     }

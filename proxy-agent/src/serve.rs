@@ -38,7 +38,7 @@ impl Readiness {
         self.0.store(is_ready, Ordering::Relaxed);
     }
 
-    fn get(&self) -> bool {
+    pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -49,6 +49,15 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, ServeErro
 
 /// Answers `/metrics`, `/healthz` and `/readyz` until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Arc<Readiness>) {
+    answer(listener, move |path| respond(path, &metrics, &readiness)).await;
+}
+
+/// Answers each request by its path alone, on a connection of its own, until it is dropped.
+pub(crate) async fn answer(
+    listener: TcpListener,
+    respond: impl Fn(&str) -> Response<Full<Bytes>> + Send + Sync + 'static,
+) {
+    let respond = Arc::new(respond);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -56,15 +65,15 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readines
             Ok((stream, _)) => stream,
             // Out of descriptors: connections that end give some back, and their slots wake us.
             Err(error) => {
-                tracing::warn!(%error, "accept a connection for metrics");
+                tracing::warn!(%error, "accept a connection for metrics or probes");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let (metrics, readiness) = (metrics.clone(), readiness.clone());
+        let respond = respond.clone();
         tokio::spawn(async move {
             let answer = service_fn(move |request: http::Request<Incoming>| {
-                let response = respond(request.uri().path(), &metrics, &readiness);
+                let response = respond(request.uri().path());
                 async { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
@@ -73,7 +82,7 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readines
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), answer);
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "metrics connection");
+                tracing::debug!(%error, "connection for metrics or probes");
             }
             drop(slot);
         });

@@ -126,6 +126,12 @@ pub struct TunnelOptions {
     /// Prometheus metrics, /healthz and /readyz of the proxy
     #[arg(long)]
     pub metrics_bind: Option<SocketAddr>,
+    /// /healthz and /livez of the proxy as load balancers ask for them; port 0: nowhere
+    #[arg(long, default_value = "[::]:10256")]
+    pub healthz_bind: SocketAddr,
+    /// Answer ARP and neighbour discovery for load-balancer addresses
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub announce: bool,
 }
 
 #[derive(Clone, Debug, Args)]
