@@ -75,14 +75,13 @@ pub async fn guard_kubernetes_service(api: Arc<Api>) {
 }
 
 async fn keep_kubernetes_service(api: &Api) -> Result<(), ApiError> {
-    let ips: Vec<String> =
-        api.settings.service_cidrs.iter().map(|cidr| claims::first_service_ip(*cidr).to_string()).collect();
-    let policy = if ips.len() > 1 { "PreferDualStack" } else { "SingleStack" };
+    // The API is reached by one address, so its Service has one: in the cluster's first family.
+    let ip = api.settings.service_cidrs.first().map(|cidr| claims::first_service_ip(*cidr).to_string());
     let service = json!({
         "metadata": {"name": "kubernetes", "namespace": "default",
             "labels": {"component": "apiserver", "provider": "kubernetes"}},
-        "spec": {"type": "ClusterIP", "clusterIP": ips.first(), "clusterIPs": ips, "sessionAffinity": "None",
-            "ipFamilyPolicy": policy,
+        "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": ip.iter().collect::<Vec<_>>(),
+            "sessionAffinity": "None", "ipFamilyPolicy": "SingleStack",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": api.settings.port}]},
     });
     ensure(api, ("", "v1", "services"), service, &["/spec/ports"]).await?;

@@ -140,21 +140,6 @@ async fn two_protocols_on_one_port_share_their_node_port() {
 }
 
 #[tokio::test]
-async fn two_families_where_the_cluster_has_them() {
-    let ranges = ["10.9.0.0/16", "fd00:9::/112"];
-    let server = TestServer::start_with(
-        |config| config.service_cidrs = ranges.map(|range| range.parse().unwrap()).to_vec(),
-        skerry_store::Options::default(),
-    )
-    .await;
-    let mut both = service("both");
-    both["spec"]["ipFamilyPolicy"] = "PreferDualStack".into();
-    let made = server.admin().post(SERVICES, &both).await.ok();
-    assert_eq!(made["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
-    assert!(made["spec"]["clusterIPs"][1].as_str().unwrap().starts_with("fd00:9::"));
-}
-
-#[tokio::test]
 async fn the_kubernetes_service_is_kept() {
     let server = TestServer::start().await;
     let admin = server.admin();

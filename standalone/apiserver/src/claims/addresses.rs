@@ -1,4 +1,4 @@
-//! Cluster IPs: families, the address asked for, a free one.
+//! Cluster IPs: the address asked for, a free one.
 
 use std::net::IpAddr;
 
@@ -6,19 +6,20 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 use skerry_schema::FieldError;
 
-use super::{Claims, Held, IP_PREFIX, RANDOM_TRIES, Refused, strings};
-use crate::{api::Settings, error::ApiError, object::text};
+use super::{
+    Claims, Held, IP_PREFIX, RANDOM_TRIES, Refused,
+    families::{families, family},
+    strings,
+};
+use crate::{error::ApiError, object::text};
 
 /// Addresses looked at in a search of a whole range; a larger range is never full before memory is.
 const MAX_SEARCH: u128 = 1 << 20;
 
-fn family(ip: IpAddr) -> &'static str {
-    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
 pub(super) async fn addresses(
     claims: &Claims<'_>,
     before: &Held,
+    old: Option<&Value>,
     service: &mut Value,
 ) -> Result<(), Refused> {
     let Some(spec) = service["spec"].as_object_mut() else { return Ok(()) };
@@ -28,87 +29,43 @@ pub(super) async fn addresses(
         }
         return Ok(());
     }
-    let families = families(claims.settings, service)?;
-    let single = text(service, "/spec/clusterIP").to_owned();
-    let mut wanted: Vec<String> = strings(service, "/spec/clusterIPs").map(str::to_owned).collect();
-    match wanted.first() {
-        None if !single.is_empty() => wanted.push(single),
-        Some(first) if !single.is_empty() && *first != single => {
-            let value = service["spec"]["clusterIPs"].clone();
-            let detail = "first value must match `clusterIP`";
-            return Err(FieldError::invalid("spec.clusterIPs[0]", &value[0], detail).into());
-        }
-        Some(_) | None => {}
+    if let (Some(first), single) =
+        (strings(service, "/spec/clusterIPs").next(), text(service, "/spec/clusterIP"))
+        && !single.is_empty()
+        && single != first
+    {
+        let detail = "first value must match `clusterIP`";
+        return Err(FieldError::invalid("spec.clusterIPs[0]", &json!(first), detail).into());
     }
+    let families = families(claims.settings, old, service)?;
+    let wanted: Vec<String> = strings(service, "/spec/clusterIPs").map(str::to_owned).collect();
     if wanted.first().map(String::as_str) == Some("None") {
         service["spec"]["clusterIP"] = "None".into();
         service["spec"]["clusterIPs"] = json!(["None"]);
         return Ok(());
     }
-    let given = wanted.clone();
     let mut chosen = Vec::new();
     for (at, family_wanted) in families.iter().enumerate() {
+        let asked = wanted.get(at).filter(|ip| !ip.is_empty());
+        if let Some(kept) = asked.filter(|ip| before.ips.contains(*ip)) {
+            chosen.push(kept.clone());
+            continue;
+        }
         let range = claims.settings.service_cidrs.iter().find(|cidr| family(cidr.ip()) == family_wanted);
-        let range = *range.ok_or_else(|| no_such_family(family_wanted))?;
-        let ip = match wanted.get(at).filter(|ip| !ip.is_empty()) {
-            Some(ip) if before.ips.contains(ip) => ip.clone(),
-            Some(ip) => explicit_ip(claims, range, ip, &given).await?,
+        let range = *range.ok_or_else(|| no_such_family(at, family_wanted))?;
+        chosen.push(match asked {
+            Some(ip) => explicit_ip(claims, range, ip, &wanted).await?,
             None => free_ip(claims, range).await?,
-        };
-        chosen.push(ip);
+        });
     }
     service["spec"]["clusterIP"] = chosen[0].as_str().into();
     service["spec"]["clusterIPs"] = json!(chosen);
     Ok(())
 }
 
-fn no_such_family(family: &str) -> Refused {
+fn no_such_family(at: usize, family: &str) -> Refused {
     let detail = "not configured on this cluster";
-    FieldError::invalid("spec.ipFamilies[0]", &json!(family), detail).into()
-}
-
-/// The families the Service gets, written into it.
-fn families(settings: &Settings, service: &mut Value) -> Result<Vec<String>, Refused> {
-    let mut available: Vec<&str> = Vec::new();
-    for cidr in &settings.service_cidrs {
-        if !available.contains(&family(cidr.ip())) {
-            available.push(family(cidr.ip()));
-        }
-    }
-    let mut families: Vec<String> = strings(service, "/spec/ipFamilies").map(str::to_owned).collect();
-    let ips: Vec<IpAddr> = strings(service, "/spec/clusterIPs")
-        .chain(std::iter::once(text(service, "/spec/clusterIP")))
-        .filter_map(|ip| ip.parse().ok())
-        .collect();
-    if families.is_empty() {
-        families.extend(ips.first().map(|ip| family(*ip).to_owned()));
-    }
-    if families.is_empty() {
-        families.extend(available.first().map(|first| (*first).to_owned()));
-    }
-    let policy = match text(service, "/spec/ipFamilyPolicy") {
-        "" if families.len() > 1 => "RequireDualStack".to_owned(),
-        "" => "SingleStack".to_owned(),
-        policy => policy.to_owned(),
-    };
-    let wants_two = policy != "SingleStack";
-    if wants_two && families.len() == 1 {
-        families
-            .extend(available.iter().find(|other| **other != families[0]).map(|other| (*other).to_owned()));
-    }
-    if policy == "RequireDualStack" && families.len() < 2 {
-        let detail = "this cluster is not configured for dual-stack services";
-        return Err(FieldError::invalid("spec.ipFamilyPolicy", &json!(policy), detail).into());
-    }
-    if policy == "SingleStack" {
-        families.truncate(1);
-    }
-    if let Some(unknown) = families.iter().find(|family| !available.contains(&family.as_str())) {
-        return Err(no_such_family(unknown));
-    }
-    service["spec"]["ipFamilies"] = json!(families);
-    service["spec"]["ipFamilyPolicy"] = policy.into();
-    Ok(families)
+    FieldError::invalid(format!("spec.ipFamilies[{at}]"), &json!(family), detail).into()
 }
 
 async fn explicit_ip(
@@ -123,7 +80,7 @@ async fn explicit_ip(
     };
     let Ok(address) = ip.parse::<IpAddr>() else {
         return Err(
-            FieldError::invalid("spec.clusterIPs[0]", &json!(ip), "must be a valid IP address").into()
+            FieldError::invalid("spec.clusterIPs", &json!(given), "must be valid IP addresses").into()
         );
     };
     if !range.contains(address)

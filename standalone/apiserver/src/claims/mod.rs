@@ -4,6 +4,7 @@
 //! in the transaction, where the key must be absent; there is no allocator beside the store that could disagree with it.
 
 mod addresses;
+mod families;
 mod ports;
 
 use std::{
@@ -97,8 +98,8 @@ pub fn carry_over(old: &Value, new: &mut Value) {
         return;
     }
     for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        let old_value = &old["spec"][field];
-        if new["spec"][field].is_null() && !old_value.is_null() {
+        let (old_value, given) = (&old["spec"][field], &new["spec"][field]);
+        if (given.is_null() || given.as_array().is_some_and(Vec::is_empty)) && !old_value.is_null() {
             new["spec"][field] = old_value.clone();
         }
     }
@@ -178,7 +179,7 @@ impl Claims<'_> {
 /// Fills in what `new` lacks and returns the writes that claim and release numbers. `old`: what it replaces.
 pub async fn allocate(claims: &Claims<'_>, old: Option<&Value>, new: &mut Value) -> Result<Vec<Op>, Refused> {
     let before = old.map(Held::by).unwrap_or_default();
-    addresses(claims, &before, new).await?;
+    addresses(claims, &before, old, new).await?;
     node_ports(claims, &before, new).await?;
     let (before, after) = (before.keys(), Held::by(new).keys());
     let owner = format!("{}/{}", text(new, "/metadata/namespace"), object::name(new));

@@ -44,7 +44,15 @@ impl TestServer {
     }
 
     pub async fn start_with(adjust: impl FnOnce(&mut Config), options: Options) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), adjust, options).await
+    }
+
+    /// With what an earlier one left in its folder.
+    pub async fn start_in(
+        folder: tempfile::TempDir,
+        adjust: impl FnOnce(&mut Config),
+        options: Options,
+    ) -> Self {
         let store = Arc::new(LogStore::open(&folder.path().join("store"), options).unwrap());
         let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
         let mut config = Config::new(folder.path().to_owned(), (loopback, 0).into(), loopback);

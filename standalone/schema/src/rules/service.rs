@@ -19,9 +19,8 @@ pub fn defaults(map: &mut Object) {
     let has_external_ips =
         map.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     if kind != "ExternalName" {
+        // Families depend on the cluster's ranges: whoever allocates the addresses fills them in.
         map.entry("internalTrafficPolicy").or_insert(json!("Cluster"));
-        map.entry("ipFamilies").or_insert(json!(["IPv4"]));
-        map.entry("ipFamilyPolicy").or_insert(json!("SingleStack"));
     }
     if external || (has_external_ips && kind == "ClusterIP") {
         map.entry("externalTrafficPolicy").or_insert(json!("Cluster"));
@@ -74,8 +73,11 @@ pub fn validate(map: &Object, old: Option<&Object>, path: &str, errors: &mut Err
     }
     let first = map.get("clusterIPs").and_then(|list| list[0].as_str());
     if first.is_some_and(|first| first != cluster_ip) {
-        let at = join(path, "clusterIPs");
-        errors.push(FieldError::invalid(at, &map["clusterIPs"], "first value must match `clusterIP`"));
+        let detail = match cluster_ip {
+            "" => "must be empty when `clusterIP` is not specified",
+            _ => "first value must match `clusterIP`",
+        };
+        errors.push(FieldError::invalid(join(path, "clusterIPs"), &map["clusterIPs"], detail));
     }
     let external = matches!(kind, "NodePort" | "LoadBalancer");
     let external_ips = map.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());

@@ -233,8 +233,7 @@ fn services_get_defaults_and_keep_what_was_allocated() {
     assert_eq!(
         spec,
         json!({
-            "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4"],
-            "ipFamilyPolicy": "SingleStack", "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
+            "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster", "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
             "selector": {"a": "b"}, "sessionAffinity": "None", "type": "NodePort",
         })
     );
