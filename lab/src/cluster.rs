@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -31,6 +32,40 @@ pub struct Options {
     pub workers: usize,
     /// More arguments for `skerry up` on the server node.
     pub server_args: Vec<String>,
+    pub families: Families,
+}
+
+/// The address families of pods, services and nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Families {
+    /// With the programs' default ranges.
+    #[default]
+    V4,
+    V6,
+    /// IPv4 first.
+    Dual,
+}
+
+impl Families {
+    /// What is said to every node: the ranges, where they are not the programs' own.
+    fn ranges(self) -> Vec<String> {
+        let (pods, services) = match self {
+            Families::V4 => return Vec::new(),
+            Families::V6 => ("fd00:10:244::/56", "fd00:10:96::/112"),
+            Families::Dual => ("10.244.0.0/16,fd00:10:244::/56", "10.96.0.0/12,fd00:10:96::/112"),
+        };
+        ["--pod-cidr", pods, "--service-cidr", services].map(str::to_owned).to_vec()
+    }
+
+    /// A node's addresses, the one that others reach it by first.
+    fn addresses(self, node: &Node) -> Vec<IpAddr> {
+        let (v4, v6) = (IpAddr::V4(node.ip()), IpAddr::V6(node.ip6()));
+        match self {
+            Families::V4 => vec![v4],
+            Families::V6 => vec![v6],
+            Families::Dual => vec![v4, v6],
+        }
+    }
 }
 
 /// Nodes with their daemons; it lives as long as its lab.
@@ -88,8 +123,8 @@ impl Cluster {
 
     /// `https://ADDRESS:6443` of the server node.
     pub fn server_url(&self) -> String {
-        let ip = self.nodes.first().map(Node::ip);
-        ip.map(|ip| format!("https://{ip}:{API_PORT}")).unwrap_or_default()
+        let ip = self.nodes.first().and_then(|node| self.options.families.addresses(node).first().copied());
+        ip.map(|ip| format!("https://{}", SocketAddr::new(ip, API_PORT))).unwrap_or_default()
     }
 
     /// Ends the cluster and its lab; with `data` its files, too.
@@ -121,7 +156,7 @@ impl Cluster {
         // The children of one that was killed.
         self.kill(node)?;
         let cgroup = node.cgroup().dir().to_string_lossy().into_owned();
-        let ip = node.ip().to_string();
+        let ips: Vec<String> = self.options.families.addresses(node).iter().map(IpAddr::to_string).collect();
         let mut args: Vec<String> = Vec::new();
         if node.name() == SERVER {
             args.push("up".to_owned());
@@ -140,7 +175,13 @@ impl Cluster {
             args.extend(["node".to_owned(), "--server".to_owned(), self.server_url()]);
             args.extend(["--token-file".to_owned(), "/var/lib/join-token".to_owned()]);
         }
-        args.extend(["--node-name".to_owned(), node.name().to_owned(), "--node-ip".to_owned(), ip]);
+        args.extend([
+            "--node-name".to_owned(),
+            node.name().to_owned(),
+            "--node-ip".to_owned(),
+            ips.join(","),
+        ]);
+        args.extend(self.options.families.ranges());
         args.extend(["--cgroup-root".to_owned(), cgroup]);
         args.extend(["--cgroup-parent".to_owned(), format!("/{}/{}", self.lab.name(), node.name())]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();

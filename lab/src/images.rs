@@ -20,6 +20,9 @@ pub const NGINX: &str = "docker.io/library/nginx:latest";
 pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
 pub const STRESS: &str = "docker.io/polinux/stress:latest";
 pub const FLUENTD: &str = "quay.io/fluentd_elasticsearch/fluentd:v2.5.2";
+/// A server of ours that says who answers and who asked, over TCP and UDP: `echo-server PORT`, 8080 if none. Not one of the
+/// walkthrough's.
+pub const ECHO: &str = "docker.io/library/echo:latest";
 
 /// An archive in `target/images` with all its names.
 #[derive(Clone, Debug)]
@@ -57,6 +60,26 @@ fn all() -> Result<Vec<Image>> {
     IMAGES.iter().map(|(name, names, maker)| image(name, names, *maker)).collect()
 }
 
+/// The image [`ECHO`], made where it isn't yet.
+///
+/// # Errors
+/// As [`walkthrough`].
+pub fn echo() -> Result<Image> {
+    image("echo", &[ECHO], || {
+        let recipe = applets()?.copy("usr/bin/echo-server", &echo_server()?)?;
+        let recipe = recipe.program("bin/bash", Path::new("/bin/bash"))?;
+        Ok(recipe.program("usr/bin/curl", Path::new("/usr/bin/curl"))?.cmd(&["echo-server"]))
+    })
+}
+
+/// The program in [`ECHO`], for processes outside of pods.
+///
+/// # Errors
+/// When it can't be compiled.
+pub fn echo_server() -> Result<PathBuf> {
+    compiled("echo-server", "echo.c")
+}
+
 /// The sandbox's image alone: all that a pod of the test's own making needs besides its own.
 ///
 /// # Errors
@@ -78,18 +101,26 @@ fn image(name: &str, names: &'static [&'static str], maker: Maker) -> Result<Ima
 }
 
 fn pause() -> Result<Recipe> {
+    let program = compiled("pause", "pause.c")?;
+    Ok(Recipe::default().copy("pause", &program)?.entrypoint(&["/pause"]))
+}
+
+/// `target/images/NAME`, a static program out of `images/SOURCE`, compiled where it is older.
+fn compiled(name: &str, source: &str) -> Result<PathBuf> {
     let dir = paths::target().join("images");
-    let program = dir.join("pause");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/pause.c");
+    let program = dir.join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("images").join(source);
     let stale =
         || Ok::<_, std::io::Error>(fs::metadata(&program)?.modified()? < fs::metadata(&source)?.modified()?);
     if stale().unwrap_or(true) {
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        let fresh = tempfile::NamedTempFile::new_in(&dir).context("make a file for pause")?.into_temp_path();
+        let fresh = tempfile::NamedTempFile::new_in(&dir)
+            .with_context(|| format!("make a file for {name}"))?
+            .into_temp_path();
         command::output(Command::new("cc").args(["-Os", "-static", "-s", "-o"]).arg(&fresh).arg(&source))?;
         fresh.persist(&program).with_context(|| format!("keep {}", program.display()))?;
     }
-    Ok(Recipe::default().copy("pause", &program)?.entrypoint(&["/pause"]))
+    Ok(program)
 }
 
 fn busybox() -> Result<Recipe> {
@@ -112,7 +143,7 @@ fn nginx() -> Result<Recipe> {
         .program("usr/sbin/nginx", &program.join("usr/sbin/nginx"))?
         .program("bin/bash", Path::new("/bin/bash"))?
         .program("usr/bin/curl", Path::new("/usr/bin/curl"))?
-        .file("etc/nginx/nginx.conf", include_str!("../images/nginx.conf"), 0o644)
+        .file("etc/nginx/nginx.conf", nginx_conf(), 0o644)
         .copy("etc/nginx/mime.types", &common.join("etc/nginx/mime.types"))?
         .copy("usr/share/nginx/html/index.html", &common.join("usr/share/nginx/html/index.html"))?
         .link("var/log/nginx/access.log", "/dev/stdout")
@@ -120,6 +151,13 @@ fn nginx() -> Result<Recipe> {
         .dir("var/lib/nginx");
     // A graceful end, as the image of that name asks for.
     Ok(recipe.cmd(&["nginx", "-g", "daemon off;"]).stop_signal("SIGQUIT"))
+}
+
+/// Listens on IPv6 too, as the image of that name does, where the kernel has it.
+fn nginx_conf() -> String {
+    let text = include_str!("../images/nginx.conf");
+    let both = "listen 80;\n        listen [::]:80;";
+    if Path::new("/proc/net/if_inet6").exists() { text.replace("listen 80;", both) } else { text.to_owned() }
 }
 
 /// A root file system with busybox's programs. Its `wget` is left out: it crashes where there is no NSS.

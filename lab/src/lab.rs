@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -118,7 +119,7 @@ impl Lab {
         let number = self.number_of(name)?;
         let node = self.node_at(number, name)?;
         if network::ensure_netns(&node.netns_name())? {
-            network::plug(&self.name, &node.netns_name(), name, node.ip(), self.subnet.host(network::SHELL))?;
+            network::plug(&self.name, &node.netns_name(), name, self.subnet, host_number(number)?)?;
         }
         node.boot()?;
         Ok(node)
@@ -163,8 +164,8 @@ impl Lab {
     }
 
     fn node_at(&self, number: usize, name: &str) -> Result<Node> {
-        let offset = u8::try_from(number).context("fewer than 240 nodes")?;
-        Node::new(&self.name, name, self.subnet.host(network::FIRST_NODE + offset))
+        let host = host_number(number)?;
+        Node::new(&self.name, name, self.subnet.host(host), self.subnet.host6(host))
     }
 
     fn node_names(&self) -> Vec<String> {
@@ -196,7 +197,7 @@ pub fn end(name: &str, data: bool) -> Result<()> {
     let mut note = |result: Result<()>| errors.extend(result.err().map(|error| format!("{error:#}")));
     let nodes: Vec<Node> = node_names(name)
         .iter()
-        .flat_map(|node| Node::new(name, node, std::net::Ipv4Addr::UNSPECIFIED))
+        .flat_map(|node| Node::new(name, node, Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED))
         .collect();
     // All at once: a kill waits for the kernel to take a node's processes apart.
     let results: Vec<Result<()>> = std::thread::scope(|scope| {
@@ -236,6 +237,12 @@ fn sweep() {
             eprintln!("end the lab {name}, left by a test that was killed: {error:#}");
         }
     }
+}
+
+/// The last byte of the address of the `number`-th node.
+fn host_number(number: usize) -> Result<u8> {
+    let offset = u8::try_from(number).ok().and_then(|number| network::FIRST_NODE.checked_add(number));
+    offset.context("fewer than 240 nodes")
 }
 
 fn node_names(lab: &str) -> Vec<String> {

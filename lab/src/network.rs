@@ -1,6 +1,6 @@
 //! The underlay: a bridge in a namespace of its own; nodes, an outside client and the person's shell are plugged in.
 
-use std::net::Ipv4Addr;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
@@ -28,7 +28,7 @@ pub(crate) fn underlay(lab: &str, subnet: Subnet) -> Result<()> {
         ip(lab, "link set br0 up")?;
     }
     if ensure_netns(&client_netns(lab))? {
-        plug(lab, &client_netns(lab), "client", subnet.host(CLIENT), subnet.host(SHELL))?;
+        plug(lab, &client_netns(lab), "client", subnet, CLIENT)?;
     }
     // The only thing outside of the lab's namespaces: one interface, and the route that its address brings.
     if command::run("ip", &["link", "show", lab]).is_err() {
@@ -36,13 +36,19 @@ pub(crate) fn underlay(lab: &str, subnet: Subnet) -> Result<()> {
         command::run("ip", &["link", "add", lab, "type", "veth", "peer", "name", "shell", "netns", &netns])?;
         ip(lab, "link set shell master br0 up")?;
         command::run("ip", &["address", "add", &format!("{}/24", subnet.host(SHELL)), "dev", lab])?;
+        if has_ipv6() {
+            let switch = format!("/proc/sys/net/ipv6/conf/{lab}/disable_ipv6");
+            fs::write(&switch, "0").with_context(|| format!("write {switch}"))?;
+            let address = format!("{}/64", subnet.host6(SHELL));
+            command::run("ip", &["-6", "address", "add", &address, "dev", lab, "nodad"])?;
+        }
         command::run("ip", &["link", "set", lab, "up"])?;
     }
     Ok(())
 }
 
-/// Gives `netns` an `eth0` with `address`, its other end on the bridge.
-pub(crate) fn plug(lab: &str, netns: &str, port: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
+/// Gives `netns` an `eth0` with the subnet's addresses of this number, its other end on the bridge.
+pub(crate) fn plug(lab: &str, netns: &str, port: &str, subnet: Subnet, number: u8) -> Result<()> {
     let bridge = bridge_netns(lab);
     let add = [
         "link", "add", "name", port, "netns", &bridge, "type", "veth", "peer", "name", "eth0", "netns", netns,
@@ -50,10 +56,22 @@ pub(crate) fn plug(lab: &str, netns: &str, port: &str, address: Ipv4Addr, gatewa
     command::run("ip", &add)?;
     ip(lab, &format!("link set dev {port} master br0 up"))?;
     let inside = Netns::existing(netns);
-    inside.ip(&format!("address add {address}/24 dev eth0"))?;
+    inside.ip(&format!("address add {}/24 dev eth0", subnet.host(number)))?;
+    if has_ipv6() {
+        // No other can have it: duplicate address detection would only keep it back for a second.
+        inside.ip(&format!("-6 address add {}/64 dev eth0 nodad", subnet.host6(number)))?;
+    }
     inside.ip("link set eth0 up")?;
-    inside.ip(&format!("route add default via {gateway}"))?;
+    inside.ip(&format!("route add default via {}", subnet.host(SHELL)))?;
+    if has_ipv6() {
+        inside.ip(&format!("-6 route add default via {} dev eth0", subnet.host6(SHELL)))?;
+    }
     Ok(())
+}
+
+/// Whether this kernel speaks IPv6 at all.
+fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").is_dir()
 }
 
 /// Pulls the plug of a node, or puts it in again.

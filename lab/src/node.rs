@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -25,13 +25,14 @@ pub struct Node {
     lab: String,
     name: String,
     ip: Ipv4Addr,
+    ip6: Ipv6Addr,
     cgroup: Cgroup,
 }
 
 impl Node {
-    pub(crate) fn new(lab: &str, name: &str, ip: Ipv4Addr) -> Result<Node> {
+    pub(crate) fn new(lab: &str, name: &str, ip: Ipv4Addr, ip6: Ipv6Addr) -> Result<Node> {
         let cgroup = Cgroup::at(&format!("{lab}/{name}"))?;
-        Ok(Node { lab: lab.to_owned(), name: name.to_owned(), ip, cgroup })
+        Ok(Node { lab: lab.to_owned(), name: name.to_owned(), ip, ip6, cgroup })
     }
 
     pub fn name(&self) -> &str {
@@ -41,6 +42,11 @@ impl Node {
     /// Its address on the underlay, on `eth0`.
     pub fn ip(&self) -> Ipv4Addr {
         self.ip
+    }
+
+    /// Its IPv6 address there, where the machine has IPv6.
+    pub fn ip6(&self) -> Ipv6Addr {
+        self.ip6
     }
 
     /// `/LAB/NODE` of every cgroup tree; daemons are in `system/NAME`, all else in `shell`.

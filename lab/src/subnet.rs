@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     io::Write,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
@@ -63,6 +63,13 @@ impl Subnet {
     pub fn host(self, number: u8) -> Ipv4Addr {
         let [a, b, c] = self.0;
         Ipv4Addr::new(a, b, c, number)
+    }
+
+    /// The same one in the lab's /64 of unique local addresses (RFC 4193), which follows from the IPv4 range and so is the
+    /// lab's alone too.
+    pub fn host6(self, number: u8) -> Ipv6Addr {
+        let [a, b, c] = self.0;
+        Ipv6Addr::new(0xfd73, 0x6b65, u16::from_be_bytes([a, b]), c.into(), 0, 0, 0, number.into())
     }
 
     fn try_claim(self, dir: &Path, lab: &str) -> Result<bool> {

@@ -9,8 +9,11 @@ fn nodes_reach_each_other_and_stay_apart_in_all_else() {
     let lab = Lab::for_test().unwrap();
     let (a, b) = (lab.node("node1").unwrap(), lab.node("node2").unwrap());
     a.sh(&format!("busybox ping -c1 -W2 {}", b.ip())).unwrap();
+    a.sh(&format!("busybox ping -c1 -W2 {}", b.ip6())).unwrap();
     lab.client().sh(&format!("busybox ping -c1 -W2 {}", a.ip())).unwrap();
+    lab.client().sh(&format!("busybox ping -c1 -W2 {}", a.ip6())).unwrap();
     run("busybox", &["ping", "-c1", "-W2", &a.ip().to_string()]).unwrap();
+    run("busybox", &["ping", "-c1", "-W2", &a.ip6().to_string()]).unwrap();
     assert_eq!(a.sh("cat /proc/sys/kernel/hostname").unwrap().trim(), "node1");
     a.sh("mkdir -p /etc/cni/net.d /var/lib/x /run/x /opt/x && touch /etc/cni/net.d/of-a && : > /sys/fs/bpf/.. ").ok();
     assert!(a.sh("ls /etc/cni/net.d/of-a").is_ok());
