@@ -49,8 +49,7 @@ pub fn run(program: BorrowedFd<'_>, context: &[u8], packet: &[u8]) -> io::Result
     };
     // SAFETY: the attribute has the kernel's layout and lives through the call, as the two buffers do, whose lengths it
     // names; nothing is written but its own fields.
-    let done = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attribute, size_of::<TestRun>())
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attribute, size_of::<TestRun>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(attribute.answer as i32) }
 }
