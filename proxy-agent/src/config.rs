@@ -12,9 +12,9 @@ use ipnetwork::IpNetwork;
 pub struct Config {
     /// Name of our Node object.
     pub node_name: String,
-    /// The address other nodes reach us by. `None`: the first one of the uplink.
-    pub node_ip: Option<IpAddr>,
-    /// The device towards other nodes. `None`: the one that holds `node_ip`, else that of the default route.
+    /// The addresses other nodes reach us by, at most one of each family. Of a family that is not here: the uplink's first.
+    pub node_ips: Vec<IpAddr>,
+    /// The device towards other nodes. `None`: the one that holds the first of `node_ips`, else that of the default route.
     pub uplink: Option<String>,
     /// `None`: the service account of the pod we run in.
     pub kubeconfig: Option<PathBuf>,
@@ -85,7 +85,7 @@ impl Config {
             |name| proxy_abi::MAPS.iter().find(|map| map.name == name).map_or(1, |map| map.max_entries);
         Config {
             node_name: node_name.to_owned(),
-            node_ip: None,
+            node_ips: Vec::new(),
             uplink: None,
             kubeconfig: None,
             service_cidrs: proxy_state::parse_cidr("10.96.0.0/12").into_iter().collect(),

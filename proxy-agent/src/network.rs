@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use ipnetwork::IpNetwork;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
 };
@@ -102,22 +102,28 @@ impl Network {
     pub async fn find_uplink(
         &self,
         name: Option<&str>,
-        node_ip: Option<IpAddr>,
+        node_ips: &[IpAddr],
     ) -> Result<Uplink, NetworkError> {
         let addresses = self.addresses().await?;
-        let index = match (name, node_ip) {
+        if let Some(missing) = node_ips.iter().find(|ip| !addresses.iter().any(|a| a.ip == **ip)) {
+            return Err(NetworkError::NoSuchAddress(*missing));
+        }
+        let index = match (name, node_ips.first()) {
             (Some(name), _) => self.link_by_name(name).await?.header.index,
             (None, Some(ip)) => {
-                addresses.iter().find(|a| a.ip == ip).ok_or(NetworkError::NoSuchAddress(ip))?.index
+                addresses.iter().find(|a| a.ip == *ip).ok_or(NetworkError::NoSuchAddress(*ip))?.index
             }
             (None, None) => self.default_route_device().await?.ok_or(NetworkError::NoDefaultRoute)?,
         };
         let link = self.links().await?.into_iter().find(|link| link.header.index == index);
         let link = link.ok_or_else(|| NetworkError::NoDevice(format!("#{index}")))?;
         let name = name_of(&link).unwrap_or_default();
-        let here = || addresses.iter().filter(|a| a.index == index && a.is_global).map(|a| a.ip);
-        // The given address first: a device may have several of one family.
-        let candidates: Vec<IpAddr> = node_ip.into_iter().chain(here()).collect();
+        // Those that stay before those that will change or go.
+        let mut here: Vec<&Address> = addresses.iter().filter(|a| a.index == index && a.is_global).collect();
+        here.sort_by_key(|address| !address.is_lasting);
+        // The given addresses first: a device may have several of one family.
+        let candidates: Vec<IpAddr> =
+            node_ips.iter().copied().chain(here.iter().map(|address| address.ip)).collect();
         let v4 = candidates.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None });
         let v6 = candidates.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None });
         if v4.is_none() && v6.is_none() {
@@ -319,6 +325,8 @@ struct Address {
     index: u32,
     ip: IpAddr,
     is_global: bool,
+    /// IPv6: neither temporary (RFC 8981) nor deprecated, and not in doubt (RFC 4862 section 5.4).
+    is_lasting: bool,
     message: AddressMessage,
 }
 
@@ -336,9 +344,14 @@ impl Address {
                 .find_map(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None })
         };
         let ip = local.or_else(any)?;
+        let passing = AddressHeaderFlags::Secondary
+            | AddressHeaderFlags::Deprecated
+            | AddressHeaderFlags::Tentative
+            | AddressHeaderFlags::Dadfailed;
         Some(Address {
             index: message.header.index,
             ip,
+            is_lasting: ip.is_ipv4() || !message.header.flags.intersects(passing),
             is_global: message.header.scope == AddressScope::Universe && !ip.is_loopback(),
             message,
         })

@@ -61,7 +61,7 @@ impl Node {
         let cgroup = cgroup_root(&config)?;
         let mut settings = Settings::open(&config.run_dir)?;
         let network = Network::open()?;
-        let uplink = network.find_uplink(config.uplink.as_deref(), config.node_ip).await?;
+        let uplink = network.find_uplink(config.uplink.as_deref(), &config.node_ips).await?;
         let overlay_index = network.ensure_overlay(config.vxlan_port, uplink.pod_mtu()).await?;
         settings.prepare_forwarding(&uplink.name, OVERLAY, false)?;
         let pins = Pins::new(&config.pin_root);
@@ -98,7 +98,7 @@ impl Node {
     /// Brings device, addresses, routes, facts, attachments and the network configuration to what the tables say; does
     /// nothing where nothing is to do. `None`: the cluster's nodes are not known yet, what concerns them stays as it is.
     pub async fn settle(&mut self, tables: Option<&NodeTables>) -> Result<Changes, NodeError> {
-        self.uplink = self.network.find_uplink(self.config.uplink.as_deref(), self.config.node_ip).await?;
+        self.uplink = self.network.find_uplink(self.config.uplink.as_deref(), &self.config.node_ips).await?;
         let index = self.network.ensure_overlay(self.config.vxlan_port, self.uplink.pod_mtu()).await?;
         self.attachments.set_uplink(&self.uplink.name);
         let has_v6_pods = tables.is_some_and(|tables| tables.own.iter().any(|cidr| cidr.is_ipv6()));

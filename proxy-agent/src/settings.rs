@@ -67,6 +67,9 @@ impl Settings {
         self.raise(&format!("net/ipv4/conf/{uplink}/rp_filter"), |value| (value == "1").then_some("2"))?;
         write(&format!("net/ipv4/conf/{overlay}/rp_filter"), "0")?;
         if has_v6_pods {
+            // A router listens to no advertisements unless told so (2): without this the node would lose the default route
+            // and the addresses that it has from them.
+            self.raise(&format!("net/ipv6/conf/{uplink}/accept_ra"), |value| (value == "1").then_some("2"))?;
             self.raise("net/ipv6/conf/all/forwarding", |_| Some("1"))?;
         }
         Ok(())

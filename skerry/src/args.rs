@@ -46,10 +46,10 @@ pub struct FolderArgs {
 /// What server and node must agree on.
 #[derive(Clone, Debug, Args)]
 pub struct ClusterArgs {
-    /// Addresses of pods
+    /// Addresses of pods; a second range, of the other family, makes the cluster dual stack
     #[arg(long = "pod-cidr", default_value = "10.244.0.0/16", value_delimiter = ',')]
     pub pod_cidrs: Vec<IpNetwork>,
-    /// Addresses of services
+    /// Addresses of services; the first range's family is the default one
     #[arg(long = "service-cidr", default_value = "10.96.0.0/12", value_delimiter = ',')]
     pub service_cidrs: Vec<IpNetwork>,
     /// Ports of NodePort services, first-last
@@ -64,7 +64,7 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// Where the API is served
-    #[arg(long, default_value = "0.0.0.0:6443")]
+    #[arg(long, default_value = "[::]:6443")]
     pub bind: SocketAddr,
     /// The address that nodes and pods reach the API by; the machine's default address if absent
     #[arg(long)]
@@ -83,9 +83,9 @@ pub struct NodeOptions {
     /// The node's name; the host's if absent
     #[arg(long)]
     pub node_name: Option<String>,
-    /// The node's own address; the machine's default address if absent
-    #[arg(long)]
-    pub node_ip: Option<IpAddr>,
+    /// The node's own address, or one of each family; the machine's default addresses if absent
+    #[arg(long = "node-ip", value_delimiter = ',')]
+    pub node_ips: Vec<IpAddr>,
     /// key=value, repeated
     #[arg(long = "label")]
     pub labels: Vec<String>,
@@ -171,8 +171,9 @@ pub struct ProxyArgs {
     /// Name of this node's Node object; $NODE_NAME, else the host's name
     #[arg(long, env = "NODE_NAME")]
     pub node_name: Option<String>,
-    #[arg(long)]
-    pub node_ip: Option<IpAddr>,
+    /// The node's own address, or one of each family; the uplink's if absent
+    #[arg(long = "node-ip", value_delimiter = ',')]
+    pub node_ips: Vec<IpAddr>,
     #[arg(long)]
     pub cgroup_root: Option<PathBuf>,
     #[arg(long, default_value = "/etc/cni/net.d")]

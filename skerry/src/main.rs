@@ -4,6 +4,7 @@
 //! `up` starts both and minds them.
 
 mod args;
+mod families;
 mod kubeconfig;
 mod node;
 mod paths;

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{NodeArgs, ProxyArgs, TunnelOptions},
+    families,
     paths::{Paths, make_dir, write_private},
     preflight,
-    server::default_address,
     supervise::{Role, shutdown_on_signal},
 };
 
@@ -20,6 +20,7 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     preflight::containerd(&args.node.containerd_socket)?;
     let paths = Paths(&args.folders);
     make_dir(&args.folders.data_dir, 0o711)?;
+    families::check(&args.cluster)?;
     make_dir(&args.folders.run_dir, 0o755)?;
     make_dir(&paths.node_dir(), 0o700)?;
     preflight::disk(&args.folders.data_dir)?;
@@ -32,7 +33,7 @@ async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown_on_signal()?;
     let paths = Paths(&args.folders);
     let node_name = name(args.node.node_name.as_deref())?;
-    let node_ip = address(args.node.node_ip)?;
+    let node_ips = families::node_addresses(&args.node.node_ips, &args.cluster)?;
     let credentials = paths.node_dir().join("pki");
     let token = match (&args.token, &args.token_file) {
         (Some(token), _) => token.clone(),
@@ -59,13 +60,13 @@ async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
         cgroup_parent: args.node.cgroup_parent.clone(),
         labels: labels(&args.node.labels)?,
         taints: taints(&args.node.taints)?,
-        ..skerry_kubelet::Config::new(node_name.clone(), vec![node_ip], access)
+        ..skerry_kubelet::Config::new(node_name.clone(), node_ips.clone(), access)
     };
     let proxy = proxy_config(
         &args.node.tunnel,
         Some(kubeconfig),
         node_name,
-        Some(node_ip),
+        node_ips,
         &args.folders.run_dir,
         &args.cluster,
         args.node.cgroup_root.clone(),
@@ -95,7 +96,7 @@ pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
             &args.tunnel,
             args.kubeconfig.clone(),
             name(args.node_name.as_deref())?,
-            args.node_ip,
+            args.node_ips.clone(),
             &args.run_dir,
             &args.cluster,
             args.cgroup_root.clone(),
@@ -126,7 +127,7 @@ pub fn proxy_config(
     tunnel: &TunnelOptions,
     kubeconfig: Option<PathBuf>,
     node_name: String,
-    node_ip: Option<IpAddr>,
+    node_ips: Vec<IpAddr>,
     run_dir: &Path,
     cluster: &crate::args::ClusterArgs,
     cgroup_root: Option<PathBuf>,
@@ -135,7 +136,7 @@ pub fn proxy_config(
 ) -> proxy_agent::Config {
     proxy_agent::Config {
         kubeconfig,
-        node_ip,
+        node_ips,
         run_dir: run_dir.to_owned(),
         pin_root: tunnel.pin_root.clone(),
         cgroup_root,
@@ -171,10 +172,6 @@ pub fn name(given: Option<&str>) -> anyhow::Result<String> {
     }
     let host = nix::unistd::gethostname().context("ask for the host's name: give --node-name")?;
     Ok(host.to_string_lossy().to_lowercase())
-}
-
-pub fn address(given: Option<IpAddr>) -> anyhow::Result<IpAddr> {
-    given.map_or_else(|| default_address().context("find this machine's address: give --node-ip"), Ok)
 }
 
 fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::ServerArgs,
+    families,
     paths::{Paths, make_dir},
     preflight, privilege,
     supervise::{Role, shutdown_on_signal},
@@ -16,16 +17,18 @@ use crate::{
 /// What changes all the time and may be a minute older after a crash: node leases, and events.
 const RELAXED: [&str; 2] = ["/registry/leases.coordination.k8s.io/kube-node-lease/", "/registry/events/"];
 
-pub fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: ServerArgs) -> anyhow::Result<ExitCode> {
+    args.bind = families::listen_address(args.bind);
     let paths = Paths(&args.folders);
     make_dir(&args.folders.data_dir, 0o711)?;
     make_dir(&args.folders.run_dir, 0o755)?;
     make_dir(&paths.server_dir(), 0o700)?;
     preflight::disk(&args.folders.data_dir)?;
     let _role = Role::take(&paths.lock("server"), "server")?;
+    families::check(&args.cluster)?;
     let advertise = match args.advertise {
         Some(address) => address,
-        None => default_address().context("find this machine's address: give --advertise")?,
+        None => families::primary(&families::node_addresses(&[], &args.cluster)?, &args.cluster)?,
     };
     preflight::port_is_free(args.bind, "the API server", "--bind")?;
     ensure!(
@@ -91,12 +94,4 @@ async fn serve(args: ServerArgs, advertise: IpAddr) -> anyhow::Result<ExitCode> 
         Some(error) => Err(error),
         None => Ok(ExitCode::SUCCESS),
     }
-}
-
-/// The source address that the machine would use towards the outside. Nothing is sent.
-pub fn default_address() -> anyhow::Result<IpAddr> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-    // RFC 5737 documentation address: connect only asks the routing table.
-    socket.connect("192.0.2.1:9").context("there is no default route")?;
-    Ok(socket.local_addr()?.ip())
 }

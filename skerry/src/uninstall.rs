@@ -102,7 +102,7 @@ async fn remove_network(args: &UninstallArgs) -> anyhow::Result<()> {
         &args.node.tunnel,
         None,
         node::name(args.node.node_name.as_deref())?,
-        args.node.node_ip,
+        args.node.node_ips.clone(),
         &args.folders.run_dir,
         &cluster,
         args.node.cgroup_root.clone(),

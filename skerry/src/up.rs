@@ -1,7 +1,7 @@
 //! `skerry up`: server and node of this machine, watched over.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::ExitCode,
     time::{Duration, Instant},
@@ -11,10 +11,9 @@ use anyhow::Context;
 
 use crate::{
     args::UpArgs,
-    node,
+    families, node,
     paths::{Paths, make_dir},
     preflight,
-    server::default_address,
     status,
     supervise::{Role, keep_running, shutdown_on_signal},
 };
@@ -23,7 +22,8 @@ const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// After this long without a Ready node a person is told that something is wrong; we go on trying.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: UpArgs) -> anyhow::Result<ExitCode> {
+    args.server.bind = families::listen_address(args.server.bind);
     let folders = &args.server.folders;
     let paths = Paths(folders);
     preflight::root()?;
@@ -32,6 +32,7 @@ pub fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     make_dir(&folders.run_dir, 0o755)?;
     preflight::disk(&folders.data_dir)?;
     let _role = Role::take(&paths.lock("up"), "up")?;
+    families::check(&args.server.cluster)?;
     preflight::port_is_free(args.server.bind, "the API server", "--bind")?;
     preflight::containerd(&args.node.containerd_socket)?;
     for warning in preflight::warnings() {
@@ -46,14 +47,15 @@ async fn supervise(args: UpArgs) -> anyhow::Result<ExitCode> {
     proxy_agent::check_overlay(args.node.tunnel.vxlan_port).await?;
     let shutdown = shutdown_on_signal()?;
     let program = std::env::current_exe().context("find our own file")?;
-    let advertise = match args.server.advertise.or(args.node.node_ip) {
+    let node_ips = families::node_addresses(&args.node.node_ips, &args.server.cluster)?;
+    let advertise = match args.server.advertise {
         Some(address) => address,
-        None => default_address().context("find this machine's address: give --advertise")?,
+        None => families::primary(&node_ips, &args.server.cluster)?,
     };
     let api = SocketAddr::new(advertise, args.server.bind.port());
     // The server's flags are ours; the node gets those of its own, and the way to the server.
-    let server_args = server_args(&args, advertise);
-    let node_args = node_args(&args, api);
+    let server_args = server_args(&args, advertise, &node_ips);
+    let node_args = node_args(&args, api, &node_ips);
     let paths = Paths(&args.server.folders);
     let server = tokio::spawn(keep_running("server", program.clone(), server_args, shutdown.clone()));
     let token = paths.join_token();
@@ -96,7 +98,7 @@ async fn announce(args: &UpArgs, started: Instant) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn server_args(args: &UpArgs, advertise: std::net::IpAddr) -> Vec<String> {
+fn server_args(args: &UpArgs, advertise: IpAddr, node_ips: &[IpAddr]) -> Vec<String> {
     let server = &args.server;
     let mut list = vec!["server".to_owned()];
     list.extend(folder_args(args));
@@ -104,13 +106,15 @@ fn server_args(args: &UpArgs, advertise: std::net::IpAddr) -> Vec<String> {
     list.extend(["--bind".to_owned(), server.bind.to_string()]);
     list.extend(["--advertise".to_owned(), advertise.to_string()]);
     list.extend(["--server-uid".to_owned(), server.server_uid.to_string()]);
-    for san in &server.tls_sans {
-        list.extend(["--tls-san".to_owned(), san.clone()]);
+    // The server is reached by every address of its node.
+    let addresses = node_ips.iter().filter(|ip| **ip != advertise).map(IpAddr::to_string);
+    for san in server.tls_sans.iter().cloned().chain(addresses) {
+        list.extend(["--tls-san".to_owned(), san]);
     }
     list
 }
 
-fn node_args(args: &UpArgs, api: SocketAddr) -> Vec<String> {
+fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String> {
     let (node, path) = (&args.node, |path: &Path| path.display().to_string());
     let mut list = vec!["node".to_owned()];
     list.extend(folder_args(args));
@@ -123,7 +127,8 @@ fn node_args(args: &UpArgs, api: SocketAddr) -> Vec<String> {
     flag("server", Some(format!("https://{api}")));
     flag("token-file", Some(path(&Paths(&args.server.folders).join_token())));
     flag("node-name", node.node_name.clone());
-    flag("node-ip", Some(node.node_ip.unwrap_or(api.ip()).to_string()));
+    let node_ips: Vec<String> = node_ips.iter().map(IpAddr::to_string).collect();
+    flag("node-ip", Some(node_ips.join(",")));
     flag("label", Some(format!("{CONTROL_PLANE}=")));
     for label in &node.labels {
         flag("label", Some(label.clone()));
@@ -230,10 +235,14 @@ mod tests {
         let child = |list: Vec<String>| {
             Cli::try_parse_from(["skerry".to_owned()].into_iter().chain(list)).unwrap().command
         };
-        let Command::Server(server) = child(server_args(&args, api.ip())) else { panic!("server") };
-        assert_eq!(server.tls_sans, ["a", "b"]);
+        let node_ips = [api.ip(), "fd00::1".parse().unwrap()];
+        let Command::Server(server) = child(server_args(&args, api.ip(), &node_ips)) else {
+            panic!("server")
+        };
+        assert_eq!(server.tls_sans, ["a", "b", "fd00::1"]);
         assert_eq!(server.cluster.pod_cidrs, args.server.cluster.pod_cidrs);
-        let Command::Node(node) = child(node_args(&args, api)) else { panic!("node") };
+        let Command::Node(node) = child(node_args(&args, api, &node_ips)) else { panic!("node") };
+        assert_eq!(node.node.node_ips, node_ips);
         assert_eq!(node.server, "https://10.0.0.1:6443");
         assert_eq!(node.node.taints, ["node-role.kubernetes.io/control-plane:NoSchedule", "x=y:NoExecute"]);
         assert_eq!(node.node.cgroup_root.as_deref(), Some(Path::new("/c")));
