@@ -31,6 +31,8 @@ pub enum Command {
     Status(FolderArgs),
     /// Stop everything and remove what Skerry has put on this machine
     Uninstall(UninstallArgs),
+    /// Remove what kube-proxy has left on this machine: rules, sets, virtual servers
+    CleanupKubeProxy(crate::kube_proxy::CleanArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -183,6 +185,9 @@ pub struct ProxyArgs {
     pub cni_bin_dir: Option<PathBuf>,
     #[arg(long, default_value = "/run/skerry")]
     pub run_dir: PathBuf,
+    /// Remove what kube-proxy has left on this machine, once our own programs serve
+    #[arg(long)]
+    pub clean_kube_proxy: bool,
     #[command(flatten)]
     pub cluster: ClusterArgs,
     #[command(flatten)]
@@ -200,7 +205,7 @@ pub struct UninstallArgs {
     pub keep_data: bool,
 }
 
-fn port_range(text: &str) -> Result<(u16, u16), String> {
+pub fn port_range(text: &str) -> Result<(u16, u16), String> {
     let parts =
         text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
     match parts {

@@ -5,6 +5,7 @@
 
 mod args;
 mod families;
+mod kube_proxy;
 mod kubeconfig;
 mod node;
 mod paths;
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Status(args) => status::run(args),
         Command::Uninstall(args) => uninstall::run(args),
+        Command::CleanupKubeProxy(args) => kube_proxy::run_command(args),
     };
     match done {
         Ok(code) => code,

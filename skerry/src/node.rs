@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::{NodeArgs, ProxyArgs, TunnelOptions},
     families,
+    kube_proxy,
     paths::{Paths, make_dir, write_private},
     preflight,
     supervise::{Role, shutdown_on_signal},
@@ -18,9 +19,9 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     preflight::root()?;
     preflight::kernel()?;
     preflight::containerd(&args.node.containerd_socket)?;
+    families::check(&args.cluster)?;
     let paths = Paths(&args.folders);
     make_dir(&args.folders.data_dir, 0o711)?;
-    families::check(&args.cluster)?;
     make_dir(&args.folders.run_dir, 0o755)?;
     make_dir(&paths.node_dir(), 0o700)?;
     preflight::disk(&args.folders.data_dir)?;
@@ -103,7 +104,11 @@ pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
             args.cni_conf_dir.clone(),
             install.transpose()?,
         );
-        proxy_agent::run(config, shutdown).await.context("run the service proxy")?;
+        let progress = tokio::sync::watch::Sender::default();
+        if args.clean_kube_proxy {
+            tokio::spawn(kube_proxy::clean_when_ready(progress.subscribe(), config.node_ports.clone()));
+        }
+        proxy_agent::run_with_progress(config, shutdown, progress).await.context("run the service proxy")?;
         Ok(ExitCode::SUCCESS)
     })
 }
