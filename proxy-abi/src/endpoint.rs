@@ -18,10 +18,12 @@ pub struct Endpoint {
 /// Bits of [`Endpoint::flags`].
 pub mod endpoint_flag {
     pub const POD: u16 = 1 << 0;
-    /// An address of the node itself: NodePorts are served on it.
+    /// An address of the node itself.
     pub const NODE: u16 = 1 << 1;
     /// The router address of a pod CIDR of this node.
     pub const ROUTER: u16 = 1 << 2;
+    /// NodePorts are served on this address of the node.
+    pub const NODE_PORT: u16 = 1 << 3;
 }
 
 /// Value of `LINKS`, by ifindex (u32) of the host side of a pod's veth pair: who may speak on it.

@@ -19,14 +19,30 @@ pub struct FrontendKey {
 pub mod frontend_kind {
     /// ClusterIP, ExternalIP, LoadBalancer IP.
     pub const ADDRESS: u8 = 0;
-    /// A NodePort on every address of this node (`ENDPOINTS` entries flagged `NODE`). IPv4.
+    /// A NodePort on the addresses of this node that serve them (`ENDPOINTS` entries flagged `NODE_PORT`). IPv4.
     pub const NODE_PORT_V4: u8 = 1;
     /// The same for IPv6 (a NodePort's backends differ by family).
     pub const NODE_PORT_V6: u8 = 2;
 }
 
-/// Value of `FRONTENDS`: a contiguous run of `count` elements of `SLOTS`. One write of this value moves a frontend from
-/// one set of backends to the next.
+/// A stretch of consecutive elements of `SLOTS`, out of which a backend is drawn.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Window {
+    pub first: u32,
+    /// 0: no endpoints. Clients are refused, unless the frontend is flagged `DROP_IF_EMPTY`.
+    pub count: u32,
+}
+
+impl Window {
+    /// The element after the last.
+    pub const fn end(&self) -> u32 {
+        self.first.wrapping_add(self.count)
+    }
+}
+
+/// Value of `FRONTENDS`: two windows onto one contiguous run of elements of `SLOTS`, which they cover together. One write
+/// of this value moves a frontend from one set of backends to the next.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Frontend {
@@ -34,9 +50,10 @@ pub struct Frontend {
     pub service_id: u32,
     /// Raised with every new run of this service port; each slot repeats it.
     pub generation: u32,
-    pub first: u32,
-    /// 0: no endpoints. Clients are refused, unless flagged `DROP_IF_EMPTY`.
-    pub count: u32,
+    /// For clients outside of the cluster.
+    pub outside: Window,
+    /// For pods and nodes. Differs from `outside` where the policy `Local` binds outsiders only.
+    pub inside: Window,
     pub flags: u32,
     /// ClientIP affinity in seconds; 0: none.
     pub affinity_s: u32,
@@ -48,10 +65,14 @@ pub mod frontend_flag {
     pub const NODE_PORT: u32 = 1 << 1;
     pub const EXTERNAL_IP: u32 = 1 << 2;
     pub const LOAD_BALANCER: u32 = 1 << 3;
-    /// Only this node's endpoints are in the run and the client's address is kept (externalTrafficPolicy: Local).
+    /// Outsiders get only this node's endpoints, and the client's address is kept (externalTrafficPolicy: Local).
     pub const LOCAL_ONLY: u32 = 1 << 4;
-    /// An empty run drops instead of rejecting (a Local policy with endpoints elsewhere).
+    /// An empty window drops instead of rejecting (a Local policy with endpoints elsewhere).
     pub const DROP_IF_EMPTY: u32 = 1 << 5;
+    /// Only sources in `SOURCE_RANGES` are served (loadBalancerSourceRanges).
+    pub const SOURCE_RANGES: u32 = 1 << 6;
+    /// The windows are Maglev tables: the client's address and port name the element.
+    pub const MAGLEV: u32 = 1 << 7;
 }
 
 /// Element of the array `SLOTS`, by index (u32): a backend. `service_id` 0: free. A reader whose frontend's
@@ -73,5 +94,85 @@ pub mod slot_flag {
 }
 
 const _: () = assert!(size_of::<FrontendKey>() == 20);
-const _: () = assert!(size_of::<Frontend>() == 24);
+/// Key of `AFFINITY` (LRU): a client of a service port with sessionAffinity ClientIP.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
+pub struct AffinityKey {
+    /// The client's address; for sockets, whose source is not known when they dial, [`AffinityKey::of_netns`].
+    pub client: Addr,
+    pub service_id: u32,
+}
+
+impl AffinityKey {
+    /// A network namespace in the place of an address: in a range that is no unicast address (`ff00::/8`).
+    #[inline(always)]
+    pub const fn of_netns(cookie: u64) -> Addr {
+        Addr([u32::MAX, 0, cookie as u32, (cookie >> 32) as u32])
+    }
+}
+
+/// Value of `AFFINITY`: the backend that the client's next connections go to, while it is a member of its service port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Affinity {
+    pub addr: Addr,
+    pub port: Be16,
+    pub reserved: u16,
+    /// `bpf_ktime_get_coarse_ns / 1e9` of the client's last new connection.
+    pub seen_s: u32,
+}
+
+/// Key of `MEMBERS`: a backend of a service port with affinity, so that one look tells whether a client may go on using
+/// it. The value (u32) has the bits of [`member_of`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct Member {
+    pub service_id: u32,
+    pub addr: Addr,
+    pub port: Be16,
+    pub reserved: u16,
+}
+
+impl Member {
+    #[inline(always)]
+    pub const fn new(service_id: u32, addr: Addr, port: Be16) -> Member {
+        Member { service_id, addr, port, reserved: 0 }
+    }
+}
+
+/// The windows that a [`Member`] stands in.
+pub mod member_of {
+    pub const OUTSIDE: u32 = 1 << 0;
+    pub const INSIDE: u32 = 1 << 1;
+}
+
+/// Who may use a service port's load-balancer addresses.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct SourceOf {
+    pub service_id: u32,
+    pub addr: Addr,
+}
+
+/// Key of the LPM trie `SOURCE_RANGES` (value u32, reserved). `prefix_len` counts the service id's 32 bits and those of the
+/// 128-bit form of the address (an IPv4 /24 is 152).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+pub struct SourceRangeKey {
+    pub prefix_len: u32,
+    pub of: SourceOf,
+}
+
+impl SourceRangeKey {
+    /// `len`: bits of the 128-bit form.
+    pub const fn new(service_id: u32, addr: Addr, len: u32) -> SourceRangeKey {
+        SourceRangeKey { prefix_len: u32::BITS + len, of: SourceOf { service_id, addr } }
+    }
+}
+
+const _: () = assert!(size_of::<Frontend>() == 32);
+const _: () = assert!(size_of::<AffinityKey>() == 20);
+const _: () = assert!(size_of::<Affinity>() == 24);
+const _: () = assert!(size_of::<Member>() == 24);
+const _: () = assert!(size_of::<SourceRangeKey>() == 24);
 const _: () = assert!(size_of::<Slot>() == 28);

@@ -19,14 +19,17 @@ pub use addr::{Addr, Be16};
 pub use config::{Config, Prefix, config_flag};
 pub use endpoint::{Endpoint, Link, PodCidr, PodCidrKey, endpoint_flag, pod_cidr_flag};
 pub use flow::{Flow, FragmentKey, FragmentPorts, Tuple, flow_flag, flow_state};
-pub use frontend::{Frontend, FrontendKey, Slot, frontend_flag, frontend_kind, slot_flag};
+pub use frontend::{
+    Affinity, AffinityKey, Frontend, FrontendKey, Member, Slot, SourceOf, SourceRangeKey, Window,
+    frontend_flag, frontend_kind, member_of, slot_flag,
+};
 pub use pins::{MAPS, MapSpec, PIN_ROOT, PROGRAMS, map, prog};
 pub use reason::{Counter, DropEvent, LOST_EVENTS, Reason};
 pub use socket::{SocketKey, SocketOrigin, socket_flag};
 
 /// Raised by one with every change of a layout, a map's name or a field's meaning. The agent and the CNI plugin
 /// compare it with [`Config::abi_version`] in the pinned `CONFIG` map before they touch anything else.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// IP protocol numbers (IANA) that the tables know.
 pub mod proto {

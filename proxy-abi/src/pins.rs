@@ -6,6 +6,9 @@ pub mod map {
     pub const CONFIG: &str = "CONFIG";
     pub const FRONTENDS: &str = "FRONTENDS";
     pub const SLOTS: &str = "SLOTS";
+    pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+    pub const AFFINITY: &str = "AFFINITY";
+    pub const MEMBERS: &str = "MEMBERS";
     pub const ENDPOINTS: &str = "ENDPOINTS";
     pub const LINKS: &str = "LINKS";
     pub const POD_CIDRS: &str = "POD_CIDRS";
@@ -56,6 +59,9 @@ pub const MAPS: &[MapSpec] = &[
     spec(map::CONFIG, 1),
     spec(map::FRONTENDS, 65_536),
     spec(map::SLOTS, 262_144),
+    spec(map::SOURCE_RANGES, 16_384),
+    spec(map::AFFINITY, 65_536),
+    spec(map::MEMBERS, 65_536),
     spec(map::ENDPOINTS, 4_096),
     spec(map::LINKS, 2_048),
     spec(map::POD_CIDRS, 16_384),

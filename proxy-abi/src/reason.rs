@@ -54,6 +54,7 @@ reasons! {
     UnknownProtocol = 26, "unknown_protocol", "neither IPv4, IPv6 nor ARP";
     FragmentUnknown = 27, "fragment_unknown", "a later fragment whose first one was not seen";
     NoFlow = 28, "no_flow", "an ICMP error about a flow that is not known";
+    SourceRange = 29, "source_range", "the client is in none of the service's loadBalancerSourceRanges";
 }
 
 impl Reason {

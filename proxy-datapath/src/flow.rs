@@ -213,9 +213,10 @@ impl Scratch {
     /// Points the packet at the backend that was drawn.
     #[inline(always)]
     pub(crate) fn balance(&mut self) -> Fresh {
-        self.to.dst = self.backend.addr;
-        self.to.dport = self.backend.port;
-        Fresh { service_id: self.backend.service_id, flags: flow_flag::DNAT, snat: false }
+        let backend = &self.choice.backend;
+        self.to.dst = backend.addr;
+        self.to.dport = backend.port;
+        Fresh { service_id: backend.service_id, flags: flow_flag::DNAT, snat: false }
     }
 }
 
@@ -372,7 +373,7 @@ fn random_port(config: &Config, random: u32) -> Option<Be16> {
 }
 
 #[inline(always)]
-const fn idle_s(now_s: u32, seen_s: u32) -> u32 {
+pub(crate) const fn idle_s(now_s: u32, seen_s: u32) -> u32 {
     let idle = now_s.wrapping_sub(seen_s);
     // Another CPU's clock may be a tick ahead.
     if idle > u32::MAX / 2 { 0 } else { idle }

@@ -28,6 +28,7 @@ pub use overlay::{from_overlay, to_overlay};
 pub use packet::{Packet, Tunnel};
 pub use parse::{Kind, Shape, View, parse};
 pub use pod::{from_pod, to_pod};
+pub use service::Choice;
 pub use socket::{Socket, SocketVerdict, sock_connect, sock_peername, sock_recvmsg, sock_sendmsg};
 pub use tables::{FlowTable, Insert, Round, Scratch, Tables};
 pub use uplink::{from_uplink, to_uplink};

@@ -10,7 +10,7 @@ use crate::{
     packet::Packet,
     parse::{ETH, Kind, Shape, parse},
     rewrite::rewrite,
-    service::{Service, find as service},
+    service::{Service, Side, find as service},
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -120,11 +120,11 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
     let mut fresh = Fresh::default();
     if !known {
         s.to = s.view.tuple;
-        match service(tables, s, config) {
+        match service(tables, s, config, Side::Inside) {
             Service::Backend => fresh = s.balance(),
             Service::Reject => return reject(packet, &s.view),
             Service::Drop(reason) => return Verdict::drop(reason),
-            Service::No => {}
+            Service::No | Service::SourceUnknown => {}
         }
     }
     locate(tables, config, &s.to.dst, &mut s.hop);

@@ -1,8 +1,10 @@
 use proxy_abi::{
-    Addr, Be16, Config, FrontendKey, Prefix, Reason, Slot, endpoint_flag, frontend_flag, frontend_kind,
+    Addr, Affinity, AffinityKey, Be16, Config, Frontend, FrontendKey, Member, Prefix, Reason, Slot,
+    endpoint_flag, frontend_flag, frontend_kind, member_of,
 };
 
 use crate::{
+    flow::idle_s,
     parse::{Kind, View},
     tables::{Scratch, Tables},
 };
@@ -16,13 +18,48 @@ pub(crate) enum Service {
     /// No endpoints, or an address of ours without this port: the client is told.
     Reject,
     Drop(Reason),
+    /// Only some sources are served, and the source is not known yet.
+    SourceUnknown,
 }
 
-/// Finds the service that a packet is for; draws its backend into `s.backend`.
+/// Where a client is: a traffic policy `Local` for outsiders does not bind those inside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Inside,
+    Outside,
+}
+
+/// Who asks for a backend.
+#[derive(Clone, Copy)]
+pub(crate) struct Client<'a> {
+    pub side: Side,
+    /// What sessionAffinity knows it by.
+    pub identity: &'a Addr,
+    /// Its address, where that is known.
+    pub source: Option<&'a Addr>,
+    /// Its port, or a random number where that is not known: what Maglev takes besides the address.
+    pub port: u32,
+}
+
+/// The drawn backend, and working memory of the draw.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Choice {
+    pub backend: Slot,
+    key: AffinityKey,
+    member: Member,
+    affinity: Affinity,
+}
+
+/// Finds the service that a packet is for; draws its backend into `s.choice`.
 #[inline(always)]
-pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Service {
+pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, side: Side) -> Service {
     let found = match s.view.kind {
-        Kind::Ports => select(tables, config, s.view.destination(), &mut s.backend),
+        Kind::Ports => {
+            let Scratch { view, choice, .. } = s;
+            let (identity, port) = (&view.src, view.tuple.sport.raw() as u32);
+            let client = Client { side, identity, source: Some(identity), port };
+            select(tables, config, view.destination(), &client, choice)
+        }
         _ => Service::No,
     };
     if matches!(found, Service::No) { unmatched(tables, config, &s.view) } else { found }
@@ -31,25 +68,31 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> S
 /// A frontend is read again, once, when its slot was recycled under the reader.
 const READS: u32 = 2;
 
-/// Finds the service behind a destination and draws a backend into `backend`.
+/// Finds the service behind a destination and draws a backend for a client.
 #[inline(always)]
 pub(crate) fn select<T: Tables>(
     tables: &T,
     config: &Config,
     (dst, port, proto): (&Addr, Be16, u8),
-    backend: &mut Slot,
+    client: &Client<'_>,
+    choice: &mut Choice,
 ) -> Service {
     let mut key = FrontendKey { addr: *dst, port, proto, kind: frontend_kind::ADDRESS };
-    let by_address = draw(tables, &key, backend);
-    if !matches!(by_address, Service::No) {
-        return by_address;
-    }
-    if is_node_port(tables, config, dst, port) {
+    if tables.frontend(&key).is_none() {
+        if !is_node_port(tables, config, dst, port) {
+            return Service::No;
+        }
         key.addr = Addr::UNSPECIFIED;
         key.kind = node_port_kind(dst);
-        return draw(tables, &key, backend);
     }
-    Service::No
+    for _ in 0..READS {
+        let Some(frontend) = tables.frontend(&key) else { return Service::No };
+        match draw(tables, frontend, client, choice) {
+            Service::Drop(Reason::StaleSlot) => {}
+            result => return result,
+        }
+    }
+    Service::Drop(Reason::StaleSlot)
 }
 
 #[inline(always)]
@@ -57,34 +100,107 @@ const fn node_port_kind(dst: &Addr) -> u8 {
     if dst.is_v4() { frontend_kind::NODE_PORT_V4 } else { frontend_kind::NODE_PORT_V6 }
 }
 
-/// NodePorts are served on this node's own addresses, never on the loopback (KEP-3866).
+/// NodePorts are served on chosen addresses of this node, never on the loopback (KEP-3866).
 #[inline(always)]
 fn is_node_port<T: Tables>(tables: &T, config: &Config, dst: &Addr, port: Be16) -> bool {
     let port = port.get();
     port >= config.nodeport_min
         && port <= config.nodeport_max
-        && tables.endpoint(dst).is_some_and(|endpoint| endpoint.flags & endpoint_flag::NODE != 0)
+        && tables.endpoint(dst).is_some_and(|endpoint| endpoint.flags & endpoint_flag::NODE_PORT != 0)
 }
 
 #[inline(always)]
-fn draw<T: Tables>(tables: &T, key: &FrontendKey, backend: &mut Slot) -> Service {
-    for _ in 0..READS {
-        let Some(frontend) = tables.frontend(key) else { return Service::No };
-        if frontend.count == 0 {
-            return if frontend.flags & frontend_flag::DROP_IF_EMPTY != 0 {
-                Service::Drop(Reason::NoLocalEndpoint)
-            } else {
-                Service::Reject
-            };
-        }
-        let step = (tables.random() as u64 * frontend.count as u64) >> 32;
-        let Some(slot) = tables.slot(frontend.first.wrapping_add(step as u32)) else { continue };
-        if slot.service_id == frontend.service_id && slot.generation == frontend.generation {
-            *backend = slot;
-            return Service::Backend;
+fn draw<T: Tables>(tables: &T, frontend: &Frontend, client: &Client<'_>, choice: &mut Choice) -> Service {
+    if frontend.flags & frontend_flag::SOURCE_RANGES != 0 {
+        match client.source {
+            None => return Service::SourceUnknown,
+            Some(source) if !tables.allows_source(frontend.service_id, source) => {
+                return Service::Drop(Reason::SourceRange);
+            }
+            Some(_) => {}
         }
     }
-    Service::Drop(Reason::StaleSlot)
+    let window = match client.side {
+        Side::Inside => &frontend.inside,
+        Side::Outside => &frontend.outside,
+    };
+    if window.count == 0 {
+        return if frontend.flags & frontend_flag::DROP_IF_EMPTY != 0 {
+            Service::Drop(Reason::NoLocalEndpoint)
+        } else {
+            Service::Reject
+        };
+    }
+    let sticky = frontend.affinity_s != 0;
+    if sticky && recall(tables, frontend, client, choice) {
+        remember(tables, choice);
+        return Service::Backend;
+    }
+    let number = if frontend.flags & frontend_flag::MAGLEV != 0 {
+        let port = if sticky { 0 } else { client.port };
+        hash(client.source.unwrap_or(client.identity), port)
+    } else {
+        tables.random()
+    };
+    let index = ((number as u64 * window.count as u64) >> 32) as u32;
+    let Some(slot) = tables.slot(window.first.wrapping_add(index)) else {
+        return Service::Drop(Reason::StaleSlot);
+    };
+    if slot.service_id != frontend.service_id || slot.generation != frontend.generation {
+        return Service::Drop(Reason::StaleSlot);
+    }
+    choice.backend = slot;
+    if sticky {
+        remember(tables, choice);
+    }
+    Service::Backend
+}
+
+/// The backend that the client was given last, if it still stands in its window (sessionAffinity ClientIP). Leaves the key
+/// for [`remember`] behind.
+#[inline(always)]
+fn recall<T: Tables>(tables: &T, frontend: &Frontend, client: &Client<'_>, choice: &mut Choice) -> bool {
+    let service_id = frontend.service_id;
+    choice.key = AffinityKey { client: *client.identity, service_id };
+    let Some(known) = tables.affinity(&choice.key) else { return false };
+    if idle_s(tables.now_s(), known.seen_s) > frontend.affinity_s {
+        return false;
+    }
+    choice.member = Member::new(service_id, known.addr, known.port);
+    let window = match client.side {
+        Side::Inside => member_of::INSIDE,
+        Side::Outside => member_of::OUTSIDE,
+    };
+    if tables.member(&choice.member) & window == 0 {
+        return false;
+    }
+    choice.backend =
+        Slot { addr: known.addr, port: known.port, flags: 0, service_id, generation: frontend.generation };
+    true
+}
+
+#[inline(always)]
+fn remember<T: Tables>(tables: &T, choice: &mut Choice) {
+    let Slot { addr, port, .. } = choice.backend;
+    choice.affinity = Affinity { addr, port, reserved: 0, seen_s: tables.now_s() };
+    tables.set_affinity(&choice.key, &choice.affinity);
+}
+
+/// The same on every node: no address of a node and no secret is part of it. Each word is mixed by a multiplication with an
+/// odd constant and a shift, the sum finished as in MurmurHash3.
+#[inline(always)]
+const fn hash(client: &Addr, port: u32) -> u32 {
+    let mut sum = port;
+    let mut index = 0;
+    while index < 4 {
+        sum = (sum ^ u32::from_be(client.0[index])).wrapping_mul(0x9e37_79b1);
+        sum ^= sum >> 15;
+        index += 1;
+    }
+    sum = sum.wrapping_mul(0x85eb_ca6b);
+    sum ^= sum >> 13;
+    sum = sum.wrapping_mul(0xc2b2_ae35);
+    sum ^ (sum >> 16)
 }
 
 /// What becomes of a packet for an address that no frontend matched in full.

@@ -1,9 +1,9 @@
 //! The socket hooks: a client's destination is swapped before a packet exists.
 
-use proxy_abi::{Addr, Be16, Config, Slot, SocketKey, SocketOrigin, proto, socket_flag};
+use proxy_abi::{Addr, AffinityKey, Be16, Config, SocketKey, SocketOrigin, proto, socket_flag};
 
 use crate::{
-    service::{Service, select},
+    service::{Choice, Client, Service, Side, select},
     tables::Tables,
 };
 
@@ -37,16 +37,8 @@ pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
         _ => return SocketVerdict::Allow,
     }
     let (addr, port) = socket.address();
-    let mut slot = Slot::default();
-    match select(tables, config, (&addr, port, socket.protocol()), &mut slot) {
-        Service::No => SocketVerdict::Allow,
-        Service::Reject | Service::Drop(_) => SocketVerdict::Refuse,
-        Service::Backend => {
-            remember(socket, tables, (slot.addr, slot.port), (addr, port), slot.service_id);
-            socket.set_address(&slot.addr, slot.port);
-            SocketVerdict::Allow
-        }
-    }
+    let mut choice = Choice::default();
+    balance(socket, tables, config, (addr, port), &mut choice)
 }
 
 /// sendmsg(2) with a destination: the node's own unconnected UDP sockets. One socket sticks to one backend of a service, as
@@ -64,20 +56,47 @@ pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
         socket.set_address(&choice.addr, choice.port);
         return SocketVerdict::Allow;
     }
-    let mut slot = Slot::default();
-    match select(tables, config, (&addr, port, proto::UDP), &mut slot) {
-        Service::No => SocketVerdict::Allow,
+    let mut choice = Choice::default();
+    let verdict = balance(socket, tables, config, (addr, port), &mut choice);
+    let backend = &choice.backend;
+    if backend.service_id != 0 {
+        let chosen = SocketOrigin {
+            addr: backend.addr,
+            port: backend.port,
+            flags: socket_flag::CHOICE,
+            service_id: backend.service_id,
+        };
+        tables.set_socket(&key, &chosen);
+    }
+    verdict
+}
+
+/// Swaps a service's address for a backend's. What must be dropped, or needs the source that is chosen only after this, is
+/// left to the pod's device; the node's own sockets have none.
+#[inline(always)]
+fn balance<S: Socket, T: Tables>(
+    socket: &mut S,
+    tables: &T,
+    config: &Config,
+    (addr, port): (Addr, Be16),
+    choice: &mut Choice,
+) -> SocketVerdict {
+    let host = is_host(socket, config);
+    let identity = AffinityKey::of_netns(socket.netns_cookie());
+    let client = Client {
+        side: Side::Inside,
+        identity: &identity,
+        source: if host { Some(config.node(addr.is_v4())) } else { None },
+        port: tables.random(),
+    };
+    match select(tables, config, (&addr, port, socket.protocol()), &client, choice) {
+        Service::No | Service::SourceUnknown => SocketVerdict::Allow,
+        Service::Drop(_) if !host => SocketVerdict::Allow,
         Service::Reject | Service::Drop(_) => SocketVerdict::Refuse,
         Service::Backend => {
-            let choice = SocketOrigin {
-                addr: slot.addr,
-                port: slot.port,
-                flags: socket_flag::CHOICE,
-                service_id: slot.service_id,
-            };
-            tables.set_socket(&key, &choice);
-            remember(socket, tables, (slot.addr, slot.port), (addr, port), slot.service_id);
-            socket.set_address(&slot.addr, slot.port);
+            let backend = &choice.backend;
+            remember(socket, tables, (backend.addr, backend.port), (addr, port), backend.service_id);
+            socket.set_address(&backend.addr, backend.port);
             SocketVerdict::Allow
         }
     }

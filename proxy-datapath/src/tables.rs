@@ -1,9 +1,9 @@
 use proxy_abi::{
-    Addr, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, PodCidr, Slot,
-    SocketKey, SocketOrigin, Tuple,
+    Addr, Affinity, AffinityKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
 };
 
-use crate::{flow::Attempt, forward::Hop, parse::View};
+use crate::{flow::Attempt, forward::Hop, parse::View, service::Choice};
 
 /// Which of the two connection tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,8 +33,15 @@ pub enum Round {
 pub trait Tables {
     /// None until an agent has written the configuration.
     fn config(&self) -> Option<&Config>;
-    fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
+    /// May be recycled while it is looked at: its slots then have another service id or generation.
+    fn frontend(&self, key: &FrontendKey) -> Option<&Frontend>;
     fn slot(&self, index: u32) -> Option<Slot>;
+    /// Whether `SOURCE_RANGES` holds a range of this service with the address.
+    fn allows_source(&self, service_id: u32, source: &Addr) -> bool;
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// The windows that a backend of a service port with affinity stands in: bits of `member_of`.
+    fn member(&self, key: &Member) -> u32;
+    fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity);
     fn endpoint(&self, addr: &Addr) -> Option<&Endpoint>;
     fn link(&self, ifindex: u32) -> Option<&Link>;
     fn pod_cidr(&self, addr: &Addr) -> Option<&PodCidr>;
@@ -76,5 +83,5 @@ pub struct Scratch {
     /// Where the packet goes.
     pub hop: Hop,
     /// The backend that was drawn for it.
-    pub backend: Slot,
+    pub choice: Choice,
 }

@@ -10,7 +10,7 @@ use crate::{
     packet::Packet,
     parse::{Kind, Shape, View, parse},
     rewrite::rewrite,
-    service::{Service, find as service},
+    service::{Service, Side, find as service},
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -37,13 +37,13 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
     let mut fresh = Fresh::default();
     if !known {
         s.to = s.view.tuple;
-        let service = service(tables, s, config);
+        let service = service(tables, s, config, Side::Outside);
         // Only the tunnel may bring packets from pods; on the wire a stranger could make them.
         if config.flags & config_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some() {
             return Verdict::drop(Reason::SourceSpoofed);
         }
         match service {
-            Service::No => return Verdict::PASS,
+            Service::No | Service::SourceUnknown => return Verdict::PASS,
             Service::Drop(reason) => return Verdict::drop(reason),
             Service::Reject => return reject(packet, &s.view),
             Service::Backend => fresh = s.balance(),

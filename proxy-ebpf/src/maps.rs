@@ -6,8 +6,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_abi::{
-    Addr, Config, Counter, DropEvent, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Link, MAPS, PodCidr, Reason, Slot, SocketKey, SocketOrigin, Tuple, map,
+    Addr, Affinity, AffinityKey, Config, Counter, DropEvent, Endpoint, Flow, FragmentKey, FragmentPorts,
+    Frontend, FrontendKey, Link, MAPS, Member, PodCidr, Reason, Slot, SocketKey, SocketOrigin, SourceOf,
+    Tuple, map,
 };
 
 /// Default size of a map, out of the table that the agent reads too.
@@ -39,6 +40,12 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 pub static FRONTENDS: HashMap<FrontendKey, Frontend, { size(map::FRONTENDS) }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static SLOTS: Array<Slot, { size(map::SLOTS) }> = Array::new();
+#[btf_map]
+pub static SOURCE_RANGES: LpmTrie<SourceOf, u32, { size(map::SOURCE_RANGES) }> = LpmTrie::new();
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity, { size(map::AFFINITY) }> = LruHashMap::new();
+#[btf_map]
+pub static MEMBERS: HashMap<Member, u32, { size(map::MEMBERS) }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static ENDPOINTS: HashMap<Addr, Endpoint, { size(map::ENDPOINTS) }, SPARSE> = HashMap::new();
 #[btf_map]

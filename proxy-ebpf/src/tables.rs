@@ -11,13 +11,14 @@ use aya_ebpf::{
     },
 };
 use proxy_abi::{
-    Addr, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, PodCidr, Slot,
-    SocketKey, SocketOrigin, Tuple,
+    Addr, Affinity, AffinityKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf, Tuple,
 };
 use proxy_datapath::{FlowTable, Insert, Round, Tables};
 
 use crate::maps::{
-    CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, POD_CIDRS, SLOTS, SOCKETS, TUNNEL_PEERS,
+    AFFINITY, CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, MEMBERS, POD_CIDRS, SLOTS,
+    SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
 };
 
 /// The function that `bpf_loop` is to call for a closure.
@@ -47,14 +48,39 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
-        // SAFETY: copied at once; a copy torn by a concurrent update is found out by the slot's service id and generation.
-        unsafe { FRONTENDS.get(key) }.copied()
+    fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
+        // SAFETY: stays readable until this program ends; one that is recycled meanwhile is found out by the slot's service id
+        // and generation.
+        unsafe { FRONTENDS.get(key) }
     }
 
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<Slot> {
         SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn allows_source(&self, service_id: u32, source: &Addr) -> bool {
+        let of = SourceOf { service_id, addr: *source };
+        SOURCE_RANGES.get(&Key::new(u32::BITS + u128::BITS, of)).is_some()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: copied at once; a torn copy names no backend of the window, and another is drawn.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn member(&self, key: &Member) -> u32 {
+        // SAFETY: a word, copied at once.
+        unsafe { MEMBERS.get(key) }.copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        // The table evicts; a client that is forgotten gets another backend.
+        let _ = AFFINITY.insert(key, affinity, 0);
     }
 
     #[inline(always)]

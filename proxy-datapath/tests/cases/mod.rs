@@ -14,12 +14,13 @@ mod fragments;
 mod overlay;
 mod packet;
 mod pods;
+mod policies;
 mod refusals;
 mod state;
 mod uplink;
 
-pub use packet::{Packet, echo, quoting};
-pub use state::{POD_A_IFINDEX, State, line};
+pub use packet::{Packet, echo, quoting, tcp};
+pub use state::{POD_A_IFINDEX, State, addr, line};
 
 use proxy_abi::Reason;
 use proxy_datapath::Action;
@@ -60,6 +61,7 @@ pub struct Case {
 pub fn all() -> Vec<Case> {
     [
         pods::cases(),
+        policies::cases(),
         refusals::cases(),
         uplink::cases(),
         overlay::cases(),

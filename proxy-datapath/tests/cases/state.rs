@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use proxy_abi::{
-    ABI_VERSION, Addr, Be16, Config, Endpoint, Flow, Frontend, FrontendKey, Link, PodCidr, Prefix, Slot,
-    Tuple, config_flag, endpoint_flag, frontend_flag, frontend_kind, pod_cidr_flag,
+    ABI_VERSION, Addr, Be16, Config, Endpoint, Flow, Frontend, FrontendKey, Link, Member, PodCidr, Prefix,
+    Slot, SourceRangeKey, Tuple, Window, config_flag, endpoint_flag, frontend_flag, frontend_kind, member_of,
+    pod_cidr_flag,
 };
 use proxy_datapath::FlowTable;
 
@@ -33,6 +34,8 @@ pub struct State {
     pub config: Config,
     pub frontends: Vec<(FrontendKey, Frontend)>,
     pub slots: Vec<(u32, Slot)>,
+    pub source_ranges: Vec<SourceRangeKey>,
+    pub members: Vec<(Member, u32)>,
     pub endpoints: Vec<(Addr, Endpoint)>,
     pub links: Vec<(u32, Link)>,
     /// Prefix length in the 128-bit form, prefix, owner.
@@ -95,9 +98,11 @@ impl State {
             config,
             frontends: Vec::new(),
             slots: Vec::new(),
+            source_ranges: Vec::new(),
+            members: Vec::new(),
             endpoints: vec![
-                (addr("192.168.50.1"), own(endpoint_flag::NODE)),
-                (addr("2001:db8::1"), own(endpoint_flag::NODE)),
+                (addr("192.168.50.1"), own(endpoint_flag::NODE | endpoint_flag::NODE_PORT)),
+                (addr("2001:db8::1"), own(endpoint_flag::NODE | endpoint_flag::NODE_PORT)),
                 (addr("10.244.1.1"), own(endpoint_flag::ROUTER)),
                 (addr("fd00:1::1"), own(endpoint_flag::ROUTER)),
                 (addr("10.244.1.2"), pod(POD_A_IFINDEX, POD_A_MAC)),
@@ -143,11 +148,31 @@ impl State {
             let (addr, port) = endpoint(backend);
             let slot = Slot { addr, port, flags: 0, service_id: id, generation: 1 };
             self.slots.push((first + index as u32, slot));
+            self.members.push((Member::new(id, addr, port), member_of::INSIDE | member_of::OUTSIDE));
         }
-        let count = backends.len() as u32;
-        self.frontends
-            .push((key, Frontend { service_id: id, generation: 1, first, count, flags: 0, affinity_s: 0 }));
+        let all = Window { first, count: backends.len() as u32 };
+        let frontend =
+            Frontend { service_id: id, generation: 1, outside: all, inside: all, flags: 0, affinity_s: 0 };
+        self.frontends.push((key, frontend));
         self
+    }
+
+    /// Changes all frontends that have a service id.
+    pub fn frontends(mut self, change: impl Fn(&mut Frontend)) -> State {
+        self.frontends
+            .iter_mut()
+            .map(|(_, frontend)| frontend)
+            .filter(|f| f.service_id != 0)
+            .for_each(change);
+        self
+    }
+
+    /// Only sources of this range may use the service's load-balancer addresses. `len`: of the address's own family.
+    pub fn source_range(mut self, service_id: u32, prefix: &str, len: u32) -> State {
+        let addr = addr(prefix);
+        let len = len + if addr.is_v4() { 96 } else { 0 };
+        self.source_ranges.push(SourceRangeKey::new(service_id, addr, len));
+        self.frontends(|frontend| frontend.flags |= frontend_flag::SOURCE_RANGES)
     }
 
     /// All frontends drop instead of reject where they are empty.

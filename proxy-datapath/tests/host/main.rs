@@ -2,6 +2,7 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
+mod choice;
 mod fuzz;
 mod memory;
 mod sockets;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use proxy_abi::{
-    Addr, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, PodCidr, Slot,
-    SocketKey, SocketOrigin, Tuple,
+    Addr, Affinity, AffinityKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, SourceRangeKey, Tuple,
 };
 use proxy_datapath::{
     FlowTable, Insert, Packet, Round, Scratch, Tables, Tunnel, Verdict, from_overlay, from_pod, from_uplink,
@@ -88,8 +88,11 @@ impl Packet for Bytes {
 /// Maps in memory.
 pub struct Maps {
     config: Config,
-    frontends: HashMap<FrontendKey, Frontend>,
-    slots: HashMap<u32, Slot>,
+    pub frontends: HashMap<FrontendKey, Frontend>,
+    pub slots: HashMap<u32, Slot>,
+    source_ranges: Vec<SourceRangeKey>,
+    pub members: HashMap<Member, u32>,
+    pub affinity: RefCell<HashMap<AffinityKey, Affinity>>,
     endpoints: HashMap<Addr, Endpoint>,
     links: HashMap<u32, Link>,
     pod_cidrs: Vec<(u32, Addr, PodCidr)>,
@@ -99,6 +102,7 @@ pub struct Maps {
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     pub sockets: RefCell<HashMap<SocketKey, SocketOrigin>>,
     random: Cell<u64>,
+    pub now_s: Cell<u32>,
 }
 
 impl Maps {
@@ -107,6 +111,9 @@ impl Maps {
             config: state.config,
             frontends: state.frontends.iter().copied().collect(),
             slots: state.slots.iter().copied().collect(),
+            source_ranges: state.source_ranges.clone(),
+            members: state.members.iter().copied().collect(),
+            affinity: RefCell::default(),
             endpoints: state.endpoints.iter().copied().collect(),
             links: state.links.iter().copied().collect(),
             pod_cidrs: state.pod_cidrs.clone(),
@@ -116,6 +123,7 @@ impl Maps {
             fragments: RefCell::default(),
             sockets: RefCell::default(),
             random: Cell::new(0x9e37_79b9_7f4a_7c15),
+            now_s: Cell::new(START_S),
         };
         for row in &state.flows {
             let flow = Flow { seen_s: START_S - row.age_s, ..row.flow };
@@ -150,12 +158,32 @@ impl Tables for Maps {
         (self.config.abi_version != 0).then_some(&self.config)
     }
 
-    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
-        self.frontends.get(key).copied()
+    fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
+        self.frontends.get(key)
     }
 
     fn slot(&self, index: u32) -> Option<Slot> {
         self.slots.get(&index).copied()
+    }
+
+    fn allows_source(&self, service_id: u32, source: &Addr) -> bool {
+        let bits = |addr: &Addr| u128::from_be_bytes(addr.octets());
+        self.source_ranges.iter().any(|range| {
+            let alike = (bits(&range.of.addr) ^ bits(source)).leading_zeros();
+            range.of.service_id == service_id && alike >= range.prefix_len - u32::BITS
+        })
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.affinity.borrow().get(key).copied()
+    }
+
+    fn member(&self, key: &Member) -> u32 {
+        self.members.get(key).copied().unwrap_or(0)
+    }
+
+    fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        self.affinity.borrow_mut().insert(*key, *affinity);
     }
 
     fn endpoint(&self, addr: &Addr) -> Option<&Endpoint> {
@@ -222,7 +250,7 @@ impl Tables for Maps {
     }
 
     fn now_s(&self) -> u32 {
-        START_S
+        self.now_s.get()
     }
 
     fn random(&self) -> u32 {

@@ -12,8 +12,8 @@ use aya::{
     },
 };
 use proxy_abi::{
-    Addr, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Link, PodCidr,
-    Reason, Slot, Tuple, map,
+    Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Link, Member, PodCidr, Reason, Slot, SourceOf, SourceRangeKey, Tuple, map,
 };
 use skerry_lab::{Netns, NetnsError};
 
@@ -214,6 +214,16 @@ impl Object {
             .map_err(|source| map_error(map::POD_CIDRS, source))
     }
 
+    pub fn set_source_range(&mut self, range: SourceRangeKey) -> Result<(), ObjectError> {
+        let mut map: LpmTrie<&mut MapData, Plain<SourceOf>, Plain<u32>> = self.map(map::SOURCE_RANGES)?;
+        map.insert(&Key::new(range.prefix_len, Plain(range.of)), Plain(0), 0)
+            .map_err(|source| map_error(map::SOURCE_RANGES, source))
+    }
+
+    pub fn set_member(&mut self, member: Member, windows: u32) -> Result<(), ObjectError> {
+        self.insert(map::MEMBERS, member, windows)
+    }
+
     pub fn set_flow(&mut self, table: &'static str, key: Tuple, flow: Flow) -> Result<(), ObjectError> {
         self.insert(table, key, flow)
     }
@@ -232,6 +242,8 @@ impl Object {
     /// The kernel refuses.
     pub fn clear(&mut self) -> Result<(), ObjectError> {
         self.empty::<FrontendKey, Frontend>(map::FRONTENDS)?;
+        self.empty::<Member, u32>(map::MEMBERS)?;
+        self.empty::<AffinityKey, Affinity>(map::AFFINITY)?;
         self.empty::<Addr, Endpoint>(map::ENDPOINTS)?;
         self.empty::<u32, Link>(map::LINKS)?;
         self.empty::<Addr, u32>(map::TUNNEL_PEERS)?;
@@ -242,6 +254,11 @@ impl Object {
         let keys: Vec<_> = cidrs.keys().flatten().collect();
         for key in keys {
             cidrs.remove(&key).map_err(|source| map_error(map::POD_CIDRS, source))?;
+        }
+        let mut ranges: LpmTrie<&mut MapData, Plain<SourceOf>, Plain<u32>> = self.map(map::SOURCE_RANGES)?;
+        let keys: Vec<_> = ranges.keys().flatten().collect();
+        for key in keys {
+            ranges.remove(&key).map_err(|source| map_error(map::SOURCE_RANGES, source))?;
         }
         Ok(())
     }

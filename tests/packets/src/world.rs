@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use proxy_abi::{
     ABI_VERSION, Addr, Be16, Config, Endpoint, Frontend, FrontendKey, Link, OVERLAY_DEV_MAC, PodCidr, Prefix,
-    Slot, config_flag, endpoint_flag, frontend_kind, pod_cidr_flag, prog,
+    Slot, Window, config_flag, endpoint_flag, frontend_kind, pod_cidr_flag, prog,
 };
 use skerry_lab::Netns;
 
@@ -146,7 +146,7 @@ impl Node {
         let mut object = Object::load().unwrap();
         object.set_config(config).unwrap();
         let own = |flags| Endpoint { flags, ..Endpoint::default() };
-        object.set_endpoint(address.into(), own(endpoint_flag::NODE)).unwrap();
+        object.set_endpoint(address.into(), own(endpoint_flag::NODE | endpoint_flag::NODE_PORT)).unwrap();
         object.set_endpoint(router.into(), own(endpoint_flag::ROUTER)).unwrap();
         let endpoint =
             Endpoint { ifindex: pod_ifindex, mac: pod_mac, flags: endpoint_flag::POD, identity: 0 };
@@ -179,8 +179,9 @@ impl Node {
             };
             self.object.set_slot(first + index as u32, slot).unwrap();
         }
-        let count = backends.len() as u32;
-        let frontend = Frontend { service_id: id, generation: 1, first, count, flags: 0, affinity_s: 0 };
+        let all = Window { first, count: backends.len() as u32 };
+        let frontend =
+            Frontend { service_id: id, generation: 1, outside: all, inside: all, flags: 0, affinity_s: 0 };
         let key =
             |addr: Addr, port: u16, proto, kind| FrontendKey { addr, port: Be16::new(port), proto, kind };
         let vip = Addr::from(VIP);

@@ -129,6 +129,12 @@ fn fill(object: &mut Object, state: &State, uplink: u32) {
     for (index, slot) in &state.slots {
         object.set_slot(*index, *slot).unwrap();
     }
+    for range in &state.source_ranges {
+        object.set_source_range(*range).unwrap();
+    }
+    for (member, windows) in &state.members {
+        object.set_member(*member, *windows).unwrap();
+    }
     for (addr, endpoint) in &state.endpoints {
         object.set_endpoint(*addr, *endpoint).unwrap();
     }
