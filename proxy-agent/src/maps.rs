@@ -1,5 +1,7 @@
 use bytemuck::Pod;
-use proxy_abi::{Addr, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, Slot, map};
+use proxy_abi::{
+    Addr, Endpoint, Frontend, FrontendKey, Member, PodCidr, PodCidrKey, Slot, SourceRangeKey, map,
+};
 use proxy_state::{Dump, Limits, Op};
 use skerry_kernel::{Error, Map, Update};
 
@@ -16,6 +18,8 @@ pub(crate) trait Tables {
 pub(crate) struct PinnedTables {
     frontends: Map<FrontendKey, Frontend>,
     slots: Map<u32, Slot>,
+    members: Map<Member, u32>,
+    source_ranges: Map<SourceRangeKey, u32>,
     pod_cidrs: Map<PodCidrKey, PodCidr>,
     tunnel_peers: Map<Addr, u32>,
     endpoints: Map<Addr, Endpoint>,
@@ -26,6 +30,8 @@ impl PinnedTables {
         Ok(PinnedTables {
             frontends: Map::open(&pins.map(map::FRONTENDS))?,
             slots: Map::open(&pins.map(map::SLOTS))?,
+            members: Map::open(&pins.map(map::MEMBERS))?,
+            source_ranges: Map::open(&pins.map(map::SOURCE_RANGES))?,
             pod_cidrs: Map::open(&pins.map(map::POD_CIDRS))?,
             tunnel_peers: Map::open(&pins.map(map::TUNNEL_PEERS))?,
             endpoints: Map::open(&pins.map(map::ENDPOINTS))?,
@@ -37,6 +43,8 @@ impl PinnedTables {
         Limits {
             frontends: self.frontends.info().max_entries,
             slots: self.slots.info().max_entries,
+            members: self.members.info().max_entries,
+            source_ranges: self.source_ranges.info().max_entries,
             pod_cidrs: self.pod_cidrs.info().max_entries,
             tunnel_peers: self.tunnel_peers.info().max_entries,
             grace_ms,
@@ -61,6 +69,14 @@ impl Tables for PinnedTables {
                     Op::DeleteFrontend { key } => Some(*key),
                     _ => None,
                 })?,
+                Kind::SetMembers => update(&self.members, now, |op| match op {
+                    Op::SetMember { member, windows } => Some((*member, *windows)),
+                    _ => None,
+                })?,
+                Kind::DeleteMembers => delete(&self.members, now, |op| match op {
+                    Op::DeleteMember { member } => Some(*member),
+                    _ => None,
+                })?,
                 Kind::Single => now.iter().try_for_each(|op| self.single(op))?,
             }
             rest = later;
@@ -79,6 +95,8 @@ impl Tables for PinnedTables {
         Ok(Dump {
             frontends: self.frontends.entries()?.into_iter().collect(),
             slots,
+            members: self.members.entries()?.into_iter().collect(),
+            source_ranges: self.source_ranges.entries()?.into_iter().map(|(range, _)| range).collect(),
             pod_cidrs: self.pod_cidrs.entries()?.into_iter().collect(),
             tunnel_peers: self.tunnel_peers.entries()?.into_iter().map(|(addr, _)| addr).collect(),
             endpoints: self.endpoints.entries()?.into_iter().collect(),
@@ -105,7 +123,7 @@ impl PinnedTables {
         self.slots.update_batch(&keys, &values)
     }
 
-    /// Changes of nodes: few, and the trie has batches only from Linux 5.16 on.
+    /// Changes of nodes and of source ranges: few, and the trie has batches only from Linux 5.16 on.
     fn single(&self, op: &Op) -> Result<(), Error> {
         match op {
             Op::SetPodCidr { key, value } => self.pod_cidrs.update(key, value, Update::Any),
@@ -117,6 +135,10 @@ impl PinnedTables {
             Op::WriteSlots { .. } | Op::ClearSlots { .. } => self.write_slots(std::slice::from_ref(op)),
             Op::SetFrontend { key, value } => self.frontends.update(key, value, Update::Any),
             Op::DeleteFrontend { key } => self.frontends.delete(key).map(drop),
+            Op::SetMember { member, windows } => self.members.update(member, windows, Update::Any),
+            Op::DeleteMember { member } => self.members.delete(member).map(drop),
+            Op::SetSourceRange { range } => self.source_ranges.update(range, &0, Update::Any),
+            Op::DeleteSourceRange { range } => self.source_ranges.delete(range).map(drop),
         }
     }
 }
@@ -126,6 +148,8 @@ enum Kind {
     Slots,
     SetFrontends,
     DeleteFrontends,
+    SetMembers,
+    DeleteMembers,
     Single,
 }
 
@@ -134,6 +158,8 @@ fn kind(op: &Op) -> Kind {
         Op::WriteSlots { .. } | Op::ClearSlots { .. } => Kind::Slots,
         Op::SetFrontend { .. } => Kind::SetFrontends,
         Op::DeleteFrontend { .. } => Kind::DeleteFrontends,
+        Op::SetMember { .. } => Kind::SetMembers,
+        Op::DeleteMember { .. } => Kind::DeleteMembers,
         _ => Kind::Single,
     }
 }

@@ -76,7 +76,15 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { frontends: 64, slots: 64, pod_cidrs: 8, tunnel_peers: 8, grace_ms: 100 };
+    const LIMITS: Limits = Limits {
+        frontends: 64,
+        slots: 64,
+        members: 64,
+        source_ranges: 8,
+        pod_cidrs: 8,
+        tunnel_peers: 8,
+        grace_ms: 100,
+    };
 
     /// Maps in memory that fail at the operation with this number, once.
     #[derive(Default)]
@@ -133,7 +141,7 @@ mod tests {
         let addr = Ipv4Addr::new(10, 96, 0, n).into();
         let key = FrontendKey { addr, port: Be16::new(80), proto: proto::TCP, kind: frontend_kind::ADDRESS };
         let frontend = maps.frontends.get(&key)?;
-        let run = &maps.slots[frontend.first as usize..(frontend.first + frontend.count) as usize];
+        let run = &maps.slots[frontend.inside.first as usize..frontend.inside.end() as usize];
         assert!(
             run.iter().all(|s| (s.service_id, s.generation) == (frontend.service_id, frontend.generation))
         );

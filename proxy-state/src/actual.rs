@@ -1,17 +1,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use proxy_abi::{
-    Addr, Be16, Endpoint, Flow, Frontend, FrontendKey, PodCidr, PodCidrKey, Slot, Tuple, endpoint_flag,
-    flow_flag, frontend_kind, proto,
+    Addr, Be16, Endpoint, Flow, Frontend, FrontendKey, Member, PodCidr, PodCidrKey, Slot, SourceRangeKey,
+    Tuple, Window, endpoint_flag, flow_flag, frontend_kind, proto,
 };
 
-use crate::{desired::ServicePortId, model::ObjectKey, runs::RunAllocator};
+use crate::{desired::ServicePortId, extras::Extras, model::ObjectKey, runs::RunAllocator};
 
 /// Sizes of the maps, and how long a run that nothing points to rests before its slots are used again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     pub frontends: u32,
     pub slots: u32,
+    pub members: u32,
+    pub source_ranges: u32,
     pub pod_cidrs: u32,
     pub tunnel_peers: u32,
     /// A program that read a frontend just before it flipped reads its slot well within this time.
@@ -24,6 +26,8 @@ pub struct Dump {
     pub frontends: HashMap<FrontendKey, Frontend>,
     /// By index; may end early, the rest is free.
     pub slots: Vec<Slot>,
+    pub members: HashMap<Member, u32>,
+    pub source_ranges: BTreeSet<SourceRangeKey>,
     pub pod_cidrs: HashMap<PodCidrKey, PodCidr>,
     pub tunnel_peers: BTreeSet<Addr>,
     /// All of `ENDPOINTS`: pods' entries are left alone.
@@ -44,6 +48,10 @@ pub struct Actual {
     pub(crate) found: HashMap<u32, Found>,
     /// Frontends found in the maps whose service has not been planned yet.
     pub(crate) orphans: HashSet<FrontendKey>,
+    /// Members and source ranges found in the maps whose service has not been planned yet, by service id.
+    pub(crate) found_extras: HashMap<u32, Extras>,
+    pub(crate) members: HashMap<Member, u32>,
+    pub(crate) source_ranges: BTreeSet<SourceRangeKey>,
     pub(crate) is_restored: bool,
     pub(crate) next_service_id: u32,
     pub(crate) pod_cidrs: HashMap<PodCidrKey, PodCidr>,
@@ -84,6 +92,7 @@ pub(crate) struct PortRecord {
     pub service_id: u32,
     pub run: Run,
     pub keys: Box<[FrontendKey]>,
+    pub extras: Option<Box<Extras>>,
 }
 
 impl Actual {
@@ -99,6 +108,9 @@ impl Actual {
             retired: VecDeque::new(),
             services: HashMap::new(),
             found: HashMap::new(),
+            found_extras: HashMap::new(),
+            members: dump.members,
+            source_ranges: dump.source_ranges,
             is_restored: true,
             next_service_id: 1,
             pod_cidrs: dump.pod_cidrs,
@@ -111,6 +123,7 @@ impl Actual {
         };
         actual.slots.truncate(limits.slots as usize);
         actual.find_runs();
+        actual.find_extras();
         actual.retire_leftovers(now_ms);
         actual
     }
@@ -128,6 +141,9 @@ impl Actual {
         let cidrs =
             self.pod_cidrs.iter().filter(|(key, value)| dump.pod_cidrs.get(key) != Some(value)).count()
                 + dump.pod_cidrs.keys().filter(|key| !self.pod_cidrs.contains_key(key)).count();
+        let members = self.members.iter().filter(|(key, value)| dump.members.get(key) != Some(value)).count()
+            + dump.members.keys().filter(|key| !self.members.contains_key(key)).count();
+        let ranges = self.source_ranges.symmetric_difference(&dump.source_ranges).count();
         let peers = self.tunnel_peers.symmetric_difference(&dump.tunnel_peers).count();
         let own = |endpoint: &&Endpoint| endpoint.flags & endpoint_flag::POD == 0;
         let endpoints =
@@ -137,7 +153,7 @@ impl Actual {
                     .iter()
                     .filter(|(key, value)| own(value) && !self.endpoints.contains_key(key))
                     .count();
-        frontends + slots + cidrs + peers + endpoints
+        frontends + slots + members + ranges + cidrs + peers + endpoints
     }
 
     /// Whether a UDP flow would be balanced to its backend today: its frontend is there, is still the same service port,
@@ -161,7 +177,8 @@ impl Actual {
         backend: (Addr, Be16),
     ) -> bool {
         udp_frontends(service.0, service.1).iter().filter_map(|key| self.frontends.get(key)).any(|frontend| {
-            let run = self.run_slots(frontend.first, frontend.count);
+            let run = windows_run(frontend);
+            let run = self.run_slots(run.first, run.count);
             frontend.service_id == service_id && run.iter().any(|slot| (slot.addr, slot.port) == backend)
         })
     }
@@ -192,7 +209,8 @@ impl Actual {
         }
         let mut pointed_to: BTreeMap<(u32, u32), Run> = BTreeMap::new();
         for frontend in self.frontends.values().filter(|frontend| frontend.service_id != 0) {
-            let run = Run { first: frontend.first, count: frontend.count, generation: frontend.generation };
+            let window = windows_run(frontend);
+            let run = Run { first: window.first, count: window.count, generation: frontend.generation };
             let found = self.found.entry(frontend.service_id).or_default();
             found.last_generation = found.last_generation.max(run.generation);
             last_id = last_id.max(frontend.service_id);
@@ -209,6 +227,18 @@ impl Actual {
             }
         }
         self.next_service_id = last_id.wrapping_add(1).max(1);
+    }
+
+    fn find_extras(&mut self) {
+        for (member, windows) in &self.members {
+            let extras = self.found_extras.entry(member.service_id).or_default();
+            extras.members.insert(*member, *windows);
+        }
+        for range in &self.source_ranges {
+            self.found_extras.entry(range.of.service_id).or_default().ranges.insert(*range);
+        }
+        let last_id = self.found_extras.keys().copied().max().unwrap_or(0);
+        self.next_service_id = self.next_service_id.max(last_id.wrapping_add(1)).max(1);
     }
 
     fn retire_leftovers(&mut self, since_ms: u64) {
@@ -244,6 +274,15 @@ impl Actual {
             self.retired.push_back(Retired { first: run.first, count: run.count, since_ms });
         }
     }
+}
+
+/// The run that both windows of a frontend cover.
+pub(crate) fn windows_run(frontend: &Frontend) -> Window {
+    let windows = [frontend.outside, frontend.inside];
+    let filled = windows.iter().filter(|window| window.count > 0);
+    let first = filled.clone().map(|window| window.first).min().unwrap_or(0);
+    let end = filled.map(|window| window.first.saturating_add(window.count)).max().unwrap_or(0);
+    Window { first, count: end - first }
 }
 
 /// The keys under which a UDP client's destination may be found: as a service address, then as a NodePort.

@@ -48,6 +48,17 @@ wire! {
         /// Set while the object is being deleted.
         deletion_timestamp: Option<String>,
         labels: Labels,
+        annotations: Annotations,
+    }
+
+    /// The annotations of a Service that the proxy looks at.
+    pub struct Annotations {
+        /// `random` (the default) or `maglev`.
+        #[serde(rename = "service.skerry.io/balancing")]
+        balancing: Option<String>,
+        /// Elements of its Maglev tables.
+        #[serde(rename = "service.skerry.io/maglev-table-size")]
+        maglev_table_size: Option<String>,
     }
 
     /// The labels that the proxy looks at.
@@ -61,6 +72,9 @@ wire! {
         /// A Node with this label, whatever its value, takes no traffic of load balancers (KEP-1143).
         #[serde(rename = "node.kubernetes.io/exclude-from-external-load-balancers")]
         exclude_from_load_balancers: Option<String>,
+        /// Where a Node stands.
+        #[serde(rename = "topology.kubernetes.io/zone")]
+        zone: Option<String>,
     }
 
     pub struct Service {
@@ -82,6 +96,7 @@ wire! {
         external_traffic_policy: Policy,
         internal_traffic_policy: Policy,
         health_check_node_port: u16,
+        load_balancer_source_ranges: Vec<String>,
         session_affinity: String,
         session_affinity_config: AffinityConfig,
     }
@@ -143,6 +158,17 @@ wire! {
         addresses: FirstAddress,
         node_name: String,
         conditions: Conditions,
+        hints: Hints,
+    }
+
+    /// Where an endpoint is meant to be used (KEP-2433, KEP-3015).
+    pub struct Hints {
+        for_zones: Vec<HintedPlace>,
+        for_nodes: Vec<HintedPlace>,
+    }
+
+    pub struct HintedPlace {
+        name: String,
     }
 
     pub struct Conditions {

@@ -1,18 +1,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_abi::{Addr, Be16, Frontend, FrontendKey, frontend_flag, frontend_kind, slot_flag};
+use proxy_abi::{Addr, Be16, Frontend, FrontendKey, frontend_flag, frontend_kind};
 
 use crate::{
     ingest::State,
+    layout::{Endpoints, Layout, has_any},
     model::{Endpoint, ObjectKey, Port, Service, Slice, endpoint_flag},
 };
 
-/// Which endpoints stand in a run.
+/// Whose endpoints stand in a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Scope {
     Cluster,
-    /// Only this node's (externalTrafficPolicy or internalTrafficPolicy `Local`).
+    /// Only this node's (internalTrafficPolicy `Local`).
     Node,
+    /// Only this node's for clients outside of the cluster, the whole cluster's for those inside (externalTrafficPolicy
+    /// `Local`).
+    External,
 }
 
 /// Names a run of backends for as long as its service lives: its `service_id` stays with it.
@@ -47,8 +51,15 @@ pub struct FrontendSpec {
 pub struct ServicePortTable {
     pub id: ServicePortId,
     pub frontends: Vec<FrontendSpec>,
-    /// Sorted, without duplicates.
-    pub backends: Vec<Backend>,
+    pub layout: Layout,
+    /// Prefixes with their length in the 128-bit form, for frontends flagged `SOURCE_RANGES`.
+    pub source_ranges: Vec<(Addr, u32)>,
+}
+
+impl ServicePortTable {
+    pub fn is_sticky(&self) -> bool {
+        self.frontends.iter().any(|spec| spec.affinity_s != 0)
+    }
 }
 
 /// What the maps should say for one service: its runs, and the marks of its addresses as in use.
@@ -114,19 +125,34 @@ impl State {
             let endpoints = endpoints.get_or_insert_with(|| self.endpoints(key, port, is_v4));
             let is_internal = kind == frontend_flag::CLUSTER_IP;
             let is_local = if is_internal { service.internal_local } else { service.external_local };
-            let scope = if is_local { Scope::Node } else { Scope::Cluster };
+            let scope = match (is_local, is_internal) {
+                (false, _) => Scope::Cluster,
+                (true, true) => Scope::Node,
+                (true, false) => Scope::External,
+            };
             let id = ServicePortId { port: port.port, proto: port.proto, is_v4, scope };
             let table = tables.entry(id).or_insert_with(|| ServicePortTable {
                 id,
                 frontends: Vec::new(),
-                backends: select(endpoints, scope),
+                layout: Layout::new(endpoints, scope, service.maglev),
+                source_ranges: Vec::new(),
             });
             let mut flags = kind;
-            if is_local && !is_internal {
+            if scope == Scope::External {
                 flags |= frontend_flag::LOCAL_ONLY;
             }
-            if is_local && table.backends.is_empty() && !select(endpoints, Scope::Cluster).is_empty() {
+            if is_local && table.layout.outside.count == 0 && has_any(endpoints) {
                 flags |= frontend_flag::DROP_IF_EMPTY;
+            }
+            if service.maglev != 0 {
+                flags |= frontend_flag::MAGLEV;
+            }
+            if kind == frontend_flag::LOAD_BALANCER
+                && let Some(ranges) = &service.source_ranges
+            {
+                flags |= frontend_flag::SOURCE_RANGES;
+                table.source_ranges =
+                    ranges.iter().filter(|(addr, _)| addr.is_v4() == is_v4).copied().collect();
             }
             // The API refuses a port that is listed twice; a table must not depend on it.
             if !table.frontends.iter().any(|spec| spec.key == frontend) {
@@ -136,14 +162,21 @@ impl State {
     }
 
     /// All endpoints of a service port, each once: slices overlap while endpoints move between them.
-    fn endpoints(&self, key: &ObjectKey, port: &Port, is_v4: bool) -> BTreeMap<(Addr, Be16), u8> {
-        let mut found: BTreeMap<(Addr, Be16), u8> = BTreeMap::new();
+    fn endpoints(&self, key: &ObjectKey, port: &Port, is_v4: bool) -> Endpoints {
+        let zone = self.nodes.get(&ObjectKey::new("", &self.node_name)).and_then(|node| node.zone);
+        let mut found = Endpoints::new();
         let slices = self.slices_of.get(key).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
         for (slice, slice_port) in slices.flat_map(|slice| matching_ports(slice, port)) {
-            for Endpoint { addr, flags } in slice.endpoints.iter().filter(|e| e.addr.is_v4() == is_v4) {
-                let merged = found.entry((*addr, Be16::new(slice_port))).or_insert(*flags);
-                let both_terminating = *merged & *flags & endpoint_flag::TERMINATING;
-                *merged = (*merged | *flags) & !endpoint_flag::TERMINATING | both_terminating;
+            for (index, Endpoint { addr, flags }) in slice.endpoints.iter().enumerate() {
+                if addr.is_v4() != is_v4 {
+                    continue;
+                }
+                let zones = slice.zones.as_ref().and_then(|zones| zones.get(index));
+                let is_ours = zones.is_some_and(|zones| zone.is_some_and(|zone| zones.contains(&zone)));
+                let flags = *flags | if is_ours { endpoint_flag::ZONE_MATCHES } else { 0 };
+                let merged = found.entry((*addr, Be16::new(slice_port))).or_insert(flags);
+                let both_terminating = *merged & flags & endpoint_flag::TERMINATING;
+                *merged = (*merged | flags) & !endpoint_flag::TERMINATING | both_terminating;
             }
         }
         found
@@ -156,24 +189,6 @@ fn matching_ports<'a>(slice: &'a Slice, port: &'a Port) -> impl Iterator<Item = 
         .iter()
         .filter(|candidate| candidate.proto == port.proto && candidate.name == port.name)
         .map(move |candidate| (slice, candidate.port))
-}
-
-/// KEP-1669: the ready ones; if there is none, those that terminate but still serve. With [`Scope::Node`] this is
-/// judged by this node's endpoints alone.
-fn select(endpoints: &BTreeMap<(Addr, Be16), u8>, scope: Scope) -> Vec<Backend> {
-    let pick = |wanted: u8, slot_flags: u16| -> Vec<Backend> {
-        endpoints
-            .iter()
-            .filter(|(_, flags)| **flags & wanted == wanted)
-            .filter(|(_, flags)| scope == Scope::Cluster || **flags & endpoint_flag::LOCAL != 0)
-            .map(|((addr, port), _)| Backend { addr: *addr, port: *port, flags: slot_flags })
-            .collect()
-    };
-    let ready = pick(endpoint_flag::READY, 0);
-    match ready.is_empty() {
-        true => pick(endpoint_flag::SERVING | endpoint_flag::TERMINATING, slot_flag::TERMINATING),
-        false => ready,
-    }
 }
 
 /// The addresses that a service is dialled by, each once, with their kind's `frontend_flag`.

@@ -3,6 +3,7 @@ use proxy_abi::{Frontend, FrontendKey, Slot, map, proto};
 use crate::{
     actual::{Actual, PortRecord, Run, ServiceRecord},
     desired::{Backend, FrontendSpec, ServicePortTable, mark},
+    extras::Extras,
     ingest::State,
     model::ObjectKey,
     nodes::NodeTables,
@@ -16,9 +17,11 @@ pub(crate) struct Draft<'a> {
     actual: &'a mut Actual,
     now_ms: u64,
     slots: Vec<Op>,
+    extras: Vec<Op>,
     frontends: Vec<Op>,
     marks: Vec<Op>,
     deletes: Vec<Op>,
+    extra_deletes: Vec<Op>,
     nodes: Vec<Op>,
     /// Frontends that their record let go, with the service id they had then: somebody else may have taken them since.
     released: Vec<(FrontendKey, u32)>,
@@ -32,9 +35,11 @@ impl<'a> Draft<'a> {
             actual,
             now_ms,
             slots: Vec::new(),
+            extras: Vec::new(),
             frontends: Vec::new(),
             marks: Vec::new(),
             deletes: Vec::new(),
+            extra_deletes: Vec::new(),
             nodes: Vec::new(),
             released: Vec::new(),
             refused: Vec::new(),
@@ -44,7 +49,9 @@ impl<'a> Draft<'a> {
 
     pub fn finish(self) -> Plan {
         let mut ops = self.slots;
-        for mut kind in [self.frontends, self.marks, self.deletes, self.nodes] {
+        for mut kind in
+            [self.extras, self.frontends, self.marks, self.deletes, self.extra_deletes, self.nodes]
+        {
             ops.append(&mut kind);
         }
         let grace_ms = self.actual.limits.grace_ms;
@@ -83,6 +90,7 @@ impl<'a> Draft<'a> {
             self.udp_changed |= gone.id.proto == proto::UDP;
             self.released.extend(gone.keys.iter().map(|key| (*key, gone.service_id)));
             self.actual.retire(gone.run, self.now_ms);
+            self.drop_extras(gone.extras.as_deref());
         }
         let addresses = self.addresses(key, &wanted.addresses, &old_addresses);
         if !ports.is_empty() || !addresses.is_empty() {
@@ -102,6 +110,9 @@ impl<'a> Draft<'a> {
         }
         for found in std::mem::take(&mut self.actual.found).into_values() {
             found.runs.into_iter().for_each(|run| self.actual.retire(run, self.now_ms));
+        }
+        for extras in std::mem::take(&mut self.actual.found_extras).into_values() {
+            self.drop_extras(Some(&extras));
         }
     }
 
@@ -181,7 +192,8 @@ impl<'a> Draft<'a> {
         for key in &keys {
             actual.orphans.remove(key);
         }
-        Some(PortRecord { id: table.id, service_id, run, keys })
+        let extras = actual.found_extras.remove(&service_id).map(Box::new);
+        Some(PortRecord { id: table.id, service_id, run, keys, extras })
     }
 
     /// The record after this plan; what it was before if the table is refused.
@@ -199,20 +211,26 @@ impl<'a> Draft<'a> {
             Some(before) => (before.service_id, before.run),
             None => (self.actual.new_service_id(), Run::default()),
         };
-        let run = match self.run(service_id, old_run, &table.backends) {
+        let old_extras = before.as_ref().and_then(|before| before.extras.as_deref());
+        let extras = Extras::of(service_id, &table.layout, table.is_sticky(), &table.source_ranges);
+        if !self.extras_fit(service, extras.as_deref()) {
+            return before;
+        }
+        let run = match self.run(service_id, old_run, &table.layout.backends) {
             Ok(run) => run,
             Err(source) => {
                 self.refused.push(Refusal::Slots { service: service.clone(), source });
                 return before;
             }
         };
+        self.set_extras(extras.as_deref(), old_extras);
         let mut changed = run != old_run;
         for spec in &table.frontends {
             let value = Frontend {
                 service_id,
                 generation: run.generation,
-                first: run.first,
-                count: run.count,
+                outside: table.layout.outside.at(run.first),
+                inside: table.layout.inside.at(run.first),
                 flags: spec.flags,
                 affinity_s: spec.affinity_s,
             };
@@ -228,7 +246,60 @@ impl<'a> Draft<'a> {
         }
         self.udp_changed |= changed && table.id.proto == proto::UDP;
         let keys = table.frontends.iter().map(|spec| spec.key).collect();
-        Some(PortRecord { id: table.id, service_id, run, keys })
+        Some(PortRecord { id: table.id, service_id, run, keys, extras })
+    }
+
+    fn extras_fit(&mut self, service: &ObjectKey, wanted: Option<&Extras>) -> bool {
+        let Some(wanted) = wanted else { return true };
+        let Actual { limits, members, source_ranges, .. } = &*self.actual;
+        let new_members = wanted.members.keys().filter(|member| !members.contains_key(member)).count();
+        let new_ranges = wanted.ranges.iter().filter(|range| !source_ranges.contains(range)).count();
+        let full = [
+            (map::MEMBERS, members.len() + new_members, limits.members),
+            (map::SOURCE_RANGES, source_ranges.len() + new_ranges, limits.source_ranges),
+        ]
+        .into_iter()
+        .find(|(_, needed, capacity)| *needed > *capacity as usize);
+        if let Some((map, _, capacity)) = full {
+            self.refused.push(Refusal::Extras { service: service.clone(), map, capacity });
+        }
+        full.is_none()
+    }
+
+    /// Adds what is missing now; what `before` had and is no longer wanted goes when nothing needs it any more.
+    fn set_extras(&mut self, wanted: Option<&Extras>, before: Option<&Extras>) {
+        let empty = Extras::default();
+        let (wanted, before) = (wanted.unwrap_or(&empty), before.unwrap_or(&empty));
+        for (member, windows) in &wanted.members {
+            if self.actual.members.insert(*member, *windows) != Some(*windows) {
+                self.extras.push(Op::SetMember { member: *member, windows: *windows });
+            }
+        }
+        for range in &wanted.ranges {
+            if self.actual.source_ranges.insert(*range) {
+                self.extras.push(Op::SetSourceRange { range: *range });
+            }
+        }
+        self.drop_unwanted(before, wanted);
+    }
+
+    fn drop_extras(&mut self, gone: Option<&Extras>) {
+        if let Some(gone) = gone {
+            self.drop_unwanted(gone, &Extras::default());
+        }
+    }
+
+    fn drop_unwanted(&mut self, before: &Extras, wanted: &Extras) {
+        for member in before.members.keys().filter(|member| !wanted.members.contains_key(member)) {
+            if self.actual.members.remove(member).is_some() {
+                self.extra_deletes.push(Op::DeleteMember { member: *member });
+            }
+        }
+        for range in before.ranges.difference(&wanted.ranges) {
+            if self.actual.source_ranges.remove(range) {
+                self.extra_deletes.push(Op::DeleteSourceRange { range: *range });
+            }
+        }
     }
 
     /// The run that holds `backends`: the old one if it does already, else a new one.

@@ -86,6 +86,11 @@ impl State {
     pub fn apply_node(&mut self, key: ObjectKey, node: &api::Node) {
         let new = Node::from_api(node);
         if self.nodes.get(&key) != Some(&new) {
+            let is_ours = key == ObjectKey::new("", &self.node_name);
+            if is_ours && self.nodes.get(&key).and_then(|old| old.zone) != new.zone {
+                // Topology hints now mean something else.
+                self.dirty.extend(self.services.keys().cloned());
+            }
             self.nodes.insert(key, new);
             self.nodes_are_dirty = true;
             self.outside_is_dirty = true;

@@ -6,6 +6,7 @@ use proxy_abi::Addr;
 use crate::{
     api::{self, Policy},
     ip::{parse_cidr, parse_ip, routable_addr},
+    maglev,
 };
 
 /// `NAMESPACE/NAME`, or the bare name of a cluster-scoped object.
@@ -49,6 +50,10 @@ pub(crate) struct Service {
     pub internal_local: bool,
     /// ClientIP affinity in seconds; 0: none.
     pub affinity_s: u32,
+    /// Elements of its Maglev tables; 0: backends are drawn at random.
+    pub maglev: u32,
+    /// Who may use its load-balancer addresses: prefixes with their length in the 128-bit form. `None`: everyone.
+    pub source_ranges: Option<Box<[(Addr, u32)]>>,
     /// `healthCheckNodePort`; 0: none.
     pub health_port: u16,
     /// The nodes answer for its load-balancer addresses themselves.
@@ -116,6 +121,13 @@ impl Service {
                     .max(1),
                 _ => 0,
             },
+            maglev: maglev_size(&service.metadata.annotations),
+            source_ranges: match spec.load_balancer_source_ranges.as_slice() {
+                [] => None,
+                _ if !is_load_balancer => None,
+                // What can't be read allows nobody.
+                ranges => Some(ranges.iter().filter_map(|text| parse_cidr(text)).map(prefix).collect()),
+            },
             health_port: if is_load_balancer && external_local { spec.health_check_node_port } else { 0 },
             is_announced: is_load_balancer && api::holds(&service.status.conditions, api::ADDRESS_ASSIGNED),
         })
@@ -127,6 +139,20 @@ impl Service {
     }
 }
 
+fn prefix(cidr: IpNetwork) -> (Addr, u32) {
+    (cidr.network().into(), u32::from(cidr.prefix()) + if cidr.is_ipv4() { 96 } else { 0 })
+}
+
+fn maglev_size(annotations: &api::Annotations) -> u32 {
+    match annotations.balancing.as_deref().map(str::trim) {
+        Some("maglev") => {
+            let asked = annotations.maglev_table_size.as_deref().and_then(|size| size.trim().parse().ok());
+            maglev::size(asked.unwrap_or(maglev::DEFAULT_SIZE))
+        }
+        _ => 0,
+    }
+}
+
 /// An EndpointSlice of addresses (FQDN slices are not kept).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Slice {
@@ -135,6 +161,8 @@ pub(crate) struct Slice {
     pub endpoints: Box<[Endpoint]>,
     /// For each endpoint the hash of its node's name: the names of a large cluster's endpoints would take megabytes.
     pub nodes: Box<[NodeHash]>,
+    /// Which zones each endpoint is meant for, by hash; `None` where no endpoint is meant for any.
+    pub zones: Option<Box<[Box<[NodeHash]>]>>,
 }
 
 /// A number for a node's name; the same on every node and in every version.
@@ -169,6 +197,14 @@ pub(crate) mod endpoint_flag {
     pub const TERMINATING: u8 = 1 << 2;
     /// On this node.
     pub const LOCAL: u8 = 1 << 3;
+    /// It is meant for certain nodes.
+    pub const NODE_HINTED: u8 = 1 << 4;
+    /// This node is one of them.
+    pub const NODE_MATCHES: u8 = 1 << 5;
+    /// It is meant for certain zones.
+    pub const ZONE_HINTED: u8 = 1 << 6;
+    /// This node's zone is one of them. Found out when tables are made: the zone may become known later.
+    pub const ZONE_MATCHES: u8 = 1 << 7;
 }
 
 impl Slice {
@@ -185,6 +221,11 @@ impl Slice {
             let known = Endpoint { addr, flags: flags_of(endpoint, node_name) };
             Some((known, node_hash(&endpoint.node_name)))
         });
+        let has_zones = slice.endpoints.iter().any(|endpoint| !endpoint.hints.for_zones.is_empty());
+        let zones = has_zones.then(|| {
+            let kept = slice.endpoints.iter().filter(|e| e.addresses.0.is_some_and(|a| a.is_v4() == is_v4));
+            kept.map(|e| e.hints.for_zones.iter().map(|zone| node_hash(&zone.name)).collect()).collect()
+        });
         let (endpoints, nodes): (Vec<Endpoint>, Vec<NodeHash>) = endpoints.unzip();
         Some(Slice {
             service: ObjectKey::new(&slice.metadata.namespace, service),
@@ -198,6 +239,7 @@ impl Slice {
                 .collect(),
             endpoints: endpoints.into(),
             nodes: nodes.into(),
+            zones,
         })
     }
 }
@@ -212,6 +254,9 @@ fn flags_of(endpoint: &api::Endpoint, node_name: &str) -> u8 {
         (conditions.serving.unwrap_or(ready), endpoint_flag::SERVING),
         (conditions.terminating.unwrap_or(false), endpoint_flag::TERMINATING),
         (!node_name.is_empty() && endpoint.node_name == node_name, endpoint_flag::LOCAL),
+        (!endpoint.hints.for_nodes.is_empty(), endpoint_flag::NODE_HINTED),
+        (endpoint.hints.for_nodes.iter().any(|node| node.name == node_name), endpoint_flag::NODE_MATCHES),
+        (!endpoint.hints.for_zones.is_empty(), endpoint_flag::ZONE_HINTED),
     ] {
         if is_set {
             flags |= flag;
@@ -231,6 +276,8 @@ pub(crate) struct Node {
     pub takes_outside: bool,
     /// It is to go: it is being deleted, or the autoscaler is about to do that (KEP-3836).
     pub is_leaving: bool,
+    /// Its zone's name, hashed.
+    pub zone: Option<NodeHash>,
 }
 
 impl Node {
@@ -250,6 +297,7 @@ impl Node {
                 .filter_map(|address| routable_addr(&address.address))
                 .collect(),
             is_ready: api::holds(&node.status.conditions, "Ready"),
+            zone: node.metadata.labels.zone.as_deref().filter(|zone| !zone.is_empty()).map(node_hash),
             takes_outside: node.metadata.labels.exclude_from_load_balancers.is_none(),
             is_leaving: node.metadata.deletion_timestamp.is_some()
                 || spec.taints.iter().any(|taint| taint.key == api::TO_BE_DELETED),

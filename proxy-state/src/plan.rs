@@ -1,4 +1,4 @@
-use proxy_abi::{Addr, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, Slot};
+use proxy_abi::{Addr, Endpoint, Frontend, FrontendKey, Member, PodCidr, PodCidrKey, Slot, SourceRangeKey};
 
 use crate::{
     actual::{Actual, Dump},
@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// One map operation. Executing a plan's operations in order, and stopping after any of them, leaves maps that every
-/// packet can be served from: a run is written before a frontend points to it and erased after its grace period.
+/// packet can be served from: a run, its members and who may use it are written before a frontend points to it, and erased
+/// after that.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Op {
     WriteSlots {
@@ -27,6 +28,20 @@ pub enum Op {
     },
     DeleteFrontend {
         key: FrontendKey,
+    },
+    /// `windows`: bits of `member_of`.
+    SetMember {
+        member: Member,
+        windows: u32,
+    },
+    DeleteMember {
+        member: Member,
+    },
+    SetSourceRange {
+        range: SourceRangeKey,
+    },
+    DeleteSourceRange {
+        range: SourceRangeKey,
     },
     SetPodCidr {
         key: PodCidrKey,
@@ -58,6 +73,10 @@ impl Dump {
             Op::ClearSlots { first, count } => self.write(*first, &vec![Slot::default(); *count as usize]),
             Op::SetFrontend { key, value } => drop(self.frontends.insert(*key, *value)),
             Op::DeleteFrontend { key } => drop(self.frontends.remove(key)),
+            Op::SetMember { member, windows } => drop(self.members.insert(*member, *windows)),
+            Op::DeleteMember { member } => drop(self.members.remove(member)),
+            Op::SetSourceRange { range } => drop(self.source_ranges.insert(*range)),
+            Op::DeleteSourceRange { range } => drop(self.source_ranges.remove(range)),
             Op::SetPodCidr { key, value } => drop(self.pod_cidrs.insert(*key, *value)),
             Op::DeletePodCidr { key } => drop(self.pod_cidrs.remove(key)),
             Op::SetPeer { addr } => drop(self.tunnel_peers.insert(*addr)),
@@ -95,6 +114,8 @@ pub enum Refusal {
     Slots { service: ObjectKey, source: RunsFull },
     #[error("service {service}: map FRONTENDS full ({capacity}): raise the size of FRONTENDS")]
     Frontends { service: ObjectKey, capacity: u32 },
+    #[error("service {service}: map {map} full ({capacity}): raise the size of {map}")]
+    Extras { service: ObjectKey, map: &'static str, capacity: u32 },
     #[error("map {map} full ({capacity}): raise the size of {map}")]
     Nodes { map: &'static str, capacity: u32 },
 }

@@ -38,8 +38,8 @@ fn service_event() -> impl Strategy<Value = Event> {
     let kinds = prop::sample::select(vec!["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]);
     let policies = prop::sample::select(vec![Value::Null, json!("Cluster"), json!("Local")]);
     let ports = prop::collection::vec((1u16..4, prop::sample::select(vec!["TCP", "UDP"])), 1..3);
-    (0u8..6, kinds, 0u8..5, policies.clone(), policies, ports, 0u8..3, any::<bool>()).prop_map(
-        |(name, kind, ip, external, internal, ports, age, has_affinity)| {
+    (0u8..6, kinds, 0u8..5, policies.clone(), policies, ports, 0u8..3, any::<(bool, bool)>()).prop_map(
+        |(name, kind, ip, external, internal, ports, age, (has_affinity, has_ranges))| {
             let ports: Vec<Value> = ports
                 .iter()
                 .map(|(port, protocol)| {
@@ -53,6 +53,7 @@ fn service_event() -> impl Strategy<Value = Event> {
                 "spec": {"type": kind, "clusterIP": cluster_ip, "ports": ports,
                          "externalIPs": [format!("192.0.2.{ip}"), "192.0.2.77"],
                          "externalTrafficPolicy": external, "internalTrafficPolicy": internal,
+                         "loadBalancerSourceRanges": if has_ranges { json!([format!("198.51.{ip}.0/24")]) } else { Value::Null },
                          "sessionAffinity": if has_affinity { "ClientIP" } else { "None" }},
                 "status": {"loadBalancer": {"ingress": [{"ip": format!("192.0.2.{ip}")}]}},
             });
@@ -171,8 +172,11 @@ proptest! {
         prop_assert_eq!((&rest.ops, rest.due_ms), (&vec![], None));
         let used: u32 = world.maps.slots.iter().filter(|slot| slot.service_id != 0).count() as u32;
         let pointed_to: HashSet<u32> =
-            world.maps.frontends.values().flat_map(|f| f.first..f.first + f.count).collect();
+            world.maps.frontends.values().flat_map(|f| [f.outside, f.inside]).flat_map(|w| w.first..w.end()).collect();
         prop_assert_eq!(used as usize, pointed_to.len());
+        let ids: HashSet<u32> = world.maps.frontends.values().map(|f| f.service_id).collect();
+        prop_assert!(world.maps.members.keys().all(|member| ids.contains(&member.service_id)));
+        prop_assert!(world.maps.source_ranges.iter().all(|range| ids.contains(&range.of.service_id)));
         let mut restarted = Actual::restore(LIMITS, world.maps.clone(), 0);
         prop_assert_eq!(plan(&mut world.state, &mut restarted, 0).ops, vec![]);
     }
@@ -186,11 +190,16 @@ proptest! {
         let mut world = from_scratch(&events);
         for (at, what, by) in damage {
             let key = world.maps.frontends.keys().copied().min_by_key(|key| (usize::from(key.port.get()) + at) % 7);
-            match (what % 5, key) {
+            match (what % 6, key) {
                 (0, Some(key)) => drop(world.maps.frontends.remove(&key)),
-                (1, Some(key)) => world.maps.frontends.get_mut(&key).unwrap().first = u32::from(by) * 3,
-                (2, Some(key)) => world.maps.frontends.get_mut(&key).unwrap().count = u32::from(by),
+                (1, Some(key)) => world.maps.frontends.get_mut(&key).unwrap().outside.first = u32::from(by) * 3,
+                (2, Some(key)) => world.maps.frontends.get_mut(&key).unwrap().inside.count = u32::from(by),
                 (3, Some(key)) => world.maps.frontends.get_mut(&key).unwrap().service_id = u32::from(by % 8),
+                (5, _) => {
+                    let member = proxy_abi::Member { service_id: u32::from(by % 8), ..Default::default() };
+                    world.maps.members.insert(member, 3);
+                    world.maps.source_ranges.insert(proxy_abi::SourceRangeKey::new(u32::from(by % 8), Default::default(), 0));
+                }
                 (4, _) => if let Some(slot) = world.maps.slots.get_mut(at) { slot.service_id = u32::from(by % 8) },
                 _ => {}
             }

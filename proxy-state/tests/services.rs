@@ -5,8 +5,8 @@ mod world;
 use std::net::IpAddr;
 
 use proxy_abi::{
-    Addr, Be16, Flow, FrontendKey, Tuple, endpoint_flag, flow_flag, frontend_flag, frontend_kind,
-    pod_cidr_flag, proto,
+    Addr, Be16, Flow, Frontend, FrontendKey, Tuple, Window, endpoint_flag, flow_flag, frontend_flag,
+    frontend_kind, pod_cidr_flag, proto,
 };
 use proxy_state::{Actual, Limits, ObjectKey, Op, Refusal, plan};
 use serde_json::{Value, json};
@@ -25,7 +25,17 @@ fn node_port(port: u16) -> FrontendKey {
 /// `10.0.0.1:8080 10.0.0.2:8080`, or what stands there instead; terminating ones with a `-` behind.
 fn backends(world: &World, key: FrontendKey) -> String {
     let Some(frontend) = world.maps.frontends.get(&key) else { return "nothing".to_owned() };
-    let run = &world.maps.slots[frontend.first as usize..(frontend.first + frontend.count) as usize];
+    shown(world, frontend, frontend.inside)
+}
+
+/// As [`backends`], for clients outside.
+fn backends_outside(world: &World, key: FrontendKey) -> String {
+    let Some(frontend) = world.maps.frontends.get(&key) else { return "nothing".to_owned() };
+    shown(world, frontend, frontend.outside)
+}
+
+fn shown(world: &World, frontend: &Frontend, window: Window) -> String {
+    let run = &world.maps.slots[window.first as usize..window.end() as usize];
     let mut shown: Vec<String> = run
         .iter()
         .map(|slot| format!("{}:{}{}", slot.addr, slot.port, if slot.flags == 0 { "" } else { "-" }))
@@ -84,35 +94,12 @@ fn only_serving_endpoints_stand_in_when_none_is_ready() {
 }
 
 #[test]
-fn a_local_policy_is_judged_by_this_nodes_endpoints_alone() {
+fn an_internal_local_policy_binds_the_cluster_ip_only() {
     let mut world = World::new();
     let mut local = service("web", "10.96.0.1");
     local["spec"]["type"] = json!("NodePort");
-    local["spec"]["externalTrafficPolicy"] = json!("Local");
     local["spec"]["ports"][0]["nodePort"] = json!(30080);
-    world.service(local.clone());
     let mut one = slice("e", "web", &[]);
-    endpoints(&mut one, &[("10.0.0.1", "here", true, true, false), ("10.0.0.2", "there", true, true, false)]);
-    world.slice(one.clone()).sync();
-    assert_eq!(web(&world), "10.0.0.1:8080 10.0.0.2:8080");
-    assert_eq!(backends(&world, node_port(30080)), "10.0.0.1:8080");
-    assert_ne!(world.maps.frontends[&node_port(30080)].flags & frontend_flag::LOCAL_ONLY, 0);
-    // Here only a terminating one: external clients get it, pods the ready one elsewhere.
-    endpoints(&mut one, &[("10.0.0.1", "here", false, true, true), ("10.0.0.2", "there", true, true, false)]);
-    world.slice(one.clone()).sync();
-    assert_eq!(
-        (web(&world), backends(&world, node_port(30080))),
-        ("10.0.0.2:8080".into(), "10.0.0.1:8080-".into())
-    );
-    // None here, some elsewhere: dropped, so that a load balancer's client tries another node. None at all: rejected.
-    endpoints(&mut one, &[("10.0.0.2", "there", true, true, false)]);
-    world.slice(one.clone()).sync();
-    assert_eq!(backends(&world, node_port(30080)), "drop");
-    endpoints(&mut one, &[]);
-    world.slice(one.clone()).sync();
-    assert_eq!(backends(&world, node_port(30080)), "reject");
-    // internalTrafficPolicy: the other way round.
-    local["spec"]["externalTrafficPolicy"] = json!("Cluster");
     local["spec"]["internalTrafficPolicy"] = json!("Local");
     endpoints(&mut one, &[("10.0.0.2", "there", true, true, false)]);
     world.service(local).slice(one).sync();
@@ -246,7 +233,7 @@ fn one_change_touches_one_service_and_flips_with_one_write() {
     assert!(matches!(plan.ops[..], [Op::WriteSlots { .. }, Op::SetFrontend { .. }]), "{:?}", plan.ops);
     let after = world.maps.frontends[&key("10.96.1.7", 80, proto::TCP)];
     assert_eq!((after.service_id, after.generation), (before.service_id, before.generation + 1));
-    assert_ne!(after.first, before.first, "the new run lies in fresh slots");
+    assert_ne!(after.inside.first, before.inside.first, "the new run lies in fresh slots");
     // An update that changes nothing that matters costs nothing.
     let mut annotated = slice("e7", "s7", &["10.0.0.1", "10.0.0.3"]);
     annotated["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/last-change-trigger-time": "now"});
@@ -255,7 +242,7 @@ fn one_change_touches_one_service_and_flips_with_one_write() {
     // The old run rests before it is erased.
     assert!(world.plan().ops.is_empty());
     world.now_ms = plan.due_ms.unwrap();
-    assert_eq!(world.plan().ops, [Op::ClearSlots { first: before.first, count: 2 }]);
+    assert_eq!(world.plan().ops, [Op::ClearSlots { first: before.inside.first, count: 2 }]);
 }
 
 #[test]
@@ -382,4 +369,143 @@ fn nodes_become_cidrs_peers_and_our_own_addresses() {
     world.actual = Actual::restore(LIMITS, world.maps.clone(), 0);
     assert_eq!(world.actual.divergence(&world.maps), 0);
     assert!(world.sync().ops.is_empty());
+}
+
+/// A NodePort service with traffic policy Local for outsiders.
+fn external_local(world: &mut World, list: &[(&str, &str, bool, bool, bool)]) {
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["type"] = json!("NodePort");
+    web["spec"]["ports"][0]["nodePort"] = json!(30080);
+    web["spec"]["externalTrafficPolicy"] = json!("Local");
+    let mut one = slice("e", "web", &[]);
+    endpoints(&mut one, list);
+    world.service(web).slice(one).sync();
+}
+
+#[test]
+fn outsiders_are_bound_by_a_local_policy_and_those_inside_are_not() {
+    let mut world = World::new();
+    let both = |world: &World| (backends_outside(world, node_port(30080)), backends(world, node_port(30080)));
+    let (here, there) = (("10.0.0.1", "here", true, true, false), ("10.0.0.2", "there", true, true, false));
+    external_local(&mut world, &[here, there]);
+    assert_eq!(both(&world), ("10.0.0.1:8080".into(), "10.0.0.1:8080 10.0.0.2:8080".into()));
+    assert_eq!(web(&world), "10.0.0.1:8080 10.0.0.2:8080", "the ClusterIP has no such policy");
+    external_local(&mut world, &[there]);
+    assert_eq!(both(&world), ("drop".into(), "10.0.0.2:8080".into()));
+    // KEP-1669: judged by this node alone for outsiders.
+    external_local(&mut world, &[("10.0.0.1", "here", false, true, true), there]);
+    assert_eq!(both(&world), ("10.0.0.1:8080-".into(), "10.0.0.2:8080".into()));
+    external_local(&mut world, &[]);
+    assert_eq!(both(&world), ("reject".into(), "reject".into()));
+}
+
+#[test]
+fn topology_hints_narrow_the_choice_only_if_all_endpoints_have_them() {
+    let mut world = World::new();
+    world.service(service("web", "10.96.0.1"));
+    let hinted = |hints: &[Value]| {
+        let mut one = slice("e", "web", &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        for (index, hint) in hints.iter().enumerate() {
+            one["endpoints"][index]["hints"] = hint.clone();
+        }
+        one
+    };
+    let zone = |name: &str| json!({"forZones": [{"name": name}]});
+    let all = "10.0.0.1:8080 10.0.0.2:8080 10.0.0.3:8080";
+    world.slice(hinted(&[zone("a"), zone("b"), zone("a")])).sync();
+    assert_eq!(web(&world), all, "this node's zone is not known");
+    let mut node = json!({"metadata": {"name": "here", "labels": {"topology.kubernetes.io/zone": "a"}}});
+    world.node(node.clone()).sync();
+    assert_eq!(web(&world), "10.0.0.1:8080 10.0.0.3:8080");
+    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("b");
+    world.node(node.clone()).sync();
+    assert_eq!(web(&world), "10.0.0.2:8080");
+    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("c");
+    world.node(node).sync();
+    assert_eq!(web(&world), all, "nobody is meant for this zone");
+    world.slice(hinted(&[zone("c"), zone("b"), json!({})])).sync();
+    assert_eq!(web(&world), all, "one has no hint");
+    // PreferSameNode: a node's hint comes before a zone's.
+    let node = |name: &str| json!({"forZones": [{"name": "c"}], "forNodes": [{"name": name}]});
+    world.slice(hinted(&[node("there"), node("here"), node("there")])).sync();
+    assert_eq!(web(&world), "10.0.0.2:8080");
+    world.slice(hinted(&[node("there"), node("there"), node("elsewhere")])).sync();
+    assert_eq!(web(&world), all, "nobody is meant for this node: the zone decides");
+}
+
+#[test]
+fn affinity_makes_members_and_its_end_removes_them() {
+    let mut world = World::new();
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["sessionAffinity"] = json!("ClientIP");
+    web["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 10}});
+    world.service(web.clone()).slice(slice("e", "web", &["10.0.0.1", "10.0.0.2"])).sync();
+    let members = |world: &World| {
+        let mut list: Vec<String> =
+            world.maps.members.keys().map(|m| format!("{}:{}", m.addr, m.port)).collect();
+        list.sort();
+        list
+    };
+    assert_eq!(members(&world), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    // The new member is there before it can be drawn, the old one goes after it can't be any more.
+    let plan = world.slice(slice("e", "web", &["10.0.0.2", "10.0.0.3"])).sync();
+    assert!(
+        matches!(
+            plan.ops[..],
+            [Op::WriteSlots { .. }, Op::SetMember { .. }, Op::SetFrontend { .. }, Op::DeleteMember { .. }]
+        ),
+        "{:?}",
+        plan.ops
+    );
+    assert_eq!(members(&world), ["10.0.0.2:8080", "10.0.0.3:8080"]);
+    web["spec"]["sessionAffinity"] = json!("None");
+    world.service(web).sync();
+    assert!(world.maps.members.is_empty());
+}
+
+#[test]
+fn source_ranges_restrict_load_balancer_addresses_and_nothing_else() {
+    let mut world = World::new();
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["type"] = json!("LoadBalancer");
+    web["spec"]["ports"][0]["nodePort"] = json!(30080);
+    web["spec"]["loadBalancerSourceRanges"] = json!([" 198.51.100.0/24", "2001:db8::/32", "nonsense"]);
+    web["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    world.service(web.clone()).slice(slice("e", "web", &["10.0.0.1"])).sync();
+    let ranged = |world: &World, key| world.maps.frontends[&key].flags & frontend_flag::SOURCE_RANGES != 0;
+    assert!(ranged(&world, key("192.0.2.1", 80, proto::TCP)));
+    assert!(!ranged(&world, key("10.96.0.1", 80, proto::TCP)) && !ranged(&world, node_port(30080)));
+    let ranges: Vec<String> =
+        world.maps.source_ranges.iter().map(|r| format!("{}/{}", r.of.addr, r.prefix_len - 32)).collect();
+    assert_eq!(ranges, ["198.51.100.0/120"]);
+    web["spec"]["loadBalancerSourceRanges"] = json!([]);
+    world.service(web).sync();
+    assert!(!ranged(&world, key("192.0.2.1", 80, proto::TCP)) && world.maps.source_ranges.is_empty());
+}
+
+#[test]
+fn a_full_table_of_members_is_refused_by_name_and_changes_nothing() {
+    let mut world = World::with(Limits { members: 1, ..LIMITS });
+    let mut sticky = service("web", "10.96.0.1");
+    sticky["spec"]["sessionAffinity"] = json!("ClientIP");
+    world.service(sticky).slice(slice("e", "web", &["10.0.0.1"])).sync();
+    let plan = world.slice(slice("e", "web", &["10.0.0.2", "10.0.0.3"])).sync();
+    assert!(matches!(plan.refused[..], [Refusal::Extras { .. }]), "{:?}", plan.refused);
+    assert!(plan.refused[0].to_string().contains("MEMBERS full (1)"), "{}", plan.refused[0]);
+    assert_eq!(web(&world), "10.0.0.1:8080");
+}
+
+#[test]
+fn maglev_by_annotation_gives_each_backend_its_share() {
+    let mut world = World::with(Limits { slots: 8192, ..LIMITS });
+    let mut web = service("web", "10.96.0.1");
+    web["metadata"]["annotations"] =
+        json!({"service.skerry.io/balancing": "maglev", "service.skerry.io/maglev-table-size": "4000"});
+    world.service(web).slice(slice("e", "web", &["10.0.0.1", "10.0.0.2"])).sync();
+    let frontend = world.maps.frontends[&key("10.96.0.1", 80, proto::TCP)];
+    assert!(frontend.flags & frontend_flag::MAGLEV != 0 && frontend.inside.count == 4093, "{frontend:?}");
+    let run = &world.maps.slots[frontend.inside.first as usize..frontend.inside.end() as usize];
+    let first = run.iter().filter(|slot| slot.addr.to_string() == "10.0.0.1").count();
+    assert!(first.abs_diff(4093 / 2) <= 1, "{first}");
+    assert!(world.plan().ops.is_empty(), "the same table is not written twice");
 }

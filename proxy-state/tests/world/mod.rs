@@ -3,28 +3,73 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proxy_abi::{Addr, Frontend, FrontendKey};
+use proxy_abi::{Addr, Frontend, FrontendKey, Window, member_of};
 use proxy_state::{Actual, Dump, Limits, ObjectKey, Plan, State, api, plan};
 use serde_json::{Value, json};
 
-pub const LIMITS: Limits =
-    Limits { frontends: 512, slots: 1024, pod_cidrs: 64, tunnel_peers: 64, grace_ms: 1000 };
+pub const LIMITS: Limits = Limits {
+    frontends: 512,
+    slots: 1024,
+    members: 512,
+    source_ranges: 128,
+    pod_cidrs: 64,
+    tunnel_peers: 64,
+    grace_ms: 1000,
+};
 
-/// Backends (address, port, flags) of a frontend, its own flags, its affinity.
-pub type Meaning = (BTreeSet<(Addr, u16, u16)>, u32, u32);
+type Backends = BTreeSet<(Addr, u16, u16)>;
+
+/// What a client meets at a frontend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Meaning {
+    /// (address, port, flags)
+    outside: Backends,
+    inside: Backends,
+    flags: u32,
+    affinity_s: u32,
+    /// Without the service id.
+    members: BTreeSet<(Addr, u16, u32)>,
+    ranges: BTreeSet<(u32, Addr)>,
+}
 
 /// What a client meets: the frontends and, instead of slot numbers, the backends behind them. Panics where the reader's
 /// check of service id and generation would fail: no operation may leave such a frontend behind.
 pub fn meaning(maps: &Dump) -> BTreeMap<FrontendKey, Meaning> {
-    let backends = |frontend: &Frontend| {
-        let run = &maps.slots[frontend.first as usize..(frontend.first + frontend.count) as usize];
+    let backends = |frontend: &Frontend, window: Window| {
+        let run = &maps.slots[window.first as usize..window.end() as usize];
         assert!(
             run.iter().all(|s| (s.service_id, s.generation) == (frontend.service_id, frontend.generation)),
             "{frontend:?} points to {run:?}"
         );
         run.iter().map(|slot| (slot.addr, slot.port.get(), slot.flags)).collect()
     };
-    maps.frontends.iter().map(|(key, f)| (*key, (backends(f), f.flags, f.affinity_s))).collect()
+    let meaning = |f: &Frontend| {
+        let members = maps.members.iter().filter(|(m, _)| m.service_id == f.service_id);
+        let meaning = Meaning {
+            outside: backends(f, f.outside),
+            inside: backends(f, f.inside),
+            flags: f.flags,
+            affinity_s: f.affinity_s,
+            members: members.map(|(m, windows)| (m.addr, m.port.get(), *windows)).collect(),
+            ranges: maps
+                .source_ranges
+                .iter()
+                .filter(|range| range.of.service_id == f.service_id)
+                .map(|range| (range.prefix_len, range.of.addr))
+                .collect(),
+        };
+        // Whoever is given a backend with affinity may come back to it; whoever is restricted has a range.
+        for (backends, window) in
+            [(&meaning.outside, member_of::OUTSIDE), (&meaning.inside, member_of::INSIDE)]
+        {
+            let is_member = |(addr, port, _): &(Addr, u16, u16)| {
+                meaning.members.iter().any(|(a, p, windows)| (a, p) == (addr, port) && windows & window != 0)
+            };
+            assert!(f.affinity_s == 0 || backends.iter().all(is_member), "{meaning:?}");
+        }
+        meaning
+    };
+    maps.frontends.iter().map(|(key, f)| (*key, meaning(f))).collect()
 }
 
 /// A proxy and its maps.
