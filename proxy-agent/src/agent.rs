@@ -120,7 +120,10 @@ pub async fn run_with_progress(
     let started = Instant::now();
     let tables = PinnedTables::open(&pins).map_err(AgentError::Maps)?;
     let limits = tables.limits(config.slot_grace.as_millis() as u64);
-    let state = State::new(&config.node_name);
+    let mut state = State::new(&config.node_name);
+    if let Some(cidrs) = &config.external_ips {
+        state.limit_external_ips(cidrs);
+    }
     let agent = Agent {
         reconciler: Reconciler::new(state, limits, tables, 0).map_err(AgentError::Maps)?,
         flows: Flows::open(&pins).map_err(AgentError::Maps)?,

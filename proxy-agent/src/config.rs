@@ -21,6 +21,10 @@ pub struct Config {
     /// ClusterIP ranges, at most one of each family.
     pub service_cidrs: Vec<IpNetwork>,
     pub node_ports: RangeInclusive<u16>,
+    /// The node's addresses that NodePorts are served on lie in these ranges. Empty: on all of them.
+    pub node_port_addresses: Vec<IpNetwork>,
+    /// Where Services' externalIPs may lie. `None`: anywhere; empty: nowhere (CVE-2020-8554).
+    pub external_ips: Option<Vec<IpNetwork>>,
     /// Source ports for SNAT. `None`: the most that lies outside NodePorts and the kernel's
     /// own ephemeral ports (1024–29999 by default).
     pub snat_ports: Option<RangeInclusive<u16>>,
@@ -90,6 +94,8 @@ impl Config {
             kubeconfig: None,
             service_cidrs: proxy_state::parse_cidr("10.96.0.0/12").into_iter().collect(),
             node_ports: 30_000..=32_767,
+            node_port_addresses: Vec::new(),
+            external_ips: None,
             snat_ports: None,
             vxlan_port: 4789,
             vni: 1,

@@ -99,11 +99,7 @@ impl Network {
         Ok(Network { handle })
     }
 
-    pub async fn find_uplink(
-        &self,
-        name: Option<&str>,
-        node_ips: &[IpAddr],
-    ) -> Result<Uplink, NetworkError> {
+    pub async fn find_uplink(&self, name: Option<&str>, node_ips: &[IpAddr]) -> Result<Uplink, NetworkError> {
         let addresses = self.addresses().await?;
         if let Some(missing) = node_ips.iter().find(|ip| !addresses.iter().any(|a| a.ip == **ip)) {
             return Err(NetworkError::NoSuchAddress(*missing));

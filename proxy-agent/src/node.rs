@@ -1,6 +1,7 @@
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use aya::maps::{MapData, RingBuf};
+use ipnetwork::IpNetwork;
 use proxy_abi::{Addr, Config as Facts, endpoint_flag, map};
 use proxy_state::{NodeTables, router_address};
 use skerry_kernel::{Map, Update, cgroup2_mount, is_cgroup2, netns_cookie};
@@ -119,7 +120,8 @@ impl Node {
 
     /// The addresses that this node answers on, for the `ENDPOINTS` map.
     pub async fn own_addresses(&self, tables: Option<&NodeTables>) -> Result<Vec<(Addr, u16)>, NodeError> {
-        let own = self.network.node_addresses().await?.into_iter().map(|ip| (ip.into(), endpoint_flag::NODE));
+        let own = self.network.node_addresses().await?;
+        let own = own.into_iter().map(|ip| (ip.into(), own_flags(ip, &self.config.node_port_addresses)));
         let routers = tables.into_iter().flat_map(|tables| &tables.own).map(router_address);
         Ok(own.chain(routers.map(|ip| (ip.into(), endpoint_flag::ROUTER))).collect())
     }
@@ -177,5 +179,26 @@ fn cgroup_root(config: &Config) -> Result<PathBuf, NodeError> {
     match is_cgroup2(&root).map_err(NodeError::FindCgroup)? {
         true => Ok(root),
         false => Err(NodeError::NotCgroup(root)),
+    }
+}
+
+/// What an address of the node is to the programs.
+fn own_flags(ip: IpAddr, node_port_addresses: &[IpNetwork]) -> u16 {
+    let serves = node_port_addresses.is_empty() || node_port_addresses.iter().any(|cidr| cidr.contains(ip));
+    endpoint_flag::NODE | if serves { endpoint_flag::NODE_PORT } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_ports_are_served_on_chosen_addresses() {
+        let cidrs = ["192.168.50.0/24".parse().unwrap(), "2001:db8::/64".parse().unwrap()];
+        let serves = |ip: &str, cidrs: &[IpNetwork]| {
+            own_flags(ip.parse().unwrap(), cidrs) & endpoint_flag::NODE_PORT != 0
+        };
+        assert!(serves("192.168.50.1", &cidrs) && serves("2001:db8::7", &cidrs) && serves("10.0.0.1", &[]));
+        assert!(!serves("10.0.0.1", &cidrs) && !serves("2001:db8:1::7", &cidrs));
     }
 }

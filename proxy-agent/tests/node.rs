@@ -37,7 +37,9 @@ fn a_service_reaches_the_maps_and_the_node_is_wired() {
 
     let there = frontends(&node);
     assert_eq!(there.len(), 3, "ClusterIP, its mark, NodePort: {there:?}");
-    assert!(there.iter().filter(|(key, _)| key.port.get() != 0).all(|(_, frontend)| frontend.count == 2));
+    assert!(
+        there.iter().filter(|(key, _)| key.port.get() != 0).all(|(_, frontend)| frontend.inside.count == 2)
+    );
     let facts = Map::<u32, Facts>::open(&node.pin("maps", map::CONFIG)).unwrap().lookup(&0).unwrap().unwrap();
     assert_eq!(facts.abi_version, proxy_abi::ABI_VERSION);
     assert_eq!((facts.node_v4.to_ip(), facts.router_v4.to_ip()), (node.ip().into(), node.router().into()));
@@ -64,7 +66,7 @@ fn a_service_reaches_the_maps_and_the_node_is_wired() {
     // Changes follow.
     api.endpoints("web", "TCP", 8080, &[("10.244.2.5", "other")]);
     eventually("one backend", || {
-        frontends(&node).iter().any(|(_, frontend)| frontend.count == 1).then_some(())
+        frontends(&node).iter().any(|(_, frontend)| frontend.inside.count == 1).then_some(())
     });
     api.delete("services", "default/web");
     eventually("no frontend", || frontends(&node).is_empty().then_some(()));

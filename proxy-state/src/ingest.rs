@@ -3,6 +3,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnetwork::IpNetwork;
 use proxy_abi::{Addr, FrontendKey};
 
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub struct State {
     pub(crate) node_name: Box<str>,
+    /// Where externalIPs may lie; `None`: anywhere.
+    external_ip_cidrs: Option<Box<[IpNetwork]>>,
     pub(crate) services: HashMap<ObjectKey, Service>,
     pub(crate) slices: HashMap<ObjectKey, Slice>,
     pub(crate) slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
@@ -36,6 +39,7 @@ impl State {
     pub fn new(node_name: &str) -> State {
         State {
             node_name: node_name.into(),
+            external_ip_cidrs: None,
             services: HashMap::new(),
             slices: HashMap::new(),
             slices_of: HashMap::new(),
@@ -50,9 +54,19 @@ impl State {
         }
     }
 
+    /// Only externalIPs in these ranges are served, of services applied from now on (CVE-2020-8554: whoever may write a
+    /// Service could take over traffic to any address). Empty: none.
+    pub fn limit_external_ips(&mut self, cidrs: &[IpNetwork]) {
+        self.external_ip_cidrs = Some(cidrs.into());
+    }
+
     /// `key` is that of the object: whoever has made it already shares its memory.
     pub fn apply_service(&mut self, key: ObjectKey, service: &api::Service) {
         let mut new = Service::from_api(service);
+        if let (Some(new), Some(cidrs)) = (&mut new, &self.external_ip_cidrs) {
+            let is_allowed = |addr: &Addr| cidrs.iter().any(|cidr| cidr.contains(addr.to_ip()));
+            new.external_ips = new.external_ips.iter().copied().filter(is_allowed).collect();
+        }
         for port in new.iter_mut().flat_map(|new| &mut new.ports) {
             self.names.share(&mut port.name);
         }

@@ -509,3 +509,14 @@ fn maglev_by_annotation_gives_each_backend_its_share() {
     assert!(first.abs_diff(4093 / 2) <= 1, "{first}");
     assert!(world.plan().ops.is_empty(), "the same table is not written twice");
 }
+
+#[test]
+fn external_ips_outside_of_the_allowed_ranges_are_not_served() {
+    let mut world = World::new();
+    world.state.limit_external_ips(&["192.0.2.0/24".parse().unwrap()]);
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["externalIPs"] = json!(["192.0.2.1", "8.8.8.8"]);
+    world.service(web).slice(slice("e", "web", &["10.0.0.1"])).sync();
+    assert_eq!(backends(&world, key("192.0.2.1", 80, proto::TCP)), "10.0.0.1:8080");
+    assert_eq!(backends(&world, key("8.8.8.8", 80, proto::TCP)), "nothing");
+}

@@ -122,6 +122,12 @@ pub struct TunnelOptions {
     pub vxlan_port: u16,
     #[arg(long, default_value_t = 1)]
     pub vxlan_vni: u32,
+    /// NodePorts are served on the node's addresses in these ranges only
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    pub nodeport_addresses: Vec<IpNetwork>,
+    /// Where Services' externalIPs may lie: `all`, `none`, or ranges (CVE-2020-8554)
+    #[arg(long, default_value = "all", value_name = "all|none|CIDR,…")]
+    pub external_ips: ExternalIps,
     /// Below it programs and maps are pinned (bpffs; mounted if it is not)
     #[arg(long, default_value = "/sys/fs/bpf/skerry")]
     pub pin_root: PathBuf,
@@ -205,6 +211,39 @@ pub struct UninstallArgs {
     pub keep_data: bool,
 }
 
+/// Ranges that externalIPs may lie in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExternalIps(pub Option<Vec<IpNetwork>>);
+
+impl std::str::FromStr for ExternalIps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ExternalIps, String> {
+        let cidr = |text: &str| {
+            text.trim().parse().map_err(|_| {
+                format!(
+                    "`{text}` is no range of addresses: write `all`, `none` or ranges such as 192.0.2.0/24"
+                )
+            })
+        };
+        match text {
+            "all" => Ok(ExternalIps(None)),
+            "none" => Ok(ExternalIps(Some(Vec::new()))),
+            list => Ok(ExternalIps(Some(list.split(',').map(cidr).collect::<Result<_, _>>()?))),
+        }
+    }
+}
+
+impl std::fmt::Display for ExternalIps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            None => f.write_str("all"),
+            Some(list) if list.is_empty() => f.write_str("none"),
+            Some(list) => f.write_str(&list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+        }
+    }
+}
+
 pub fn port_range(text: &str) -> Result<(u16, u16), String> {
     let parts =
         text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
@@ -224,6 +263,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn external_ips_are_read_as_they_are_printed() {
+        for text in ["all", "none", "192.0.2.0/24", "192.0.2.0/24,2001:db8::/32"] {
+            assert_eq!(text.parse::<ExternalIps>().unwrap().to_string(), text);
+        }
+        assert!("192.0.2.0/33".parse::<ExternalIps>().unwrap_err().contains("192.0.2.0/33"));
     }
 
     #[test]

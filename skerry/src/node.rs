@@ -148,6 +148,8 @@ pub fn proxy_config(
         cni_conf_dir,
         cni_bin,
         uplink: tunnel.uplink.clone(),
+        node_port_addresses: tunnel.nodeport_addresses.clone(),
+        external_ips: tunnel.external_ips.0.clone(),
         vxlan_port: tunnel.vxlan_port,
         vni: tunnel.vxlan_vni,
         metrics_bind: tunnel.metrics_bind,

@@ -13,8 +13,7 @@ use crate::{
     args::UpArgs,
     families, node,
     paths::{Paths, make_dir},
-    preflight,
-    status,
+    preflight, status,
     supervise::{Role, keep_running, shutdown_on_signal},
 };
 
@@ -146,6 +145,10 @@ fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String>
     flag("cni-bin-dir", Some(path(&node.cni_bin_dir)));
     flag("pod-log-dir", Some(path(&node.pod_log_dir)));
     flag("uplink", node.tunnel.uplink.clone());
+    for cidr in &node.tunnel.nodeport_addresses {
+        flag("nodeport-addresses", Some(cidr.to_string()));
+    }
+    flag("external-ips", Some(node.tunnel.external_ips.to_string()));
     flag("vxlan-port", Some(node.tunnel.vxlan_port.to_string()));
     flag("vxlan-vni", Some(node.tunnel.vxlan_vni.to_string()));
     flag("pin-root", Some(path(&node.tunnel.pin_root)));
@@ -229,6 +232,10 @@ mod tests {
             "x=y:NoExecute",
             "--cgroup-root",
             "/c",
+            "--nodeport-addresses",
+            "192.168.0.0/16,2001:db8::/32",
+            "--external-ips",
+            "none",
         ];
         let Command::Up(args) = Cli::parse_from(typed).command else { panic!("up") };
         let api = "10.0.0.1:6443".parse::<SocketAddr>().unwrap();
@@ -247,5 +254,7 @@ mod tests {
         assert_eq!(node.node.taints, ["node-role.kubernetes.io/control-plane:NoSchedule", "x=y:NoExecute"]);
         assert_eq!(node.node.cgroup_root.as_deref(), Some(Path::new("/c")));
         assert_eq!(node.node.tunnel.pin_root, Path::new("/p"));
+        assert_eq!(node.node.tunnel.nodeport_addresses, args.node.tunnel.nodeport_addresses);
+        assert_eq!(node.node.tunnel.external_ips, args.node.tunnel.external_ips);
     }
 }

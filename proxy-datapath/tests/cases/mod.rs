@@ -12,15 +12,15 @@ mod errors;
 mod flows;
 mod fragments;
 mod overlay;
-mod packet;
+pub mod packet;
 mod pods;
 mod policies;
 mod refusals;
-mod state;
+pub mod state;
 mod uplink;
 
-pub use packet::{Packet, echo, quoting, tcp};
-pub use state::{POD_A_IFINDEX, State, addr, line};
+pub use packet::{Packet, echo, quoting};
+pub use state::{POD_A_IFINDEX, State, line};
 
 use proxy_abi::Reason;
 use proxy_datapath::Action;

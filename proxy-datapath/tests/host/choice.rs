@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use proxy_abi::{Addr, Be16, Frontend, Member, Slot, frontend_flag, member_of, proto};
 
 use crate::{
-    cases::{Hook, Packet, State, tcp},
+    cases::{Hook, Packet, State, packet::tcp, state::addr},
     memory::{Bytes, Maps, run},
 };
 
@@ -84,7 +84,7 @@ fn affinity_sticks_until_its_time_is_over() {
 #[test]
 fn affinity_outlives_the_loss_of_other_backends_and_moves_with_its_own() {
     let mut maps = maps(8, |frontend| frontend.affinity_s = AFFINITY_S);
-    let all: Vec<Addr> = backends(8).iter().map(|text| crate::cases::addr(&text[..text.len() - 5])).collect();
+    let all: Vec<Addr> = backends(8).iter().map(|text| addr(&text[..text.len() - 5])).collect();
     let clients: Vec<String> = (0..40).map(|n| format!("203.0.113.{n}")).collect();
     let mut port = 1;
     let mut connect = |maps: &Maps| -> HashMap<String, Addr> {

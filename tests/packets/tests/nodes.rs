@@ -133,7 +133,7 @@ fn a_host_network_backend_answers_pods_and_the_outside_as_the_service() {
     assert!(said.starts_with("node0:192.168.50.2:") && from.to_string() == vip, "{said} from {from}");
     for (node, source) in [(0, "node0:192.168.50.100:"), (1, "node0:192.168.50.2:")] {
         let node_port = format!("{}:{NODE_PORT}", world.nodes[node].address);
-        let (said, from) = ask(&world.outside, "0.0.0.0:6000", &node_port, "c").unwrap();
+        let (said, from) = ask(&world.outside, &format!("0.0.0.0:600{node}"), &node_port, "c").unwrap();
         assert!(said.starts_with(source) && from.to_string() == node_port, "{said} from {from}");
     }
 }
