@@ -14,6 +14,8 @@ use skerry_informer::{FullObjects, Kind, Narrow, Store, Term, reflect};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::loadbalancer;
+
 /// Namespace of the nodes' leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// Name of the ConfigMap with the cluster's CA, one in each namespace.
@@ -39,6 +41,8 @@ pub struct Cache {
     pub service_accounts: Kind<ServiceAccount>,
     /// Only those named [`ROOT_CA`].
     pub root_cas: Kind<ConfigMap>,
+    /// Only [`loadbalancer::CONFIG_NAME`].
+    pub load_balancer_config: Kind<ConfigMap>,
 }
 
 impl Cache {
@@ -59,6 +63,7 @@ impl Cache {
             namespaces: Kind::cluster(client, Store::new(no_terms, trim)),
             service_accounts: Kind::namespaced(client, Store::new(no_terms, trim)),
             root_cas: Kind::namespaced(client, Store::new(no_terms, trim)),
+            load_balancer_config: Kind::namespaced(client, Store::new(no_terms, trim)),
         }
     }
 
@@ -86,6 +91,10 @@ impl Cache {
         watch!(self.service_accounts, Api::all(client.clone()), all());
         let root_ca = Narrow { fields: Some(format!("metadata.name={ROOT_CA}")), ..all() };
         watch!(self.root_cas, Api::all(client.clone()), root_ca);
+        let config =
+            Narrow { fields: Some(format!("metadata.name={}", loadbalancer::CONFIG_NAME)), ..all() };
+        let namespace = loadbalancer::CONFIG_NAMESPACE;
+        watch!(self.load_balancer_config, Api::namespaced(client.clone(), namespace), config);
     }
 
     /// Returns once every cache holds its first list: before that a decision would take "not listed yet" for "gone".
@@ -105,6 +114,7 @@ impl Cache {
         self.namespaces.store.synced().await;
         self.service_accounts.store.synced().await;
         self.root_cas.store.synced().await;
+        self.load_balancer_config.store.synced().await;
     }
 }
 

@@ -18,6 +18,7 @@ mod endpointslice;
 mod garbage;
 mod job;
 mod listening;
+mod loadbalancer;
 mod namespace;
 mod node;
 mod owner;

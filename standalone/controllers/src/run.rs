@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
-    daemonset, deployment, endpointslice, garbage, job, namespace, node, podgc, replicaset, serviceaccount,
+    daemonset, deployment, endpointslice, garbage, job, loadbalancer, namespace, node, podgc, replicaset, serviceaccount,
     statefulset,
 };
 
@@ -101,6 +101,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("statefulset", statefulset::listen, statefulset::reconcile);
     start.controller("job", job::listen, job::reconcile);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
+    start.controller("load-balancer", loadbalancer::listen, loadbalancer::reconcile);
     start.controller("serviceaccount", serviceaccount::listen, serviceaccount::reconcile);
     start.controller("node-ipam", node::ipam::listen, node::ipam::reconcile);
     start.controller("node-lifecycle", node::heartbeat::listen, node::heartbeat::reconcile);
