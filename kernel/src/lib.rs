@@ -30,7 +30,7 @@ pub use link::{
     Attachment, CgroupHook, Direction, Link, LinkInfo, LinkTarget, Order, cgroup_attachments, link_ids,
     tcx_attachments,
 };
-pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type};
+pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type, pinned_map_info};
 pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie};
 pub use packet::{ClassicInstruction, PacketSocket};
 pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};

@@ -120,6 +120,13 @@ fn checked_info<K, V>(fd: BorrowedFd<'_>, name: &str, per_cpu: bool) -> Result<M
     Ok(info)
 }
 
+/// What the kernel says of the map pinned at `path`, whatever its layout.
+pub fn pinned_map_info(path: &Path) -> Result<MapInfo, Error> {
+    let name = path.display();
+    let fd = sys::get(path).map_err(|e| Error::system("open pinned map", &name, e))?;
+    sys::info(fd.as_fd()).map_err(|e| Error::system("ask about map", &name, e))
+}
+
 fn pin(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
     sys::pin(fd, path).map_err(|e| Error::system("pin map at", path.display(), e))
 }

@@ -27,7 +27,8 @@ pub use pins::{MAPS, MapSpec, PIN_ROOT, PROGRAMS, map, prog};
 pub use reason::{Counter, DropEvent, LOST_EVENTS, Reason};
 pub use socket::{SocketKey, SocketOrigin, socket_flag};
 
-/// Raised by one with every change of a layout, a map's name or a field's meaning. The agent and the CNI plugin
+/// Raised by one with every change of a layout, a map's name or a field's meaning (a meaning that changes without the
+/// layout gets a new map). The agent and the CNI plugin
 /// compare it with [`Config::abi_version`] in the pinned `CONFIG` map before they touch anything else.
 pub const ABI_VERSION: u32 = 2;
 

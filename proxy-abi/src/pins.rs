@@ -1,3 +1,9 @@
+use crate::{
+    Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Link, Member, PodCidr, PodCidrKey, Reason, Slot, SocketKey, SocketOrigin, SourceRangeKey,
+    Tuple,
+};
+
 /// Folder on bpffs that everything of ours is pinned below: `maps/NAME`, `progs/NAME`, `links/HOOK-DEVICE`.
 pub const PIN_ROOT: &str = "/sys/fs/bpf/skerry";
 
@@ -43,35 +49,46 @@ pub mod prog {
     pub const TO_UPLINK: &str = "to_uplink";
 }
 
-/// A map and its default size.
+/// A map, its default size and its layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MapSpec {
     pub name: &'static str,
     pub max_entries: u32,
+    /// Bytes; for `EVENTS`, a ring, 0 like that of its values.
+    pub key_size: u32,
+    /// Bytes; of one CPU's value in a per-CPU map.
+    pub value_size: u32,
+    /// Whether the map can be filled again from the API. Of the others what they hold is lost with them.
+    pub is_derived: bool,
 }
 
-const fn spec(name: &'static str, max_entries: u32) -> MapSpec {
-    MapSpec { name, max_entries }
+const fn derived<K, V>(name: &'static str, max_entries: u32) -> MapSpec {
+    MapSpec { is_derived: true, ..state::<K, V>(name, max_entries) }
+}
+
+const fn state<K, V>(name: &'static str, max_entries: u32) -> MapSpec {
+    let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
+    MapSpec { name, max_entries, key_size, value_size, is_derived: false }
 }
 
 /// All pinned maps. The agent may ask for other sizes (flags, machine memory) when it creates them.
 pub const MAPS: &[MapSpec] = &[
-    spec(map::CONFIG, 1),
-    spec(map::FRONTENDS, 65_536),
-    spec(map::SLOTS, 262_144),
-    spec(map::SOURCE_RANGES, 16_384),
-    spec(map::AFFINITY, 65_536),
-    spec(map::MEMBERS, 65_536),
-    spec(map::ENDPOINTS, 4_096),
-    spec(map::LINKS, 2_048),
-    spec(map::POD_CIDRS, 16_384),
-    spec(map::TUNNEL_PEERS, 16_384),
-    spec(map::FLOWS_NEW, 65_536),
-    spec(map::FLOWS, 131_072),
-    spec(map::FRAGMENTS, 8_192),
-    spec(map::SOCKETS, 65_536),
-    spec(map::COUNTERS, crate::Reason::COUNT),
-    spec(map::EVENTS, 262_144),
+    derived::<u32, Config>(map::CONFIG, 1),
+    derived::<FrontendKey, Frontend>(map::FRONTENDS, 65_536),
+    derived::<u32, Slot>(map::SLOTS, 262_144),
+    derived::<SourceRangeKey, u32>(map::SOURCE_RANGES, 16_384),
+    state::<AffinityKey, Affinity>(map::AFFINITY, 65_536),
+    derived::<Member, u32>(map::MEMBERS, 65_536),
+    state::<Addr, Endpoint>(map::ENDPOINTS, 4_096),
+    state::<u32, Link>(map::LINKS, 2_048),
+    derived::<PodCidrKey, PodCidr>(map::POD_CIDRS, 16_384),
+    derived::<Addr, u32>(map::TUNNEL_PEERS, 16_384),
+    state::<Tuple, Flow>(map::FLOWS_NEW, 65_536),
+    state::<Tuple, Flow>(map::FLOWS, 131_072),
+    state::<FragmentKey, FragmentPorts>(map::FRAGMENTS, 8_192),
+    state::<SocketKey, SocketOrigin>(map::SOCKETS, 65_536),
+    derived::<u32, Counter>(map::COUNTERS, Reason::COUNT),
+    derived::<(), ()>(map::EVENTS, 262_144),
 ];
 
 /// All programs of the object.

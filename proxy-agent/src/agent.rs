@@ -235,8 +235,8 @@ impl Agent {
         if self.listed.len() < Kind::ALL.len() {
             return;
         }
-        let nodes_changed = self.nodes_changed();
-        if nodes_changed {
+        let mut must_settle = self.nodes_changed();
+        if must_settle {
             self.tell_own_addresses().await;
         }
         match self.reconciler.sync(self.now_ms()) {
@@ -258,6 +258,7 @@ impl Agent {
                     self.udp_again = synced.udp_changed;
                     self.end_stale_udp();
                 }
+                must_settle |= self.node.maps_are_filled();
                 self.outside.synced(&mut self.reconciler.state, self.node.uplink_index());
                 self.report(latency);
             }
@@ -269,7 +270,7 @@ impl Agent {
                 self.retry = (self.retry * 2).min(RETRY_MAX);
             }
         }
-        if nodes_changed {
+        if must_settle {
             self.settle().await;
         }
     }

@@ -6,7 +6,7 @@ use aya::{
     programs::Program as Loaded,
 };
 use proxy_abi::{ABI_VERSION, Config as Facts, MAPS, PROGRAMS, map};
-use skerry_kernel::{Map, Program};
+use skerry_kernel::{Map, Program, pinned_map_info};
 
 use crate::{
     config::MapSizes,
@@ -20,6 +20,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sk
 pub(crate) struct Programs {
     pub by_name: HashMap<&'static str, Program>,
     pub events: RingBuf<MapData>,
+    /// The maps were another version's: some are new and empty. What is attached still reads the old ones, and must stay
+    /// until the new ones are filled.
+    pub must_fill: bool,
 }
 
 /// The kernel programs could not be brought in.
@@ -30,10 +33,10 @@ pub enum LoadError {
     #[error("open pinned map {path}")]
     OpenMap { path: PathBuf, source: skerry_kernel::Error },
     #[error(
-        "the maps pinned below {root} are of ABI version {found}, this program speaks {ABI_VERSION}: \
-         drain the node, run `skerry uninstall` and start again"
+        "map {map} below {root} has another layout (ABI version {found}, this program speaks {ABI_VERSION}) and can't be \
+         made anew under running pods: drain the node, run `skerry uninstall` and start again"
     )]
-    OtherAbi { root: PathBuf, found: u32 },
+    OtherLayout { root: PathBuf, map: &'static str, found: u32 },
     #[error("load the kernel programs and their maps")]
     Object(#[source] Box<aya::EbpfError>),
     #[error("the object has no {kind} {name}")]
@@ -51,7 +54,7 @@ pub enum LoadError {
 /// Creates or takes up the pinned maps (below folders that [`Pins::prepare`] made) and loads the programs against them. Nothing is attached yet, and what is
 /// attached is not touched; the program pins show the new programs when this returns.
 pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Programs, LoadError> {
-    check_abi(pins)?;
+    let must_fill = make_room(pins)?;
     let mut loader = EbpfLoader::new();
     for spec in MAPS {
         loader.map_pin_path(spec.name, pins.map(spec.name));
@@ -66,7 +69,7 @@ pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Programs, LoadError>
         by_name.insert(*name, load_program(pins, name, program)?);
     }
     let events = object.take_map(map::EVENTS).ok_or(LoadError::Missing { kind: "map", name: map::EVENTS })?;
-    Ok(Programs { by_name, events: RingBuf::try_from(events).map_err(LoadError::Ring)? })
+    Ok(Programs { by_name, events: RingBuf::try_from(events).map_err(LoadError::Ring)?, must_fill })
 }
 
 fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result<Program, LoadError> {
@@ -92,17 +95,44 @@ fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result
     Ok(program)
 }
 
-/// What an earlier agent left must speak our ABI. A version of 0 was never written to.
-fn check_abi(pins: &Pins) -> Result<(), LoadError> {
+/// Unpins maps that another version made in another layout: what it attached keeps them, for as long as it runs. Flows,
+/// pods and sockets must be kept, or nothing is changed. Returns whether an agent of another version wrote last.
+fn make_room(pins: &Pins) -> Result<bool, LoadError> {
+    let found = abi_version(pins)?;
+    let mut others = Vec::new();
+    for spec in MAPS {
+        let path = pins.map(spec.name);
+        if !path.exists() {
+            continue;
+        }
+        let info =
+            pinned_map_info(&path).map_err(|source| LoadError::OpenMap { path: path.clone(), source })?;
+        if (info.key_size, info.value_size) == (spec.key_size, spec.value_size) {
+            continue;
+        }
+        if !spec.is_derived {
+            return Err(LoadError::OtherLayout { root: pins.root().to_owned(), map: spec.name, found });
+        }
+        others.push(path);
+    }
+    for path in &others {
+        tracing::info!(path = %path.display(), found, "a map of another layout makes room");
+        pins.remove(path)?;
+    }
+    Ok(found != 0 && found != ABI_VERSION || !others.is_empty())
+}
+
+/// As the last agent wrote it. 0: none did, or the map's own layout is another one.
+fn abi_version(pins: &Pins) -> Result<u32, LoadError> {
     let path = pins.map(map::CONFIG);
     if !path.exists() {
-        return Ok(());
+        return Ok(0);
     }
     let failed = |source| LoadError::OpenMap { path: path.clone(), source };
-    let config = Map::<u32, Facts>::open(&path).map_err(failed)?;
-    match config.lookup(&0).map_err(failed)?.map_or(0, |facts| facts.abi_version) {
-        0 | ABI_VERSION => Ok(()),
-        found => Err(LoadError::OtherAbi { root: pins.root().to_owned(), found }),
+    match Map::<u32, Facts>::open(&path) {
+        Ok(config) => Ok(config.lookup(&0).map_err(failed)?.map_or(0, |facts| facts.abi_version)),
+        Err(skerry_kernel::Error::Layout { .. }) => Ok(0),
+        Err(error) => Err(failed(error)),
     }
 }
 

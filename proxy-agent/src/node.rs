@@ -27,6 +27,8 @@ pub(crate) struct Node {
     uplink: Uplink,
     host_netns_cookie: u64,
     warned_of: Vec<PathBuf>,
+    /// Another version of the programs is attached, and the maps of this one are not filled yet.
+    is_held_back: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,12 @@ impl Node {
             uplink,
             host_netns_cookie,
             warned_of: Vec::new(),
+            is_held_back: programs.must_fill,
         };
+        if node.is_held_back {
+            tracing::info!("another version's programs go on until the maps of this one are filled");
+            return Ok((node, programs.events));
+        }
         node.write_facts(overlay_index, None)?;
         let changes = node.attachments.ensure()?;
         node.attachments.self_test()?;
@@ -99,6 +106,9 @@ impl Node {
     /// Brings device, addresses, routes, facts, attachments and the network configuration to what the tables say; does
     /// nothing where nothing is to do. `None`: the cluster's nodes are not known yet, what concerns them stays as it is.
     pub async fn settle(&mut self, tables: Option<&NodeTables>) -> Result<Changes, NodeError> {
+        if self.is_held_back {
+            return Ok(Changes::default());
+        }
         self.uplink = self.network.find_uplink(self.config.uplink.as_deref(), &self.config.node_ips).await?;
         let index = self.network.ensure_overlay(self.config.vxlan_port, self.uplink.pod_mtu()).await?;
         self.attachments.set_uplink(&self.uplink.name);
@@ -131,7 +141,15 @@ impl Node {
         self.uplink.index
     }
 
+    /// The maps say what they should. Whether the programs waited for that: they are attached by the next [`Node::settle`].
+    pub fn maps_are_filled(&mut self) -> bool {
+        std::mem::take(&mut self.is_held_back)
+    }
+
     pub fn self_test(&self) -> Result<(), NodeError> {
+        if self.is_held_back {
+            return Ok(());
+        }
         Ok(self.attachments.self_test()?)
     }
 

@@ -46,7 +46,7 @@ fn a_service_reaches_the_maps_and_the_node_is_wired() {
     assert_eq!(facts.pod_mtu, 1450);
     let endpoints = Map::<Addr, Endpoint>::open(&node.pin("maps", map::ENDPOINTS)).unwrap();
     let flags = |ip: std::net::Ipv4Addr| endpoints.lookup(&ip.into()).unwrap().map(|endpoint| endpoint.flags);
-    assert_eq!(flags(node.ip()), Some(endpoint_flag::NODE));
+    assert_eq!(flags(node.ip()), Some(endpoint_flag::NODE | endpoint_flag::NODE_PORT));
     assert_eq!(flags(node.router()), Some(endpoint_flag::ROUTER));
     let cidrs =
         Map::<PodCidrKey, PodCidr>::open(&node.pin("maps", map::POD_CIDRS)).unwrap().entries().unwrap();

@@ -5,8 +5,8 @@ mod support;
 use std::time::Instant;
 
 use libtest_mimic::{Arguments, Trial};
-use proxy_abi::{Be16, Frontend, FrontendKey, map};
-use skerry_kernel::{Link, Map};
+use proxy_abi::{Be16, Config, Frontend, FrontendKey, map};
+use skerry_kernel::{Link, Map, MapSpec, Update, map_type};
 use support::{
     Agent, Api, TestNode, Underlay, eventually,
     roles::{ROLE, Role, Tally, play},
@@ -19,8 +19,9 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = vec![
         trial("a_service_answers_from_pods_nodes_and_outside_and_follows_its_endpoints", follows),
-        trial("twenty_restarts_under_load_lose_nothing", || restarts(false)),
-        trial("twenty_kills_under_load_lose_nothing", || restarts(true)),
+        trial("twenty_restarts_under_load_lose_nothing", || restarts(20, End::Leave)),
+        trial("twenty_kills_under_load_lose_nothing", || restarts(20, End::Kill)),
+        trial("five_changes_of_version_under_load_lose_nothing", || restarts(5, End::OtherVersion)),
         trial("ten_thousand_services_fit_into_forty_megabytes_and_a_change_into_milliseconds", many),
         trial("udp_flow_moves_when_its_backend_is_removed", udp_moves),
     ];
@@ -143,10 +144,19 @@ fn follows() {
     });
 }
 
-/// The agent of the near node runs as a process of its own and is ended and started again twenty times, by its own leave
-/// or by SIGKILL, while new and long-lived connections run through a ClusterIP from a pod's socket hooks and through a
+/// How an agent ends.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Leave,
+    Kill,
+    /// By its own leave; the next one finds maps that another version made: the same programs run on, by maps that the new
+    /// one can't use.
+    OtherVersion,
+}
+
+/// The agent of the near node runs as a process of its own and is ended and started again many times, while new and long-lived connections run through a ClusterIP from a pod's socket hooks and through a
 /// NodePort from outside.
-fn restarts(by_kill: bool) {
+fn restarts(times: u32, end: End) {
     let mut scene = Scene::new("TCP");
     // The first agent of this node has set it up; from here on it is a child.
     scene.agents.remove(0).stop().unwrap();
@@ -177,11 +187,15 @@ fn restarts(by_kill: bool) {
             (info.id, info.program_id)
         })
     };
-    for _ in 0..20 {
+    for _ in 0..times {
         let (before, filter_before) = (running(), filter());
-        match by_kill {
-            true => agent.kill(),
-            false => drop(agent.end()),
+        match end {
+            End::Kill => agent.kill(),
+            End::Leave => drop(agent.end()),
+            End::OtherVersion => {
+                drop(agent.end());
+                of_another_version(&scene.near);
+            }
         }
         agent = start();
         for ((link, program), (link_before, program_before)) in running().into_iter().zip(before) {
@@ -198,6 +212,19 @@ fn restarts(by_kill: bool) {
         println!("{what}: {} answers, {:?} lost", tally.total(), tally.lost);
         assert!(tally.lost.is_empty() && tally.total() > 100, "{what}: {tally:?}");
     }
+}
+
+/// Pins maps in the layout of ABI version 1: frontends had 24 bytes, members and source ranges did not exist.
+fn of_another_version(node: &TestNode) {
+    let config = Map::<u32, Config>::open(&node.pin("maps", map::CONFIG)).unwrap();
+    let facts = Config { abi_version: 1, ..config.lookup(&0).unwrap().unwrap() };
+    config.update(&0, &facts, Update::Any).unwrap();
+    for name in [map::FRONTENDS, map::MEMBERS, map::SOURCE_RANGES] {
+        std::fs::remove_file(node.pin("maps", name)).unwrap();
+    }
+    let spec = MapSpec { name: "FRONTENDS", map_type: map_type::HASH, max_entries: 64, flags: 0 };
+    let old = Map::<FrontendKey, [u8; 24]>::create(&spec).unwrap();
+    old.pin(&node.pin("maps", map::FRONTENDS)).unwrap();
 }
 
 fn udp_moves() {

@@ -8,8 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{NodeArgs, ProxyArgs, TunnelOptions},
-    families,
-    kube_proxy,
+    families, kube_proxy,
     paths::{Paths, make_dir, write_private},
     preflight,
     supervise::{Role, shutdown_on_signal},

@@ -289,6 +289,23 @@ impl Object {
         map.insert(Plain(key), Plain(value), 0).map_err(|source| map_error(name, source))
     }
 
+    /// Sizes of a map's keys and values in bytes.
+    ///
+    /// # Errors
+    /// The object has no such map, or the kernel says nothing of it.
+    pub fn layout(&self, name: &'static str) -> Result<(u32, u32), ObjectError> {
+        use aya::maps::Map;
+        let map =
+            self.bpf.map(name).ok_or_else(|| ObjectError::Missing { what: "map", name: name.to_owned() })?;
+        let data = match map {
+            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) => data,
+            Map::PerCpuArray(data) | Map::RingBuf(data) => data,
+            _ => return Err(ObjectError::Missing { what: "map of a kind we use", name: name.to_owned() }),
+        };
+        let info = data.info().map_err(|source| map_error(name, source))?;
+        Ok((info.key_size(), info.value_size()))
+    }
+
     fn map<'a, M>(&'a mut self, name: &'static str) -> Result<M, ObjectError>
     where
         M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,

@@ -1,7 +1,16 @@
 //! Every program of the ABI is in the object and passes this kernel's verifier.
 
-use proxy_abi::PROGRAMS;
+use proxy_abi::{MAPS, PROGRAMS};
 use skerry_packet_cases::Object;
+
+#[test]
+fn every_map_has_the_layout_that_the_abi_says() {
+    let object = Object::load().unwrap();
+    for spec in MAPS {
+        let (key_size, value_size) = object.layout(spec.name).unwrap();
+        assert_eq!((key_size, value_size), (spec.key_size, spec.value_size), "{}", spec.name);
+    }
+}
 
 #[test]
 fn the_kernel_accepts_every_program() {
