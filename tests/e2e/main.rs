@@ -10,6 +10,7 @@ mod delete_replicaset;
 mod exec_and_logs;
 mod host;
 mod kubectl_verbs;
+mod load_balancer;
 mod multi_container;
 mod node_port_service;
 mod pod_addresses;
@@ -46,12 +47,14 @@ const CASES: &[(&str, Case)] = &[
     ("garbage_on_the_port_harms_nothing", bad_input::garbage),
     ("anonymous_clients_are_refused", bad_input::anonymous),
     ("status_and_kubeconfig_tell_what_runs", status::tell),
+    ("a_load_balancer_has_an_address_and_health_checks", load_balancer::has_address_and_health_checks),
 ];
 
 /// Cases that disturb all others, or have a machine of their own: one after another, when the others are done.
 const ALONE: &[(&str, Case)] = &[
     ("a_restarted_server_keeps_everything", restarts::server_keeps_everything),
     ("a_restarted_node_loses_no_connection", restarts::node_keeps_forwarding),
+    ("an_address_whose_node_goes_is_taken_over", load_balancer::another_node_takes_over),
 ];
 
 /// Cases without the cluster.
