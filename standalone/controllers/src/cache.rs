@@ -91,8 +91,7 @@ impl Cache {
         watch!(self.service_accounts, Api::all(client.clone()), all());
         let root_ca = Narrow { fields: Some(format!("metadata.name={ROOT_CA}")), ..all() };
         watch!(self.root_cas, Api::all(client.clone()), root_ca);
-        let config =
-            Narrow { fields: Some(format!("metadata.name={}", loadbalancer::CONFIG_NAME)), ..all() };
+        let config = Narrow { fields: Some(format!("metadata.name={}", loadbalancer::CONFIG_NAME)), ..all() };
         let namespace = loadbalancer::CONFIG_NAMESPACE;
         watch!(self.load_balancer_config, Api::namespaced(client.clone(), namespace), config);
     }

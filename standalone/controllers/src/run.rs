@@ -19,8 +19,8 @@ use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
-    daemonset, deployment, endpointslice, garbage, job, loadbalancer, namespace, node, podgc, replicaset, serviceaccount,
-    statefulset,
+    daemonset, deployment, endpointslice, garbage, job, loadbalancer, namespace, node, podgc, replicaset,
+    serviceaccount, statefulset,
 };
 
 /// What the controllers need to know.

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
@@ -134,6 +136,19 @@ fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
     Some(port.container_port)
 }
 
+/// Where an endpoint is to be used, by the Service's trafficDistribution (KEP-4444, KEP-3015). `PreferSameNode` names the
+/// zone as well: it is the second choice.
+fn hints(distribution: Option<&str>, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+    let by_node = match distribution? {
+        "PreferClose" | "PreferSameZone" => false,
+        "PreferSameNode" => true,
+        _ => return None,
+    };
+    let for_zones = zone.map(|zone| vec![ForZone { name: zone.to_owned() }]);
+    let for_nodes = node.filter(|_| by_node).map(|node| vec![ForNode { name: node.to_owned() }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_zones, for_nodes })
+}
+
 /// Conditions as KEP-1672 defines them: serving is readiness alone, ready is serving and not terminating.
 fn endpoint(
     service: &Service,
@@ -149,16 +164,19 @@ fn endpoint(
     let in_subdomain = spec.and_then(|spec| spec.subdomain.as_ref()) == service.metadata.name.as_ref();
     let hostname =
         spec.and_then(|spec| spec.hostname.clone()).filter(|name| in_subdomain && !name.is_empty());
+    let (ready, zone) = (even_unready || (serving && !terminating), node.and_then(zone_of));
+    let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
     Endpoint {
         addresses,
+        hints: if ready { hints(distribution, node, zone.as_deref()) } else { None },
         conditions: Some(EndpointConditions {
-            ready: Some(even_unready || (serving && !terminating)),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname,
         node_name: node.map(str::to_owned),
-        zone: node.and_then(zone_of),
+        zone,
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),
             namespace: pod.namespace(),

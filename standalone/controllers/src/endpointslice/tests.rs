@@ -128,6 +128,26 @@ fn conditions_follow_readiness_termination_and_publish_not_ready() {
 }
 
 #[test]
+fn hints_follow_traffic_distribution() {
+    let hints = |spec: Value, pod: Arc<Pod>| {
+        let groups = groups(&service(spec), &[pod], zone);
+        serde_json::to_value(&groups[0].endpoints[0].hints).unwrap()
+    };
+    let ready = || pod(0, true, json!({}));
+    let zones = json!({"forZones": [{"name": "z1"}]});
+    assert_eq!(hints(json!({}), ready()), Value::Null);
+    for close in ["PreferClose", "PreferSameZone"] {
+        assert_eq!(hints(json!({"trafficDistribution": close}), ready()), zones);
+    }
+    let near = json!({"trafficDistribution": "PreferSameNode"});
+    assert_eq!(
+        hints(near.clone(), ready()),
+        json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "node1"}]})
+    );
+    assert_eq!(hints(near, pod(0, false, json!({}))), Value::Null, "nobody is sent to an unready one");
+}
+
+#[test]
 fn pods_that_name_a_port_differently_get_slices_of_their_own() {
     let service = service(json!({"ports": [{"port": 80, "targetPort": "web"}]}));
     let found =
