@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
+use ipnetwork::IpNetwork;
 use jiff::Timestamp;
 use proxy_state::{Health, ServiceHealth};
 use serde_json::json;
@@ -23,6 +24,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    config::Config,
     metrics::Metrics,
     serve::{Readiness, answer},
     watch::chain,
@@ -50,19 +52,21 @@ pub(crate) struct HealthChecks {
 }
 
 impl HealthChecks {
-    /// Starts the listeners; they end with `tasks`. `node_bind`: where `/healthz` and `/livez` are served.
+    /// Starts the listeners; they end with `tasks`.
     pub fn start(
-        node_bind: Option<SocketAddr>,
+        config: &Config,
         readiness: Arc<Readiness>,
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,
     ) -> HealthChecks {
         let (told, health) = tokio::sync::watch::channel(Health::default());
         let pulse = Arc::new(Pulse { readiness, beats: Mutex::default() });
-        if let Some(address) = node_bind {
+        if let Some(address) = config.healthz_bind {
             tasks.spawn(serve_node(address, health.clone(), pulse.clone()));
         }
-        tasks.spawn(serve_services(health, pulse.clone(), metrics));
+        // As NodePorts: where these are not served, nobody is to send traffic.
+        let served: Arc<[IpNetwork]> = config.node_port_addresses.as_slice().into();
+        tasks.spawn(serve_services(health, pulse.clone(), served, metrics));
         HealthChecks { told, pulse }
     }
 
@@ -118,7 +122,8 @@ async fn serve_node(address: SocketAddr, health: Receiver<Health>, pulse: Arc<Pu
         }
         sleep(RETRY).await;
     };
-    answer(listener, move |path| {
+    let serves = |_: IpAddr| true;
+    answer(listener, serves, move |path| {
         let (is_healthy, last) = pulse.look();
         node_answer(path, is_healthy, health.borrow().is_eligible, last, Timestamp::now())
     })
@@ -126,8 +131,13 @@ async fn serve_node(address: SocketAddr, health: Receiver<Health>, pulse: Arc<Pu
 }
 
 /// One listener for each health check port; ports come and go with their Services.
-async fn serve_services(told: Receiver<Health>, pulse: Arc<Pulse>, metrics: Arc<Metrics>) {
-    let mut ports = Ports { told, pulse, open: BTreeMap::new(), warned: BTreeSet::new() };
+async fn serve_services(
+    told: Receiver<Health>,
+    pulse: Arc<Pulse>,
+    served: Arc<[IpNetwork]>,
+    metrics: Arc<Metrics>,
+) {
+    let mut ports = Ports { told, pulse, served, open: BTreeMap::new(), warned: BTreeSet::new() };
     loop {
         let refused = ports.follow().await;
         metrics.health_ports.set(ports.open.len() as i64);
@@ -142,6 +152,8 @@ async fn serve_services(told: Receiver<Health>, pulse: Arc<Pulse>, metrics: Arc<
 struct Ports {
     told: Receiver<Health>,
     pulse: Arc<Pulse>,
+    /// The node's addresses that answer; empty: all.
+    served: Arc<[IpNetwork]>,
     open: BTreeMap<u16, AbortOnDropHandle<()>>,
     /// Ports of others that were told of already.
     warned: BTreeSet<u16>,
@@ -160,7 +172,8 @@ impl Ports {
             }
             match listen((Ipv6Addr::UNSPECIFIED, port).into()).await {
                 Ok(listener) => {
-                    let serving = serve_service(listener, port, self.told.clone(), self.pulse.clone());
+                    let (told, pulse) = (self.told.clone(), self.pulse.clone());
+                    let serving = serve_service(listener, port, told, pulse, self.served.clone());
                     self.open.insert(port, AbortOnDropHandle::new(tokio::spawn(serving)));
                     self.warned.remove(&port);
                 }
@@ -177,8 +190,15 @@ impl Ports {
     }
 }
 
-async fn serve_service(listener: TcpListener, port: u16, told: Receiver<Health>, pulse: Arc<Pulse>) {
-    answer(listener, move |_| match told.borrow().services.get(&port) {
+async fn serve_service(
+    listener: TcpListener,
+    port: u16,
+    told: Receiver<Health>,
+    pulse: Arc<Pulse>,
+    served: Arc<[IpNetwork]>,
+) {
+    let serves = move |ip: IpAddr| served.is_empty() || served.iter().any(|cidr| cidr.contains(ip));
+    answer(listener, serves, move |_| match told.borrow().services.get(&port) {
         Some(health) => service_answer(health, pulse.look().0),
         // A connection that was open when the service went.
         None => response(StatusCode::NOT_FOUND, String::new()),

@@ -23,7 +23,7 @@ impl Outside {
     ) -> Outside {
         Outside {
             announcer: config.announce.then(|| Announcer::start(tasks, metrics.clone())),
-            health: HealthChecks::start(config.healthz_bind, readiness.clone(), metrics.clone(), tasks),
+            health: HealthChecks::start(config, readiness.clone(), metrics.clone(), tasks),
         }
     }
 

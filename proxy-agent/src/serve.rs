@@ -1,6 +1,6 @@
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -49,12 +49,14 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, ServeErro
 
 /// Answers `/metrics`, `/healthz` and `/readyz` until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Arc<Readiness>) {
-    answer(listener, move |path| respond(path, &metrics, &readiness)).await;
+    answer(listener, |_| true, move |path| respond(path, &metrics, &readiness)).await;
 }
 
-/// Answers each request by its path alone, on a connection of its own, until it is dropped.
+/// Answers each request by its path alone, on a connection of its own, until it is dropped. Connections to addresses of
+/// ours that `serves` refuses are closed at once.
 pub(crate) async fn answer(
     listener: TcpListener,
+    serves: impl Fn(IpAddr) -> bool,
     respond: impl Fn(&str) -> Response<Full<Bytes>> + Send + Sync + 'static,
 ) {
     let respond = Arc::new(respond);
@@ -62,7 +64,8 @@ pub(crate) async fn answer(
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) if stream.local_addr().is_ok_and(|at| serves(at.ip().to_canonical())) => stream,
+            Ok(_) => continue,
             // Out of descriptors: connections that end give some back, and their slots wake us.
             Err(error) => {
                 tracing::warn!(%error, "accept a connection for metrics or probes");

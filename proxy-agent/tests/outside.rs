@@ -233,12 +233,22 @@ fn the_node_port_for_health_can_be_elsewhere_or_nowhere() {
     node(&api, &a, json!({}));
     support::log();
     api.listen_in(&a.netns, &a.kubeconfig());
-    let config = Config { healthz_bind: Some(([0, 0, 0, 0], 10300).into()), announce: false, ..a.config() };
+    a.netns.ip("addr add 172.31.0.99/24 dev eth0").unwrap();
+    let config = Config {
+        healthz_bind: Some(([0, 0, 0, 0], 10300).into()),
+        announce: false,
+        node_port_addresses: vec!["172.31.0.99/32".parse().unwrap()],
+        ..a.config()
+    };
     let mut agent = Agent::start(&a, config);
     agent.wait_ready();
     let at = |port: u16| ask(&underlay.client, (a.ip(), port).into(), "/healthz");
     eventually("10300", || at(10300).filter(|said| said.0 == 200));
     assert!(at(10256).is_none());
+    // Where NodePorts are served on chosen addresses, services' health is told on these.
+    service(&api, "Local", 31997, &[V4]);
+    eventually("31997", || ask(&underlay.client, "172.31.0.99:31997".parse().unwrap(), "/"));
+    assert!(at(31997).is_none());
     service(&api, "Cluster", 0, &[V4]);
     agent.wait("told", |progress| progress.services == 1);
     knock(&underlay.client, V4);
