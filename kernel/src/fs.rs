@@ -45,7 +45,7 @@ pub fn unmount(path: &Path) -> Result<(), Error> {
 }
 
 /// Where the cgroup v2 hierarchy is mounted in the caller's mount namespace: `/sys/fs/cgroup` on systemd machines of
-/// today, `/sys/fs/cgroup/unified` on hybrid ones. `None`: nowhere.
+/// today, `/sys/fs/cgroup/unified` on hybrid ones, wherever a container has the host's. `None`: nowhere.
 pub fn cgroup2_mount() -> Result<Option<PathBuf>, Error> {
     const PATH: &str = "/proc/self/mountinfo";
     let text = std::fs::read_to_string(PATH).map_err(|e| Error::system("read", PATH, e))?;
@@ -53,14 +53,25 @@ pub fn cgroup2_mount() -> Result<Option<PathBuf>, Error> {
 }
 
 /// `proc_pid_mountinfo(5)`: the mount point is field five, the type the first after a lone dash. Only a mount of the
-/// hierarchy's root counts (field four).
+/// hierarchy's root counts (field four), or of the highest folder above the caller's own cgroup where the caller has a cgroup
+/// namespace: a container sees its own cgroup as `/`, and the host's hierarchy that was mounted into it as `/../..`.
 fn find_mount(mountinfo: &str, kind: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+    let mounts = mountinfo.lines().filter_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
         let fields: Vec<&str> = mount.split(' ').collect();
-        let is_it = filesystem.split(' ').next() == Some(kind) && fields.get(3) == Some(&"/");
-        is_it.then(|| fields.get(4).map(|path| PathBuf::from(unescape(path))))?
-    })
+        let levels = levels_above(fields.get(3)?)?;
+        let is_it = filesystem.split(' ').next() == Some(kind);
+        is_it.then(|| fields.get(4).map(|path| (levels, PathBuf::from(unescape(path)))))?
+    });
+    // Of several equal ones the first.
+    mounts.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, path)| path)
+}
+
+/// 0 for `/`, 1 for `/..` and so on; `None` for a folder that does not lie above.
+fn levels_above(root: &str) -> Option<usize> {
+    let mut parts = root.split('/').filter(|part| !part.is_empty());
+    let levels = parts.clone().count();
+    parts.all(|part| part == "..").then_some(levels)
 }
 
 /// Blank, tab, newline and backslash stand there as three octal digits.
@@ -82,5 +93,14 @@ mod tests {
             27 24 0:24 / /mnt/a\\040b rw,relatime shared:4 master:1 - cgroup2 cgroup2 rw\n";
         assert_eq!(find_mount(text, "cgroup2"), Some("/mnt/a b".into()));
         assert_eq!(find_mount(text, "bpf"), None);
+    }
+
+    #[test]
+    fn in_a_container_the_hosts_hierarchy_is_found_and_not_its_own() {
+        let text = "30 1 0:24 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
+            31 1 0:24 /../../.. /host/sys/fs/cgroup ro - cgroup2 cgroup rw\n\
+            32 1 0:24 /../other /mnt rw - cgroup2 cgroup rw\n\
+            33 1 0:24 /../../.. /host/again ro - cgroup2 cgroup rw\n";
+        assert_eq!(find_mount(text, "cgroup2"), Some("/host/sys/fs/cgroup".into()));
     }
 }

@@ -40,6 +40,8 @@ pub enum SettingsError {
 
 const FILE: &str = "proxy-settings.json";
 const PROC_SYS: &str = "/proc/sys";
+/// Where a container without privileges, whose own `/proc/sys` is read-only, has the settings of its network namespace.
+const PROC_SYS_OF_HOST: &str = "/host/proc/sys";
 
 impl Settings {
     pub fn open(run_dir: &Path) -> Result<Settings, SettingsError> {
@@ -141,7 +143,9 @@ pub(crate) fn read(name: &str) -> Result<String, SettingsError> {
 }
 
 fn write(name: &str, value: &str) -> Result<(), SettingsError> {
-    std::fs::write(Path::new(PROC_SYS).join(name), value).map_err(|source| SettingsError::Write {
+    let of_host = Path::new(PROC_SYS_OF_HOST).join(name);
+    let path = if of_host.exists() { of_host } else { Path::new(PROC_SYS).join(name) };
+    std::fs::write(path, value).map_err(|source| SettingsError::Write {
         name: name.to_owned(),
         value: value.to_owned(),
         source,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tokio::{
     process::Command,
     signal::unix::{SignalKind, signal},
@@ -45,12 +45,13 @@ impl Role {
             Ok(()) => {
                 file.set_len(0)?;
                 file.rewind()?;
-                write!(file, "{}", std::process::id())?;
+                write!(file, "{}\n{}", std::process::id(), pid_namespace()?)?;
                 Ok(Role { file })
             }
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 file.read_to_string(&mut pid)?;
+                let pid = pid.lines().next().unwrap_or_default();
                 bail!(
                     "skerry {role} runs here already (process {pid}): end it first, or give this one another --run-dir"
                 );
@@ -61,14 +62,29 @@ impl Role {
 }
 
 /// The process that holds a role; `None`: nobody.
+///
+/// # Errors
+/// Also when it runs in a container: its number means another process out here.
 pub fn holder(lock: &Path) -> anyhow::Result<Option<i32>> {
     let Ok(mut file) = File::open(lock) else { return Ok(None) };
     if file.try_lock_shared().is_ok() {
         return Ok(None);
     }
-    let mut pid = String::new();
-    file.read_to_string(&mut pid)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let (pid, namespace) = text.split_once('\n').unwrap_or((&text, ""));
+    ensure!(
+        namespace.is_empty() || namespace == pid_namespace()?,
+        "{} is held by a process of a container: end it there (the DaemonSet: `kubectl delete -k deploy/base`)",
+        lock.display()
+    );
     Ok(pid.trim().parse().ok())
+}
+
+/// Tells namespaces of process numbers apart.
+fn pid_namespace() -> anyhow::Result<String> {
+    let link = std::fs::read_link("/proc/self/ns/pid").context("ask for our namespace of processes")?;
+    Ok(link.display().to_string())
 }
 
 /// A token that SIGTERM and SIGINT cancel.
@@ -148,6 +164,10 @@ mod tests {
         assert_eq!(holder(&lock).unwrap(), Some(std::process::id() as i32));
         drop(held);
         assert_eq!(holder(&lock).unwrap(), None);
+        let held = Role::take(&lock, "node").unwrap();
+        std::fs::write(&lock, "1\npid:[1]").unwrap();
+        assert!(holder(&lock).unwrap_err().to_string().contains("container"));
+        drop(held);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
