@@ -60,12 +60,14 @@ pub(crate) struct Uplink {
     pub mtu: u32,
     pub v4: Option<Ipv4Addr>,
     pub v6: Option<Ipv6Addr>,
+    /// Whether others reach us by IPv4: then the tunnel's outer header is of it.
+    pub is_reached_by_v4: bool,
 }
 
 impl Uplink {
-    /// What fits through the tunnel, inner IP header included. The outer header is IPv4 where the node has it.
+    /// What fits through the tunnel, inner IP header included.
     pub fn pod_mtu(&self) -> u32 {
-        self.mtu.saturating_sub(if self.v4.is_some() { OVERHEAD_V4 } else { OVERHEAD_V6 })
+        self.mtu.saturating_sub(if self.is_reached_by_v4 { OVERHEAD_V4 } else { OVERHEAD_V6 })
     }
 }
 
@@ -129,7 +131,8 @@ impl Network {
             .attributes
             .iter()
             .find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None });
-        Ok(Uplink { name, index, mtu: mtu.unwrap_or(1500), v4, v6 })
+        let is_reached_by_v4 = v4.is_some() && (node_ips.is_empty() || node_ips.iter().any(IpAddr::is_ipv4));
+        Ok(Uplink { name, index, mtu: mtu.unwrap_or(1500), v4, v6, is_reached_by_v4 })
     }
 
     /// All addresses of this node on which it may be reached: not loopback, not link-local, not our own devices'.

@@ -114,7 +114,7 @@ async fn keep_status(agent: &Agent, mut before: NodeStatus) {
 
 async fn write(agent: &Agent, status: &NodeStatus) -> kube::Result<()> {
     let api: Api<Node> = Api::all(agent.client.clone());
-    let patch = json!({"status": status});
+    let patch = object::status_patch(status);
     api.patch_status(&agent.config.node_name, &PatchParams::default(), &Patch::Strategic(&patch))
         .await
         .map(drop)

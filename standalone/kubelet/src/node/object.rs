@@ -13,6 +13,7 @@ use k8s_openapi::{
         apis::meta::v1::{ObjectMeta, Time},
     },
 };
+use serde_json::{Value, json};
 
 use crate::{Config, machine::Machine};
 
@@ -103,6 +104,16 @@ pub fn node_status(
         }),
         ..Default::default()
     }
+}
+
+/// A strategic merge patch to this status. Addresses are replaced as a whole: their merge key is the type, so that of two
+/// internal ones, as nodes of both families have them, one would be lost.
+pub fn status_patch(status: &NodeStatus) -> Value {
+    let mut patch = json!({"status": status});
+    if let Some(addresses) = patch.pointer_mut("/status/addresses").and_then(Value::as_array_mut) {
+        addresses.insert(0, json!({"$patch": "replace"}));
+    }
+    patch
 }
 
 /// Whether more than the heartbeat times has changed.
@@ -274,6 +285,20 @@ mod tests {
             conditions: vec![condition("RuntimeReady", true), condition("NetworkReady", network)],
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_patch_of_the_status_replaces_both_addresses() {
+        let ips = vec!["192.0.2.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let config = Config { node_ips: ips, ..config() };
+        let now = Timestamp::now();
+        let status = node_status(&config, &machine(), &facts(true), &NodeStatus::default(), now);
+        let patch = status_patch(&status);
+        let addresses = patch["status"]["addresses"].as_array().unwrap();
+        assert_eq!(addresses[0], json!({"$patch": "replace"}));
+        let found: Vec<_> =
+            addresses[1..].iter().map(|address| address["address"].as_str().unwrap()).collect();
+        assert_eq!(found, ["192.0.2.1", "fd00::1", "n1"]);
     }
 
     #[test]
