@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use skerry_lab::Node;
+use skerry_lab::{
+    Cluster, Lab, Node,
+    cluster::{Families, Options},
+    images,
+};
 use skerry_tests::{Load, eventually, get};
 
 use crate::world::{SOON, World, name_of};
@@ -240,4 +244,62 @@ fn comes_back(world: &World, node: &Node, ip: IpAddr) -> Result<()> {
         ensure!(now.name() == node.name(), "still {}", now.name());
         Ok(())
     })
+}
+
+/// A cluster of its own with both families: an address of each, by ARP and by neighbour discovery.
+pub fn both_families() -> Result<()> {
+    let options = Options { workers: 1, families: Families::Dual, ..Options::default() };
+    let cluster = Cluster::start(Lab::for_test()?, &options)?;
+    let echo = images::echo()?;
+    for node in cluster.nodes() {
+        node.import(std::slice::from_ref(&echo))?;
+    }
+    let done = of_each_family(&cluster);
+    if done.is_err() {
+        eprintln!("{}", cluster.logs());
+    }
+    done
+}
+
+fn of_each_family(cluster: &Cluster) -> Result<()> {
+    let (kubectl, subnet) = (cluster.kubectl(), cluster.lab().subnet());
+    let ranges = [subnet.host(250).to_string(), format!("{}-{}", subnet.host6(250), subnet.host6(254))];
+    let pools = json!([{"name": "lab", "ranges": ranges}]).to_string();
+    let objects = [
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"pools": pools},
+            "metadata": {"name": "skerry-load-balancer", "namespace": "kube-system"}}),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": {"type": "LoadBalancer", "ipFamilyPolicy": "RequireDualStack", "selector": {"app": "web"},
+                "ports": [{"port": 80, "targetPort": 8080}]}}),
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "web"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": "echo", "imagePullPolicy": "IfNotPresent"}]}}}}),
+    ];
+    for object in objects {
+        kubectl.feed("apply -f -", &object.to_string())?;
+    }
+    kubectl.run("rollout status daemonset web --timeout=40s")?;
+    let ips: Vec<IpAddr> = eventually("an address of each family", SOON, || {
+        let shown = kubectl.run("get service web -o jsonpath={.status.loadBalancer.ingress[*].ip}")?;
+        let ips: Vec<IpAddr> = shown.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        ensure!(ips.len() == 2, "{shown}");
+        Ok(ips)
+    })?;
+    ensure!(ips[0] == IpAddr::from(subnet.host(250)) && ips[1] == IpAddr::from(subnet.host6(250)), "{ips:?}");
+    let client = cluster.lab().client();
+    for policy in ["Cluster", "Local"] {
+        let patch = json!({"spec": {"externalTrafficPolicy": policy}}).to_string();
+        kubectl.run(&format!("patch service web -p {patch}"))?;
+        for ip in &ips {
+            client.ip("neigh flush dev eth0")?;
+            let asked =
+                || client.run(|| get(SocketAddr::new(*ip, 80))).context("enter the client's namespace")?;
+            eventually(&format!("{ip} answers with policy {policy}"), SOON, asked)?;
+            for number in 0..REQUESTS {
+                asked().with_context(|| format!("request {number} to {ip} with policy {policy}"))?;
+            }
+        }
+    }
+    Ok(())
 }

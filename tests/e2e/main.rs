@@ -62,6 +62,7 @@ const APART: &[(&str, Apart)] = &[
     ("up_says_what_is_in_its_way", preflight::says_what_is_in_its_way),
     ("up_on_the_machine_runs_beside_its_own_containerd", host::runs_beside_what_is_there),
     ("up_beside_docker_and_another_plugin_names_them", beside_others::names_what_is_in_the_way),
+    ("a_load_balancer_has_an_address_of_each_family", load_balancer::both_families),
     ("uninstall_leaves_the_machine_as_it_was", uninstall::leaves_nothing),
 ];
 
