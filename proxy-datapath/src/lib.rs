@@ -3,11 +3,12 @@
 //! Generic over [`Packet`] (an skb in the kernel, a `Vec<u8>` on the host), [`Tables`] (the maps) and [`Socket`], so that
 //! the kernel, the test suite and `skerry trace` run the very same lines. One function a hook; IPv4 and IPv6 share all of
 //! them. Nothing here may panic: the verifier rejects a program that can.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 mod answer;
 mod checksum;
+mod crc32c;
 mod flow;
 mod forward;
 mod fragment;
@@ -22,6 +23,7 @@ mod tables;
 mod uplink;
 mod verdict;
 
+pub use crc32c::Change;
 pub use flow::Attempt;
 pub use forward::{Hop, Place};
 pub use overlay::{from_overlay, to_overlay};

@@ -1,5 +1,7 @@
 use proxy_abi::{Addr, Tuple};
 
+use crate::crc32c::Change;
+
 /// Outer header of a packet that came through the tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tunnel {
@@ -31,6 +33,9 @@ pub trait Packet {
     /// `pseudo`: what changed belongs to the pseudo header (RFC 9293 section 3.1), which a packet whose checksum the device
     /// completes already holds. `zero_is_none`: UDP, where 0 means "no checksum" (RFC 768) and stays.
     fn fix_transport_checksum(&mut self, at: u32, diff: u32, pseudo: bool, zero_is_none: bool) -> Option<()>;
+
+    /// Does all rounds of a [`Change`]: in the kernel by `bpf_loop`, since the verifier would walk each round of a loop.
+    fn work_out(&self, change: &mut Change);
 
     /// Cuts or grows the packet at its end.
     fn resize(&mut self, length: u32) -> Option<()>;

@@ -32,7 +32,7 @@ pub enum Kind {
     /// No ports that we know: the tuple's are 0.
     #[default]
     Other = 0,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     Ports = 1,
     /// ICMP echo request or reply: both ports of the tuple hold the identifier.
     Echo = 2,
@@ -216,6 +216,14 @@ fn transport<P: Packet>(packet: &P, view: &mut View, l4: u32, later_fragment: bo
             ports(&mut view.tuple, [header[0], header[1], header[2], header[3]]);
             view.kind = Kind::Ports;
         }
+        proto::SCTP => {
+            let header: [u8; 12] = packet.load(l4)?;
+            if l4 + 12 > end {
+                return None;
+            }
+            ports(&mut view.tuple, [header[0], header[1], header[2], header[3]]);
+            view.kind = Kind::Ports;
+        }
         proto::ICMP | proto::ICMPV6 => {
             let header: [u8; 8] = packet.load(l4)?;
             if l4 + 8 > end {
@@ -292,7 +300,7 @@ fn reported<P: Packet>(packet: &P, view: &mut View, at: u32) -> Option<()> {
     };
     let mut inner = inner;
     match inner.proto {
-        proto::TCP | proto::UDP => {
+        proto::TCP | proto::UDP | proto::SCTP => {
             let Some(raw) = packet.load::<4>(l4) else { return Some(()) };
             ports(&mut inner, raw);
         }

@@ -2,6 +2,7 @@ use proxy_abi::{Addr, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason, Tuple, proto};
 
 use crate::{
     checksum::{add, changed, changed_addr, changed_port},
+    crc32c::Change,
     packet::Packet,
     parse::{ETH, Kind, View},
 };
@@ -39,14 +40,46 @@ fn rewrite_plain<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Opti
         }
         packet.fix_transport_checksum(at, ports, false, udp)?;
     }
+    if view.proto == proto::SCTP && matches!(view.kind, Kind::Ports) {
+        fix_sctp(packet, view, to)?;
+    }
     set_addresses(packet, view, addresses, &to.src, &to.dst)?;
     match view.kind {
+        // No Internet checksum makes up for them.
+        Kind::Ports if view.proto == proto::SCTP => {
+            packet.store_new(l4, &join(to.sport.raw(), to.dport.raw()))?
+        }
         Kind::Ports => packet.store(l4, join(to.sport.raw(), to.dport.raw()))?,
         Kind::Echo => packet.store(l4 + 4, to.sport.raw().to_ne_bytes())?,
         _ => {}
     }
     view.tuple = *to;
     Some(())
+}
+
+/// SCTP's checksum covers its own packet only, not the addresses. One of 0 is still to be made: the device will.
+#[inline(always)]
+fn fix_sctp<P: Packet>(packet: &mut P, view: &View, to: &Tuple) -> Option<()> {
+    let [a, b, c, d] = join(view.tuple.sport.raw(), view.tuple.dport.raw());
+    let [e, f, g, h] = join(to.sport.raw(), to.dport.raw());
+    let x = [a ^ e, b ^ f, c ^ g, d ^ h];
+    if x == [0; 4] {
+        return Some(());
+    }
+    let at = view.l4 as u32 + 8;
+    let old: [u8; 4] = packet.load(at)?;
+    if old == [0; 4] {
+        return Some(());
+    }
+    // The sum of a datagram's pieces can't be made good in the first one.
+    if view.fragment {
+        return None;
+    }
+    let length = (view.length as u32 + ETH).wrapping_sub(view.l4 as u32) as u16;
+    let mut change = Change::new(x, length);
+    packet.work_out(&mut change);
+    let [i, j, k, l] = change.result();
+    packet.store_new(at, &[old[0] ^ i, old[1] ^ j, old[2] ^ k, old[3] ^ l])
 }
 
 /// Offset of the checksum that covers what we change, if the packet has one.
@@ -111,7 +144,7 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Opti
         packet.store(l3 + 24, to.src.octets())?;
         quote = add(quote, inner);
     }
-    if from.proto == proto::TCP || from.proto == proto::UDP {
+    if from.proto == proto::TCP || from.proto == proto::UDP || from.proto == proto::SCTP {
         packet.store(l4, join(to.dport.raw(), to.sport.raw()))?;
         // The quote of a datagram holds its checksum too; of a segment it ends before that.
         let checksum = if from.proto == proto::UDP { packet.load::<2>(l4 + 6) } else { None };

@@ -13,7 +13,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_abi::{Addr, Config, Tuple};
-use proxy_datapath::{Packet, Tunnel};
+use proxy_datapath::{Change, Packet, Round, Tables, Tunnel};
+
+use crate::tables::Kernel;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -125,6 +127,14 @@ impl Packet for Skb<'_> {
             flags |= BPF_F_MARK_MANGLED_0 as u64;
         }
         self.0.l4_csum_replace(at as usize, 0, diff as u64, flags).ok()
+    }
+
+    #[inline(always)]
+    fn work_out(&self, change: &mut Change) {
+        Kernel.repeat(Change::ROUNDS, |round| {
+            change.step(round);
+            Round::Again
+        });
     }
 
     #[inline(always)]

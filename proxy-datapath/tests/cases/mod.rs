@@ -16,6 +16,7 @@ pub mod packet;
 mod pods;
 mod policies;
 mod refusals;
+mod sctp;
 pub mod state;
 mod uplink;
 
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Case> {
     [
         pods::cases(),
         policies::cases(),
+        sctp::cases(),
         refusals::cases(),
         uplink::cases(),
         overlay::cases(),

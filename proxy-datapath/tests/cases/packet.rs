@@ -91,6 +91,30 @@ pub fn tcp(from: &str, to: &str, flags: &'static str) -> Packet {
     packet(from.ip(), to.ip(), transport, b"")
 }
 
+/// An SCTP packet: common header (RFC 9260 section 3.1) and a chunk with an odd number of bytes.
+pub fn sctp(from: &str, to: &str) -> Packet {
+    let (from, to) = (socket(from), socket(to));
+    let mut bytes =
+        [&from.port().to_be_bytes()[..], &to.port().to_be_bytes(), &[1, 2, 3, 4, 0, 0, 0, 0]].concat();
+    bytes.extend_from_slice(b"\x0a\x00\x00\x09cookie-echo");
+    let sum = crc32c(&bytes);
+    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet(from.ip(), to.ip(), Transport::Other { protocol: 132 }, &bytes)
+}
+
+/// The same, with the sum left to the device.
+pub fn sctp_unsummed(from: &str, to: &str) -> Packet {
+    let mut packet = sctp(from, to);
+    packet.payload[8..12].fill(0);
+    packet
+}
+
+/// By bytes and bits, as RFC 9260 appendix A defines it.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
+}
+
 pub fn echo(from: &str, to: &str, id: u16, reply: bool) -> Packet {
     packet(from.parse().unwrap(), to.parse().unwrap(), Transport::Echo { id, reply }, b"ping")
 }

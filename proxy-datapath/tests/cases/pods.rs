@@ -171,15 +171,11 @@ fn outside() -> Vec<Case> {
                 echo("203.0.113.9", "10.244.1.2", 77, true).hop().for_mac(POD_A_MAC),
             ),
         case("a protocol without ports is masqueraded by address, once a destination", State::standard())
-            .sends_out(
-                Hook::FromPod,
-                udp(a, outside).protocol(proto::SCTP),
-                udp(&node, outside).protocol(proto::SCTP).hop(),
-            )
+            .sends_out(Hook::FromPod, udp(a, outside).protocol(47), udp(&node, outside).protocol(47).hop())
             .delivers(
                 Hook::FromUplink,
-                udp(outside, &node).protocol(proto::SCTP),
-                udp(outside, a).protocol(proto::SCTP).hop().for_mac(POD_A_MAC),
+                udp(outside, &node).protocol(47),
+                udp(outside, a).protocol(47).hop().for_mac(POD_A_MAC),
             ),
         case("without a route the stack is left to say so", State::standard())
             .passes(Hook::FromPod, tcp(a, "198.51.100.1:80", "S"))

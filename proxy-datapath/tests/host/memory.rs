@@ -11,8 +11,8 @@ use proxy_abi::{
     Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, SourceRangeKey, Tuple,
 };
 use proxy_datapath::{
-    FlowTable, Insert, Packet, Round, Scratch, Tables, Tunnel, Verdict, from_overlay, from_pod, from_uplink,
-    to_overlay, to_pod, to_uplink,
+    Change, FlowTable, Insert, Packet, Round, Scratch, Tables, Tunnel, Verdict, from_overlay, from_pod,
+    from_uplink, to_overlay, to_pod, to_uplink,
 };
 
 use crate::cases::{Hook, State};
@@ -70,6 +70,10 @@ impl Packet for Bytes {
             new => new,
         };
         self.store(at, new.to_ne_bytes())
+    }
+
+    fn work_out(&self, change: &mut Change) {
+        (0..Change::ROUNDS).for_each(|round| change.step(round));
     }
 
     fn resize(&mut self, length: u32) -> Option<()> {

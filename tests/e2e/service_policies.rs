@@ -1,0 +1,207 @@
+//! Who is served by which endpoints: session affinity, traffic policies, topology, source ranges, Maglev.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use skerry_lab::images;
+use skerry_tests::{eventually, manifest};
+
+use crate::{
+    client::{Answer, Client, Protocol},
+    world::{SOON, World, name_of},
+};
+
+const NAMESPACE: &str = "policies";
+/// Nobody has it: it is routed to a node by hand, as a load balancer would do.
+const LOAD_BALANCER_IP: &str = "192.0.2.10";
+
+/// The manifest is applied once for all cases of this file.
+static APPLIED: Mutex<bool> = Mutex::new(false);
+
+/// The servers on the workers, by node.
+fn servers(world: &World) -> Result<Vec<Value>> {
+    let mut applied = APPLIED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*applied {
+        let echo = images::echo()?;
+        for node in world.nodes()? {
+            node.import(std::slice::from_ref(&echo))?;
+        }
+        world.type_in(&format!("create namespace {NAMESPACE}"))?;
+        world.type_in(&format!("apply -n {NAMESPACE} -f {}", manifest("policies.yaml")))?;
+        *applied = true;
+    }
+    world.ready_pods(NAMESPACE, "app=alone", 1)?;
+    world.ready_pods(NAMESPACE, "app=echo", 3)
+}
+
+fn service(world: &World, name: &str) -> Result<Value> {
+    world.json(&format!("get service {name} -n {NAMESPACE}"))
+}
+
+fn cluster_ip(service: &Value, port: u16) -> Result<SocketAddr> {
+    let ip: IpAddr = service["spec"]["clusterIP"].as_str().context("a ClusterIP")?.parse()?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+fn node_port(world: &World, service: &Value, node: &str, index: usize) -> Result<SocketAddr> {
+    let port = service["spec"]["ports"][index]["nodePort"].as_u64().context("a nodePort")?;
+    Ok(SocketAddr::new(world.node(node)?.ip().into(), u16::try_from(port)?))
+}
+
+fn hosts(answers: &BTreeSet<Answer>) -> BTreeSet<&str> {
+    answers.iter().map(|answer| answer.host.as_str()).collect()
+}
+
+/// As `kubectl exec` names it.
+fn in_pod(pod: &Value) -> String {
+    format!("{} -n {NAMESPACE}", name_of(pod))
+}
+
+pub fn affinity_sticks_and_moves(world: &World) -> Result<()> {
+    let pods = servers(world)?;
+    let sticky = service(world, "sticky")?;
+    let (lab, node) = (world.lab()?, world.node("node2")?);
+    let name = in_pod(&pods[0]);
+    let clients = [
+        Client::Outside(&lab),
+        Client::Node(&node),
+        Client::Pod { kubectl: world.kubectl(), name: &name },
+    ];
+    for (index, protocol) in Protocol::BOTH.into_iter().enumerate() {
+        let by_cluster_ip = cluster_ip(&sticky, if protocol == Protocol::Tcp { 80 } else { 53 })?;
+        let by_node_port = node_port(world, &sticky, "node1", index)?;
+        for client in &clients {
+            let to = if matches!(client, Client::Outside(_)) { by_node_port } else { by_cluster_ip };
+            let first = eventually("it answers", SOON, || client.ask_all(protocol, to))?;
+            let then = client.ask_all(protocol, to)?;
+            let seen: BTreeSet<&str> = hosts(&first).union(&hosts(&then)).copied().collect();
+            ensure!(seen.len() == 1, "{} met several by {protocol:?}: {seen:?}", client.name());
+        }
+    }
+    // Its own endpoint goes: it gets another, and keeps that.
+    let to = node_port(world, &sticky, "node1", 0)?;
+    let outside = Client::Outside(&lab);
+    let chosen = outside.ask(Protocol::Tcp, to)?.host;
+    world.type_in(&format!("delete pod {chosen} -n {NAMESPACE}"))?;
+    let next = eventually("another one answers", SOON, || {
+        let next = outside.ask(Protocol::Tcp, to)?.host;
+        ensure!(next != chosen, "{chosen} still");
+        Ok(next)
+    })?;
+    servers(world)?;
+    let after = outside.ask_all(Protocol::Tcp, to)?;
+    ensure!(hosts(&after) == BTreeSet::from([next.as_str()]), "not kept: {after:?}");
+    Ok(())
+}
+
+pub fn external_local_binds_outsiders_only(world: &World) -> Result<()> {
+    let pods = servers(world)?;
+    let local = service(world, "outside-local")?;
+    let (lab, here, there) = (world.lab()?, world.node("node1")?, world.node("node2")?);
+    let outside = Client::Outside(&lab);
+    let (with, without) = (node_port(world, &local, "node1", 0)?, node_port(world, &local, "node2", 0)?);
+    let seen = eventually("the node with the pod answers", SOON, || outside.ask(Protocol::Tcp, with))?;
+    let ip = lab.client_ip();
+    ensure!(seen.peer == IpAddr::from(ip), "the client's address {ip} is not kept: {seen:?}");
+    is_silent(&outside, without)?;
+    // Inside nothing of that holds: pods and nodes reach it by any node.
+    let elsewhere = pods.iter().find(|pod| pod["spec"]["nodeName"] == "node2").context("a pod on node2")?;
+    let name = in_pod(elsewhere);
+    for client in [
+        Client::Pod { kubectl: world.kubectl(), name: &name },
+        Client::Node(&there),
+        Client::Node(&here),
+    ] {
+        for to in [with, cluster_ip(&local, 80)?] {
+            client.ask(Protocol::Tcp, to)?;
+        }
+    }
+    Client::Node(&there).ask(Protocol::Tcp, without)?;
+    Client::Pod { kubectl: world.kubectl(), name: &name }.ask(Protocol::Tcp, without)?;
+    Ok(())
+}
+
+pub fn internal_local_is_silent_elsewhere(world: &World) -> Result<()> {
+    let pods = servers(world)?;
+    let to = cluster_ip(&service(world, "inside-local")?, 80)?;
+    let on = |node: &str| pods.iter().find(|pod| pod["spec"]["nodeName"] == node).map(in_pod);
+    let (here, there) = (on("node1").context("a pod on node1")?, on("node2").context("a pod on node2")?);
+    let kubectl = world.kubectl();
+    eventually("the pod's own node answers", SOON, || {
+        Client::Pod { kubectl, name: &here }.ask(Protocol::Tcp, to)
+    })?;
+    Client::Node(&world.node("node1")?).ask(Protocol::Tcp, to)?;
+    is_silent(&Client::Pod { kubectl, name: &there }, to)
+}
+
+pub fn same_node_is_preferred(world: &World) -> Result<()> {
+    let pods = servers(world)?;
+    let to = cluster_ip(&service(world, "near")?, 80)?;
+    for pod in &pods {
+        let name = in_pod(pod);
+        let client = Client::Pod { kubectl: world.kubectl(), name: &name };
+        eventually("only the pod on the client's node answers", SOON, || {
+            let answers = client.ask_all(Protocol::Tcp, to)?;
+            ensure!(hosts(&answers) == BTreeSet::from([name_of(pod).as_str()]), "{answers:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+pub fn source_ranges_restrict(world: &World) -> Result<()> {
+    servers(world)?;
+    let status = format!(r#"{{"status":{{"loadBalancer":{{"ingress":[{{"ip":"{LOAD_BALANCER_IP}"}}]}}}}}}"#);
+    let patch = |what: &str, body: &str| {
+        let mut command = world.kubectl().command(&format!("patch service ranged -n {NAMESPACE} {what} -p"));
+        skerry_lab::output(command.arg(body)).map(drop)
+    };
+    patch("--subresource=status --type=merge", &status)?;
+    let (lab, node) = (world.lab()?, world.node("node2")?);
+    lab.client().ip(&format!("route replace {LOAD_BALANCER_IP}/32 via {}", node.ip()))?;
+    let (outside, to) = (Client::Outside(&lab), SocketAddr::new(LOAD_BALANCER_IP.parse()?, 80));
+    let range = |range: &str| {
+        patch("--type=merge", &format!(r#"{{"spec":{{"loadBalancerSourceRanges":["{range}"]}}}}"#))
+    };
+    range(&format!("{}/32", lab.client_ip()))?;
+    eventually("a client in the range is served", SOON, || outside.ask(Protocol::Tcp, to))?;
+    range("198.51.100.0/24")?;
+    eventually("a client outside of it meets silence", SOON, || is_silent(&outside, to))?;
+    // The ClusterIP and the node port have no such limit.
+    let ranged = service(world, "ranged")?;
+    outside.ask(Protocol::Tcp, node_port(world, &ranged, "node2", 0)?)?;
+    Client::Node(&node).ask(Protocol::Tcp, cluster_ip(&ranged, 80)?)?;
+    lab.client().ip(&format!("route del {LOAD_BALANCER_IP}/32"))?;
+    Ok(())
+}
+
+/// The same client, from the same port, meets the same backend through any node.
+pub fn maglev_agrees_on_all_nodes(world: &World) -> Result<()> {
+    servers(world)?;
+    let spread = service(world, "spread")?;
+    let (lab, mut met) = (world.lab()?, BTreeSet::new());
+    let outside = Client::Outside(&lab);
+    for port in 41_000..41_012 {
+        let mut answers = BTreeSet::new();
+        for node in ["node1", "node2", "node3", "master"] {
+            let to = node_port(world, &spread, node, 0)?;
+            let line = format!("curl -gsS --max-time 3 --local-port {port} http://{to}/");
+            let said = eventually("it answers", SOON, || outside.bash(&line))?;
+            answers.insert(said.split(' ').next().unwrap_or_default().to_owned());
+        }
+        ensure!(answers.len() == 1, "port {port} meets {answers:?}");
+        met.extend(answers);
+    }
+    ensure!(met.len() > 1, "all clients meet {met:?}");
+    Ok(())
+}
+
+/// No answer at all, not even a refusal: curl's exit code for a time-out.
+fn is_silent(client: &Client<'_>, to: SocketAddr) -> Result<()> {
+    client.bash(&format!("curl -gsS --max-time 1 http://{to}/; test $? = 28")).map(drop)
+}
