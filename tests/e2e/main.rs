@@ -7,6 +7,7 @@ mod beside_others;
 mod create_deployment;
 mod delete_pod_under_load;
 mod delete_replicaset;
+mod dual_stack;
 mod exec_and_logs;
 mod host;
 mod kubectl_verbs;
@@ -55,6 +56,7 @@ const ALONE: &[(&str, Case)] = &[
     ("a_restarted_server_keeps_everything", restarts::server_keeps_everything),
     ("a_restarted_node_loses_no_connection", restarts::node_keeps_forwarding),
     ("an_address_whose_node_goes_is_taken_over", load_balancer::another_node_takes_over),
+    ("two_families_required_of_a_cluster_of_one_are_refused", dual_stack::required_on_one_family_is_refused),
 ];
 
 /// Cases without the cluster.
@@ -69,6 +71,8 @@ const APART: &[(&str, Apart)] = &[
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = CASES.iter().map(|(name, case)| in_cluster(name, *case)).collect();
+    ("both_families_reach_everything", dual_stack::both_families),
+    ("a_cluster_of_ipv6_alone_works", dual_stack::ipv6_alone),
     trials.extend(APART.iter().map(|(name, case)| {
         let case = *case;
         Trial::test(*name, move || case().map_err(|error| Failed::from(format!("{error:#}"))))
