@@ -70,6 +70,9 @@ pub mod flow_flag {
     pub const FROM_UPLINK: u16 = 1 << 3;
     /// TCP: a FIN was seen in this direction.
     pub const FIN: u16 = 1 << 4;
+    /// The packet goes to its backend inside another, untouched, and the answer goes straight to the client: there is no
+    /// reverse entry (the balancer's mode `dsr`).
+    pub const DIRECT: u16 = 1 << 5;
 }
 
 /// Values of [`Flow::state`].

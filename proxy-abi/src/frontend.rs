@@ -73,6 +73,9 @@ pub mod frontend_flag {
     pub const SOURCE_RANGES: u32 = 1 << 6;
     /// The windows are Maglev tables: the client's address and port name the element.
     pub const MAGLEV: u32 = 1 << 7;
+    /// Direct server return: packets go to the backend inside another packet (RFC 2003, RFC 2473), the backend answers the
+    /// client itself. Only the balancer in front of nodes has it.
+    pub const DIRECT: u32 = 1 << 8;
 }
 
 /// Element of the array `SLOTS`, by index (u32): a backend. `service_id` 0: free. A reader whose frontend's

@@ -47,6 +47,8 @@ pub mod prog {
     pub const FROM_UPLINK: &str = "from_uplink";
     /// tc egress of the uplink: masquerade, answers of host-network backends.
     pub const TO_UPLINK: &str = "to_uplink";
+    /// XDP on the devices of a balancer that stands in front of nodes. Not one of [`super::PROGRAMS`]: nodes do without.
+    pub const LB_XDP: &str = "lb_xdp";
 }
 
 /// A map, its default size and its layout.
@@ -91,7 +93,7 @@ pub const MAPS: &[MapSpec] = &[
     derived::<(), ()>(map::EVENTS, 262_144),
 ];
 
-/// All programs of the object.
+/// All programs of a node.
 pub const PROGRAMS: &[&str] = &[
     prog::CONNECT4,
     prog::CONNECT6,

@@ -55,6 +55,8 @@ reasons! {
     FragmentUnknown = 27, "fragment_unknown", "a later fragment whose first one was not seen";
     NoFlow = 28, "no_flow", "an ICMP error about a flow that is not known";
     SourceRange = 29, "source_range", "the client is in none of the service's loadBalancerSourceRanges";
+    NeighbourUnknown = 30, "neighbour_unknown", "the next hop's link-layer address is not known yet: the kernel is asking for it";
+    TooBig = 31, "too_big", "does not fit the way's MTU";
 }
 
 impl Reason {

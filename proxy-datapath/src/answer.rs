@@ -27,6 +27,30 @@ pub(crate) fn reject<P: Packet>(packet: &mut P, view: &View) -> Verdict {
     if answered { Verdict::ANSWER } else { Verdict::drop(Reason::RewriteFailed) }
 }
 
+/// Tells the sender that `mtu` bytes would fit: "fragmentation needed and DF set" (RFC 1191 section 4), "packet too big" (RFC
+/// 4443 section 3.2).
+#[inline(always)]
+pub(crate) fn too_big<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> Verdict {
+    let answered = match view.kind {
+        Kind::Error | Kind::Fragment => false,
+        _ if view.v4 => too_big_v4(packet, view, mtu),
+        _ => too_big_v6(packet, view, mtu),
+    };
+    if answered { Verdict::answer(Reason::TooBig) } else { Verdict::drop(Reason::TooBig) }
+}
+
+#[inline(never)]
+fn too_big_v4<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> bool {
+    let [a, b] = (mtu as u16).to_be_bytes();
+    tell_v4(packet, view, [3, 4, 0, 0, 0, 0, a, b]).is_some()
+}
+
+#[inline(never)]
+fn too_big_v6<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> bool {
+    let [a, b, c, d] = mtu.to_be_bytes();
+    tell_v6(packet, view, [2, 0, 0, 0, a, b, c, d]).is_some()
+}
+
 /// Not inlined, as the next two: their arrays need a stack frame of their own, and few packets come here.
 #[inline(never)]
 fn reset_tcp<P: Packet>(packet: &mut P, view: &View) -> bool {
@@ -60,18 +84,17 @@ fn reset<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
 
 #[inline(never)]
 fn unreachable_v4<P: Packet>(packet: &mut P, view: &View) -> bool {
-    tell_v4(packet, view).is_some()
+    // Type 3, code 3.
+    tell_v4(packet, view, [3, 3, 0, 0, 0, 0, 0, 0]).is_some()
 }
 
 #[inline(always)]
-fn tell_v4<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
+fn tell_v4<P: Packet>(packet: &mut P, view: &View, mut icmp: [u8; 8]) -> Option<()> {
     // A header with options is not quoted: nobody sends them.
     if view.l4 as u32 != ETH + 20 {
         return None;
     }
     let quoted: [u8; 28] = packet.load(ETH)?;
-    // Type 3, code 3.
-    let mut icmp = [3, 3, 0, 0, 0, 0, 0, 0];
     let [a, b] = finish(add_bytes(add_bytes(0, &icmp), &quoted)).to_ne_bytes();
     icmp[2] = a;
     icmp[3] = b;
@@ -82,17 +105,16 @@ fn tell_v4<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
 
 #[inline(never)]
 fn unreachable_v6<P: Packet>(packet: &mut P, view: &View) -> bool {
-    tell_v6(packet, view).is_some()
+    // Type 1, code 4.
+    tell_v6(packet, view, [1, 4, 0, 0, 0, 0, 0, 0]).is_some()
 }
 
 #[inline(always)]
-fn tell_v6<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
+fn tell_v6<P: Packet>(packet: &mut P, view: &View, mut icmp: [u8; 8]) -> Option<()> {
     if view.l4 as u32 != ETH + 40 {
         return None;
     }
     let quoted: [u8; 48] = packet.load(ETH)?;
-    // Type 1, code 4.
-    let mut icmp = [1, 4, 0, 0, 0, 0, 0, 0];
     let sum = add_bytes(add_bytes(pseudo(view, 56, proto::ICMPV6), &icmp), &quoted);
     let [a, b] = finish(sum).to_ne_bytes();
     icmp[2] = a;

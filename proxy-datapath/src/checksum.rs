@@ -40,6 +40,19 @@ pub(crate) const fn finish(sum: u32) -> u16 {
     !(sum as u16)
 }
 
+/// A checksum field after `diff`, the sum of the changes of what it covers, has been worked in. `zero_is_none`: a field of 0
+/// means "no checksum" and stays, and none becomes 0 (UDP, RFC 768).
+#[inline(always)]
+pub const fn fix_checksum(field: [u8; 2], diff: u32, zero_is_none: bool) -> [u8; 2] {
+    let old = u16::from_ne_bytes(field);
+    if zero_is_none && old == 0 {
+        return field;
+    }
+    let new = finish(add(!old as u32, diff));
+    let new = if zero_is_none && new == 0 { 0xffff } else { new };
+    new.to_ne_bytes()
+}
+
 /// Adds an even number of bytes to a sum.
 #[inline(always)]
 pub(crate) fn add_bytes<const N: usize>(sum: u32, bytes: &[u8; N]) -> u32 {

@@ -381,7 +381,7 @@ pub(crate) const fn idle_s(now_s: u32, seen_s: u32) -> u32 {
 
 /// A time of 0 in the configuration means "never".
 #[inline(always)]
-const fn expired(config: &Config, protocol: u8, state: u8, idle_s: u32) -> bool {
+pub(crate) const fn expired(config: &Config, protocol: u8, state: u8, idle_s: u32) -> bool {
     let limit = match (protocol, state) {
         (proto::TCP, flow_state::EMBRYONIC) => config.tcp_syn_s,
         (proto::TCP, flow_state::ESTABLISHED) => config.tcp_established_s,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod balancer;
 mod checksum;
 mod crc32c;
 mod flow;
@@ -23,11 +24,13 @@ mod tables;
 mod uplink;
 mod verdict;
 
+pub use balancer::from_wire;
+pub use checksum::fix_checksum;
 pub use crc32c::Change;
 pub use flow::Attempt;
 pub use forward::{Hop, Place};
 pub use overlay::{from_overlay, to_overlay};
-pub use packet::{Packet, Tunnel};
+pub use packet::{Frame, NextHop, Packet, Tunnel, Way};
 pub use parse::{Kind, Shape, View, parse};
 pub use pod::{from_pod, to_pod};
 pub use service::Choice;

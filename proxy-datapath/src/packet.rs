@@ -44,3 +44,38 @@ pub trait Packet {
     /// own, or the packet does not fit the route's MTU.
     fn way_out(&self, tuple: &Tuple) -> u32;
 }
+
+/// How the kernel's routes answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Way {
+    Found = 0,
+    /// No route, or a destination on this machine.
+    #[default]
+    None = 1,
+    /// The next hop's link-layer address is not known.
+    NoNeighbour = 2,
+    /// The packet does not fit the route's MTU.
+    TooBig = 3,
+}
+
+/// The next station of a forwarded packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NextHop {
+    pub way: Way,
+    pub ifindex: u32,
+    /// [`Way::TooBig`]: bytes of an IP packet that would fit.
+    pub mtu: u32,
+    /// Destination and source of the Ethernet header.
+    pub macs: [u8; 12],
+}
+
+/// What a program in front of the network stack needs besides: it writes frames itself.
+pub trait Frame: Packet {
+    /// Makes room for `count` bytes before the Ethernet header; none where the driver keeps no such room. All offsets count
+    /// from the new beginning then.
+    fn prepend(&mut self, count: u32) -> Option<()>;
+
+    /// Asks the kernel's routes and neighbours. `length`: bytes of the IP packet to compare with the MTU; 0: any length.
+    fn next_hop(&self, tuple: &Tuple, length: u32, hop: &mut NextHop);
+}

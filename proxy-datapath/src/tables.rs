@@ -3,7 +3,7 @@ use proxy_abi::{
     Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
 };
 
-use crate::{flow::Attempt, forward::Hop, parse::View, service::Choice};
+use crate::{flow::Attempt, forward::Hop, packet::NextHop, parse::View, service::Choice};
 
 /// Which of the two connection tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,4 +84,6 @@ pub struct Scratch {
     pub hop: Hop,
     /// The backend that was drawn for it.
     pub choice: Choice,
+    /// Its next station, where the program writes the frame itself.
+    pub next: NextHop,
 }

@@ -59,6 +59,18 @@ impl Verdict {
         Verdict::new(Action::Keyed, Reason::Encapsulated, 0, node)
     }
 
+    /// The packet was turned into an answer that says why it goes no further.
+    #[inline(always)]
+    pub const fn answer(reason: Reason) -> Verdict {
+        Verdict::new(Action::Answer, reason, 0, Addr::UNSPECIFIED)
+    }
+
+    /// Out of a device, inside another packet.
+    #[inline(always)]
+    pub const fn wrapped(ifindex: u32) -> Verdict {
+        Verdict::new(Action::Out, Reason::Encapsulated, ifindex, Addr::UNSPECIFIED)
+    }
+
     #[inline(always)]
     pub const fn out(ifindex: u32) -> Verdict {
         Verdict::new(Action::Out, Reason::SentOut, ifindex, Addr::UNSPECIFIED)

@@ -1,12 +1,15 @@
 //! The kernel programs: contexts become the datapath's traits, its verdicts become calls of helpers.
 #![no_std]
 #![no_main]
+// One masked offset in `xdp`; `ebpf-build` sets RUSTC_BOOTSTRAP, as aya-ebpf needs it too.
+#![feature(asm_experimental_arch)]
 
 mod maps;
 mod skb;
 mod sock;
 mod tables;
 mod tc;
+mod xdp;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -89,7 +89,7 @@ impl<'a> Run<'a> {
         match verdict.action {
             Action::Pass => TC_ACT_UNSPEC,
             Action::Drop => {
-                report(&self.skb, &self.scratch.view, verdict.reason, self.length);
+                report(self.skb.ifindex(), &self.scratch.view, verdict.reason, self.length);
                 TC_ACT_SHOT
             }
             // SAFETY: plain numbers; the helper checks the device.
@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
 }
 
 #[inline(always)]
-fn count(index: u32, length: u32) {
+pub(crate) fn count(index: u32, length: u32) {
     if let Some(counter) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: this CPU's own element, in bounds because the lookup gave it.
         unsafe {
@@ -130,7 +130,7 @@ fn count(index: u32, length: u32) {
 }
 
 #[inline(always)]
-fn report(skb: &Skb, view: &View, reason: Reason, length: u32) {
+pub(crate) fn report(ifindex: u32, view: &View, reason: Reason, length: u32) {
     let Some(mut event) = EVENTS.reserve(0) else {
         count(LOST_EVENTS, length);
         return;
@@ -139,7 +139,7 @@ fn report(skb: &Skb, view: &View, reason: Reason, length: u32) {
         // SAFETY: takes no argument.
         time_ns: unsafe { helper::bpf_ktime_get_ns() },
         tuple: view.tuple,
-        ifindex: skb.ifindex(),
+        ifindex,
         length,
         reason: reason as u8,
         reserved: [0; 7],

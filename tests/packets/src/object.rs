@@ -7,7 +7,7 @@ use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
     programs::{
-        CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, SchedClassifier, TcAttachType,
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, SchedClassifier, TcAttachType, Xdp,
         tc::TcAttachOptions,
     },
 };
@@ -96,6 +96,19 @@ impl Object {
     /// The object lacks it, or the verifier refused it.
     pub fn sock_addr(&mut self, name: &str) -> Result<&mut CgroupSockAddr, ObjectError> {
         let program: &mut CgroupSockAddr =
+            self.program(name)?.try_into().map_err(|source| verify_error(name, source))?;
+        if program.fd().is_err() {
+            program.load().map_err(|source| verify_error(name, source))?;
+        }
+        Ok(program)
+    }
+
+    /// The XDP program of a balancer, verified.
+    ///
+    /// # Errors
+    /// The object lacks it, or the verifier refused it.
+    pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp, ObjectError> {
+        let program: &mut Xdp =
             self.program(name)?.try_into().map_err(|source| verify_error(name, source))?;
         if program.fd().is_err() {
             program.load().map_err(|source| verify_error(name, source))?;

@@ -1,6 +1,6 @@
 //! Every program of the ABI is in the object and passes this kernel's verifier.
 
-use proxy_abi::{MAPS, PROGRAMS};
+use proxy_abi::{MAPS, PROGRAMS, prog};
 use skerry_packet_cases::Object;
 
 #[test]
@@ -15,10 +15,12 @@ fn every_map_has_the_layout_that_the_abi_says() {
 #[test]
 fn the_kernel_accepts_every_program() {
     let mut object = Object::load().unwrap();
-    for name in PROGRAMS {
+    for name in PROGRAMS.iter().chain([&prog::LB_XDP]) {
         let start = std::time::Instant::now();
         let info = if name.starts_with("sock_") {
             object.sock_addr(name).map(|program| program.info())
+        } else if *name == prog::LB_XDP {
+            object.xdp(name).map(|program| program.info())
         } else {
             object.classifier(name).map(|program| program.info())
         };

@@ -1,0 +1,288 @@
+//! A balancer that stands in front of nodes, before its machine's network stack.
+//!
+//! Two ways to a backend. *Translated*: the backend sees the balancer's address and answers it. *Direct* (DSR): the packet
+//! travels unchanged inside another one, the backend's node unwraps it, holds the service's address itself and answers the
+//! client; the balancer sees one direction only.
+
+use proxy_abi::{
+    Be16, Config, Flow, FrontendKey, Reason, Tuple, flow_flag, flow_state, frontend_flag, frontend_kind,
+    proto,
+};
+
+use crate::{
+    answer::{reject, too_big},
+    checksum::{add_bytes, finish},
+    flow::{self, Fresh, expired, idle_s},
+    fragment::follow,
+    packet::{Frame, NextHop, Way},
+    parse::{ACK, ETH, ETHERTYPE_V4, ETHERTYPE_V6, FIN, Kind, RST, SYN, Shape, View, parse},
+    rewrite::{count_hop, rewrite},
+    service::{Client, Service, Side, find as service, select},
+    tables::{FlowTable, Insert, Scratch, Tables},
+    verdict::Verdict,
+};
+
+/// IP protocol numbers of an IP packet inside another (RFC 2003, RFC 2473).
+const IPV4_INSIDE: u8 = 4;
+const IPV6_INSIDE: u8 = 41;
+const OUTER_V4: u32 = 20;
+const OUTER_V6: u32 = 40;
+const OUTER_HOPS: u8 = 64;
+/// Don't fragment, in the byte that holds the flags (RFC 791 section 3.1).
+const DF: u8 = 0x40;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Pass,
+    Drop(Reason),
+    /// To nobody: the client is told.
+    Reject,
+    /// Too long once it is wrapped, as `s.next` says.
+    TooBig,
+    /// To `s.to` by `s.next`.
+    Translate,
+    /// By `s.next` inside a packet from `s.reverse_key.src` to `s.reverse_key.dst`.
+    Wrap,
+}
+
+/// What the wire brings: packets to service addresses, and answers to translated flows. All else is the machine's own.
+#[inline(always)]
+pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::PASS };
+    if !matches!(parse(packet, &mut s.view), Ok(Shape::Ip)) {
+        return Verdict::PASS;
+    }
+    let step = match is_direct(tables, s) {
+        true => direct(packet, tables, s, config),
+        false => translated(packet, tables, s, config),
+    };
+    let done = match step {
+        Step::Pass => return Verdict::PASS,
+        Step::Drop(reason) => return Verdict::drop(reason),
+        Step::Reject => return reject(packet, &s.view),
+        Step::TooBig => return refuse_length(packet, &s.view, &s.next),
+        Step::Translate => translate(packet, s).map(|()| Verdict::out(s.next.ifindex)),
+        Step::Wrap => count_hop(packet, &s.view).and_then(|()| {
+            let sent = if s.view.v4 { wrap_v4(packet, tables, s) } else { wrap_v6(packet, s) };
+            sent.map(|()| Verdict::wrapped(s.next.ifindex)).ok_or(Reason::RewriteFailed)
+        }),
+    };
+    match done {
+        Ok(verdict) => verdict,
+        Err(reason) => Verdict::drop(reason),
+    }
+}
+
+/// Not inlined, as the next two: what they need of the stack is free again when the packet is rewritten.
+#[inline(never)]
+fn is_direct<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+    follow(tables, &mut s.view);
+    let Tuple { dst, dport, proto, .. } = s.view.tuple;
+    let key = FrontendKey { addr: dst, port: dport, proto, kind: frontend_kind::ADDRESS };
+    tables.frontend(&key).is_some_and(|frontend| frontend.flags & frontend_flag::DIRECT != 0)
+}
+
+#[inline(never)]
+fn translated<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Step {
+    let now_s = tables.now_s();
+    if !flow::find(tables, s, config, now_s) {
+        let drawn = draw(tables, s, config);
+        if !matches!(drawn, Step::Translate) {
+            return drawn;
+        }
+        let fresh = Fresh { snat: true, ..s.balance() };
+        if let Err(reason) = flow::create(tables, s, config, now_s, fresh) {
+            return Step::Drop(reason);
+        }
+    }
+    // As long as the packet that came in, so any length: it fitted the wire.
+    packet.next_hop(&s.to, 0, &mut s.next);
+    match s.next.way {
+        Way::Found => return Step::Translate,
+        // The event names where the packet was to go.
+        _ => s.view.tuple = s.to,
+    }
+    refusal(&s.next)
+}
+
+/// A backend for the first packet of a flow, which will come from this machine's own address.
+#[inline(never)]
+fn draw<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Step {
+    match service(tables, s, config, Side::Outside) {
+        Service::No | Service::SourceUnknown => return Step::Pass,
+        Service::Drop(reason) => return Step::Drop(reason),
+        Service::Reject => return Step::Reject,
+        Service::Backend => {}
+    }
+    s.to = s.view.tuple;
+    s.to.src = *config.node(s.view.v4);
+    if s.to.src.is_unspecified() { Step::Drop(Reason::Unroutable) } else { Step::Translate }
+}
+
+#[inline(always)]
+const fn refusal(hop: &NextHop) -> Step {
+    match hop.way {
+        Way::TooBig => Step::TooBig,
+        Way::NoNeighbour => Step::Drop(Reason::NeighbourUnknown),
+        Way::None | Way::Found => Step::Drop(Reason::Unroutable),
+    }
+}
+
+#[inline(never)]
+fn direct<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Step {
+    let now_s = tables.now_s();
+    if !recall(tables, s, config, now_s) {
+        if s.view.tuple.dport.raw() == 0 {
+            return Step::Drop(Reason::FragmentUnknown);
+        }
+        let Scratch { view, choice, .. } = s;
+        let Tuple { src, dst, sport, dport, proto, .. } = &view.tuple;
+        let client =
+            Client { side: Side::Outside, identity: src, source: Some(src), port: sport.raw() as u32 };
+        match select(tables, config, (dst, *dport, *proto), &client, choice) {
+            Service::Backend => {}
+            Service::No | Service::SourceUnknown => return Step::Pass,
+            Service::Drop(reason) => return Step::Drop(reason),
+            Service::Reject => return Step::Reject,
+        }
+        remember(tables, s, now_s);
+    }
+    let source = config.node(s.view.v4);
+    if source.is_unspecified() || source.is_v4() != s.to.dst.is_v4() {
+        return Step::Drop(Reason::Unroutable);
+    }
+    let protocol = if s.view.v4 { IPV4_INSIDE } else { IPV6_INSIDE };
+    s.reverse_key = Tuple::new(*source, Be16::ZERO, s.to.dst, Be16::ZERO, protocol);
+    packet.next_hop(&s.reverse_key, s.view.length as u32 + outer_header(&s.view), &mut s.next);
+    match s.next.way {
+        Way::Found => return Step::Wrap,
+        Way::TooBig => return Step::TooBig,
+        _ => s.view.tuple = s.reverse_key,
+    }
+    refusal(&s.next)
+}
+
+#[inline(always)]
+fn translate<P: Frame>(packet: &mut P, s: &mut Scratch) -> Result<(), Reason> {
+    rewrite(packet, &mut s.view, &s.to)?;
+    count_hop(packet, &s.view)?;
+    packet.store_new(0, &s.next.macs).ok_or(Reason::RewriteFailed)
+}
+
+#[inline(always)]
+const fn outer_header(view: &View) -> u32 {
+    if view.v4 { OUTER_V4 } else { OUTER_V6 }
+}
+
+/// The backend that the flow goes to, in `s.to.dst`. The entry lies among those that may be evicted, since the answers that
+/// would tell a real client from a made-up one pass us by; Maglev finds the same backend again as long as the set is the same.
+#[inline(always)]
+fn recall<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
+    let (view, to) = (&s.view, &mut s.to);
+    let error = matches!(view.kind, Kind::Error);
+    let tcp = view.proto == proto::TCP && matches!(view.kind, Kind::Ports);
+    let found = tables.flow(FlowTable::New, &view.tuple, |flow| {
+        *to = flow.to;
+        if error {
+            return true;
+        }
+        let idle = idle_s(now_s, flow.seen_s);
+        if expired(config, view.proto, flow.state, idle) {
+            return false;
+        }
+        if tcp && view.flags & (SYN | ACK) == SYN {
+            let over = flow.state == flow_state::CLOSING;
+            if over || (config.tcp_syn_s != 0 && idle > config.tcp_syn_s) {
+                return false;
+            }
+        }
+        flow.seen_s = now_s;
+        flow.packets = flow.packets.saturating_add(1);
+        if tcp && view.flags & (FIN | RST) != 0 {
+            flow.state = flow_state::CLOSING;
+        } else if flow.state == flow_state::EMBRYONIC && (!tcp || view.flags & (SYN | ACK) == ACK) {
+            flow.state = flow_state::ESTABLISHED;
+        }
+        true
+    });
+    if found == Some(false) {
+        tables.remove_flow(FlowTable::New, &s.view.tuple);
+    }
+    found == Some(true)
+}
+
+/// Notes the backend that was drawn. A table without room costs nothing but the memory of it.
+#[inline(always)]
+fn remember<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) {
+    let backend = &s.choice.backend;
+    s.to = s.view.tuple;
+    s.to.dst = backend.addr;
+    s.to.dport = backend.port;
+    if matches!(s.view.kind, Kind::Error) {
+        return;
+    }
+    s.flow = Flow {
+        to: s.to,
+        service_id: backend.service_id,
+        seen_s: now_s,
+        flags: flow_flag::DNAT | flow_flag::DIRECT,
+        packets: 1,
+        ..Flow::default()
+    };
+    if matches!(tables.add_flow(FlowTable::New, &s.view.tuple, &s.flow), Insert::Exists) {
+        // Another CPU was a moment earlier: its choice holds.
+        let to = &mut s.to;
+        tables.flow(FlowTable::New, &s.view.tuple, |flow| *to = flow.to);
+    }
+}
+
+/// Does not fit once it is wrapped: the sender is told what would, if it has forbidden to cut it.
+#[inline(always)]
+fn refuse_length<P: Frame>(packet: &mut P, view: &View, hop: &NextHop) -> Verdict {
+    let flags: Option<[u8; 1]> = packet.load(ETH + 6);
+    let may_be_cut = view.v4 && matches!(flags, Some([flags]) if flags & DF == 0);
+    if may_be_cut {
+        return Verdict::drop(Reason::TooBig);
+    }
+    too_big(packet, view, hop.mtu.saturating_sub(outer_header(view)))
+}
+
+/// Puts the packet into another one (RFC 2003). What the way does to it (class, congestion marks: RFC 6040 section 4.1;
+/// whether it may be cut) is as for the packet itself.
+#[inline(always)]
+fn wrap_v4<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &Scratch) -> Option<()> {
+    let inner: [u8; 8] = packet.load(ETH)?;
+    packet.prepend(OUTER_V4)?;
+    let [a, b] = s.view.length.wrapping_add(OUTER_V4 as u16).to_be_bytes();
+    let may_be_cut = inner[6] & DF == 0;
+    // One that is never cut needs no name (RFC 6864 section 4.1).
+    let [c, d] = if may_be_cut { (tables.random() as u16).to_ne_bytes() } else { [0, 0] };
+    let [e, f, g, h] = s.reverse_key.src.v4_raw().to_ne_bytes();
+    let [i, j, k, l] = s.reverse_key.dst.v4_raw().to_ne_bytes();
+    let mut header =
+        [0x45, inner[1], a, b, c, d, inner[6] & DF, 0, OUTER_HOPS, IPV4_INSIDE, 0, 0, e, f, g, h, i, j, k, l];
+    let [m, n] = finish(add_bytes(0, &header)).to_ne_bytes();
+    header[10] = m;
+    header[11] = n;
+    packet.store_new(ETH, &header)?;
+    frame(packet, &s.next, ETHERTYPE_V4)
+}
+
+/// The same with IPv6 (RFC 2473).
+#[inline(always)]
+fn wrap_v6<P: Frame>(packet: &mut P, s: &Scratch) -> Option<()> {
+    let [a, b, c, d]: [u8; 4] = packet.load(ETH)?;
+    packet.prepend(OUTER_V6)?;
+    let [e, f] = s.view.length.to_be_bytes();
+    packet.store_new(ETH, &[a, b, c, d, e, f, IPV6_INSIDE, OUTER_HOPS])?;
+    packet.store_new(ETH + 8, &s.reverse_key.src.octets())?;
+    packet.store_new(ETH + 24, &s.reverse_key.dst.octets())?;
+    frame(packet, &s.next, ETHERTYPE_V6)
+}
+
+#[inline(always)]
+fn frame<P: Frame>(packet: &mut P, hop: &NextHop, ethertype: [u8; 2]) -> Option<()> {
+    packet.store_new(0, &hop.macs)?;
+    packet.store_new(12, &ethertype)
+}

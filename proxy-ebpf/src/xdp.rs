@@ -1,0 +1,247 @@
+//! `Packet` over an xdp_md, and the program of a balancer that stands in front of nodes.
+//!
+//! Few bytes are read and written in place, in a packet's first [`REACH`] bytes (the verifier wants a bound on every offset);
+//! longer stretches by helpers: BPF moves bytes whose alignment is not known one by one, and each would take a register.
+
+use core::{
+    arch::asm,
+    mem::{self, MaybeUninit},
+};
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+        xdp_action, xdp_md,
+    },
+    btf_maps::PerCpuArray,
+    helpers::generated as helper,
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use proxy_abi::Tuple;
+use proxy_datapath::{
+    Action, Change, Frame, NextHop, Packet, Round, Scratch, Tables, Verdict, Way, fix_checksum, from_wire,
+};
+
+use crate::{
+    tables::Kernel,
+    tc::{count, report},
+};
+
+/// Headers end before this; a power of two.
+const REACH: usize = 1024;
+/// Bytes that are moved without a helper's help.
+const IN_PLACE: usize = 8;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Working memory of the packet in hand, one a CPU: XDP programs run with bottom halves off.
+#[btf_map]
+static XDP_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+#[xdp]
+pub fn lb_xdp(ctx: XdpContext) -> u32 {
+    let Some(scratch) = XDP_SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
+    // SAFETY: the element is this CPU's alone for the length of the run, and nothing else here takes its address.
+    let scratch = unsafe { &mut *scratch };
+    let mut packet = Xdp(&ctx);
+    let length = packet.length();
+    let verdict = from_wire(&mut packet, &Kernel, scratch);
+    finish(&packet, scratch, &verdict, length)
+}
+
+#[inline(always)]
+fn finish(packet: &Xdp, scratch: &Scratch, verdict: &Verdict, length: u32) -> u32 {
+    count(verdict.reason as u32, length);
+    match verdict.action {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Answer => xdp_action::XDP_TX,
+        Action::Out if verdict.ifindex == packet.ifindex() => xdp_action::XDP_TX,
+        // SAFETY: plain numbers; the helper checks the device.
+        Action::Out => unsafe { helper::bpf_redirect(verdict.ifindex, 0) as u32 },
+        // The others are verdicts of nodes.
+        Action::Drop | Action::Deliver | Action::Tunnel | Action::Keyed => {
+            report(packet.ifindex(), &scratch.view, verdict.reason, length);
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+/// Changes nothing about an offset below [`REACH`], and shows the verifier that it is one: it forgets a comparison of what is
+/// spilled later, but not a mask. Written down as an instruction, since the compiler would leave it out.
+#[inline(always)]
+fn bounded(at: u64) -> u64 {
+    let mut at = at;
+    // SAFETY: one instruction on one register.
+    unsafe {
+        asm!("{at} &= {mask}", at = inout(reg) at, mask = const REACH - 1, options(pure, nomem, nostack))
+    };
+    at
+}
+
+/// The packet an XDP program runs for.
+struct Xdp<'a>(&'a XdpContext);
+
+impl Xdp<'_> {
+    #[inline(always)]
+    fn raw(&self) -> *mut xdp_md {
+        self.0.ctx
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid for the whole run.
+        unsafe { (*self.raw()).ingress_ifindex }
+    }
+
+    /// Where `N` bytes at `at` lie.
+    #[inline(always)]
+    fn at<const N: usize>(&self, at: u32) -> Option<*mut [u8; N]> {
+        if at as usize > REACH - N {
+            return None;
+        }
+        let start = self.0.data() + bounded(at as u64) as usize;
+        if start + N > self.0.data_end() {
+            return None;
+        }
+        Some(start as *mut [u8; N])
+    }
+
+    /// The kernel's routes, as for a packet that came in by this device; `length` as for [`Frame::next_hop`].
+    #[inline(always)]
+    fn route(&self, tuple: &Tuple, length: u32) -> (u32, bpf_fib_lookup) {
+        // SAFETY: integers and arrays of them: all zeroes is a value.
+        let mut query: bpf_fib_lookup = unsafe { mem::zeroed() };
+        if tuple.dst.is_v4() {
+            query.family = AF_INET;
+            query.__bindgen_anon_3.ipv4_src = tuple.src.v4_raw();
+            query.__bindgen_anon_4.ipv4_dst = tuple.dst.v4_raw();
+        } else {
+            query.family = AF_INET6;
+            query.__bindgen_anon_3.ipv6_src = tuple.src.0;
+            query.__bindgen_anon_4.ipv6_dst = tuple.dst.0;
+        }
+        query.l4_protocol = tuple.proto;
+        query.sport = tuple.sport.raw();
+        query.dport = tuple.dport.raw();
+        query.__bindgen_anon_1.tot_len = length as u16;
+        query.ifindex = self.ifindex();
+        let size = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: the helper reads and writes no more than the size it is told.
+        let answer = unsafe { helper::bpf_fib_lookup(self.0.as_ptr(), &mut query, size, 0) } as u32;
+        (answer, query)
+    }
+}
+
+/// Not inlined: it stands in many places, and each would take its registers' worth of stack.
+#[inline(never)]
+fn fix(packet: &mut Xdp<'_>, at: u32, diff: u32, zero_is_none: bool) -> bool {
+    let Some(old) = packet.load(at) else { return false };
+    packet.store(at, fix_checksum(old, diff, zero_is_none)).is_some()
+}
+
+impl Packet for Xdp<'_> {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // Not the difference of the two ends: cut to 32 bits it becomes arithmetic on pointers, which the verifier refuses.
+        // SAFETY: the context is valid for the whole run.
+        (unsafe { helper::bpf_xdp_get_buff_len(self.raw()) }) as u32
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        if N <= IN_PLACE {
+            let from = self.at::<N>(at)?;
+            // SAFETY: within the packet.
+            return Some(unsafe { from.read_unaligned() });
+        }
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes N bytes, all of them or it fails.
+        let failed =
+            unsafe { helper::bpf_xdp_load_bytes(self.raw(), at, bytes.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: written, if it has not failed.
+        (failed == 0).then(|| unsafe { bytes.assume_init() })
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
+        self.store_new(at, &bytes)
+    }
+
+    #[inline(always)]
+    fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
+        if N <= IN_PLACE {
+            let to = self.at::<N>(at)?;
+            // SAFETY: within the packet.
+            unsafe { to.write_unaligned(*bytes) };
+            return Some(());
+        }
+        let from = bytes.as_ptr().cast_mut().cast();
+        // SAFETY: the helper reads N bytes.
+        (unsafe { helper::bpf_xdp_store_bytes(self.raw(), at, from, N as u32) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()> {
+        self.fix_transport_checksum(at, diff, false, false)
+    }
+
+    /// Nothing is left for a device to complete: what comes off a wire is whole.
+    #[inline(always)]
+    fn fix_transport_checksum(
+        &mut self,
+        at: u32,
+        diff: u32,
+        _pseudo: bool,
+        zero_is_none: bool,
+    ) -> Option<()> {
+        fix(self, at, diff, zero_is_none).then_some(())
+    }
+
+    #[inline(always)]
+    fn work_out(&self, change: &mut Change) {
+        Kernel.repeat(Change::ROUNDS, |round| {
+            change.step(round);
+            Round::Again
+        });
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, length: u32) -> Option<()> {
+        let delta = length as i32 - self.length() as i32;
+        // SAFETY: the context is valid for the whole run; nothing here holds pointers into the packet.
+        (unsafe { helper::bpf_xdp_adjust_tail(self.raw(), delta) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn way_out(&self, tuple: &Tuple) -> u32 {
+        let (answer, query) = self.route(tuple, 0);
+        if answer == BPF_FIB_LKUP_RET_SUCCESS { query.ifindex } else { 0 }
+    }
+}
+
+impl Frame for Xdp<'_> {
+    #[inline(always)]
+    fn prepend(&mut self, count: u32) -> Option<()> {
+        // SAFETY: as for `resize`.
+        (unsafe { helper::bpf_xdp_adjust_head(self.raw(), -(count as i32)) } == 0).then_some(())
+    }
+
+    /// Not inlined: the question takes 64 bytes of stack.
+    #[inline(never)]
+    fn next_hop(&self, tuple: &Tuple, length: u32, hop: &mut NextHop) {
+        let (answer, query) = self.route(tuple, length);
+        hop.way = match answer {
+            BPF_FIB_LKUP_RET_SUCCESS => Way::Found,
+            BPF_FIB_LKUP_RET_NO_NEIGH => Way::NoNeighbour,
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::TooBig,
+            _ => Way::None,
+        };
+        // SAFETY: where the answer is FRAG_NEEDED the helper has put the MTU in the place of the length.
+        hop.mtu = unsafe { query.__bindgen_anon_1.mtu_result } as u32;
+        hop.ifindex = query.ifindex;
+        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (query.dmac, query.smac);
+        hop.macs = [a, b, c, d, e, f, g, h, i, j, k, l];
+    }
+}
