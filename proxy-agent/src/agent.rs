@@ -106,7 +106,7 @@ pub async fn run_with_progress(
     if let Some(address) = config.metrics_bind {
         tasks.spawn(serve(listen(address).await?, metrics.clone(), readiness.clone()));
     }
-    let outside = Outside::start(&config, &metrics, &readiness, &mut tasks);
+    let outside = Outside::start(&config, node.uplink_index(), &metrics, &readiness, &mut tasks);
     tasks.spawn(log_drops(drops));
     let gc = Flows::open(&pins).map_err(AgentError::Maps)?;
     tasks.spawn(collect_forever(gc, pins.clone(), config.flow_gc_interval, metrics.clone()));

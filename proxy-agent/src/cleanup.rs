@@ -5,6 +5,7 @@ use skerry_kernel::{Direction, Link, Map, detach_filter};
 
 use crate::{
     agent::LOCK,
+    announce::memory,
     config::Config,
     conflist::{self, ConflistError},
     network::{Network, NetworkError},
@@ -55,6 +56,7 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
         Ok(settings) => errors.extend(settings.restore().into_iter().map(Into::into)),
         Err(error) => errors.push(error.into()),
     }
+    errors.extend(remove_file(&memory::path(&config.run_dir)).err());
     errors.extend(remove_file(&config.run_dir.join(LOCK)).err());
     // Gone only if nobody else keeps something there; others' files stay.
     for folder in [&config.pin_root, &config.run_dir] {

@@ -4,7 +4,11 @@ use proxy_state::State;
 use tokio::task::JoinSet;
 
 use crate::{
-    announce::Announcer, config::Config, health_check::HealthChecks, metrics::Metrics, serve::Readiness,
+    announce::{Announcer, memory},
+    config::Config,
+    health_check::HealthChecks,
+    metrics::Metrics,
+    serve::Readiness,
 };
 
 /// What others than our own packets ask this node about: who has a load-balancer address, who has healthy endpoints.
@@ -14,20 +18,25 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// Starts the tasks that answer; they end with `tasks`.
+    /// Starts the tasks that answer; they end with `tasks`. `uplink`: the number of its device.
     pub fn start(
         config: &Config,
+        uplink: u32,
         metrics: &Arc<Metrics>,
         readiness: &Arc<Readiness>,
         tasks: &mut JoinSet<()>,
     ) -> Outside {
-        Outside {
-            announcer: config.announce.then(|| Announcer::start(tasks, metrics.clone())),
+        let outside = Outside {
+            announcer: config
+                .announce
+                .then(|| Announcer::start(tasks, memory::path(&config.run_dir), metrics.clone())),
             health: HealthChecks::start(config, readiness.clone(), metrics.clone(), tasks),
-        }
+        };
+        outside.set_uplink(uplink);
+        outside
     }
 
-    /// After the maps were brought up to date. `uplink`: the number of its device.
+    /// After the maps were brought up to date.
     pub fn synced(&self, state: &mut State, uplink: u32) {
         self.health.note_sync(true);
         self.set_uplink(uplink);

@@ -151,6 +151,14 @@ fn nobody_answers_for_an_address_that_was_released_or_is_not_ours() {
     // Nothing is left behind by an agent that ends.
     agent.stop().unwrap();
     assert!(!is_answered(V4) && !is_answered(V6));
+    // One that starts while the API server is away goes on where the last one was, until it is told otherwise.
+    api.set_away(true);
+    let agent = Agent::start(&a, a.config());
+    eventually("answered as before", || (is_answered(V4) && is_answered(V6)).then_some(()));
+    api.delete("services", "default/web");
+    api.set_away(false);
+    eventually("let go", || (!is_answered(V4) && !is_answered(V6)).then_some(()));
+    agent.stop().unwrap();
     for left in ["addr", "neigh show proxy", "route show table all", "-6 route show table all"] {
         let left = a.netns.ip(left).unwrap();
         assert!(!left.contains(V4) && !left.contains(V6), "{left}");

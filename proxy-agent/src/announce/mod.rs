@@ -7,12 +7,14 @@
 
 mod filter;
 mod frame;
+pub(crate) mod memory;
 mod speaker;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -32,6 +34,8 @@ const ROUNDS: u8 = 5;
 const ROUND_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries to open sockets.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long an agent that has just started waits for the API server before it answers for what its predecessor did.
+const RECALL: Duration = Duration::from_secs(5);
 /// `ENETDOWN`: the device went down; the socket lives on and works again when it is up.
 const NETWORK_DOWN: i32 = nix::libc::ENETDOWN;
 
@@ -40,15 +44,16 @@ const NETWORK_DOWN: i32 = nix::libc::ENETDOWN;
 struct Wanted {
     /// Number of the device; 0: none yet.
     device: u32,
-    addresses: BTreeSet<IpAddr>,
+    /// `None`: the API server was not heard yet.
+    addresses: Option<BTreeSet<IpAddr>>,
 }
 
 /// Tells the task what is to be announced.
 pub(crate) struct Announcer(Sender<Wanted>);
 
 impl Announcer {
-    /// Starts the task; when it is dropped, nobody answers any more.
-    pub fn start(tasks: &mut JoinSet<()>, metrics: Arc<Metrics>) -> Announcer {
+    /// Starts the task; when it is dropped, nobody answers any more. `memory`: a file of its own.
+    pub fn start(tasks: &mut JoinSet<()>, memory: PathBuf, metrics: Arc<Metrics>) -> Announcer {
         let (sender, wanted) = tokio::sync::watch::channel(Wanted::default());
         let task = Task {
             wanted,
@@ -57,6 +62,8 @@ impl Announcer {
             rounds: BTreeMap::new(),
             round_at: None,
             retry_at: None,
+            recall_at: Some(Instant::now() + RECALL),
+            memory,
             metrics,
         };
         tasks.spawn(task.run());
@@ -69,6 +76,7 @@ impl Announcer {
 
     pub fn set_addresses(&self, addresses: BTreeSet<IpAddr>) {
         self.0.send_if_modified(|wanted| {
+            let addresses = Some(addresses);
             let changed = wanted.addresses != addresses;
             wanted.addresses = addresses;
             changed
@@ -84,13 +92,15 @@ struct Task {
     rounds: BTreeMap<IpAddr, u8>,
     round_at: Option<Instant>,
     retry_at: Option<Instant>,
+    recall_at: Option<Instant>,
+    memory: PathBuf,
     metrics: Arc<Metrics>,
 }
 
 impl Task {
     async fn run(mut self) {
         loop {
-            let (round_at, retry_at) = (self.round_at, self.retry_at);
+            let (round_at, retry_at, recall_at) = (self.round_at, self.retry_at, self.recall_at);
             tokio::select! {
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => self.follow(),
@@ -102,7 +112,23 @@ impl Task {
                 },
                 () = at(round_at) => self.announce(),
                 () = at(retry_at) => self.follow(),
+                () = at(recall_at) => self.recall(),
             }
+        }
+    }
+
+    /// The API server is away: the last state stays in force. Another node may have been elected meanwhile, if it is away for
+    /// us alone, so nothing is announced unasked.
+    fn recall(&mut self) {
+        self.recall_at = None;
+        self.known = memory::read(&self.memory);
+        if !self.known.is_empty() {
+            let addresses = self.known.len();
+            tracing::warn!(
+                addresses,
+                "the API server was not heard yet: answering for what was announced last"
+            );
+            self.follow();
         }
     }
 
@@ -112,6 +138,15 @@ impl Task {
         if device == 0 {
             return;
         }
+        if addresses.is_some() {
+            self.recall_at = None;
+        }
+        if let Some(addresses) = &addresses
+            && let Err(error) = memory::write(&self.memory, addresses)
+        {
+            tracing::warn!(%error, path = %self.memory.display(), "what is announced can't be noted");
+        }
+        let addresses = addresses.unwrap_or_else(|| self.known.clone());
         for gone in self.known.difference(&addresses) {
             tracing::info!(address = %gone, "no longer announced from here");
         }
