@@ -95,6 +95,19 @@ pub(crate) fn select<T: Tables>(
     Service::Drop(Reason::StaleSlot)
 }
 
+/// Whether a connection that this node does not know may be taken up in its middle: by Maglev every node draws the same
+/// backend, so that one may come from a node that is gone. Looked up again: few packets ask.
+#[inline(always)]
+pub(crate) fn joins_midway<T: Tables>(tables: &T, view: &View) -> bool {
+    let (dst, port, proto) = view.destination();
+    let mut key = FrontendKey { addr: *dst, port, proto, kind: frontend_kind::ADDRESS };
+    if tables.frontend(&key).is_none() {
+        key.addr = Addr::UNSPECIFIED;
+        key.kind = node_port_kind(dst);
+    }
+    tables.frontend(&key).is_some_and(|frontend| frontend.flags & frontend_flag::MAGLEV != 0)
+}
+
 #[inline(always)]
 const fn node_port_kind(dst: &Addr) -> u8 {
     if dst.is_v4() { frontend_kind::NODE_PORT_V4 } else { frontend_kind::NODE_PORT_V6 }

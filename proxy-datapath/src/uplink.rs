@@ -8,9 +8,9 @@ use crate::{
     forward::{Place, forward, is_loopback, locate},
     fragment::follow,
     packet::Packet,
-    parse::{Kind, Shape, View, parse},
+    parse::{Kind, SYN, Shape, View, parse},
     rewrite::rewrite,
-    service::{Service, Side, find as service},
+    service::{Service, Side, find as service, joins_midway},
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -46,6 +46,7 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
             Service::No | Service::SourceUnknown => return Verdict::PASS,
             Service::Drop(reason) => return Verdict::drop(reason),
             Service::Reject => return reject(packet, &s.view),
+            Service::Backend if is_midway(&s.view) && !joins_midway(tables, &s.view) => return Verdict::PASS,
             Service::Backend => fresh = s.balance(),
         }
     }
@@ -88,6 +89,13 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
         Ok(()) => Verdict::PASS,
         Err(reason) => Verdict::drop(reason),
     }
+}
+
+/// A TCP segment that opens nothing. Without an entry it belongs to a connection that was made before we came: the stack knows
+/// it, if anybody does (kube-proxy's rules led it there), and any backend that we drew would reset it.
+#[inline(always)]
+const fn is_midway(view: &View) -> bool {
+    view.proto == proto::TCP && view.flags & SYN == 0
 }
 
 /// The tunnel's own packets: their inner ones meet the VXLAN device's programs.

@@ -99,6 +99,10 @@ pub fn cases() -> Vec<Case> {
             .passes(Hook::FromUplink, udp("192.168.50.2:40000", "192.168.50.1:4789"))
             .passes(Hook::FromUplink, tcp(client, "10.244.1.2:8080", "S"))
             .leaves(&[]),
+        case("a connection from before we came is the stack's, which may know it", web(remote))
+            .passes(Hook::FromUplink, tcp(client, at, "A"))
+            .passes(Hook::FromUplink, tcp(client, at, "FA"))
+            .tunnels(Hook::FromUplink, tcp(client, at, "S"), tcp(&router, remote, "S").hop()),
         case("a pod's address on the wire is made up", web(remote))
             .drops(Hook::FromUplink, tcp("10.244.2.9:1", at, "S"), Reason::SourceSpoofed)
             .drops(Hook::FromUplink, udp("10.244.2.9:1", "10.244.1.2:2"), Reason::SourceSpoofed)
