@@ -5,15 +5,18 @@
 mod bad_input;
 mod beside_others;
 mod create_deployment;
+mod daemonset_mode;
 mod delete_pod_under_load;
 mod delete_replicaset;
 mod dual_stack;
 mod exec_and_logs;
 mod host;
+mod kube_proxy_cleanup;
 mod kubectl_verbs;
 mod load_balancer;
 mod multi_container;
 mod node_port_service;
+mod other_node;
 mod pod_addresses;
 mod preflight;
 mod restarts;
@@ -66,6 +69,8 @@ const APART: &[(&str, Apart)] = &[
     ("up_beside_docker_and_another_plugin_names_them", beside_others::names_what_is_in_the_way),
     ("a_load_balancer_has_an_address_of_each_family", load_balancer::both_families),
     ("uninstall_leaves_the_machine_as_it_was", uninstall::leaves_nothing),
+    ("the_proxy_runs_as_its_daemonset_says", daemonset_mode::runs_as_the_manifest_says),
+    ("kube_proxys_rules_go_without_a_lost_request", kube_proxy_cleanup::goes_without_a_lost_request),
 ];
 
 fn main() {
