@@ -20,6 +20,7 @@ mod other_node;
 mod pod_addresses;
 mod preflight;
 mod restarts;
+mod service_policies;
 mod simple_pod;
 mod status;
 mod uninstall;
@@ -44,6 +45,12 @@ const CASES: &[(&str, Case)] = &[
     ("row_15_the_service_answers_from_outside_pods_and_nodes", node_port_service::answers),
     ("row_15_a_deleted_pod_costs_no_request", delete_pod_under_load::costs_no_request),
     ("a_service_without_endpoints_refuses_at_once", node_port_service::refuses_without_endpoints),
+    ("affinity_sticks_and_moves_with_its_endpoint", service_policies::affinity_sticks_and_moves),
+    ("an_external_local_policy_binds_outsiders_only", service_policies::external_local_binds_outsiders_only),
+    ("an_internal_local_policy_is_silent_elsewhere", service_policies::internal_local_is_silent_elsewhere),
+    ("traffic_distribution_keeps_to_the_node", service_policies::same_node_is_preferred),
+    ("source_ranges_restrict_a_load_balancer_address", service_policies::source_ranges_restrict),
+    ("maglev_agrees_on_all_nodes", service_policies::maglev_agrees_on_all_nodes),
     ("exec_returns_exit_codes_and_logs_print", exec_and_logs::work),
     ("kubectls_verbs_work", kubectl_verbs::work),
     ("wrong_manifests_are_refused_by_field", bad_input::wrong_manifests),
@@ -52,6 +59,7 @@ const CASES: &[(&str, Case)] = &[
     ("anonymous_clients_are_refused", bad_input::anonymous),
     ("status_and_kubeconfig_tell_what_runs", status::tell),
     ("a_load_balancer_has_an_address_and_health_checks", load_balancer::has_address_and_health_checks),
+    ("two_families_required_of_a_cluster_of_one_are_refused", dual_stack::required_on_one_family_is_refused),
 ];
 
 /// Cases that disturb all others, or have a machine of their own: one after another, when the others are done.
@@ -59,7 +67,6 @@ const ALONE: &[(&str, Case)] = &[
     ("a_restarted_server_keeps_everything", restarts::server_keeps_everything),
     ("a_restarted_node_loses_no_connection", restarts::node_keeps_forwarding),
     ("an_address_whose_node_goes_is_taken_over", load_balancer::another_node_takes_over),
-    ("two_families_required_of_a_cluster_of_one_are_refused", dual_stack::required_on_one_family_is_refused),
 ];
 
 /// Cases without the cluster.
@@ -67,6 +74,8 @@ const APART: &[(&str, Apart)] = &[
     ("up_says_what_is_in_its_way", preflight::says_what_is_in_its_way),
     ("up_on_the_machine_runs_beside_its_own_containerd", host::runs_beside_what_is_there),
     ("up_beside_docker_and_another_plugin_names_them", beside_others::names_what_is_in_the_way),
+    ("both_families_reach_everything", dual_stack::both_families),
+    ("a_cluster_of_ipv6_alone_works", dual_stack::ipv6_alone),
     ("a_load_balancer_has_an_address_of_each_family", load_balancer::both_families),
     ("uninstall_leaves_the_machine_as_it_was", uninstall::leaves_nothing),
     ("the_proxy_runs_as_its_daemonset_says", daemonset_mode::runs_as_the_manifest_says),
@@ -76,8 +85,6 @@ const APART: &[(&str, Apart)] = &[
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = CASES.iter().map(|(name, case)| in_cluster(name, *case)).collect();
-    ("both_families_reach_everything", dual_stack::both_families),
-    ("a_cluster_of_ipv6_alone_works", dual_stack::ipv6_alone),
     trials.extend(APART.iter().map(|(name, case)| {
         let case = *case;
         Trial::test(*name, move || case().map_err(|error| Failed::from(format!("{error:#}"))))

@@ -2,17 +2,18 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use skerry_lab::images;
+use skerry_lab::{Lab, images};
 use skerry_tests::{eventually, manifest};
 
 use crate::{
-    client::{Answer, Client, Protocol},
+    dual_stack::client::{Answer, Client, Protocol},
     world::{SOON, World, name_of},
 };
 
@@ -67,18 +68,15 @@ pub fn affinity_sticks_and_moves(world: &World) -> Result<()> {
     let sticky = service(world, "sticky")?;
     let (lab, node) = (world.lab()?, world.node("node2")?);
     let name = in_pod(&pods[0]);
-    let clients = [
-        Client::Outside(&lab),
-        Client::Node(&node),
-        Client::Pod { kubectl: world.kubectl(), name: &name },
-    ];
+    let clients =
+        [Client::Outside(&lab), Client::Node(&node), Client::Pod { kubectl: world.kubectl(), name: &name }];
     for (index, protocol) in Protocol::BOTH.into_iter().enumerate() {
         let by_cluster_ip = cluster_ip(&sticky, if protocol == Protocol::Tcp { 80 } else { 53 })?;
         let by_node_port = node_port(world, &sticky, "node1", index)?;
         for client in &clients {
             let to = if matches!(client, Client::Outside(_)) { by_node_port } else { by_cluster_ip };
-            let first = eventually("it answers", SOON, || client.ask_all(protocol, to))?;
-            let then = client.ask_all(protocol, to)?;
+            let first = eventually("it answers", SOON, || client.ask_both(protocol, to))?;
+            let then = client.ask_both(protocol, to)?;
             let seen: BTreeSet<&str> = hosts(&first).union(&hosts(&then)).copied().collect();
             ensure!(seen.len() == 1, "{} met several by {protocol:?}: {seen:?}", client.name());
         }
@@ -94,7 +92,7 @@ pub fn affinity_sticks_and_moves(world: &World) -> Result<()> {
         Ok(next)
     })?;
     servers(world)?;
-    let after = outside.ask_all(Protocol::Tcp, to)?;
+    let after = outside.ask_both(Protocol::Tcp, to)?;
     ensure!(hosts(&after) == BTreeSet::from([next.as_str()]), "not kept: {after:?}");
     Ok(())
 }
@@ -106,17 +104,15 @@ pub fn external_local_binds_outsiders_only(world: &World) -> Result<()> {
     let outside = Client::Outside(&lab);
     let (with, without) = (node_port(world, &local, "node1", 0)?, node_port(world, &local, "node2", 0)?);
     let seen = eventually("the node with the pod answers", SOON, || outside.ask(Protocol::Tcp, with))?;
-    let ip = lab.client_ip();
-    ensure!(seen.peer == IpAddr::from(ip), "the client's address {ip} is not kept: {seen:?}");
+    let ip = client_ip(&lab)?;
+    ensure!(seen.peer == ip, "the client's address {ip} is not kept: {seen:?}");
     is_silent(&outside, without)?;
     // Inside nothing of that holds: pods and nodes reach it by any node.
     let elsewhere = pods.iter().find(|pod| pod["spec"]["nodeName"] == "node2").context("a pod on node2")?;
     let name = in_pod(elsewhere);
-    for client in [
-        Client::Pod { kubectl: world.kubectl(), name: &name },
-        Client::Node(&there),
-        Client::Node(&here),
-    ] {
+    for client in
+        [Client::Pod { kubectl: world.kubectl(), name: &name }, Client::Node(&there), Client::Node(&here)]
+    {
         for to in [with, cluster_ip(&local, 80)?] {
             client.ask(Protocol::Tcp, to)?;
         }
@@ -146,7 +142,7 @@ pub fn same_node_is_preferred(world: &World) -> Result<()> {
         let name = in_pod(pod);
         let client = Client::Pod { kubectl: world.kubectl(), name: &name };
         eventually("only the pod on the client's node answers", SOON, || {
-            let answers = client.ask_all(Protocol::Tcp, to)?;
+            let answers = client.ask_both(Protocol::Tcp, to)?;
             ensure!(hosts(&answers) == BTreeSet::from([name_of(pod).as_str()]), "{answers:?}");
             Ok(())
         })?;
@@ -168,7 +164,7 @@ pub fn source_ranges_restrict(world: &World) -> Result<()> {
     let range = |range: &str| {
         patch("--type=merge", &format!(r#"{{"spec":{{"loadBalancerSourceRanges":["{range}"]}}}}"#))
     };
-    range(&format!("{}/32", lab.client_ip()))?;
+    range(&format!("{}/32", client_ip(&lab)?))?;
     eventually("a client in the range is served", SOON, || outside.ask(Protocol::Tcp, to))?;
     range("198.51.100.0/24")?;
     eventually("a client outside of it meets silence", SOON, || is_silent(&outside, to))?;
@@ -184,21 +180,42 @@ pub fn source_ranges_restrict(world: &World) -> Result<()> {
 pub fn maglev_agrees_on_all_nodes(world: &World) -> Result<()> {
     servers(world)?;
     let spread = service(world, "spread")?;
+    let mut nodes = Vec::new();
+    for node in ["node1", "node2", "node3", "master"] {
+        nodes.push(node_port(world, &spread, node, 0)?);
+    }
     let (lab, mut met) = (world.lab()?, BTreeSet::new());
-    let outside = Client::Outside(&lab);
     for port in 41_000..41_012 {
-        let mut answers = BTreeSet::new();
-        for node in ["node1", "node2", "node3", "master"] {
-            let to = node_port(world, &spread, node, 0)?;
-            let line = format!("curl -gsS --max-time 3 --local-port {port} http://{to}/");
-            let said = eventually("it answers", SOON, || outside.bash(&line))?;
-            answers.insert(said.split(' ').next().unwrap_or_default().to_owned());
-        }
+        let ask = || lab.client().run(|| ask_from(port, &nodes)).context("enter the client's namespace")?;
+        let answers = eventually("all nodes answer", SOON, ask)?;
         ensure!(answers.len() == 1, "port {port} meets {answers:?}");
         met.extend(answers);
     }
     ensure!(met.len() > 1, "all clients meet {met:?}");
     Ok(())
+}
+
+/// The names of who answers to one socket on each of the addresses.
+fn ask_from(port: u16, to: &[SocketAddr]) -> Result<BTreeSet<String>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let mut hosts = BTreeSet::new();
+    for to in to {
+        socket.send_to(b"hello", to)?;
+        let mut said = [0; 256];
+        let (length, from) = socket.recv_from(&mut said).with_context(|| format!("ask {to}"))?;
+        ensure!(from == *to, "{to} answered as {from}");
+        let line = String::from_utf8_lossy(&said[..length]).into_owned();
+        hosts.insert(line.split(' ').next().unwrap_or_default().to_owned());
+    }
+    Ok(hosts)
+}
+
+/// The IPv4 address of the client on the lab's bridge.
+fn client_ip(lab: &Lab) -> Result<IpAddr> {
+    let shown = lab.client().ip("-4 -o addr show scope global")?;
+    let address = shown.split_whitespace().find_map(|word| word.split_once('/')).context("an address")?;
+    Ok(address.0.parse()?)
 }
 
 /// No answer at all, not even a refusal: curl's exit code for a time-out.

@@ -1,6 +1,6 @@
 //! Clusters of both families, and of IPv6 alone: addresses, services from everywhere, the way out.
 
-mod client;
+pub mod client;
 mod scene;
 
 use std::{
