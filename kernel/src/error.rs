@@ -59,6 +59,11 @@ impl Error {
         matches!(self.errno(), Some(libc::E2BIG | libc::ENOSPC))
     }
 
+    /// Somebody else holds it (EBUSY).
+    pub fn is_busy(&self) -> bool {
+        self.errno() == Some(libc::EBUSY)
+    }
+
     /// This kernel does not know the call, the attach type or the flag.
     pub fn is_unsupported(&self) -> bool {
         matches!(self.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS | ENOTSUPP))

@@ -27,8 +27,8 @@ mod tc;
 pub use error::Error;
 pub use fs::{cgroup2_mount, is_bpffs, is_cgroup2, mount_bpffs, unmount};
 pub use link::{
-    Attachment, CgroupHook, Direction, Link, LinkInfo, LinkTarget, Order, cgroup_attachments, link_ids,
-    tcx_attachments,
+    Attachment, CgroupHook, Direction, Link, LinkInfo, LinkTarget, Order, XdpMode, cgroup_attachments,
+    link_ids, tcx_attachments,
 };
 pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type, pinned_map_info};
 pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie};

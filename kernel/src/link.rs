@@ -26,6 +26,15 @@ pub enum Direction {
     Egress = 47,
 }
 
+/// Where in the receive path an XDP program runs (`XDP_FLAGS_…` of `linux/if_link.h`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XdpMode {
+    /// After the packet got its skb: every device has it.
+    Generic = 2,
+    /// In the driver.
+    Native = 4,
+}
+
 /// Socket address hooks of a cgroup (`enum bpf_attach_type`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum CgroupHook {
@@ -120,6 +129,21 @@ impl Link {
         Link::create(attribute, name)
     }
 
+    /// Attaches an XDP program to a device of the caller's network namespace (Linux 5.9). One program a device:
+    /// [`Error::is_busy`] where another's is.
+    pub fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<Link, Error> {
+        /// `BPF_XDP` of `enum bpf_attach_type`.
+        const XDP: u32 = 37;
+        let attribute = sys::LinkCreate {
+            program_fd: sys::raw(program),
+            target: ifindex,
+            attach_type: XDP,
+            flags: mode as u32,
+            ..Zeroable::zeroed()
+        };
+        Link::create(attribute, format!("device {ifindex} (XDP, {mode:?})"))
+    }
+
     /// Attaches a socket address program to a cgroup2 folder, beside those of others.
     pub fn attach_cgroup(
         program: BorrowedFd<'_>,
@@ -179,6 +203,14 @@ impl Link {
             link_type => LinkTarget::Other { link_type },
         };
         Ok(LinkInfo { id: raw.id, program_id: raw.program_id, target })
+    }
+
+    /// The device that an XDP link is on; none: it is gone, or this is another kind of link.
+    pub fn xdp_device(&self) -> Result<Option<u32>, Error> {
+        const LINK_XDP: u32 = 6;
+        let raw: RawInfo =
+            sys::info(self.fd()).map_err(|e| Error::system("ask about link", &self.name, e))?;
+        Ok((raw.link_type == LINK_XDP && raw.words[0] != 0).then_some(raw.words[0]))
     }
 
     /// Swaps the program in place: no packet and no connect meets a moment without one.

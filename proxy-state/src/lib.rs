@@ -34,6 +34,7 @@ pub use health::{Health, ServiceHealth};
 pub use ingest::State;
 pub use ip::{parse_cidr, parse_ip};
 pub use layout::{Layout, Span};
+pub use maglev::weighted as maglev_table;
 pub use model::ObjectKey;
 pub use nodes::{NodeTables, router_address};
 pub use plan::{Op, Plan, Refusal, plan};

@@ -18,29 +18,38 @@ pub(crate) fn size(asked: u32) -> u32 {
 /// order or history: every node makes the same. Backends are told apart by address and port only, so that one that begins
 /// to terminate keeps its place. `size` is raised where there are too many backends for it.
 pub(crate) fn table(backends: &[Backend], size: u32) -> Vec<Backend> {
-    if backends.is_empty() {
+    weighted(&backends.iter().map(|backend| (*backend, 1)).collect::<Vec<_>>(), size)
+}
+
+/// As [`table`]; each backend takes as many turns as its weight says, and has that share of the elements. One with weight 0
+/// has none.
+pub fn weighted(backends: &[(Backend, u32)], size: u32) -> Vec<Backend> {
+    let mut sorted: Vec<(Backend, u32)> =
+        backends.iter().filter(|(_, weight)| *weight > 0).copied().collect();
+    if sorted.is_empty() {
         return Vec::new();
     }
-    let needed = (backends.len() as u32).saturating_mul(ELEMENTS_PER_BACKEND);
+    let needed = (sorted.len() as u32).saturating_mul(ELEMENTS_PER_BACKEND);
     let size = self::size(size.max(needed)) as usize;
-    let mut sorted = backends.to_vec();
     sorted.sort_unstable();
-    let mut walks: Vec<Walk> = sorted.iter().map(|backend| Walk::of(backend, size)).collect();
+    let mut walks: Vec<Walk> = sorted.iter().map(|(backend, _)| Walk::of(backend, size)).collect();
     let mut table: Vec<Option<u32>> = vec![None; size];
     let mut filled = 0;
     while filled < size {
         for (number, walk) in walks.iter_mut().enumerate() {
-            if filled == size {
-                break;
+            for _ in 0..sorted[number].1 {
+                if filled == size {
+                    break;
+                }
+                while table[walk.at].is_some() {
+                    walk.go(size);
+                }
+                table[walk.at] = Some(number as u32);
+                filled += 1;
             }
-            while table[walk.at].is_some() {
-                walk.go(size);
-            }
-            table[walk.at] = Some(number as u32);
-            filled += 1;
         }
     }
-    table.into_iter().flatten().map(|number| sorted[number as usize]).collect()
+    table.into_iter().flatten().map(|number| sorted[number as usize].0).collect()
 }
 
 /// A backend's permutation of the elements: it begins somewhere and goes on in equal steps.
@@ -121,6 +130,14 @@ mod tests {
             );
             assert!(worst <= 1.25 / f64::from(count), "{count}: {worst}");
         }
+    }
+
+    #[test]
+    fn a_weight_is_a_share() {
+        let all = backends(3);
+        let made = weighted(&[(all[0], 3), (all[1], 1), (all[2], 0)], DEFAULT_SIZE);
+        let share = made.iter().filter(|backend| **backend == all[0]).count() as f64 / made.len() as f64;
+        assert!((0.74..0.76).contains(&share) && !made.contains(&all[2]), "{share}");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub enum Command {
     Node(NodeArgs),
     /// The service proxy and CNI alone, for a cluster of any make
     Proxy(ProxyArgs),
+    /// A balancer alone, in front of nodes: XDP, health checks, a file of virtual addresses
+    Lb(crate::lb::LbArgs),
     /// Print a kubeconfig for the cluster that runs here
     Kubeconfig(FolderArgs),
     /// Say what runs here

@@ -7,6 +7,7 @@ mod args;
 mod families;
 mod kube_proxy;
 mod kubeconfig;
+mod lb;
 mod node;
 mod paths;
 mod preflight;
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
         Command::Server(args) => server::run(args),
         Command::Node(args) => node::run(args),
         Command::Proxy(args) => node::run_proxy(args),
+        Command::Lb(args) => lb::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Status(args) => status::run(args),
         Command::Uninstall(args) => uninstall::run(args),

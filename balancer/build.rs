@@ -1,0 +1,13 @@
+//! Makes the kernel programs and lays them beside the crate's other generated files, to be embedded.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+fn main() -> anyhow::Result<()> {
+    ebpf_build::watch();
+    let object = ebpf_build::build()?;
+    let to = Path::new(&std::env::var("OUT_DIR")?).join("skerry-bpf");
+    std::fs::copy(&object, &to).with_context(|| format!("copy {} to {}", object.display(), to.display()))?;
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! An L4 balancer that stands alone in front of nodes: `skerry lb`.
+//!
+//! A file names virtual addresses and their backends ([`Config`]); probes say which of those live (`health`); `plan` makes
+//! of both the tables of the XDP program `lb_xdp`, which are pinned below a root of their own and outlive this process, as
+//! the program on its devices does.
+#![forbid(unsafe_code)]
+
+mod config;
+mod devices;
+mod flows;
+mod health;
+mod kernel;
+mod metrics;
+mod neighbours;
+mod plan;
+mod run;
+
+pub use config::{Config, ConfigError};
+pub use run::{Mode, Options, RunError, remove, run};

@@ -1,0 +1,112 @@
+//! `/metrics` and `/healthz`, by a server that knows no more of HTTP than they need.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use proxy_abi::Reason;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::kernel::Maps;
+
+/// What the loop knows; the counters are read from the maps.
+#[derive(Clone, Default, Debug)]
+pub struct State {
+    /// Virtual address, protocol, backend, whether it lives.
+    pub backends: Vec<(SocketAddr, &'static str, SocketAddr, bool)>,
+    pub reloads: u64,
+    pub refused_reloads: u64,
+    pub flows_ended: u64,
+}
+
+pub type Shared = Arc<Mutex<State>>;
+
+const REQUEST_MAX: usize = 8_192;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub async fn serve(listener: TcpListener, maps: Arc<Maps>, state: Shared) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let answer = answer(stream, &maps, &state);
+        if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, answer).await {
+            tracing::debug!(%error, "connection for metrics");
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, maps: &Maps, state: &Shared) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < REQUEST_MAX {
+        if stream.read_buf(&mut request).await? == 0 {
+            break;
+        }
+    }
+    let line = String::from_utf8_lossy(&request);
+    let (status, body) = match line.split(' ').nth(1) {
+        Some("/metrics") => {
+            let known = state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            ("200 OK", text(&known, |reason| maps.counted(reason).unwrap_or_default()))
+        }
+        Some("/healthz") => ("200 OK", "ok\n".to_owned()),
+        _ => ("404 Not Found", "not found: /metrics, /healthz\n".to_owned()),
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await
+}
+
+/// Prometheus' text format; `counted`: packets and bytes.
+fn text(state: &State, counted: impl Fn(Reason) -> (u64, u64)) -> String {
+    let mut text = String::new();
+    let all: Vec<_> = Reason::ALL.iter().map(|reason| (reason.label(), counted(*reason))).collect();
+    text.push_str("# TYPE skerry_lb_packets_total counter\n");
+    for (reason, (packets, _)) in &all {
+        let _ = writeln!(text, "skerry_lb_packets_total{{reason=\"{reason}\"}} {packets}");
+    }
+    text.push_str("# TYPE skerry_lb_bytes_total counter\n");
+    for (reason, (_, bytes)) in &all {
+        let _ = writeln!(text, "skerry_lb_bytes_total{{reason=\"{reason}\"}} {bytes}");
+    }
+    text.push_str("# TYPE skerry_lb_backend_up gauge\n");
+    for (vip, protocol, backend, lives) in &state.backends {
+        let _ = writeln!(
+            text,
+            "skerry_lb_backend_up{{vip=\"{vip}\",protocol=\"{protocol}\",backend=\"{backend}\"}} {}",
+            u8::from(*lives)
+        );
+    }
+    for (name, value) in [
+        ("reloads", state.reloads),
+        ("refused_reloads", state.refused_reloads),
+        ("flows_ended", state.flows_ended),
+    ] {
+        let _ = writeln!(text, "# TYPE skerry_lb_{name}_total counter\nskerry_lb_{name}_total {value}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_and_reasons_are_told() {
+        let vip = "192.0.2.1:80".parse().unwrap();
+        let backends = vec![(vip, "TCP", "10.0.0.1:80".parse().unwrap(), false)];
+        let text = text(&State { backends, ..State::default() }, |_| (7, 700));
+        for line in [
+            "skerry_lb_packets_total{reason=\"sent_out\"} 7\n",
+            "skerry_lb_backend_up{vip=\"192.0.2.1:80\",protocol=\"TCP\",backend=\"10.0.0.1:80\"} 0\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+}
