@@ -15,6 +15,10 @@ pub trait Packet {
     /// Length in bytes, Ethernet header included.
     fn length(&self) -> u32;
 
+    /// Whether it stands for several packets that the kernel has merged or is still to cut (GRO, GSO): on the wire each is
+    /// shorter than this one.
+    fn is_merged(&self) -> bool;
+
     /// `N` bytes at `at`; none where the packet is shorter.
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
 

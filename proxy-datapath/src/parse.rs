@@ -65,6 +65,8 @@ pub struct View {
     pub proto: u8,
     /// ICMP: its type. TCP: its flags.
     pub flags: u8,
+    /// It must not be cut on its way: DF is set, or it is IPv6.
+    pub whole: bool,
     /// A fragment, the first one included.
     pub fragment: bool,
     /// Which datagram it is a piece of.
@@ -120,6 +122,7 @@ fn parse_v4<P: Packet>(packet: &P, view: &mut View) -> Option<()> {
     view.dst = Addr::from_v4([header[16], header[17], header[18], header[19]]);
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     view.fragment = fragment & 0x3fff != 0;
+    view.whole = fragment & 0x4000 != 0;
     view.fragment_id = u16::from_ne_bytes([header[4], header[5]]) as u32;
     transport(packet, view, ETH + header_length, fragment & 0x1fff != 0)
 }
@@ -134,6 +137,7 @@ fn parse_v6<P: Packet>(packet: &P, view: &mut View) -> Result<(), Reason> {
     }
     let length = if payload == 0 { carried } else { payload + 40 };
     view.v4 = false;
+    view.whole = true;
     view.length = if length > 0xffff { 0xffff } else { length as u16 };
     view.ttl = header[7];
     view.src = address([

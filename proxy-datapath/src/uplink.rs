@@ -3,7 +3,7 @@
 use proxy_abi::{Config, Reason, config_flag, endpoint_flag, flow_flag, proto};
 
 use crate::{
-    answer::reject,
+    answer::{reject, too_big},
     flow::{self, Fresh},
     forward::{Place, forward, is_loopback, locate},
     fragment::follow,
@@ -51,6 +51,9 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         }
     }
     locate(tables, config, &s.to.dst, &mut s.hop);
+    if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config) {
+        return too_big(packet, &s.view, config.pod_mtu);
+    }
     if !known {
         fresh.flags |= flow_flag::FROM_UPLINK;
         fresh.snat = choose_source(s, config);
@@ -89,6 +92,12 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
         Ok(()) => Verdict::PASS,
         Err(reason) => Verdict::drop(reason),
     }
+}
+
+/// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the tunnel's header.
+#[inline(always)]
+fn fits_tunnel<P: Packet>(packet: &P, view: &View, config: &Config) -> bool {
+    view.length as u32 <= config.pod_mtu || !view.whole || view.fragment || packet.is_merged()
 }
 
 /// A TCP segment that opens nothing. Without an entry it belongs to a connection that was made before we came: the stack knows

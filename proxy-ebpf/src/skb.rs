@@ -98,6 +98,12 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
+    fn is_merged(&self) -> bool {
+        // SAFETY: the context is valid for the whole run.
+        unsafe { (*self.raw()).gso_size != 0 }
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         self.0.load(at as usize).ok()
     }

@@ -150,6 +150,11 @@ impl Packet for Xdp<'_> {
     }
 
     #[inline(always)]
+    fn is_merged(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         if N <= IN_PLACE {
             let from = self.at::<N>(at)?;

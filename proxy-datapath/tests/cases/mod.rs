@@ -132,6 +132,12 @@ impl Case {
         self.step(hook, input, Action::Answer, Reason::Rejected, Some(output))
     }
 
+    /// As [`Case::answers`], for a packet that is too big.
+    pub fn tells(self, hook: Hook, input: Packet, output: Packet) -> Case {
+        let output = output.answering();
+        self.step(hook, input, Action::Answer, Reason::TooBig, Some(output))
+    }
+
     pub fn named(mut self, name: &'static str) -> Case {
         self.name = name;
         self

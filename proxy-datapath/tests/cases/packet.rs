@@ -47,6 +47,8 @@ pub enum Transport {
     Error {
         kind: u8,
         code: u8,
+        /// What fits, in bytes.
+        mtu: u32,
     },
     Other {
         protocol: u8,
@@ -124,7 +126,7 @@ pub fn quoting(from: &str, about: &Packet, kind: u8, code: u8) -> Packet {
     let bytes = about.bytes();
     let header = if about.src.is_ipv4() { 20 } else { 40 };
     let quoted = &bytes[14..(14 + header + 8).min(bytes.len())];
-    packet(from.parse().unwrap(), about.src, Transport::Error { kind, code }, quoted)
+    packet(from.parse().unwrap(), about.src, Transport::Error { kind, code, mtu: 0 }, quoted)
 }
 
 impl Packet {
@@ -140,6 +142,14 @@ impl Packet {
 
     pub fn by_mac(mut self, src: [u8; 6]) -> Packet {
         self.macs.0 = src;
+        self
+    }
+
+    /// Of an ICMP error: how many bytes would fit.
+    pub fn about(mut self, fits: u32) -> Packet {
+        if let Transport::Error { mtu, .. } = &mut self.transport {
+            *mtu = fits;
+        }
         self
     }
 
@@ -235,11 +245,11 @@ impl Packet {
                 };
                 done.unwrap();
             }
-            Transport::Error { kind, code } => {
+            Transport::Error { kind, code, mtu } => {
                 let done = if self.src.is_ipv4() {
-                    start.icmpv4_raw(*kind, *code, [0; 4]).write(&mut out, &self.payload)
+                    start.icmpv4_raw(*kind, *code, mtu.to_be_bytes()).write(&mut out, &self.payload)
                 } else {
-                    start.icmpv6_raw(*kind, *code, [0; 4]).write(&mut out, &self.payload)
+                    start.icmpv6_raw(*kind, *code, mtu.to_be_bytes()).write(&mut out, &self.payload)
                 };
                 done.unwrap();
             }

@@ -202,7 +202,7 @@ fn spoofs() -> Vec<Case> {
     };
     let link_local = |kind: u8| {
         let mut packet = echo("fe80::2", "ff02::2", 0, false);
-        packet.transport = super::packet::Transport::Error { kind, code: 0 };
+        packet.transport = super::packet::Transport::Error { kind, code: 0, mtu: 0 };
         packet
     };
     let mut foreign = udp("10.244.1.2:1", to).bytes();

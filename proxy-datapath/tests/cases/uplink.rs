@@ -5,6 +5,7 @@ use proxy_abi::{Reason, proto};
 use super::{
     Case, Hook, State, case,
     packet::{tcp, udp},
+    quoting,
     state::{POD_A_MAC, SNAT_PORT},
 };
 
@@ -41,6 +42,36 @@ pub fn cases() -> Vec<Case> {
             "old 203.0.113.9:5000>192.168.50.1:30080/6 => 10.244.1.1:61000>10.244.2.2:8080 dnat snat",
             "old 10.244.2.2:8080>10.244.1.1:61000/6 => 192.168.50.1:30080>203.0.113.9:5000 dnat snat back",
         ]),
+        case(
+            "what does not fit the tunnel is told so",
+            State::standard().node_port(1, proto::UDP, 30_080, &[remote]),
+        )
+        .tells(
+            Hook::FromUplink,
+            udp(client, at).says(&[7; 1_423]),
+            quoting("192.168.50.1", &udp(client, at).says(&[7; 1_423]), 3, 4).about(1_450),
+        )
+        .tunnels(
+            Hook::FromUplink,
+            udp(client, at).says(&[7; 1_422]),
+            udp(&router, remote).says(&[7; 1_422]).hop(),
+        ),
+        case(
+            "what does not fit the tunnel is told so, v6",
+            State::standard().node_port(1, proto::UDP, 30_080, &["[fd00:2::2]:8080"]),
+        )
+        .tells(
+            Hook::FromUplink,
+            udp("[2001:db8:9::9]:5000", "[2001:db8::1]:30080").says(&[7; 1_403]),
+            quoting(
+                "2001:db8::1",
+                &udp("[2001:db8:9::9]:5000", "[2001:db8::1]:30080").says(&[7; 1_403]),
+                2,
+                0,
+            )
+            .about(1_450),
+        )
+        .leaves(&[]),
         case(
             "a NodePort's pod on another node, v6",
             State::standard().node_port(1, proto::TCP, 30_080, &["[fd00:2::2]:8080"]),

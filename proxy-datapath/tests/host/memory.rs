@@ -31,6 +31,10 @@ impl Packet for Bytes {
         self.data.len() as u32
     }
 
+    fn is_merged(&self) -> bool {
+        false
+    }
+
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let at = at as usize;
         self.data.get(at..at.checked_add(N)?)?.try_into().ok()
