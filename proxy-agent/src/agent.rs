@@ -18,6 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admin::{self, AdminError},
     config::Config,
     events::log_drops,
     flows::{Flows, collect_forever},
@@ -42,6 +43,8 @@ pub enum AgentError {
     Lock { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Node(#[from] NodeError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     #[error("take up the pinned maps")]
     Maps(#[source] skerry_kernel::Error),
     #[error("read kubeconfig {path}")]
@@ -107,7 +110,9 @@ pub async fn run_with_progress(
         tasks.spawn(serve(listen(address).await?, metrics.clone(), readiness.clone()));
     }
     let outside = Outside::start(&config, node.uplink_index(), &metrics, &readiness, &mut tasks);
-    tasks.spawn(log_drops(drops));
+    let followers = tokio::sync::broadcast::Sender::new(admin::BACKLOG);
+    tasks.spawn(admin::serve(admin::listen(&config.run_dir)?, followers.clone()));
+    tasks.spawn(log_drops(drops, followers));
     let gc = Flows::open(&pins).map_err(AgentError::Maps)?;
     tasks.spawn(collect_forever(gc, pins.clone(), config.flow_gc_interval, metrics.clone()));
     let (to_loop, updates) = mpsc::channel(QUEUE);

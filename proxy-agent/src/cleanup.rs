@@ -4,6 +4,7 @@ use proxy_abi::map;
 use skerry_kernel::{Direction, Link, Map, detach_filter};
 
 use crate::{
+    admin::SOCKET,
     agent::LOCK,
     announce::memory,
     config::Config,
@@ -57,7 +58,8 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
         Err(error) => errors.push(error.into()),
     }
     errors.extend(remove_file(&memory::path(&config.run_dir)).err());
-    errors.extend(remove_file(&config.run_dir.join(LOCK)).err());
+    errors
+        .extend([LOCK, SOCKET].into_iter().filter_map(|name| remove_file(&config.run_dir.join(name)).err()));
     // Gone only if nobody else keeps something there; others' files stay.
     for folder in [&config.pin_root, &config.run_dir] {
         std::fs::remove_dir(folder).ok();

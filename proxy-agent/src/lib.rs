@@ -8,6 +8,7 @@
 //! * `flows`: what the agent does with connections; `metrics`, `serve`, `events`: what it tells.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod agent;
 mod announce;
 mod attach;

@@ -33,6 +33,14 @@ pub enum Command {
     Status(FolderArgs),
     /// Stop everything and remove what Skerry has put on this machine
     Uninstall(UninstallArgs),
+    /// Show Services as this node serves them
+    Service(crate::cli::ServiceArgs),
+    /// Show the proxy's maps
+    Bpf(crate::cli::BpfArgs),
+    /// Follow what the programs do to packets: drops, with their reasons
+    Flows(crate::cli::FlowsArgs),
+    /// Follow a made-up packet through the proxy's decisions, on the live maps
+    Trace(crate::cli::TraceArgs),
     /// Remove what kube-proxy has left on this machine: rules, sets, virtual servers
     CleanupKubeProxy(crate::kube_proxy::CleanArgs),
 }

@@ -4,6 +4,7 @@
 //! `up` starts both and minds them.
 
 mod args;
+mod cli;
 mod families;
 mod kube_proxy;
 mod kubeconfig;
@@ -34,6 +35,10 @@ fn main() -> std::process::ExitCode {
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Status(args) => status::run(args),
         Command::Uninstall(args) => uninstall::run(args),
+        Command::Service(args) => cli::service(args),
+        Command::Bpf(args) => cli::bpf(args),
+        Command::Flows(args) => cli::flows(args),
+        Command::Trace(args) => cli::trace(args),
         Command::CleanupKubeProxy(args) => kube_proxy::run_command(args),
     };
     match done {

@@ -10,6 +10,7 @@ mod delete_pod_under_load;
 mod delete_replicaset;
 mod dual_stack;
 mod exec_and_logs;
+mod explains_itself;
 mod host;
 mod kube_proxy_cleanup;
 mod kubectl_verbs;
@@ -58,6 +59,7 @@ const CASES: &[(&str, Case)] = &[
     ("garbage_on_the_port_harms_nothing", bad_input::garbage),
     ("anonymous_clients_are_refused", bad_input::anonymous),
     ("status_and_kubeconfig_tell_what_runs", status::tell),
+    ("the_proxy_explains_itself_by_its_maps", explains_itself::by_its_maps),
     ("a_load_balancer_has_an_address_and_health_checks", load_balancer::has_address_and_health_checks),
     ("two_families_required_of_a_cluster_of_one_are_refused", dual_stack::required_on_one_family_is_refused),
 ];

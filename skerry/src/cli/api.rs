@@ -1,0 +1,71 @@
+//! Names from the API server: the maps hold numbers and addresses only.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::{
+    Api, Client, Config,
+    api::ListParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+/// Where `skerry up` and `skerry node` keep theirs.
+const OURS: &[&str] =
+    &["/var/lib/skerry/server/kubeconfig/admin.yaml", "/var/lib/skerry/node/kubeconfig.yaml"];
+
+#[derive(Clone, Debug, Args)]
+pub struct ApiOptions {
+    /// $KUBECONFIG, else the one of the cluster or node that runs here
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl ApiOptions {
+    /// All Services.
+    ///
+    /// # Errors
+    /// When the API server can't be asked.
+    pub fn services(&self) -> anyhow::Result<Vec<Service>> {
+        self.ask(async |client| {
+            let list = Api::<Service>::all(client).list(&ListParams::default()).await;
+            Ok(list.context("list services")?.items)
+        })
+    }
+
+    /// Address of a pod, the first one.
+    ///
+    /// # Errors
+    /// When the API server can't be asked, or the pod has none.
+    pub fn pod_address(&self, namespace: &str, name: &str) -> anyhow::Result<std::net::IpAddr> {
+        let pod = self.ask(async |client| {
+            let pod = Api::<Pod>::namespaced(client, namespace).get(name).await;
+            pod.with_context(|| format!("get pod {namespace}/{name}"))
+        })?;
+        let address = pod.status.and_then(|status| status.pod_ip);
+        let address = address.with_context(|| format!("pod {namespace}/{name} has no address yet"))?;
+        address.parse().with_context(|| format!("the address of pod {namespace}/{name}, {address}"))
+    }
+
+    fn ask<T>(&self, question: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async { question(self.client().await?).await })
+    }
+
+    async fn client(&self) -> anyhow::Result<Client> {
+        let ours = || OURS.iter().map(PathBuf::from).find(|path| path.exists());
+        let config = match self.kubeconfig.clone().or_else(ours) {
+            Some(path) => {
+                let file =
+                    Kubeconfig::read_from(&path).with_context(|| format!("read {}", path.display()))?;
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
+            }
+            None => match Config::incluster() {
+                Ok(config) => config,
+                Err(_) => bail!("no kubeconfig: give --kubeconfig"),
+            },
+        };
+        Ok(Client::try_from(config)?)
+    }
+}
