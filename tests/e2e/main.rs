@@ -70,7 +70,10 @@ const ALONE: &[(&str, Case)] = &[
     ("a_restarted_server_keeps_everything", restarts::server_keeps_everything),
     ("a_restarted_node_loses_no_connection", restarts::node_keeps_forwarding),
     ("an_address_whose_node_goes_is_taken_over", load_balancer::another_node_takes_over),
-    ("row_16_a_balancer_in_front_leaves_a_killed_node_out", xdp_balancer::spreads_and_leaves_a_killed_node_out),
+    (
+        "row_16_a_balancer_in_front_leaves_a_killed_node_out",
+        xdp_balancer::spreads_and_leaves_a_killed_node_out,
+    ),
 ];
 
 /// Cases without the cluster.
