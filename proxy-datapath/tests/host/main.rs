@@ -1,5 +1,6 @@
 //! The datapath on the host: the case table, hostile bytes, the socket hooks.
 
+mod balancer;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod choice;

@@ -1,0 +1,83 @@
+//! The balancer in front of nodes: translated both ways, wrapped for a direct answer, too long for that.
+
+use etherparse::{IpNumber, Ipv4Header, NetSlice, SlicedPacket};
+use proxy_abi::{Reason, Tuple, frontend_flag, proto};
+use proxy_datapath::{Action, Frame, NextHop, Scratch, Verdict, Way, from_wire};
+
+use crate::{
+    cases::{State, packet::tcp},
+    memory::{Bytes, Maps},
+};
+
+const VIP: &str = "203.0.113.10:80";
+const BACKEND: &str = "192.168.50.7:80";
+const MACS: [u8; 12] = [2, 0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 8];
+const MTU: u32 = 1_500;
+
+impl Frame for Bytes {
+    fn prepend(&mut self, count: u32) -> Option<()> {
+        self.data.splice(0..0, vec![0; count as usize]);
+        Some(())
+    }
+
+    fn next_hop(&self, _: &Tuple, length: u32, hop: &mut NextHop) {
+        let way = if length > MTU { Way::TooBig } else { Way::Found };
+        *hop = NextHop { way, ifindex: self.uplink, mtu: MTU, macs: MACS };
+    }
+}
+
+fn maps(flags: u32) -> Maps {
+    let state = State::standard().service(1, proto::TCP, VIP, &[BACKEND]);
+    Maps::new(&state.frontends(|frontend| frontend.flags = flags))
+}
+
+fn balance(maps: &Maps, data: Vec<u8>) -> (Verdict, Vec<u8>) {
+    let mut packet = Bytes { data, uplink: 7 };
+    let verdict = from_wire(&mut packet, maps, &mut Scratch::default());
+    (verdict, packet.data)
+}
+
+#[test]
+fn a_client_is_sent_to_a_backend_and_its_answer_back() {
+    let maps = maps(frontend_flag::LOAD_BALANCER);
+    let (verdict, sent) = balance(&maps, tcp("198.51.100.9:4000", VIP, "S").bytes());
+    assert_eq!((verdict.action, verdict.ifindex, &sent[..12]), (Action::Out, 7, &MACS[..]));
+    let port = u16::from_be_bytes([sent[34], sent[35]]);
+    assert_eq!(sent[14..], tcp(&format!("192.168.50.1:{port}"), BACKEND, "S").hop().bytes()[14..]);
+    let answer = tcp(BACKEND, &format!("192.168.50.1:{port}"), "SA");
+    let (verdict, back) = balance(&maps, answer.bytes());
+    assert_eq!((verdict.action, verdict.reason), (Action::Out, Reason::SentOut));
+    assert_eq!(back[14..], tcp(VIP, "198.51.100.9:4000", "SA").hop().bytes()[14..]);
+}
+
+#[test]
+fn a_direct_packet_travels_unchanged_inside_another() {
+    let maps = maps(frontend_flag::DIRECT);
+    let client = tcp("198.51.100.9:4000", VIP, "S");
+    let (verdict, sent) = balance(&maps, client.bytes());
+    assert_eq!((verdict.action, verdict.reason), (Action::Out, Reason::Encapsulated));
+    assert_eq!((&sent[..12], &sent[34..]), (&MACS[..], &client.hop().bytes()[14..]));
+    let (outer, _) = Ipv4Header::from_slice(&sent[14..]).unwrap();
+    assert_eq!((outer.source, outer.destination), ([192, 168, 50, 1], [192, 168, 50, 7]));
+    assert_eq!((outer.protocol, outer.header_checksum), (IpNumber(4), outer.calc_header_checksum()));
+    assert_eq!(usize::from(outer.total_len), sent.len() - 14);
+}
+
+#[test]
+fn a_packet_that_does_not_fit_is_answered_with_what_would() {
+    let maps = maps(frontend_flag::DIRECT);
+    let mut long = tcp("198.51.100.9:4000", VIP, "A").says(&[7; 1_450]).bytes();
+    // Don't fragment; the header's checksum follows.
+    let (mut header, _) = Ipv4Header::from_slice(&long[14..]).unwrap();
+    header.dont_fragment = true;
+    header.header_checksum = header.calc_header_checksum();
+    long.splice(14..34, header.to_bytes());
+    let (verdict, answer) = balance(&maps, long);
+    assert_eq!((verdict.action, verdict.reason), (Action::Answer, Reason::TooBig));
+    let parsed = SlicedPacket::from_ethernet(&answer).unwrap();
+    let Some(NetSlice::Ipv4(ip)) = parsed.net else { panic!("no IPv4") };
+    assert_eq!(ip.header().destination(), [198, 51, 100, 9]);
+    assert_eq!(answer[34..36], [3, 4]);
+    assert_eq!(u16::from_be_bytes([answer[40], answer[41]]), 1_480);
+    assert_eq!(answer.len(), 14 + 20 + 36);
+}
