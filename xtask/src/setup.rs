@@ -12,7 +12,10 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("building", &["gcc", "libc6-dev", "protobuf-compiler"]),
     ("the kernel programs", &["rustc-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"]),
     ("running nodes", &["containerd", "runc", "iproute2", "util-linux", "mount"]),
-    ("tests and benches", &["iptables", "nftables", "conntrack", "tcpdump", "ethtool", "containernetworking-plugins"]),
+    (
+        "tests and benches",
+        &["iptables", "nftables", "conntrack", "tcpdump", "ethtool", "containernetworking-plugins"],
+    ),
 ];
 const BPF_LINKER: &str = "0.10.4";
 
