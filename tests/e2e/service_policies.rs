@@ -18,26 +18,28 @@ use crate::{
 };
 
 const NAMESPACE: &str = "policies";
+/// Of the case that deletes a pod: the others ask from theirs meanwhile.
+const AFFINITY: &str = "affinity";
 /// Nobody has it: it is routed to a node by hand, as a load balancer would do.
 const LOAD_BALANCER_IP: &str = "192.0.2.10";
 
-/// The manifest is applied once for all cases of this file.
-static APPLIED: Mutex<bool> = Mutex::new(false);
+/// The namespaces that the manifest is applied in.
+static APPLIED: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
 
 /// The servers on the workers, by node.
-fn servers(world: &World) -> Result<Vec<Value>> {
+fn servers(world: &World, namespace: &'static str) -> Result<Vec<Value>> {
     let mut applied = APPLIED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*applied {
+    if !applied.contains(namespace) {
         let echo = images::echo()?;
         for node in world.nodes()? {
             node.import(std::slice::from_ref(&echo))?;
         }
-        world.type_in(&format!("create namespace {NAMESPACE}"))?;
-        world.type_in(&format!("apply -n {NAMESPACE} -f {}", manifest("policies.yaml")))?;
-        *applied = true;
+        world.type_in(&format!("create namespace {namespace}"))?;
+        world.type_in(&format!("apply -n {namespace} -f {}", manifest("policies.yaml")))?;
+        applied.insert(namespace);
     }
-    world.ready_pods(NAMESPACE, "app=alone", 1)?;
-    world.ready_pods(NAMESPACE, "app=echo", 3)
+    world.ready_pods(namespace, "app=alone", 1)?;
+    world.ready_pods(namespace, "app=echo", 3)
 }
 
 fn service(world: &World, name: &str) -> Result<Value> {
@@ -64,10 +66,10 @@ fn in_pod(pod: &Value) -> String {
 }
 
 pub fn affinity_sticks_and_moves(world: &World) -> Result<()> {
-    let pods = servers(world)?;
-    let sticky = service(world, "sticky")?;
+    let pods = servers(world, AFFINITY)?;
+    let sticky = world.json(&format!("get service sticky -n {AFFINITY}"))?;
     let (lab, node) = (world.lab()?, world.node("node2")?);
-    let name = in_pod(&pods[0]);
+    let name = format!("{} -n {AFFINITY}", name_of(&pods[0]));
     let clients =
         [Client::Outside(&lab), Client::Node(&node), Client::Pod { kubectl: world.kubectl(), name: &name }];
     for (index, protocol) in Protocol::BOTH.into_iter().enumerate() {
@@ -85,20 +87,20 @@ pub fn affinity_sticks_and_moves(world: &World) -> Result<()> {
     let to = node_port(world, &sticky, "node1", 0)?;
     let outside = Client::Outside(&lab);
     let chosen = outside.ask(Protocol::Tcp, to)?.host;
-    world.type_in(&format!("delete pod {chosen} -n {NAMESPACE}"))?;
+    world.type_in(&format!("delete pod {chosen} -n {AFFINITY}"))?;
     let next = eventually("another one answers", SOON, || {
         let next = outside.ask(Protocol::Tcp, to)?.host;
         ensure!(next != chosen, "{chosen} still");
         Ok(next)
     })?;
-    servers(world)?;
+    servers(world, AFFINITY)?;
     let after = outside.ask_both(Protocol::Tcp, to)?;
     ensure!(hosts(&after) == BTreeSet::from([next.as_str()]), "not kept: {after:?}");
     Ok(())
 }
 
 pub fn external_local_binds_outsiders_only(world: &World) -> Result<()> {
-    let pods = servers(world)?;
+    let pods = servers(world, NAMESPACE)?;
     let local = service(world, "outside-local")?;
     let (lab, here, there) = (world.lab()?, world.node("node1")?, world.node("node2")?);
     let outside = Client::Outside(&lab);
@@ -123,7 +125,7 @@ pub fn external_local_binds_outsiders_only(world: &World) -> Result<()> {
 }
 
 pub fn internal_local_is_silent_elsewhere(world: &World) -> Result<()> {
-    let pods = servers(world)?;
+    let pods = servers(world, NAMESPACE)?;
     let to = cluster_ip(&service(world, "inside-local")?, 80)?;
     let on = |node: &str| pods.iter().find(|pod| pod["spec"]["nodeName"] == node).map(in_pod);
     let (here, there) = (on("node1").context("a pod on node1")?, on("node2").context("a pod on node2")?);
@@ -136,7 +138,7 @@ pub fn internal_local_is_silent_elsewhere(world: &World) -> Result<()> {
 }
 
 pub fn same_node_is_preferred(world: &World) -> Result<()> {
-    let pods = servers(world)?;
+    let pods = servers(world, NAMESPACE)?;
     let to = cluster_ip(&service(world, "near")?, 80)?;
     for pod in &pods {
         let name = in_pod(pod);
@@ -151,7 +153,7 @@ pub fn same_node_is_preferred(world: &World) -> Result<()> {
 }
 
 pub fn source_ranges_restrict(world: &World) -> Result<()> {
-    servers(world)?;
+    servers(world, NAMESPACE)?;
     let status = format!(r#"{{"status":{{"loadBalancer":{{"ingress":[{{"ip":"{LOAD_BALANCER_IP}"}}]}}}}}}"#);
     let patch = |what: &str, body: &str| {
         let mut command = world.kubectl().command(&format!("patch service ranged -n {NAMESPACE} {what} -p"));
@@ -178,7 +180,7 @@ pub fn source_ranges_restrict(world: &World) -> Result<()> {
 
 /// The same client, from the same port, meets the same backend through any node.
 pub fn maglev_agrees_on_all_nodes(world: &World) -> Result<()> {
-    servers(world)?;
+    servers(world, NAMESPACE)?;
     let spread = service(world, "spread")?;
     let mut nodes = Vec::new();
     for node in ["node1", "node2", "node3", "master"] {
