@@ -78,17 +78,16 @@ pub(crate) fn select<T: Tables>(
     choice: &mut Choice,
 ) -> Service {
     let mut key = FrontendKey { addr: *dst, port, proto, kind: frontend_kind::ADDRESS };
-    if tables.frontend(&key).is_none() {
-        if !is_node_port(tables, config, dst, port) {
-            return Service::No;
-        }
+    let mut found = tables.frontend(&key);
+    if found.is_none() && is_node_port(tables, config, dst, port) {
         key.addr = Addr::UNSPECIFIED;
         key.kind = node_port_kind(dst);
+        found = tables.frontend(&key);
     }
     for _ in 0..READS {
-        let Some(frontend) = tables.frontend(&key) else { return Service::No };
+        let Some(frontend) = found else { return Service::No };
         match draw(tables, frontend, client, choice) {
-            Service::Drop(Reason::StaleSlot) => {}
+            Service::Drop(Reason::StaleSlot) => found = tables.frontend(&key),
             result => return result,
         }
     }

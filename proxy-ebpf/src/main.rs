@@ -4,6 +4,7 @@
 // One masked offset in `xdp`; `ebpf-build` sets RUSTC_BOOTSTRAP, as aya-ebpf needs it too.
 #![feature(asm_experimental_arch)]
 
+mod fib;
 mod maps;
 mod skb;
 mod sock;

@@ -15,10 +15,8 @@ use aya_ebpf::{
 use proxy_abi::{Addr, Config, Tuple};
 use proxy_datapath::{Change, Packet, Round, Tables, Tunnel};
 
-use crate::tables::Kernel;
+use crate::{fib, tables::Kernel};
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 const TUNNEL_HOPS: u8 = 64;
 
 /// The packet a tc program runs for.
@@ -151,23 +149,8 @@ impl Packet for Skb<'_> {
 
     #[inline(always)]
     fn way_out(&self, tuple: &Tuple) -> u32 {
-        // SAFETY: integers and arrays of them: all zeroes is a value.
-        let mut query: bpf_fib_lookup = unsafe { mem::zeroed() };
-        if tuple.dst.is_v4() {
-            query.family = AF_INET;
-            query.__bindgen_anon_3.ipv4_src = tuple.src.v4_raw();
-            query.__bindgen_anon_4.ipv4_dst = tuple.dst.v4_raw();
-        } else {
-            query.family = AF_INET6;
-            query.__bindgen_anon_3.ipv6_src = tuple.src.0;
-            query.__bindgen_anon_4.ipv6_dst = tuple.dst.0;
-        }
-        query.l4_protocol = tuple.proto;
-        query.sport = tuple.sport.raw();
-        query.dport = tuple.dport.raw();
-        // As for a packet that came in by this device.
         // SAFETY: the context is valid for the whole run.
-        query.ifindex = unsafe { (*self.raw()).ingress_ifindex };
+        let mut query = fib::query(tuple, unsafe { (*self.raw()).ingress_ifindex });
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: the helper reads and writes no more than the size it is told.
         let answer = unsafe { helper::bpf_fib_lookup(self.0.as_ptr(), &mut query, size, 0) } as u32;

@@ -3,10 +3,7 @@
 //! Few bytes are read and written in place, in a packet's first [`REACH`] bytes (the verifier wants a bound on every offset);
 //! longer stretches by helpers: BPF moves bytes whose alignment is not known one by one, and each would take a register.
 
-use core::{
-    arch::asm,
-    mem::{self, MaybeUninit},
-};
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext,
@@ -25,6 +22,7 @@ use proxy_datapath::{
 };
 
 use crate::{
+    fib,
     tables::Kernel,
     tc::{count, report},
 };
@@ -33,8 +31,6 @@ use crate::{
 const REACH: usize = 1024;
 /// Bytes that are moved without a helper's help.
 const IN_PLACE: usize = 8;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// Working memory of the packet in hand, one a CPU: XDP programs run with bottom halves off.
 #[btf_map]
@@ -111,22 +107,8 @@ impl Xdp<'_> {
     /// The kernel's routes, as for a packet that came in by this device; `length` as for [`Frame::next_hop`].
     #[inline(always)]
     fn route(&self, tuple: &Tuple, length: u32) -> (u32, bpf_fib_lookup) {
-        // SAFETY: integers and arrays of them: all zeroes is a value.
-        let mut query: bpf_fib_lookup = unsafe { mem::zeroed() };
-        if tuple.dst.is_v4() {
-            query.family = AF_INET;
-            query.__bindgen_anon_3.ipv4_src = tuple.src.v4_raw();
-            query.__bindgen_anon_4.ipv4_dst = tuple.dst.v4_raw();
-        } else {
-            query.family = AF_INET6;
-            query.__bindgen_anon_3.ipv6_src = tuple.src.0;
-            query.__bindgen_anon_4.ipv6_dst = tuple.dst.0;
-        }
-        query.l4_protocol = tuple.proto;
-        query.sport = tuple.sport.raw();
-        query.dport = tuple.dport.raw();
+        let mut query = fib::query(tuple, self.ifindex());
         query.__bindgen_anon_1.tot_len = length as u16;
-        query.ifindex = self.ifindex();
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: the helper reads and writes no more than the size it is told.
         let answer = unsafe { helper::bpf_fib_lookup(self.0.as_ptr(), &mut query, size, 0) } as u32;
