@@ -6,6 +6,7 @@
 //!
 //! - [`Map`], [`PerCpuMap`]: typed views of a map; opening one compares the kernel's sizes with the types'.
 //! - [`Program`], [`Link`]: what runs and where; [`tcx_attachments`], [`cgroup_attachments`] ask a hook.
+//! - [`Ran`]: what a program made of a made-up packet.
 //! - [`attach_filters`], [`filter_program`], [`detach_filter`]: the same hooks by tc filters, where TCX is absent or slow.
 //! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
 //! - [`PacketSocket`]: frames of one device, past the network stack.
@@ -20,6 +21,7 @@ mod map;
 mod net;
 mod packet;
 mod program;
+mod run;
 #[expect(unsafe_code, reason = "system calls; every other module goes through this one")]
 mod sys;
 mod tc;
@@ -34,4 +36,5 @@ pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type, pinned_map_inf
 pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie};
 pub use packet::{ClassicInstruction, PacketSocket};
 pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};
+pub use run::{Ran, skb_context, xdp_context};
 pub use tc::{Filter, attach_filters, detach_filter, filter_program};

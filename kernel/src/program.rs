@@ -21,6 +21,7 @@ pub struct Program {
 /// `enum bpf_prog_type` of `linux/bpf.h`, as far as it is used here.
 pub mod program_type {
     pub const SCHED_CLS: u32 = 3;
+    pub const XDP: u32 = 6;
     pub const CGROUP_SOCK_ADDR: u32 = 18;
 }
 
@@ -86,6 +87,10 @@ impl Program {
 
     pub fn info(&self) -> Result<ProgramInfo, Error> {
         sys::info(self.fd()).map_err(|e| Error::system("ask about program", &self.name, e))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {

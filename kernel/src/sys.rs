@@ -13,6 +13,7 @@ use std::{
 use bytemuck::{Pod, Zeroable};
 
 pub(crate) mod packet;
+pub(crate) mod run;
 
 /// `enum bpf_cmd` of `linux/bpf.h`.
 #[derive(Clone, Copy)]
@@ -25,6 +26,7 @@ pub(crate) enum Command {
     ProgramLoad = 5,
     Pin = 6,
     Get = 7,
+    TestRun = 10,
     ProgramFdById = 13,
     MapFdById = 14,
     InfoByFd = 15,
