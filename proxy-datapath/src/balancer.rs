@@ -10,14 +10,13 @@ use proxy_abi::{
 };
 
 use crate::{
-    answer::{reject, too_big},
     checksum::{add_bytes, finish},
-    flow::{self, Fresh, expired, idle_s},
+    flow::{expired, idle_s},
     fragment::follow,
     packet::{Frame, NextHop, Way},
-    parse::{ACK, ETH, ETHERTYPE_V4, ETHERTYPE_V6, FIN, Kind, RST, SYN, Shape, View, parse},
-    rewrite::{count_hop, rewrite},
-    service::{Client, Service, Side, find as service, select},
+    parse::{ACK, ETH, ETHERTYPE_V4, ETHERTYPE_V6, FIN, Kind, RST, SYN, Shape, View},
+    rewrite::count_hop,
+    service::{Client, Found, Service, Side, select},
     tables::{FlowTable, Insert, Scratch, Tables},
     verdict::Verdict,
 };
@@ -36,6 +35,8 @@ const DF: u8 = 0x40;
 enum Step {
     Pass,
     Drop(Reason),
+    /// As `s.verdict` says.
+    Settled,
     /// To nobody: the client is told.
     Reject,
     /// Too long once it is wrapped, as `s.next` says.
@@ -50,7 +51,7 @@ enum Step {
 #[inline(always)]
 pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    if !matches!(parse(packet, &mut s.view), Ok(Shape::Ip)) {
+    if !matches!(packet.parse(s), Shape::Ip) {
         return Verdict::PASS;
     }
     let step = match is_direct(tables, s) {
@@ -60,8 +61,10 @@ pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
     let done = match step {
         Step::Pass => return Verdict::PASS,
         Step::Drop(reason) => return Verdict::drop(reason),
-        Step::Reject => return reject(packet, &s.view),
-        Step::TooBig => return refuse_length(packet, &s.view, &s.next),
+        Step::Settled => return s.verdict,
+        Step::Reject => return packet.reject(s),
+        Step::TooBig => return refuse_length(packet, s),
+        Step::Translate if !packet.rewrite(s) => return s.verdict,
         Step::Translate => translate(packet, s).map(|()| Verdict::out(s.next.ifindex)),
         Step::Wrap => count_hop(packet, &s.view).and_then(|()| {
             let sent = if s.view.v4 { wrap_v4(packet, tables, s) } else { wrap_v6(packet, s) };
@@ -85,15 +88,15 @@ fn is_direct<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
 
 #[inline(never)]
 fn translated<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Step {
-    let now_s = tables.now_s();
-    if !flow::find(tables, s, config, now_s) {
+    if !tables.find_flow(s) {
         let drawn = draw(tables, s, config);
         if !matches!(drawn, Step::Translate) {
             return drawn;
         }
-        let fresh = Fresh { snat: true, ..s.balance() };
-        if let Err(reason) = flow::create(tables, s, config, now_s, fresh) {
-            return Step::Drop(reason);
+        s.balance();
+        s.fresh.snat = true;
+        if !tables.record_flow(s) {
+            return Step::Settled;
         }
     }
     // As long as the packet that came in, so any length: it fitted the wire.
@@ -109,11 +112,11 @@ fn translated<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, conf
 /// A backend for the first packet of a flow, which will come from this machine's own address.
 #[inline(never)]
 fn draw<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Step {
-    match service(tables, s, config, Side::Outside) {
-        Service::No | Service::SourceUnknown => return Step::Pass,
-        Service::Drop(reason) => return Step::Drop(reason),
-        Service::Reject => return Step::Reject,
-        Service::Backend => {}
+    match tables.find_service(s, Side::Outside) {
+        Found::No | Found::SourceUnknown => return Step::Pass,
+        Found::Drop => return Step::Settled,
+        Found::Reject => return Step::Reject,
+        Found::Backend => {}
     }
     s.to = s.view.tuple;
     s.to.src = *config.node(s.view.v4);
@@ -164,8 +167,7 @@ fn direct<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
 }
 
 #[inline(always)]
-fn translate<P: Frame>(packet: &mut P, s: &mut Scratch) -> Result<(), Reason> {
-    rewrite(packet, &mut s.view, &s.to)?;
+fn translate<P: Frame>(packet: &mut P, s: &Scratch) -> Result<(), Reason> {
     count_hop(packet, &s.view)?;
     packet.store_new(0, &s.next.macs).ok_or(Reason::RewriteFailed)
 }
@@ -239,13 +241,13 @@ fn remember<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) {
 
 /// Does not fit once it is wrapped: the sender is told what would, if it has forbidden to cut it.
 #[inline(always)]
-fn refuse_length<P: Frame>(packet: &mut P, view: &View, hop: &NextHop) -> Verdict {
+fn refuse_length<P: Frame>(packet: &mut P, s: &mut Scratch) -> Verdict {
     let flags: Option<[u8; 1]> = packet.load(ETH + 6);
-    let may_be_cut = view.v4 && matches!(flags, Some([flags]) if flags & DF == 0);
+    let may_be_cut = s.view.v4 && matches!(flags, Some([flags]) if flags & DF == 0);
     if may_be_cut {
         return Verdict::drop(Reason::TooBig);
     }
-    too_big(packet, view, hop.mtu.saturating_sub(outer_header(view)))
+    packet.too_big(s, s.next.mtu.saturating_sub(outer_header(&s.view)))
 }
 
 /// Puts the packet into another one (RFC 2003). What the way does to it (class, congestion marks: RFC 6040 section 4.1;

@@ -24,7 +24,7 @@ enum Visit {
 }
 
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
     if find_in(tables, FlowTable::Established, s, config, now_s) {
         return true;
@@ -193,8 +193,8 @@ const fn established(state: u8) -> u8 {
 }
 
 /// What is new about a flow that [`create`] records.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Fresh {
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Fresh {
     /// 0: masquerade only.
     pub service_id: u32,
     pub flags: u16,
@@ -212,27 +212,27 @@ impl Fresh {
 impl Scratch {
     /// Points the packet at the backend that was drawn.
     #[inline(always)]
-    pub(crate) fn balance(&mut self) -> Fresh {
+    pub(crate) fn balance(&mut self) {
         let backend = &self.choice.backend;
         self.to.dst = backend.addr;
         self.to.dport = backend.port;
-        Fresh { service_id: backend.service_id, flags: flow_flag::DNAT, snat: false }
+        self.fresh = Fresh { service_id: backend.service_id, flags: flow_flag::DNAT, snat: false };
     }
 }
 
-/// Records `s.view.tuple` → `s.to`, whose source port is chosen here. The reverse entry goes in first: that insertion *is* the
+/// Records `s.view.tuple` → `s.to` as `s.fresh` says; the source port is chosen here. The reverse entry goes in first: that insertion *is* the
 /// allocation of the port, since two flows with the same answers would collide in it.
 ///
 /// # Errors
 /// [`Reason::SnatExhausted`], [`Reason::FlowTableFull`].
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn create<T: Tables>(
     tables: &T,
     s: &mut Scratch,
     config: &Config,
     now_s: u32,
-    fresh: Fresh,
 ) -> Result<(), Reason> {
+    let fresh = s.fresh;
     let flags = fresh.flags | if fresh.snat { flow_flag::SNAT } else { 0 };
     s.reverse = Flow {
         to: s.view.tuple.flip(),

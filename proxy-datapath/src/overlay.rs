@@ -3,12 +3,11 @@
 use proxy_abi::{Config, Reason, endpoint_flag};
 
 use crate::{
-    flow::{self, Fresh},
-    forward::{Place, forward, locate},
-    fragment::follow,
+    flow::Fresh,
+    forward::Place,
     packet::{Packet, Tunnel},
-    parse::{Shape, parse},
-    rewrite::{address_tunnel_frame, rewrite},
+    parse::Shape,
+    rewrite::address_tunnel_frame,
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -29,31 +28,30 @@ pub fn from_overlay<P: Packet, T: Tables>(
     if !tables.is_tunnel_peer(&outer.peer) {
         return Verdict::drop(Reason::UnknownTunnelPeer);
     }
-    match parse(packet, &mut s.view) {
-        Ok(Shape::Ip) => {}
-        Ok(Shape::Arp | Shape::Foreign) => return Verdict::drop(Reason::UnknownProtocol),
-        Err(reason) => return Verdict::drop(reason),
+    match packet.parse(s) {
+        Shape::Ip => {}
+        Shape::Arp | Shape::Foreign => return Verdict::drop(Reason::UnknownProtocol),
+        Shape::Broken => return s.verdict,
     }
     // A node speaks for its own pods and its router address only.
     let owner = tables.pod_cidr(&s.view.src);
     if !owner.is_some_and(|cidr| cidr.node.same(&outer.peer)) {
         return Verdict::drop(Reason::SourceSpoofed);
     }
-    follow(tables, &mut s.view);
-    let known = flow::find(tables, s, config, tables.now_s());
+    let known = tables.find_flow(s);
     if !known {
         s.to = s.view.tuple;
     }
-    locate(tables, config, &s.to.dst, &mut s.hop);
+    tables.locate(s);
     if known {
-        if let Err(reason) = rewrite(packet, &mut s.view, &s.to) {
-            return Verdict::drop(reason);
+        if !packet.rewrite(s) {
+            return s.verdict;
         }
     } else if !matches!(s.hop.place, Place::Pod | Place::Node) {
         // No transit: what is not for this node or one of its pods was sent here by mistake or on purpose.
         return Verdict::drop(Reason::UnknownEndpoint);
     }
-    forward(packet, &s.view, config, &s.hop)
+    packet.forward(s, config)
 }
 
 /// What leaves through the VXLAN device. `keyed`: the packet has its tunnel destination, one of our programs sent it here;
@@ -64,17 +62,19 @@ pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scra
         return Verdict::PASS;
     }
     let Some(config) = tables.config() else { return Verdict::PASS };
-    match parse(packet, &mut s.view) {
-        Ok(Shape::Ip) => {}
-        Ok(Shape::Arp | Shape::Foreign) => return Verdict::drop(Reason::UnknownProtocol),
-        Err(reason) => return Verdict::drop(reason),
+    match packet.parse(s) {
+        Shape::Ip => {}
+        Shape::Arp | Shape::Foreign => return Verdict::drop(Reason::UnknownProtocol),
+        Shape::Broken => return s.verdict,
     }
-    locate(tables, config, &s.view.dst, &mut s.hop);
+    s.to = s.view.tuple;
+    s.to.dst = s.view.dst;
+    tables.locate(s);
     if !matches!(s.hop.place, Place::Remote) {
         return Verdict::drop(Reason::Unroutable);
     }
-    if let Err(reason) = speak_as_router(packet, tables, s, config) {
-        return Verdict::drop(reason);
+    if !speak_as_router(packet, tables, s, config) {
+        return s.verdict;
     }
     match address_tunnel_frame(packet) {
         Ok(()) => Verdict::keyed(s.hop.node),
@@ -90,17 +90,18 @@ fn speak_as_router<P: Packet, T: Tables>(
     tables: &T,
     s: &mut Scratch,
     config: &Config,
-) -> Result<(), Reason> {
+) -> bool {
     let from_node = tables.endpoint(&s.view.src).is_some_and(|own| own.flags & endpoint_flag::NODE != 0);
     if !from_node {
-        return Ok(());
+        return true;
     }
-    let now_s = tables.now_s();
-    follow(tables, &mut s.view);
-    if !flow::find(tables, s, config, now_s) {
+    if !tables.find_flow(s) {
         s.to = s.view.tuple;
         s.to.src = *config.router(s.view.v4);
-        flow::create(tables, s, config, now_s, Fresh { service_id: 0, flags: 0, snat: true })?;
+        s.fresh = Fresh { service_id: 0, flags: 0, snat: true };
+        if !tables.record_flow(s) {
+            return false;
+        }
     }
-    rewrite(packet, &mut s.view, &s.to)
+    packet.rewrite(s)
 }

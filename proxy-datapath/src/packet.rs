@@ -1,6 +1,6 @@
-use proxy_abi::{Addr, Tuple};
+use proxy_abi::{Addr, Config, Tuple};
 
-use crate::crc32c::Change;
+use crate::{crc32c::Change, parse::Shape, step, tables::Scratch, verdict::Verdict};
 
 /// Outer header of a packet that came through the tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +47,54 @@ pub trait Packet {
     /// The device the kernel would send a forwarded packet out of; 0 where it has no route, the destination is the node's
     /// own, or the packet does not fit the route's MTU.
     fn way_out(&self, tuple: &Tuple) -> u32;
+
+    /// [`step::parse`].
+    #[inline(always)]
+    fn parse(&self, s: &mut Scratch) -> Shape
+    where
+        Self: Sized,
+    {
+        step::parse(self, s)
+    }
+
+    /// [`step::rewrite`].
+    #[inline(always)]
+    fn rewrite(&mut self, s: &mut Scratch) -> bool
+    where
+        Self: Sized,
+    {
+        step::rewrite(self, s)
+    }
+
+    /// [`step::forward`].
+    #[inline(always)]
+    fn forward(&mut self, s: &mut Scratch, config: &Config) -> Verdict
+    where
+        Self: Sized,
+    {
+        step::forward(self, s, config);
+        s.verdict
+    }
+
+    /// [`step::reject`].
+    #[inline(always)]
+    fn reject(&mut self, s: &mut Scratch) -> Verdict
+    where
+        Self: Sized,
+    {
+        step::reject(self, s);
+        s.verdict
+    }
+
+    /// [`step::too_big`].
+    #[inline(always)]
+    fn too_big(&mut self, s: &mut Scratch, mtu: u32) -> Verdict
+    where
+        Self: Sized,
+    {
+        step::too_big(self, s, mtu);
+        s.verdict
+    }
 }
 
 /// How the kernel's routes answered.

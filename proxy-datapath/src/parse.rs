@@ -18,11 +18,14 @@ pub(crate) const ACK: u8 = 0x10;
 
 /// What kind of frame it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
 pub enum Shape {
-    Ip,
-    Arp,
+    Ip = 0,
+    Arp = 1,
     /// Some other EtherType.
-    Foreign,
+    Foreign = 2,
+    /// None that can be read: [`step::parse`](crate::step::parse) says so, [`parse`] by an error.
+    Broken = 3,
 }
 
 /// What can be done with a packet's transport header.
@@ -85,7 +88,7 @@ impl View {
 ///
 /// # Errors
 /// [`Reason::Malformed`] for headers that are cut short or contradict themselves; [`Reason::MappedOnWire`].
-#[inline(never)]
+#[inline(always)]
 pub fn parse<P: Packet>(packet: &P, view: &mut View) -> Result<Shape, Reason> {
     let eth: [u8; 14] = packet.load(0).ok_or(Reason::Malformed)?;
     view.src_mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];

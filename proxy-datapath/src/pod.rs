@@ -3,14 +3,11 @@
 use proxy_abi::{Addr, Config, Link, Reason, config_flag, endpoint_flag, proto};
 
 use crate::{
-    answer::reject,
-    flow::{self, Fresh},
-    forward::{Place, forward, is_link_local_v6, is_loopback, is_multicast, locate},
-    fragment::follow,
+    flow::Fresh,
+    forward::{Place, is_link_local_v6, is_loopback, is_multicast},
     packet::Packet,
-    parse::{ETH, Kind, Shape, parse},
-    rewrite::rewrite,
-    service::{Service, Side, find as service},
+    parse::{ETH, Kind, Shape},
+    service::{Found, Side},
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -21,16 +18,16 @@ use crate::{
 pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
     let Some(link) = tables.link(ifindex) else { return Verdict::drop(Reason::UnknownLink) };
-    let shape = match parse(packet, &mut s.view) {
-        Ok(shape) => shape,
-        Err(reason) => return Verdict::drop(reason),
-    };
+    let shape = packet.parse(s);
+    if matches!(shape, Shape::Broken) {
+        return s.verdict;
+    }
     if !same_mac(&s.view.src_mac, &link.mac) {
         return Verdict::drop(Reason::MacSpoofed);
     }
     match shape {
         Shape::Arp => check_arp(packet, link),
-        Shape::Foreign => Verdict::drop(Reason::UnknownProtocol),
+        Shape::Foreign | Shape::Broken => Verdict::drop(Reason::UnknownProtocol),
         Shape::Ip => match admit(s, link) {
             Some(verdict) => verdict,
             None => route(packet, tables, s, config),
@@ -42,7 +39,7 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
 #[inline(always)]
 pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    if !matches!(parse(packet, &mut s.view), Ok(Shape::Ip)) {
+    if !matches!(packet.parse(s), Shape::Ip) {
         return Verdict::PASS;
     }
     let source = tables.endpoint(&s.view.src).map_or(0, |own| own.flags);
@@ -53,14 +50,7 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch)
         // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked at.
         s.view.tuple.src = *config.node(s.view.v4);
     }
-    follow(tables, &mut s.view);
-    if !flow::find(tables, s, config, tables.now_s()) {
-        return Verdict::PASS;
-    }
-    match rewrite(packet, &mut s.view, &s.to) {
-        Ok(()) => Verdict::PASS,
-        Err(reason) => Verdict::drop(reason),
-    }
+    if tables.find_flow(s) && !packet.rewrite(s) { s.verdict } else { Verdict::PASS }
 }
 
 #[inline(always)]
@@ -110,48 +100,40 @@ const fn admit_link_local(protocol: u8, icmp_type: u8) -> Verdict {
     }
 }
 
-/// Each of the large steps (record, rewrite, forward, answer) stands here once: the compiler copies them to every place they
-/// are called from.
 #[inline(always)]
 fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, config: &Config) -> Verdict {
-    let now_s = tables.now_s();
-    follow(tables, &mut s.view);
-    let known = flow::find(tables, s, config, now_s);
-    let mut fresh = Fresh::default();
+    let known = tables.find_flow(s);
+    s.fresh = Fresh::default();
     if !known {
         s.to = s.view.tuple;
-        match service(tables, s, config, Side::Inside) {
-            Service::Backend => fresh = s.balance(),
-            Service::Reject => return reject(packet, &s.view),
-            Service::Drop(reason) => return Verdict::drop(reason),
-            Service::No | Service::SourceUnknown => {}
+        match tables.find_service(s, Side::Inside) {
+            Found::Backend => s.balance(),
+            Found::Reject => return packet.reject(s),
+            Found::Drop => return s.verdict,
+            Found::No | Found::SourceUnknown => {}
         }
     }
-    locate(tables, config, &s.to.dst, &mut s.hop);
+    tables.locate(s);
     if !known {
-        if fresh.flags != 0 {
-            fresh.snat = choose_source(s, config);
+        if s.fresh.flags != 0 {
+            s.fresh.snat = choose_source(s, config);
         } else if matches!(s.hop.place, Place::Routed) {
             return Verdict::PASS;
         } else if matches!(s.hop.place, Place::Outside) {
             match masquerade(packet, s, config) {
-                Masquerade::Yes => fresh.snat = true,
+                Masquerade::Yes => s.fresh.snat = true,
                 Masquerade::Stack => return Verdict::PASS,
                 Masquerade::Refuse(reason) => return Verdict::drop(reason),
             }
         }
-        if fresh.is_translated()
-            && let Err(reason) = flow::create(tables, s, config, now_s, fresh)
-        {
-            return Verdict::drop(reason);
+        if s.fresh.is_translated() && !tables.record_flow(s) {
+            return s.verdict;
         }
     }
-    if (known || fresh.is_translated())
-        && let Err(reason) = rewrite(packet, &mut s.view, &s.to)
-    {
-        return Verdict::drop(reason);
+    if (known || s.fresh.is_translated()) && !packet.rewrite(s) {
+        return s.verdict;
     }
-    forward(packet, &s.view, config, &s.hop)
+    packet.forward(s, config)
 }
 
 /// Whether the first packet of a pod's flow to a service needs another source than the pod.

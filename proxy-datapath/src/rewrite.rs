@@ -14,7 +14,7 @@ const V4_CHECKSUM: u32 = ETH + 10;
 ///
 /// # Errors
 /// [`Reason::RewriteFailed`] when the kernel could not make the headers writable.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn rewrite<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Result<(), Reason> {
     if matches!(view.kind, Kind::Error) {
         rewrite_error(packet, view, to).ok_or(Reason::RewriteFailed)

@@ -22,11 +22,26 @@ pub(crate) enum Service {
     SourceUnknown,
 }
 
+/// What a packet is to the service tables: the answer of [`step::find_service`](crate::step::find_service).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Found {
+    /// No service's.
+    No = 0,
+    Backend = 1,
+    /// No endpoints, or an address of ours without this port: the client is told.
+    Reject = 2,
+    Drop = 3,
+    /// Only some sources are served, and the source is not known yet.
+    SourceUnknown = 4,
+}
+
 /// Where a client is: a traffic policy `Local` for outsiders does not bind those inside.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Inside,
-    Outside,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Side {
+    Inside = 0,
+    Outside = 1,
 }
 
 /// Who asks for a backend.

@@ -3,7 +3,15 @@ use proxy_abi::{
     Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
 };
 
-use crate::{flow::Attempt, forward::Hop, packet::NextHop, parse::View, service::Choice};
+use crate::{
+    flow::{Attempt, Fresh},
+    forward::Hop,
+    packet::NextHop,
+    parse::View,
+    service::{Choice, Found, Side},
+    step,
+    verdict::Verdict,
+};
 
 /// Which of the two connection tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +74,42 @@ pub trait Tables {
     /// Monotonic clock in seconds.
     fn now_s(&self) -> u32;
     fn random(&self) -> u32;
+
+    /// [`step::find_flow`].
+    #[inline(always)]
+    fn find_flow(&self, s: &mut Scratch) -> bool
+    where
+        Self: Sized,
+    {
+        step::find_flow(self, s)
+    }
+
+    /// [`step::find_service`].
+    #[inline(always)]
+    fn find_service(&self, s: &mut Scratch, side: Side) -> Found
+    where
+        Self: Sized,
+    {
+        step::find_service(self, s, side)
+    }
+
+    /// [`step::locate`].
+    #[inline(always)]
+    fn locate(&self, s: &mut Scratch)
+    where
+        Self: Sized,
+    {
+        step::locate(self, s);
+    }
+
+    /// [`step::record_flow`].
+    #[inline(always)]
+    fn record_flow(&self, s: &mut Scratch) -> bool
+    where
+        Self: Sized,
+    {
+        step::record_flow(self, s)
+    }
 }
 
 /// Working memory of one packet. In the kernel it lies in a per-CPU map: these structures do not fit 512 bytes of stack.
@@ -84,6 +128,10 @@ pub struct Scratch {
     pub hop: Hop,
     /// The backend that was drawn for it.
     pub choice: Choice,
+    /// What is new about the flow that it opens.
+    pub fresh: Fresh,
+    /// What becomes of it, once a step has settled that.
+    pub verdict: Verdict,
     /// Its next station, where the program writes the frame itself.
     pub next: NextHop,
 }

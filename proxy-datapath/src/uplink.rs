@@ -3,14 +3,11 @@
 use proxy_abi::{Config, Reason, config_flag, endpoint_flag, flow_flag, proto};
 
 use crate::{
-    answer::{reject, too_big},
-    flow::{self, Fresh},
-    forward::{Place, forward, is_loopback, locate},
-    fragment::follow,
+    flow::Fresh,
+    forward::{Place, is_loopback},
     packet::Packet,
-    parse::{Kind, SYN, Shape, View, parse},
-    rewrite::rewrite,
-    service::{Service, Side, find as service, joins_midway},
+    parse::{Kind, SYN, Shape, View},
+    service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -19,11 +16,11 @@ use crate::{
 #[inline(always)]
 pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    match parse(packet, &mut s.view) {
-        Ok(Shape::Ip) => {}
-        Err(Reason::MappedOnWire) => return Verdict::drop(Reason::MappedOnWire),
+    match packet.parse(s) {
+        Shape::Ip => {}
+        Shape::Broken if matches!(s.verdict.reason, Reason::MappedOnWire) => return s.verdict,
         // The node's own business, and its stack is the judge of it.
-        Ok(Shape::Arp | Shape::Foreign) | Err(_) => return Verdict::PASS,
+        Shape::Arp | Shape::Foreign | Shape::Broken => return Verdict::PASS,
     }
     if is_tunnel(&s.view, config) {
         return Verdict::PASS;
@@ -31,40 +28,34 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
     if is_loopback(&s.view.src) || is_loopback(&s.view.dst) {
         return Verdict::drop(Reason::LoopbackSource);
     }
-    let now_s = tables.now_s();
-    follow(tables, &mut s.view);
-    let known = flow::find(tables, s, config, now_s);
-    let mut fresh = Fresh::default();
+    let known = tables.find_flow(s);
     if !known {
         s.to = s.view.tuple;
-        let service = service(tables, s, config, Side::Outside);
+        let found = tables.find_service(s, Side::Outside);
         // Only the tunnel may bring packets from pods; on the wire a stranger could make them.
         if config.flags & config_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some() {
             return Verdict::drop(Reason::SourceSpoofed);
         }
-        match service {
-            Service::No | Service::SourceUnknown => return Verdict::PASS,
-            Service::Drop(reason) => return Verdict::drop(reason),
-            Service::Reject => return reject(packet, &s.view),
-            Service::Backend if is_midway(&s.view) && !joins_midway(tables, &s.view) => return Verdict::PASS,
-            Service::Backend => fresh = s.balance(),
+        match found {
+            Found::No | Found::SourceUnknown => return Verdict::PASS,
+            Found::Drop => return s.verdict,
+            Found::Reject => return packet.reject(s),
+            Found::Backend if is_midway(&s.view) && !joins_midway(tables, &s.view) => return Verdict::PASS,
+            Found::Backend => s.balance(),
         }
     }
-    locate(tables, config, &s.to.dst, &mut s.hop);
+    tables.locate(s);
     if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config) {
-        return too_big(packet, &s.view, config.pod_mtu);
+        return packet.too_big(s, config.pod_mtu);
     }
     if !known {
-        fresh.flags |= flow_flag::FROM_UPLINK;
-        fresh.snat = choose_source(s, config);
-        if let Err(reason) = flow::create(tables, s, config, now_s, fresh) {
-            return Verdict::drop(reason);
+        s.fresh.flags |= flow_flag::FROM_UPLINK;
+        s.fresh.snat = choose_source(s, config);
+        if !tables.record_flow(s) {
+            return s.verdict;
         }
     }
-    match rewrite(packet, &mut s.view, &s.to) {
-        Ok(()) => forward(packet, &s.view, config, &s.hop),
-        Err(reason) => Verdict::drop(reason),
-    }
+    if packet.rewrite(s) { packet.forward(s, config) } else { s.verdict }
 }
 
 /// What the node's stack sends out of the uplink: answers of its host-network backends are translated back, and what pods
@@ -73,25 +64,23 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
 #[inline(always)]
 pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    if !matches!(parse(packet, &mut s.view), Ok(Shape::Ip)) || is_tunnel(&s.view, config) {
+    if !matches!(packet.parse(s), Shape::Ip) || is_tunnel(&s.view, config) {
         return Verdict::PASS;
     }
     let Some(source) = tables.endpoint(&s.view.src) else { return Verdict::PASS };
     let masquerade = source.flags & endpoint_flag::NODE == 0;
-    let now_s = tables.now_s();
-    follow(tables, &mut s.view);
-    if !flow::find(tables, s, config, now_s) {
+    if !tables.find_flow(s) {
         if !masquerade || config.flags & config_flag::MASQUERADE == 0 {
             return Verdict::PASS;
         }
-        if let Err(reason) = hide(tables, s, config, now_s) {
+        if let Err(reason) = hide(s, config) {
             return Verdict::drop(reason);
         }
+        if !tables.record_flow(s) {
+            return s.verdict;
+        }
     }
-    match rewrite(packet, &mut s.view, &s.to) {
-        Ok(()) => Verdict::PASS,
-        Err(reason) => Verdict::drop(reason),
-    }
+    if packet.rewrite(s) { Verdict::PASS } else { s.verdict }
 }
 
 /// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the tunnel's header.
@@ -134,9 +123,9 @@ fn choose_source(s: &mut Scratch, config: &Config) -> bool {
     }
 }
 
-/// Masquerade of what went through the stack.
+/// Masquerade of what went through the stack: what its flow becomes.
 #[inline(always)]
-fn hide<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> Result<(), Reason> {
+fn hide(s: &mut Scratch, config: &Config) -> Result<(), Reason> {
     match s.view.kind {
         Kind::Error => return Err(Reason::NoFlow),
         Kind::Fragment => return Err(Reason::FragmentUnknown),
@@ -148,5 +137,6 @@ fn hide<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> 
     }
     s.to = s.view.tuple;
     s.to.src = *node;
-    flow::create(tables, s, config, now_s, Fresh { service_id: 0, flags: 0, snat: true })
+    s.fresh = Fresh { service_id: 0, flags: 0, snat: true };
+    Ok(())
 }

@@ -31,6 +31,12 @@ pub struct Verdict {
     pub node: Addr,
 }
 
+impl Default for Verdict {
+    fn default() -> Verdict {
+        Verdict::PASS
+    }
+}
+
 impl Verdict {
     pub const PASS: Verdict = Verdict::new(Action::Pass, Reason::Passed, 0, Addr::UNSPECIFIED);
     pub const ANSWER: Verdict = Verdict::new(Action::Answer, Reason::Rejected, 0, Addr::UNSPECIFIED);

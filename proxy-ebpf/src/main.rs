@@ -8,6 +8,7 @@ mod fib;
 mod maps;
 mod skb;
 mod sock;
+mod steps;
 mod tables;
 mod tc;
 mod xdp;

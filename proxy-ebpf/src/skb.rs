@@ -13,9 +13,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_abi::{Addr, Config, Tuple};
-use proxy_datapath::{Change, Packet, Round, Tables, Tunnel};
+use proxy_datapath::{Change, Packet, Round, Scratch, Shape, Tables, Tunnel, Verdict};
 
-use crate::{fib, tables::Kernel};
+use crate::{fib, steps, tables::Kernel};
 
 const TUNNEL_HOPS: u8 = 64;
 
@@ -160,5 +160,33 @@ impl Packet for Skb<'_> {
         } else {
             0
         }
+    }
+
+    #[inline(always)]
+    fn parse(&self, s: &mut Scratch) -> Shape {
+        steps::skb_parse(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn rewrite(&mut self, s: &mut Scratch) -> bool {
+        steps::skb_rewrite(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn forward(&mut self, s: &mut Scratch, _config: &Config) -> Verdict {
+        steps::skb_forward(self.raw(), s);
+        s.verdict
+    }
+
+    #[inline(always)]
+    fn reject(&mut self, s: &mut Scratch) -> Verdict {
+        steps::skb_reject(self.raw(), s);
+        s.verdict
+    }
+
+    #[inline(always)]
+    fn too_big(&mut self, s: &mut Scratch, mtu: u32) -> Verdict {
+        steps::skb_too_big(self.raw(), s, mtu);
+        s.verdict
     }
 }

@@ -14,11 +14,14 @@ use proxy_abi::{
     Addr, Affinity, AffinityKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
     Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf, Tuple,
 };
-use proxy_datapath::{FlowTable, Insert, Round, Tables};
+use proxy_datapath::{FlowTable, Found, Insert, Round, Scratch, Side, Tables};
 
-use crate::maps::{
-    AFFINITY, CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, MEMBERS, POD_CIDRS, SLOTS,
-    SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
+use crate::{
+    maps::{
+        AFFINITY, CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, MEMBERS, POD_CIDRS,
+        SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
+    },
+    steps,
 };
 
 /// The function that `bpf_loop` is to call for a closure.
@@ -180,5 +183,25 @@ impl Tables for Kernel {
     fn random(&self) -> u32 {
         // SAFETY: takes no argument.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn find_flow(&self, s: &mut Scratch) -> bool {
+        steps::find_flow(s)
+    }
+
+    #[inline(always)]
+    fn find_service(&self, s: &mut Scratch, side: Side) -> Found {
+        steps::find_service(s, side)
+    }
+
+    #[inline(always)]
+    fn locate(&self, s: &mut Scratch) {
+        steps::locate(s);
+    }
+
+    #[inline(always)]
+    fn record_flow(&self, s: &mut Scratch) -> bool {
+        steps::record_flow(s)
     }
 }

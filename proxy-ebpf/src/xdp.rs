@@ -18,11 +18,12 @@ use aya_ebpf::{
 };
 use proxy_abi::Tuple;
 use proxy_datapath::{
-    Action, Change, Frame, NextHop, Packet, Round, Scratch, Tables, Verdict, Way, fix_checksum, from_wire,
+    Action, Change, Frame, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, Way, fix_checksum,
+    from_wire,
 };
 
 use crate::{
-    fib,
+    fib, steps,
     tables::Kernel,
     tc::{count, report},
 };
@@ -41,7 +42,7 @@ pub fn lb_xdp(ctx: XdpContext) -> u32 {
     let Some(scratch) = XDP_SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
     // SAFETY: the element is this CPU's alone for the length of the run, and nothing else here takes its address.
     let scratch = unsafe { &mut *scratch };
-    let mut packet = Xdp(&ctx);
+    let mut packet = Xdp::new(&ctx);
     let length = packet.length();
     let verdict = from_wire(&mut packet, &Kernel, scratch);
     finish(&packet, scratch, &verdict, length)
@@ -77,9 +78,14 @@ fn bounded(at: u64) -> u64 {
 }
 
 /// The packet an XDP program runs for.
-struct Xdp<'a>(&'a XdpContext);
+pub struct Xdp<'a>(&'a XdpContext);
 
 impl Xdp<'_> {
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Xdp<'_> {
+        Xdp(ctx)
+    }
+
     #[inline(always)]
     fn raw(&self) -> *mut xdp_md {
         self.0.ctx
@@ -205,6 +211,28 @@ impl Packet for Xdp<'_> {
     fn way_out(&self, tuple: &Tuple) -> u32 {
         let (answer, query) = self.route(tuple, 0);
         if answer == BPF_FIB_LKUP_RET_SUCCESS { query.ifindex } else { 0 }
+    }
+
+    #[inline(always)]
+    fn parse(&self, s: &mut Scratch) -> Shape {
+        steps::xdp_parse(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn rewrite(&mut self, s: &mut Scratch) -> bool {
+        steps::xdp_rewrite(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn reject(&mut self, s: &mut Scratch) -> Verdict {
+        steps::xdp_reject(self.raw(), s);
+        s.verdict
+    }
+
+    #[inline(always)]
+    fn too_big(&mut self, s: &mut Scratch, mtu: u32) -> Verdict {
+        steps::xdp_too_big(self.raw(), s, mtu);
+        s.verdict
     }
 }
 

@@ -1,0 +1,104 @@
+//! The steps that hooks are made of.
+//!
+//! In the kernel each is a function of its own that the verifier walks once, by itself ("global function", kernel commit
+//! 51c39bb1d5d1): what follows one is not walked again for each way through it. For that a step takes pointers to a packet's
+//! context and to [`Scratch`] only, and answers with a number; all else it says lies in the scratch memory. Elsewhere the
+//! default methods of [`Tables`] and [`Packet`] call them directly.
+
+use proxy_abi::{Config, Reason};
+
+use crate::{
+    answer, flow, forward,
+    fragment::follow,
+    packet::Packet,
+    parse::{self, Shape},
+    rewrite, service,
+    service::{Found, Service, Side},
+    tables::{Scratch, Tables},
+    verdict::Verdict,
+};
+
+/// Reads a packet's headers into `s.view`. [`Shape::Broken`]: `s.verdict` says why.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &P, s: &mut Scratch) -> Shape {
+    parse::parse(packet, &mut s.view).unwrap_or_else(|reason| {
+        s.verdict = Verdict::drop(reason);
+        Shape::Broken
+    })
+}
+
+/// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
+#[inline(always)]
+pub fn find_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+    let Some(config) = tables.config() else { return false };
+    follow(tables, &mut s.view);
+    flow::find(tables, s, config, tables.now_s())
+}
+
+/// Finds the service that a packet is for and draws its backend into `s.choice`. [`Found::Drop`]: `s.verdict` says why.
+#[inline(always)]
+pub fn find_service<T: Tables>(tables: &T, s: &mut Scratch, side: Side) -> Found {
+    let Some(config) = tables.config() else { return Found::No };
+    match service::find(tables, s, config, side) {
+        Service::No => Found::No,
+        Service::Backend => Found::Backend,
+        Service::Reject => Found::Reject,
+        Service::SourceUnknown => Found::SourceUnknown,
+        Service::Drop(reason) => {
+            s.verdict = Verdict::drop(reason);
+            Found::Drop
+        }
+    }
+}
+
+/// Finds where `s.to.dst` lives: `s.hop`.
+#[inline(always)]
+pub fn locate<T: Tables>(tables: &T, s: &mut Scratch) {
+    if let Some(config) = tables.config() {
+        forward::locate(tables, config, &s.to.dst, &mut s.hop);
+    }
+}
+
+/// Records `s.view.tuple` → `s.to` as `s.fresh` says, and chooses a source port where one is needed. False: `s.verdict` says
+/// why not.
+#[inline(always)]
+pub fn record_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+    let recorded = match tables.config() {
+        Some(config) => flow::create(tables, s, config, tables.now_s()),
+        None => Err(Reason::FlowTableFull),
+    };
+    settle(recorded, s)
+}
+
+/// Turns the packet's tuple `s.view.tuple` into `s.to`. False: `s.verdict` says why not.
+#[inline(always)]
+pub fn rewrite<P: Packet>(packet: &mut P, s: &mut Scratch) -> bool {
+    let done = rewrite::rewrite(packet, &mut s.view, &s.to);
+    settle(done, s)
+}
+
+/// Prepares a packet, already translated, for its way to `s.hop`: `s.verdict`.
+#[inline(always)]
+pub fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) {
+    s.verdict = forward::forward(packet, &s.view, config, &s.hop);
+}
+
+/// Turns the packet into its own refusal: `s.verdict`.
+#[inline(always)]
+pub fn reject<P: Packet>(packet: &mut P, s: &mut Scratch) {
+    s.verdict = answer::reject(packet, &s.view);
+}
+
+/// Turns the packet into the answer that `mtu` bytes would fit: `s.verdict`.
+#[inline(always)]
+pub fn too_big<P: Packet>(packet: &mut P, s: &mut Scratch, mtu: u32) {
+    s.verdict = answer::too_big(packet, &s.view, mtu);
+}
+
+#[inline(always)]
+fn settle(done: Result<(), Reason>, s: &mut Scratch) -> bool {
+    if let Err(reason) = done {
+        s.verdict = Verdict::drop(reason);
+    }
+    done.is_ok()
+}
