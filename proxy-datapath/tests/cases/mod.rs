@@ -11,7 +11,10 @@
 mod errors;
 mod flows;
 mod fragments;
+mod headers;
+mod lives;
 mod overlay;
+mod owners;
 pub mod packet;
 mod pods;
 mod policies;
@@ -70,6 +73,9 @@ pub fn all() -> Vec<Case> {
         flows::cases(),
         errors::cases(),
         fragments::cases(),
+        headers::cases(),
+        lives::cases(),
+        owners::cases(),
     ]
     .into_iter()
     .flatten()

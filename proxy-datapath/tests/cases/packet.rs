@@ -23,6 +23,16 @@ pub struct Packet {
     pub fragment: Option<(u16, u16, bool)>,
     /// UDP: sent without a checksum.
     pub no_checksum: bool,
+    /// What stands between the address header and the transport's.
+    pub between: Between,
+}
+
+/// IPv4: options (RFC 791 section 3.1), a multiple of 4 bytes. IPv6: extension headers (RFC 8200 section 4) by number, each
+/// whole but for its first byte, which names the next one.
+#[derive(Clone, Debug, Default)]
+pub struct Between {
+    pub options: Vec<u8>,
+    pub extensions: Vec<(u8, Vec<u8>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +81,7 @@ fn packet(src: IpAddr, dst: IpAddr, transport: Transport, payload: &[u8]) -> Pac
         payload: payload.to_vec(),
         fragment: None,
         no_checksum: false,
+        between: Between::default(),
     }
 }
 
@@ -190,6 +201,24 @@ impl Packet {
         self
     }
 
+    pub fn options(mut self, options: &[u8]) -> Packet {
+        self.between.options = options.to_vec();
+        self
+    }
+
+    /// Adds an extension header behind those that are there. `body`: from the header's second byte on.
+    pub fn extension(mut self, number: u8, body: &[u8]) -> Packet {
+        self.between.extensions.push((number, body.to_vec()));
+        self
+    }
+
+    /// As [`Packet::piece`], for IPv6 (RFC 8200 section 4.5).
+    pub fn piece6(self, id: u32, offset: u16, more: bool) -> Packet {
+        let place = (offset & !7) | u16::from(more);
+        let body = [&[0][..], &place.to_be_bytes(), &id.to_be_bytes()].concat();
+        self.extension(44, &body)
+    }
+
     pub fn seq(mut self, number: u32, acknowledged: Option<u32>) -> Packet {
         if let Transport::Tcp { seq, ack, window, .. } = &mut self.transport {
             (*seq, *ack, *window) = (number, acknowledged, 0);
@@ -206,6 +235,10 @@ impl Packet {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
+        self.between.insert(self.plain_bytes())
+    }
+
+    fn plain_bytes(&self) -> Vec<u8> {
         if matches!(self.transport, Transport::Frame) {
             return self.payload.clone();
         }
@@ -290,6 +323,44 @@ impl Packet {
             mixed => panic!("two families in one packet: {mixed:?}"),
         }
     }
+}
+
+impl Between {
+    /// Puts all of it into a frame without any, lengths and header checksum made good.
+    fn insert(&self, mut frame: Vec<u8>) -> Vec<u8> {
+        if !self.options.is_empty() {
+            frame.splice(34..34, self.options.iter().copied());
+            frame[14] += (self.options.len() / 4) as u8;
+            add(&mut frame, 16, self.options.len());
+            let length = 20 + self.options.len();
+            frame[24..26].fill(0);
+            let sum = !internet_sum(&frame[14..14 + length]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        for (number, body) in self.extensions.iter().rev() {
+            let header = [&frame[20..21], body].concat();
+            add(&mut frame, 18, header.len());
+            frame.splice(54..54, header);
+            frame[20] = *number;
+        }
+        frame
+    }
+}
+
+/// Adds to the 16-bit length at `at`.
+fn add(frame: &mut [u8], at: usize, more: usize) {
+    let length = u16::from_be_bytes([frame[at], frame[at + 1]]) + more as u16;
+    frame[at..at + 2].copy_from_slice(&length.to_be_bytes());
+}
+
+/// The one's complement sum of RFC 1071, not inverted.
+pub fn internet_sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
 }
 
 fn ether_type(src: IpAddr) -> EtherType {
