@@ -7,6 +7,7 @@
 
 mod filled;
 mod p1;
+mod p16;
 mod p4;
 mod p8;
 mod peers;
@@ -21,12 +22,22 @@ use skerry_lab::paths;
 
 use row::Row;
 
-type Bench = fn() -> Result<Vec<Row>>;
+/// What a person asked for beside the ids.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Keep the figures of P16 as those that later ones are compared with.
+    pub accept: bool,
+    /// As few runs as show that a benchmark works; its figures are worth nothing.
+    pub quick: bool,
+}
+
+type Bench = fn(&Options) -> Result<Vec<Row>>;
 
 const BENCHES: &[(&str, &str, Bench)] = &[
     ("P1", "new connections through a ClusterIP, as a share of bare", p1::run),
     ("P4", "one endpoint change until traffic follows, at 10,000 services", p4::run),
     ("P8", "CNI ADD, from the start of the process to the result", p8::run),
+    ("P16", "instructions of each program, walked ones, and time over an empty program", p16::run),
 ];
 
 fn main() -> ExitCode {
@@ -45,18 +56,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(ids: &[String]) -> Result<()> {
+fn run(args: &[String]) -> Result<()> {
+    let (flags, ids): (Vec<&String>, Vec<&String>) = args.iter().partition(|arg| arg.starts_with("--"));
+    let mut options = Options::default();
+    for flag in flags {
+        match flag.as_str() {
+            "--accept" => options.accept = true,
+            "--quick" => options.quick = true,
+            other => bail!("no option {other}: there are --accept and --quick"),
+        }
+    }
     let known: Vec<&str> = BENCHES.iter().map(|(id, ..)| *id).collect();
     if let Some(unknown) = ids.iter().find(|id| !known.contains(&id.as_str())) {
         bail!("no benchmark {unknown}: there are {}", known.join(", "));
     }
-    let wanted = |id: &str| ids.is_empty() || ids.iter().any(|wanted| wanted == id);
+    let wanted = |id: &str| ids.is_empty() || ids.iter().any(|wanted| *wanted == id);
     let dir = paths::target().join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     let mut all = Vec::new();
     for (id, what, bench) in BENCHES.iter().filter(|(id, ..)| wanted(id)) {
         println!("bench: {id}: {what}");
-        let rows = bench().with_context(|| format!("measure {id}"))?;
+        let rows = bench(&options).with_context(|| format!("measure {id}"))?;
         let path = dir.join(format!("{id}.json"));
         fs::write(&path, serde_json::to_vec_pretty(&rows)?)
             .with_context(|| format!("write {}", path.display()))?;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use skerry_lab::Node;
 
 use crate::{
+    Options,
     filled::{Filled, SYNC},
     peers::{load_iptables, load_nftables},
     probe,
@@ -31,7 +32,7 @@ struct Contender<'a> {
 
 /// # Errors
 /// When a connection fails.
-pub fn run() -> Result<Vec<Row>> {
+pub fn run(_: &Options) -> Result<Vec<Row>> {
     let mut filled = Filled::start()?;
     let outside = filled.cluster.lab().client();
     quick_close(&|line| outside.sh(line).map_err(anyhow::Error::from))?;

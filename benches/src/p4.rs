@@ -5,6 +5,7 @@ use std::{net::SocketAddrV4, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    Options,
     filled::{Filled, SYNC},
     probe::{self, Watcher, cpu_ns, now_ns},
     row::Row,
@@ -20,7 +21,7 @@ const IPTABLES: (f64, f64) = (770.0, 740.0);
 
 /// # Errors
 /// When connections do not follow a change within ten seconds.
-pub fn run() -> Result<Vec<Row>> {
+pub fn run(_: &Options) -> Result<Vec<Row>> {
     let mut filled = Filled::start()?;
     let outside = filled.cluster.lab().client();
     let backends = PORTS.map(|(port, _)| SocketAddrV4::new(filled.backend_address(), port));

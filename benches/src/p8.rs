@@ -19,7 +19,7 @@ use skerry_kernel::{
 };
 use skerry_lab::{Netns, paths};
 
-use crate::row::Row;
+use crate::{Options, row::Row};
 
 const PAIRS: usize = 25;
 /// Pods of a crowd: what a node that was drained and comes back starts at once.
@@ -30,7 +30,7 @@ const PEER_DIR: &str = "/usr/lib/cni";
 
 /// # Errors
 /// When a call fails or gives no address.
-pub fn run() -> Result<Vec<Row>> {
+pub fn run(_: &Options) -> Result<Vec<Row>> {
     let folder = tempfile::tempdir().context("make a folder")?;
     let sides = [
         Side::ours(&folder.path().join("tcx"), "tcx", 1)?,

@@ -9,7 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    time::{ClockId, clock_gettime},
+    unistd::Pid,
+};
 use skerry_lab::{Netns, Node};
 
 /// Where a node has this program: what it is built into may be hidden there.
@@ -39,6 +43,16 @@ pub fn run(role: &str, args: &[String]) -> Result<()> {
 pub fn now_ns() -> Result<u64> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the clock")?;
     Ok(u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
+}
+
+/// Keeps the calling thread on one core.
+///
+/// # Errors
+/// When there is no such core.
+pub fn pin(core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core).with_context(|| format!("name core {core}"))?;
+    sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("stay on core {core}"))
 }
 
 /// A process that ends with its owner.

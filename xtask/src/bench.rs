@@ -11,6 +11,12 @@ use crate::{build, say, setup};
 pub struct Args {
     /// P1, P4, P8 …
     ids: Vec<String>,
+    /// Keep P16's figures as those that later ones are compared with
+    #[arg(long)]
+    accept: bool,
+    /// As few runs as show that a benchmark works; its figures are worth nothing
+    #[arg(long)]
+    quick: bool,
 }
 
 /// # Errors
@@ -20,8 +26,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     build::all()?;
     say("measuring: leave the machine alone meanwhile");
     let release = paths::target().join("release");
+    let flags = [("--accept", args.accept), ("--quick", args.quick)];
     let status = Command::new(release.join("skerry-benches"))
         .args(&args.ids)
+        .args(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| flag))
         .env("SKERRY_BIN_DIR", &release)
         .current_dir(paths::workspace())
         .status()
