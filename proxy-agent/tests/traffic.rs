@@ -10,6 +10,7 @@ use skerry_kernel::{Link, Map, MapSpec, Update, map_type};
 use support::{
     Agent, Api, TestNode, Underlay, eventually,
     roles::{ROLE, Role, Tally, play},
+    witness::Witness,
 };
 
 fn main() {
@@ -166,6 +167,8 @@ fn restarts(times: u32, end: End) {
         Role::start("agent", &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
     };
     let mut agent = start();
+    let look = || Witness::of(&scene.near, &[("client", &scene.underlay.client)]);
+    let counters_before = look();
     let load = [
         ("new, ClusterIP from a pod", scene.in_pod("dial")),
         ("new, ClusterIP from the node", scene.on_node("dial")),
@@ -207,10 +210,14 @@ fn restarts(times: u32, end: End) {
         assert!(filter().is_some() && filter() != filter_before, "the pod's filter has the new program");
     }
     drop(agent);
-    for (what, role) in load {
-        let tally = role.tally();
+    let tallies = load.map(|(what, role)| (what, role.tally()));
+    for (what, tally) in &tallies {
         println!("{what}: {} answers, {:?} lost", tally.total(), tally.lost);
-        assert!(tally.lost.is_empty() && tally.total() > 100, "{what}: {tally:?}");
+    }
+    let is_good = |tally: &Tally| tally.lost.is_empty() && tally.total() > 100;
+    if !tallies.iter().all(|(_, tally)| is_good(tally)) {
+        look().report(&counters_before, &scene.near);
+        panic!("connections were lost: {tallies:?}");
     }
 }
 

@@ -173,11 +173,18 @@ fn client(to: &str, mut ask: impl FnMut(SocketAddr, &mut bool) -> io::Result<Str
 /// A connection of its own for each question. Paced a little, so that ports don't run out.
 fn dial(to: SocketAddr) -> io::Result<String> {
     std::thread::sleep(Duration::from_micros(500));
-    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(in_step("connect"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
+    BufReader::new(&stream)
+        .read_line(&mut line)
+        .map_err(in_step(&format!("answer to {}", stream.local_addr()?)))?;
     named(&line)
+}
+
+/// Says where an error came up.
+fn in_step(step: &str) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{step}: {error}"))
 }
 
 /// One connection for all questions; it ends at the first failure.
