@@ -88,7 +88,7 @@ fn stands(node: &Node) -> bool {
 }
 
 /// FNV alone leaves the last bytes' bits together: the finalizer of MurmurHash3 spreads them.
-fn weight(addr: &Addr, node: NodeHash) -> u64 {
+pub(crate) fn weight(addr: &Addr, node: NodeHash) -> u64 {
     let mut hash = fnv1a(node, &addr.octets());
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

@@ -1,7 +1,7 @@
 //! The fields of Service, EndpointSlice and Node that the proxy needs, as they stand in the API's JSON. Unknown fields
 //! are skipped while parsing, `null` means absent. These values live only from the wire to [`crate::State`].
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use proxy_abi::{Addr, proto};
 use serde::{
@@ -9,7 +9,7 @@ use serde::{
     de::{IgnoredAny, SeqAccess, Visitor},
 };
 
-use crate::ip::routable_addr;
+use crate::ip::{parse_ip, unfit};
 
 /// Condition of a Service whose load-balancer addresses Skerry's own controller has given: only these are announced by
 /// the nodes. Addresses that somebody else has given are somebody else's to announce.
@@ -42,6 +42,7 @@ wire! {
     pub struct Meta {
         name: String,
         namespace: String,
+        uid: String,
         resource_version: String,
         /// RFC 3339, UTC.
         creation_timestamp: String,
@@ -237,10 +238,26 @@ impl<'de> Deserialize<'de> for Protocol {
     }
 }
 
-/// The first of an endpoint's addresses ("consumers must handle only the first", the API says). `None`: none, an FQDN,
-/// or one that may not be a backend.
+/// The first of an endpoint's addresses ("consumers must handle only the first", the API says).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FirstAddress(pub Option<Addr>);
+pub enum FirstAddress {
+    /// Or an FQDN.
+    #[default]
+    None,
+    Usable(Addr),
+    /// One that may not be a backend.
+    Unfit(IpAddr),
+}
+
+impl FirstAddress {
+    /// The address of this family, if it may be used.
+    pub fn usable(self, is_v4: bool) -> Option<Addr> {
+        match self {
+            FirstAddress::Usable(addr) if addr.is_v4() == is_v4 => Some(addr),
+            _ => None,
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for FirstAddress {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<FirstAddress, D::Error> {
@@ -255,7 +272,11 @@ impl<'de> Deserialize<'de> for FirstAddress {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<FirstAddress, A::Error> {
                 let first = list.next_element::<std::borrow::Cow<'de, str>>()?;
                 while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(FirstAddress(first.and_then(|text| routable_addr(&text))))
+                Ok(match first.and_then(|text| parse_ip(&text)) {
+                    None => FirstAddress::None,
+                    Some(ip) if unfit(ip).is_some() => FirstAddress::Unfit(ip),
+                    Some(ip) => FirstAddress::Usable(ip.into()),
+                })
             }
         }
         from.deserialize_seq(First)

@@ -212,7 +212,7 @@ fn address_key(addr: Addr, port: &Port) -> FrontendKey {
     FrontendKey { addr, port: Be16::new(port.port), proto: port.proto, kind: frontend_kind::ADDRESS }
 }
 
-fn address_in_use(addr: Addr) -> FrontendKey {
+pub(crate) fn address_in_use(addr: Addr) -> FrontendKey {
     FrontendKey { addr, port: Be16::ZERO, proto: 0, kind: frontend_kind::ADDRESS }
 }
 

@@ -56,7 +56,7 @@ impl<'a> Draft<'a> {
         }
         let grace_ms = self.actual.limits.grace_ms;
         let due_ms = self.actual.retired.front().map(|run| run.since_ms + grace_ms);
-        Plan { ops, refused: self.refused, udp_changed: self.udp_changed, due_ms }
+        Plan { ops, refused: self.refused, udp_changed: self.udp_changed, due_ms, ..Plan::default() }
     }
 
     pub fn free_rested_runs(&mut self) {

@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -9,7 +10,7 @@ use proxy_abi::{Addr, FrontendKey};
 use crate::{
     api,
     claims::Claims,
-    desired::frontend_keys,
+    desired::{address_in_use, frontend_keys},
     model::{Node, ObjectKey, Service, Slice},
 };
 
@@ -23,6 +24,8 @@ pub struct State {
     pub(crate) slices: HashMap<ObjectKey, Slice>,
     pub(crate) slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
     pub(crate) nodes: BTreeMap<ObjectKey, Node>,
+    /// Whose an `InternalIP` is.
+    pub(crate) node_of: HashMap<Addr, ObjectKey>,
     pub(crate) claims: Claims,
     /// Addresses that this node answers on itself, with their `endpoint_flag` bits.
     pub(crate) own_addresses: BTreeMap<Addr, u16>,
@@ -44,6 +47,7 @@ impl State {
             slices: HashMap::new(),
             slices_of: HashMap::new(),
             nodes: BTreeMap::new(),
+            node_of: HashMap::new(),
             claims: Claims::default(),
             own_addresses: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -62,11 +66,10 @@ impl State {
 
     /// `key` is that of the object: whoever has made it already shares its memory.
     pub fn apply_service(&mut self, key: ObjectKey, service: &api::Service) {
-        let mut new = Service::from_api(service);
-        if let (Some(new), Some(cidrs)) = (&mut new, &self.external_ip_cidrs) {
-            let is_allowed = |addr: &Addr| cidrs.iter().any(|cidr| cidr.contains(addr.to_ip()));
-            new.external_ips = new.external_ips.iter().copied().filter(is_allowed).collect();
-        }
+        let cidrs = self.external_ip_cidrs.as_deref();
+        let may_be_external =
+            |ip: IpAddr| cidrs.is_none_or(|cidrs| cidrs.iter().any(|cidr| cidr.contains(ip)));
+        let mut new = Service::from_api(service, may_be_external);
         for port in new.iter_mut().flat_map(|new| &mut new.ports) {
             self.names.share(&mut port.name);
         }
@@ -105,14 +108,18 @@ impl State {
                 // Topology hints now mean something else.
                 self.dirty.extend(self.services.keys().cloned());
             }
-            self.nodes.insert(key, new);
+            let addresses = new.addresses.clone();
+            let old = self.nodes.insert(key.clone(), new);
+            self.set_node_addresses(&key, old.map_or_else(Box::default, |old| old.addresses), &addresses);
             self.nodes_are_dirty = true;
             self.outside_is_dirty = true;
         }
     }
 
     pub fn delete_node(&mut self, key: &ObjectKey) {
-        let was_there = self.nodes.remove(key).is_some();
+        let old = self.nodes.remove(key);
+        let was_there = old.is_some();
+        self.set_node_addresses(key, old.map_or_else(Box::default, |old| old.addresses), &[]);
         self.nodes_are_dirty |= was_there;
         self.outside_is_dirty |= was_there;
     }
@@ -215,6 +222,20 @@ impl State {
             self.dirty.extend(self.claims.of(shared).cloned());
         }
         self.dirty.insert(key);
+    }
+
+    /// Services with such an address have to be looked at again, for their warnings.
+    fn set_node_addresses(&mut self, node: &ObjectKey, old: Box<[Addr]>, new: &[Addr]) {
+        for addr in old.iter().filter(|addr| !new.contains(addr)) {
+            if self.node_of.get(addr) == Some(node) {
+                self.node_of.remove(addr);
+                self.dirty.extend(self.claims.of(&address_in_use(*addr)).cloned());
+            }
+        }
+        for addr in new.iter().filter(|addr| !old.contains(addr)) {
+            self.node_of.insert(*addr, node.clone());
+            self.dirty.extend(self.claims.of(&address_in_use(*addr)).cloned());
+        }
     }
 
     fn set_slice(&mut self, key: ObjectKey, new: Option<Slice>) {

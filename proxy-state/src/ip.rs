@@ -32,28 +32,27 @@ pub fn parse_cidr(text: &str) -> Option<IpNetwork> {
 /// Whether an address may be a backend or an external address of a service. Loopback and link-local ones would let
 /// whoever may write EndpointSlices reach the node's own services (CVE-2021-25737); v4-mapped ones never appear on the
 /// wire.
-pub(crate) fn is_routable(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => {
-            !(v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-                || v4.is_unspecified())
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast()
-                || v6.is_unspecified()
-                || v6.to_ipv4_mapped().is_some())
-        }
-    }
+///
+/// `None`: it may; else what it is.
+pub(crate) fn unfit(ip: IpAddr) -> Option<&'static str> {
+    let (is_link_local, is_other) = match ip {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.is_broadcast().then_some("broadcast")),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.to_ipv4_mapped().map(|_| "v4-mapped")),
+    };
+    [
+        (ip.is_loopback(), "loopback"),
+        (is_link_local, "link-local"),
+        (ip.is_multicast(), "multicast"),
+        (ip.is_unspecified(), "unspecified"),
+    ]
+    .into_iter()
+    .find_map(|(is_so, what)| is_so.then_some(what))
+    .or(is_other)
 }
 
-/// [`parse_ip`] and [`is_routable`] in one.
+/// [`parse_ip`] of what is not [`unfit`].
 pub(crate) fn routable_addr(text: &str) -> Option<Addr> {
-    parse_ip(text).filter(|ip| is_routable(*ip)).map(Addr::from)
+    parse_ip(text).filter(|ip| unfit(*ip).is_none()).map(Addr::from)
 }
 
 #[cfg(test)]

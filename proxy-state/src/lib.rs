@@ -8,6 +8,7 @@
 //! * [`State::announced`], [`State::health`]: what somebody outside of the cluster asks this node about.
 //! * [`ServicePortTable`], [`NodeTables`] (desired): what the maps should say for one service, and for all nodes.
 //! * [`Actual`]: what the maps say; rebuilt from a [`Dump`] at start and after every failure.
+//! * [`State::warnings`]: what a Service's owner should know.
 //! * [`plan`]: the operations from one to the other, safe to stop after any of them.
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ mod model;
 mod nodes;
 mod plan;
 mod runs;
+mod warnings;
 
 pub use actual::{Actual, Dump, Limits};
 pub use desired::{Backend, FrontendSpec, Scope, ServicePortId, ServicePortTable, ServiceTables};
@@ -39,3 +41,4 @@ pub use model::ObjectKey;
 pub use nodes::{NodeTables, router_address};
 pub use plan::{Op, Plan, Refusal, plan};
 pub use runs::{RunAllocator, RunsFull};
+pub use warnings::{Cause, Warning};

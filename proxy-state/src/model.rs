@@ -1,12 +1,13 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use proxy_abi::Addr;
 
 use crate::{
-    api::{self, Policy},
+    api::{self, FirstAddress, Policy},
     ip::{parse_cidr, parse_ip, routable_addr},
     maglev,
+    warnings::LeftOut,
 };
 
 /// `NAMESPACE/NAME`, or the bare name of a cluster-scoped object.
@@ -42,6 +43,8 @@ impl fmt::Display for ObjectKey {
 pub(crate) struct Service {
     /// Digits of the creation time (`20261124125004`): orders services by age. 0 when unknown.
     pub created: u64,
+    /// The 128 bits of its `uid`; 0 when unknown.
+    pub uid: u128,
     pub cluster_ips: Box<[Addr]>,
     pub external_ips: Box<[Addr]>,
     pub load_balancer_ips: Box<[Addr]>,
@@ -58,6 +61,8 @@ pub(crate) struct Service {
     pub health_port: u16,
     /// The nodes answer for its load-balancer addresses themselves.
     pub is_announced: bool,
+    /// External addresses that are not served.
+    pub refused: Option<LeftOut>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,7 +80,9 @@ const DEFAULT_AFFINITY_S: u32 = 10_800;
 
 impl Service {
     /// `None` for what a proxy must ignore: headless, ExternalName, without an address yet, or another proxy's.
-    pub fn from_api(service: &api::Service) -> Option<Service> {
+    ///
+    /// `may_be_external`: what the configuration says of an external address.
+    pub fn from_api(service: &api::Service, may_be_external: impl Fn(IpAddr) -> bool) -> Option<Service> {
         let spec = &service.spec;
         if service.metadata.labels.service_proxy_name.is_some() || spec.kind == "ExternalName" {
             return None;
@@ -93,8 +100,15 @@ impl Service {
         let external_local = spec.external_traffic_policy == Policy::Local;
         Some(Service {
             created: timestamp_digits(&service.metadata.creation_timestamp),
+            uid: uid_bits(&service.metadata.uid),
             cluster_ips,
-            external_ips: spec.external_ips.iter().filter_map(|ip| routable_addr(ip)).collect(),
+            refused: LeftOut::of(spec.external_ips.iter().filter_map(|ip| parse_ip(ip)), &may_be_external),
+            external_ips: spec
+                .external_ips
+                .iter()
+                .filter_map(|ip| routable_addr(ip))
+                .filter(|addr| may_be_external(addr.to_ip()))
+                .collect(),
             load_balancer_ips: ingress
                 .filter(|ingress| is_load_balancer && ingress.ip_mode != "Proxy")
                 .filter_map(|ingress| routable_addr(&ingress.ip))
@@ -163,6 +177,8 @@ pub(crate) struct Slice {
     pub nodes: Box<[NodeHash]>,
     /// Which zones each endpoint is meant for, by hash; `None` where no endpoint is meant for any.
     pub zones: Option<Box<[Box<[NodeHash]>]>>,
+    /// Endpoints whose address may not be a backend.
+    pub refused: Option<LeftOut>,
 }
 
 /// A number for a node's name; the same on every node and in every version.
@@ -217,15 +233,20 @@ impl Slice {
         };
         let service = slice.metadata.labels.service_name.as_deref().filter(|name| !name.is_empty())?;
         let endpoints = slice.endpoints.iter().filter_map(|endpoint| {
-            let addr = endpoint.addresses.0.filter(|addr| addr.is_v4() == is_v4)?;
+            let addr = endpoint.addresses.usable(is_v4)?;
             let known = Endpoint { addr, flags: flags_of(endpoint, node_name) };
             Some((known, node_hash(&endpoint.node_name)))
         });
         let has_zones = slice.endpoints.iter().any(|endpoint| !endpoint.hints.for_zones.is_empty());
         let zones = has_zones.then(|| {
-            let kept = slice.endpoints.iter().filter(|e| e.addresses.0.is_some_and(|a| a.is_v4() == is_v4));
+            let kept = slice.endpoints.iter().filter(|e| e.addresses.usable(is_v4).is_some());
             kept.map(|e| e.hints.for_zones.iter().map(|zone| node_hash(&zone.name)).collect()).collect()
         });
+        let unfit = slice.endpoints.iter().filter_map(|endpoint| match endpoint.addresses {
+            FirstAddress::Unfit(ip) => Some(ip),
+            _ => None,
+        });
+        let refused = LeftOut::of(unfit, |_| true);
         let (endpoints, nodes): (Vec<Endpoint>, Vec<NodeHash>) = endpoints.unzip();
         Some(Slice {
             service: ObjectKey::new(&slice.metadata.namespace, service),
@@ -240,6 +261,7 @@ impl Slice {
             endpoints: endpoints.into(),
             nodes: nodes.into(),
             zones,
+            refused,
         })
     }
 }
@@ -303,6 +325,12 @@ impl Node {
                 || spec.taints.iter().any(|taint| taint.key == api::TO_BE_DELETED),
         }
     }
+}
+
+/// A UUID's digits (RFC 9562 section 4) as a number; 0 for anything else.
+fn uid_bits(text: &str) -> u128 {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    if digits.len() == 32 { u128::from_str_radix(&digits, 16).unwrap_or(0) } else { 0 }
 }
 
 /// The first 14 digits of an RFC 3339 time: as a number it orders like the time.

@@ -1,4 +1,8 @@
-use proxy_abi::{Addr, Endpoint, Frontend, FrontendKey, Member, PodCidr, PodCidrKey, Slot, SourceRangeKey};
+use std::collections::BTreeSet;
+
+use proxy_abi::{
+    Addr, Endpoint, Frontend, FrontendKey, Member, PodCidr, PodCidrKey, Slot, SourceRangeKey, map,
+};
 
 use crate::{
     actual::{Actual, Dump},
@@ -6,6 +10,7 @@ use crate::{
     ingest::State,
     model::ObjectKey,
     runs::RunsFull,
+    warnings::{Cause, Warning},
 };
 
 /// One map operation. Executing a plan's operations in order, and stopping after any of them, leaves maps that every
@@ -105,6 +110,8 @@ pub struct Plan {
     pub udp_changed: bool,
     /// When the next retired run can be freed (same clock as `now_ms`).
     pub due_ms: Option<u64>,
+    /// The services that were looked at: [`State::warnings`] of others are as before.
+    pub services: BTreeSet<ObjectKey>,
 }
 
 /// A service port that did not fit.
@@ -120,6 +127,23 @@ pub enum Refusal {
     Nodes { map: &'static str, capacity: u32 },
 }
 
+impl Refusal {
+    /// For the service's owner, without the figures that change from one attempt to the next. `None`: it concerns no
+    /// service.
+    pub fn warning(&self) -> Option<(&ObjectKey, Warning)> {
+        let (service, map, capacity) = match self {
+            Refusal::Slots { service, source } => (service, map::SLOTS, source.capacity),
+            Refusal::Frontends { service, capacity } => (service, map::FRONTENDS, *capacity),
+            Refusal::Extras { service, map, capacity } => (service, *map, *capacity),
+            Refusal::Nodes { .. } => return None,
+        };
+        let note = format!(
+            "the proxy's map {map} is full ({capacity} entries): served as before, or not at all; raise the size of {map}"
+        );
+        Some((service, Warning { cause: Cause::DoesNotFit, note }))
+    }
+}
+
 /// Works out the operations from `actual` to what `state` wants. Looks only at what is dirty, or at everything after
 /// [`Actual::restore`]; costs O(change). `actual` becomes the state after the plan. `now_ms` is any monotonic clock.
 pub fn plan(state: &mut State, actual: &mut Actual, now_ms: u64) -> Plan {
@@ -130,9 +154,9 @@ pub fn plan(state: &mut State, actual: &mut Actual, now_ms: u64) -> Plan {
     let (services, nodes_are_dirty) = state.take_dirty();
     let mut draft = Draft::new(actual, now_ms);
     draft.free_rested_runs();
-    for key in services {
-        if !draft.service(state, &key) {
-            state.mark_dirty(key);
+    for key in &services {
+        if !draft.service(state, key) {
+            state.mark_dirty(key.clone());
         }
     }
     if was_restored {
@@ -142,5 +166,5 @@ pub fn plan(state: &mut State, actual: &mut Actual, now_ms: u64) -> Plan {
     if nodes_are_dirty && !draft.nodes(&state.node_tables()) {
         state.mark_nodes_dirty();
     }
-    draft.finish()
+    Plan { services, ..draft.finish() }
 }
