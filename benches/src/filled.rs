@@ -70,6 +70,37 @@ impl Filled {
         Ok(())
     }
 
+    /// Adds a service that every node serves at `node_port`, TCP and UDP, with one backend.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn expose(&self, name: &str, node_port: u16, backend: SocketAddrV4) -> Result<()> {
+        let ports = [("tcp", "TCP"), ("udp", "UDP")];
+        let service = serde_json::json!({
+            "metadata": {"name": name},
+            "spec": {"type": "NodePort", "ports": ports.map(|(name, protocol)| serde_json::json!({
+                "name": name, "port": PORT, "targetPort": backend.port(), "protocol": protocol, "nodePort": node_port,
+            }))},
+        });
+        let slice = serde_json::json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "ports": ports.map(|(name, protocol)| serde_json::json!({
+                "name": name, "port": backend.port(), "protocol": protocol,
+            })),
+            "endpoints": [{"addresses": [backend.ip().to_string()], "conditions": {"ready": true}}],
+        });
+        let services: Api<ApiService> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let (service, slice) = (serde_json::from_value(service)?, serde_json::from_value(slice)?);
+        let params = PostParams::default();
+        self.runtime.block_on(async {
+            services.create(&params, &service).await.with_context(|| format!("create service {name}"))?;
+            slices.create(&params, &slice).await.with_context(|| format!("create slice {name}"))
+        })?;
+        Ok(())
+    }
+
     /// Replaces the endpoints of a service; returns when the API server has it.
     ///
     /// # Errors

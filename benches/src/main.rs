@@ -5,10 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+mod ends;
 mod filled;
 mod p1;
 mod p16;
 mod p4;
+mod p7;
 mod p8;
 mod peers;
 mod probe;
@@ -36,6 +38,7 @@ type Bench = fn(&Options) -> Result<Vec<Row>>;
 const BENCHES: &[(&str, &str, Bench)] = &[
     ("P1", "new connections through a ClusterIP, as a share of bare", p1::run),
     ("P4", "one endpoint change until traffic follows, at 10,000 services", p4::run),
+    ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", p7::run),
     ("P8", "CNI ADD, from the start of the process to the result", p8::run),
     ("P16", "instructions of each program, walked ones, and time over an empty program", p16::run),
 ];
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     // The other ends of a measurement are this very program, started in a node.
     let done = match args.split_first() {
+        Some((role, rest)) if role == ends::ROLE => ends::run(rest),
         Some((role, rest)) if probe::is_role(role) => probe::run(role, rest),
         _ => run(&args),
     };

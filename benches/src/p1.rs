@@ -47,7 +47,7 @@ pub fn run(_: &Options) -> Result<Vec<Row>> {
     for size in SIZES {
         println!("bench: P1: {size} services");
         filled.fill(*size, backend)?;
-        load_nftables(&nft, &filled.services).context("load nftables rules")?;
+        load_nftables(&nft, &filled.services, &[]).context("load nftables rules")?;
         load_iptables(&ipt, &filled.services).context("load iptables rules")?;
         let measured = measure(&filled, *size, [&bare, &nft, &ipt], backend)?;
         // Long before the last size is done.

@@ -16,13 +16,23 @@ pub struct Service {
     pub endpoints: Vec<SocketAddrV4>,
 }
 
+/// A port of every node that leads to one backend.
+#[derive(Clone, Debug)]
+pub struct NodePort {
+    /// `tcp` or `udp`.
+    pub proto: &'static str,
+    pub port: u16,
+    pub backend: SocketAddrV4,
+}
+
 const PODS: &str = "10.244.0.0/16";
 /// Replaces the node's rules by nftables' for `services`.
 ///
 /// # Errors
 /// When `nft` refuses them.
-pub fn load_nftables(node: &Node, services: &[Service]) -> Result<()> {
-    load(node, "rules.nft", &nftables(services), "nft -f /opt/rules.nft")
+pub fn load_nftables(node: &Node, services: &[Service], node_ports: &[NodePort]) -> Result<()> {
+    let rules = nftables(services, node_ports, node.ip());
+    load(node, "rules.nft", &rules, "nft -f /opt/rules.nft")
 }
 
 /// Replaces the node's rules by iptables' (the legacy kind) for `services`.
@@ -40,7 +50,7 @@ fn load(node: &Node, name: &str, rules: &str, line: &str) -> Result<()> {
 }
 
 /// One verdict map for all services, one chain a service with a random choice, one chain an endpoint.
-fn nftables(services: &[Service]) -> String {
+fn nftables(services: &[Service], node_ports: &[NodePort], node: Ipv4Addr) -> String {
     let mut text = String::from("table ip kube-proxy\ndelete table ip kube-proxy\ntable ip kube-proxy {\n");
     for service in services {
         for (number, endpoint) in written(service).iter().enumerate() {
@@ -65,6 +75,21 @@ fn nftables(services: &[Service]) -> String {
             address.port(),
         );
     }
+    let mut ports = Vec::new();
+    for NodePort { proto, port, backend } in node_ports {
+        let _ = writeln!(
+            text,
+            "chain endpoint-{proto}-{port} {{ ip saddr {} jump mark-for-masquerade; \
+             meta l4proto {proto} dnat to {backend}; }}\n\
+             chain service-{proto}-{port} {{ numgen random mod 1 vmap {{ 0 : goto endpoint-{proto}-{port} }}; }}\n\
+             chain external-{proto}-{port} {{ jump mark-for-masquerade; goto service-{proto}-{port}; }}",
+            backend.ip(),
+        );
+        ports.push(format!("{proto} . {port} : goto external-{proto}-{port}"));
+    }
+    // An empty list is no list to nft.
+    let ports =
+        if ports.is_empty() { String::new() } else { format!("elements = {{ {} }};", ports.join(", ")) };
     let elements: Vec<String> = services
         .iter()
         .map(|s| format!("{} . tcp . {} : goto service-{}", s.address.ip(), s.address.port(), s.name))
@@ -76,7 +101,10 @@ fn nftables(services: &[Service]) -> String {
          map no-endpoint-services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}\n\
          set cluster-ips {{ type ipv4_addr; elements = {{ {} }}; }}\n\
          chain mark-for-masquerade {{ meta mark set meta mark or 0x4000; }}\n\
-         chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; }}\n\
+         set nodeport-ips {{ type ipv4_addr; elements = {{ {node} }}; }}\n\
+         map service-nodeports {{ type inet_proto . inet_service : verdict; {ports} }}\n\
+         chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; \
+         ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports; }}\n\
          chain masquerading {{ meta mark and 0x4000 == 0 return; meta mark set meta mark xor 0x4000; \
          masquerade fully-random; }}\n\
          chain endpoint-check {{ ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }}\n\

@@ -17,7 +17,7 @@ use nix::{
 use skerry_lab::{Netns, Node};
 
 /// Where a node has this program: what it is built into may be hidden there.
-const PROGRAM: &str = "/opt/skerry-benches";
+pub const PROGRAM: &str = "/opt/skerry-benches";
 const LIMIT: Duration = Duration::from_secs(2);
 
 pub fn is_role(word: &str) -> bool {

@@ -14,6 +14,11 @@ pub fn quartiles(values: &[f64]) -> Spread {
     Spread { low: at(&sorted, 0.25), median: at(&sorted, 0.5), high: at(&sorted, 0.75) }
 }
 
+/// The value that this share of all (0 to 1) does not exceed.
+pub fn percentile(values: &[f64], share: f64) -> f64 {
+    at(&sorted(values), share)
+}
+
 /// The median and its 95% interval from order statistics, whatever the distribution (sign test).
 pub fn median_interval(values: &[f64]) -> Spread {
     let sorted = sorted(values);
