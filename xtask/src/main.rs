@@ -11,6 +11,7 @@ mod reach;
 mod setup;
 mod test;
 mod verdict;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Command {
     Down(cluster::DownArgs),
     /// Run every test
     Test(test::Args),
+    /// Run the tests of the kernel programs under Linux 6.1 and 6.12, in virtual machines
+    VmTest(vm::Args),
     /// Formatting, clippy, and the rules that clippy doesn't know
     CiLints,
     /// Measure, by the ids of the design's budgets (P1, P4, P8 …); all without any
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Up(args) => cluster::up(&args).map(|()| ExitCode::SUCCESS),
         Command::Down(args) => cluster::down(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&args),
+        Command::VmTest(args) => vm::run(&args),
         Command::CiLints => lints::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
         Command::Lab(args) => cluster::lab(&args),

@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let verdicts = runner.verdicts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let skips = verdict::read_skips(&fs::read_to_string(&skips).unwrap_or_default());
-    let total = Total::of(&verdicts, &skips);
+    let total = Total::of(&verdicts, &skips, EXPECTED_SKIPS);
     say(&format!(
         "all tests took {:.0} s, with setup and build {:.0} s",
         runner_time(&verdicts),
@@ -142,34 +142,35 @@ impl Runner {
 
 /// The sums, and what is to be named below them.
 #[derive(Debug, Default)]
-struct Total {
+pub struct Total {
     passed: usize,
-    failed: usize,
+    pub failed: usize,
     skipped: BTreeMap<String, String>,
     failures: Vec<String>,
 }
 
 impl Total {
-    fn of(verdicts: &[Verdict], skips: &[(String, String)]) -> Total {
+    /// `expected`: why a test may be skipped, as the beginning of the reason that it gives.
+    pub fn of(verdicts: &[Verdict], skips: &[(String, String)], expected: &[&str]) -> Total {
         let mut total = Total::default();
         for verdict in verdicts {
             total.passed += verdict.passed;
             total.failed += verdict.failed.len();
             total.failures.extend(verdict.failed.iter().map(|test| format!("{}: {test}", verdict.name)));
             for test in &verdict.ignored {
-                total.skip(&format!("{}: {test}", verdict.name), "marked #[ignore]");
+                total.skip(&format!("{}: {test}", verdict.name), "marked #[ignore]", expected);
             }
         }
         for (test, why) in skips {
             // It returned early, which its own program counts as passed.
             total.passed = total.passed.saturating_sub(1);
-            total.skip(test, why);
+            total.skip(test, why, expected);
         }
         total
     }
 
-    fn skip(&mut self, test: &str, why: &str) {
-        if EXPECTED_SKIPS.iter().any(|expected| why.starts_with(expected)) {
+    fn skip(&mut self, test: &str, why: &str, expected: &[&str]) {
+        if expected.iter().any(|expected| why.starts_with(expected)) {
             self.skipped.insert(test.to_owned(), why.to_owned());
         } else {
             self.failed += 1;
@@ -177,7 +178,7 @@ impl Total {
         }
     }
 
-    fn print(&self) {
+    pub fn print(&self) {
         for failure in &self.failures {
             println!("failed: {failure}");
         }
@@ -239,7 +240,7 @@ mod tests {
         let verdict = Verdict { passed: 5, ignored: vec!["slow".into()], ..Verdict::named("a") };
         let skips =
             [("x".to_owned(), "no ../shared here".to_owned()), ("y".to_owned(), "no idea".to_owned())];
-        let total = Total::of(&[verdict], &skips);
+        let total = Total::of(&[verdict], &skips, EXPECTED_SKIPS);
         assert_eq!((total.passed, total.failed, total.skipped.len()), (3, 2, 1));
         assert!(total.failures.iter().any(|f| f.contains("a: slow")));
     }

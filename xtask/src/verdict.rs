@@ -75,6 +75,22 @@ pub fn run(name: &str, mut command: Command, log: &Path, limit: Duration) -> Ver
     verdict
 }
 
+/// Of a program that ran elsewhere. `code`: its exit code; none where it did not come to its end.
+pub fn of_log(name: &str, log: &Path, code: Option<i32>) -> Verdict {
+    let mut verdict = Verdict::named(name);
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    read(&text, &mut verdict);
+    match code {
+        Some(0) => {}
+        Some(code) if verdict.failed.is_empty() => {
+            verdict.failed.push(format!("the program ended with code {code} (124: it took too long)"));
+        }
+        Some(_) => {}
+        None => verdict.failed.push("the program did not come to its end".to_owned()),
+    }
+    verdict
+}
+
 /// One line of libtest for each test that is done, and its sums; several of them for documentation tests.
 fn read(text: &str, verdict: &mut Verdict) {
     for line in text.lines() {
