@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -18,6 +18,8 @@ use crate::peers::{Service, idle_endpoints};
 const AT_ONCE: usize = 64;
 const NAMESPACE: &str = "default";
 pub const PORT: u16 = 80;
+/// Between two tries of what gives no event to this process.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One server, one worker whose proxy is measured.
 pub struct Filled {
@@ -126,6 +128,20 @@ impl Filled {
 
 /// How long the proxy may take until a new service works.
 pub const SYNC: Duration = Duration::from_secs(30);
+
+/// Tries until it works, within `limit`.
+///
+/// # Errors
+/// The last try's.
+pub fn until_works<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match attempt() {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK),
+            done => return done,
+        }
+    }
+}
 
 async fn client(kubeconfig: &Path) -> Result<Client> {
     let file = kube::config::Kubeconfig::read_from(kubeconfig).context("read the kubeconfig")?;

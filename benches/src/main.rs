@@ -8,7 +8,9 @@
 mod ends;
 mod filled;
 mod p1;
+
 mod p16;
+mod p2;
 mod p4;
 mod p7;
 mod p8;
@@ -37,6 +39,7 @@ type Bench = fn(&Options) -> Result<Vec<Row>>;
 
 const BENCHES: &[(&str, &str, Bench)] = &[
     ("P1", "new connections through a ClusterIP, as a share of bare", p1::run),
+    ("P2", "connect latency through a ClusterIP, over bare", p2::run),
     ("P4", "one endpoint change until traffic follows, at 10,000 services", p4::run),
     ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", p7::run),
     ("P8", "CNI ADD, from the start of the process to the result", p8::run),

@@ -6,7 +6,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -15,7 +15,7 @@ use skerry_lab::{Netns, Node};
 use crate::{
     Options,
     ends::{self, Client, Server},
-    filled::{Filled, SYNC},
+    filled::{Filled, SYNC, until_works},
     peers::{NodePort, load_nftables},
     row::Row,
 };
@@ -140,18 +140,11 @@ fn lead_through(router: &Node, client: &Node, backend: &Netns, backend_ip: Ipv4A
 
 /// A connection and a datagram get through, within the time that a sync may take.
 fn works(way: &Way<'_>, client: &Netns) -> Result<()> {
-    let deadline = Instant::now() + SYNC;
-    let moment = Duration::from_millis(1);
-    loop {
-        let from = Client::Netns(client);
-        let done = ends::connects(from, way.dial, way.to, moment)
-            .and_then(|_| ends::datagrams(from, way.dial, way.to, moment));
-        match done {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("{} does not work", way.name));
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
+    let (from, moment) = (Client::Netns(client), Duration::from_millis(1));
+    until_works(SYNC, || {
+        ends::connects(from, way.dial, way.to, moment)?;
+        ends::datagrams(from, way.dial, way.to, moment)
+    })
+    .with_context(|| format!("{} does not work", way.name))
+    .map(drop)
 }

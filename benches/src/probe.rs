@@ -21,20 +21,19 @@ pub const PROGRAM: &str = "/opt/skerry-benches";
 const LIMIT: Duration = Duration::from_secs(2);
 
 pub fn is_role(word: &str) -> bool {
-    ["backend", "connects", "watches"].contains(&word)
+    ["backend", "watches"].contains(&word)
 }
 
 /// Runs one end; its last line of output is its result.
 ///
 /// # Errors
-/// When a connection fails, or the arguments are not those of [`connects`], [`backend`] or [`Watcher::start`].
+/// When a connection fails, or the arguments are not those of [`backend`] or [`Watcher::start`].
 pub fn run(role: &str, args: &[String]) -> Result<()> {
     let arg = |index: usize| {
         args.get(index).map(String::as_str).with_context(|| format!("{role}: too few arguments"))
     };
     match role {
         "backend" => serve(arg(0)?.parse()?, arg(1)?.as_bytes()),
-        "connects" => connect_loop(arg(0)?.parse()?, Duration::from_millis(arg(1)?.parse()?)),
         _ => watch_loop(arg(0)?.parse()?),
     }
 }
@@ -94,29 +93,6 @@ pub fn install(node: &Node) -> Result<()> {
     std::fs::copy(&exe, &to).with_context(|| format!("copy this program to {}", to.display())).map(drop)
 }
 
-/// Connections per second that one thread on `node` makes to `to` in `time`.
-///
-/// # Errors
-/// When one of them fails.
-pub fn connects(node: &Node, to: SocketAddrV4, time: Duration) -> Result<f64> {
-    // First in line for its core: a build beside it would show in one half of a pair only.
-    let mut command = node.command("nice")?;
-    command.args([
-        "-n",
-        "-20",
-        "taskset",
-        "-c",
-        "0",
-        PROGRAM,
-        "connects",
-        &to.to_string(),
-        &time.as_millis().to_string(),
-    ]);
-    let said =
-        skerry_lab::output(&mut command).with_context(|| format!("connect to {to} from {}", node.name()))?;
-    said.trim().parse().with_context(|| format!("read {said:?}"))
-}
-
 /// A client that connects all the time and says when the word that it gets changes.
 #[derive(Debug)]
 pub struct Watcher {
@@ -172,18 +148,6 @@ fn serve(port: u16, word: &[u8]) -> Result<()> {
     for mut stream in listener.incoming().flatten() {
         let _ = stream.write_all(word);
     }
-    Ok(())
-}
-
-fn connect_loop(to: SocketAddr, time: Duration) -> Result<()> {
-    let begun = Instant::now();
-    let mut count = 0_u32;
-    while begun.elapsed() < time {
-        let stream = TcpStream::connect(to).with_context(|| format!("connection {count} to {to}"))?;
-        drop(stream);
-        count += 1;
-    }
-    println!("{}", f64::from(count) / begun.elapsed().as_secs_f64());
     Ok(())
 }
 
