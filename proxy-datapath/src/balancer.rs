@@ -252,7 +252,7 @@ fn refuse_length<P: Frame>(packet: &mut P, s: &mut Scratch) -> Verdict {
 
 /// Puts the packet into another one (RFC 2003). What the way does to it (class, congestion marks: RFC 6040 section 4.1;
 /// whether it may be cut) is as for the packet itself.
-#[inline(always)]
+#[inline(never)]
 fn wrap_v4<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &Scratch) -> Option<()> {
     let inner: [u8; 8] = packet.load(ETH)?;
     packet.prepend(OUTER_V4)?;
@@ -272,7 +272,7 @@ fn wrap_v4<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &Scratch) -> Opti
 }
 
 /// The same with IPv6 (RFC 2473).
-#[inline(always)]
+#[inline(never)]
 fn wrap_v6<P: Frame>(packet: &mut P, s: &Scratch) -> Option<()> {
     let [a, b, c, d]: [u8; 4] = packet.load(ETH)?;
     packet.prepend(OUTER_V6)?;

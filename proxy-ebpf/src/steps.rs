@@ -1,24 +1,50 @@
 //! The datapath's steps as global functions: the verifier walks each once, by itself (kernel commit 51c39bb1d5d1).
 //!
-//! It knows a context by its type and takes every other pointer for one that may be null, to as many bytes as its type has.
-//! Exported, which makes them global; callers inside this object only.
+//! Exported, which makes them global; callers inside this object only. The verifier knows a context by its type and takes every
+//! other pointer for one to so many bytes that may be null. Up to Linux 6.1 such memory can be no key and no value of a map,
+//! as an element of a map can: hence each step asks for the scratch memory itself.
+
+use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
+    btf_maps::PerCpuArray,
+    macros::btf_map,
     programs::{TcContext, XdpContext},
 };
 use proxy_datapath::{Found, Scratch, Shape, Side, Tables, step};
 
 use crate::{skb::Skb, tables::Kernel, xdp::Xdp};
 
-/// `$step` answers `$null` where the verifier thinks that there is no scratch memory.
+/// Working memory of the packet in hand, one a CPU: tc and XDP programs run with bottom halves off, so none meets another's.
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// This CPU's scratch memory, once a run: [`again`] is for what is called with it.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: the element is this CPU's alone for the length of the run.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// The scratch memory that the caller has passed.
+#[inline(always)]
+fn again<'a>(passed: *mut Scratch) -> Option<&'a mut Scratch> {
+    let mut own = SCRATCH.get_ptr_mut(0)?;
+    // The same element. The compiler may not know that, or it would think that the caller's is left alone.
+    // SAFETY: one register into itself: without an instruction two lines would have one place in BTF.
+    unsafe { asm!("{own} = {own} // {passed}", own = inout(reg) own, passed = in(reg) passed) };
+    // SAFETY: the caller has lent it for the length of this call.
+    Some(unsafe { &mut *own })
+}
+
+/// `$null` is the answer if there were no scratch memory, as the verifier thinks there could be.
 macro_rules! global {
     ($($name:ident($s:ident $(, $argument:ident: $kind:ty)*) -> $answer:ty, $null:expr, $step:expr;)*) => {$(
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $name(s: *mut Scratch $(, $argument: $kind)*) -> $answer {
-            // SAFETY: callers pass the scratch memory of their CPU, which nobody else uses meanwhile.
-            let Some($s) = (unsafe { s.as_mut() }) else { return $null };
+            let Some($s) = again(s) else { return $null };
             $step
         }
     )*};
@@ -36,8 +62,7 @@ macro_rules! global_packet {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $name(context: *mut $context, s: *mut Scratch $(, $argument: $kind)*) -> $answer {
-            // SAFETY: as above.
-            let Some($s) = (unsafe { s.as_mut() }) else { return $null };
+            let Some($s) = again(s) else { return $null };
             let context = $packet(context);
             let $p = &mut context.packet();
             $step

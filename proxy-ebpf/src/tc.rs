@@ -2,9 +2,8 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    btf_maps::PerCpuArray,
     helpers::generated as helper,
-    macros::{btf_map, classifier},
+    macros::classifier,
     programs::TcContext,
 };
 use proxy_abi::{DropEvent, LOST_EVENTS, Reason};
@@ -13,12 +12,9 @@ use proxy_datapath::{Action, Packet, Scratch, Tables, Verdict, View};
 use crate::{
     maps::{COUNTERS, EVENTS},
     skb::Skb,
+    steps::scratch,
     tables::Kernel,
 };
-
-/// Working memory of the packet in hand, one a CPU: tc programs run with bottom halves off, so none meets another's.
-#[btf_map]
-static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
@@ -76,11 +72,10 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     #[inline(always)]
     fn start(ctx: &'a TcContext) -> Option<Run<'a>> {
-        let scratch = SCRATCH.get_ptr_mut(0)?;
+        let scratch = scratch()?;
         let skb = Skb::new(ctx);
         let length = skb.length();
-        // SAFETY: the element is this CPU's alone for the length of the run, and nothing else here takes its address.
-        Some(Run { skb, scratch: unsafe { &mut *scratch }, length })
+        Some(Run { skb, scratch, length })
     }
 
     #[inline(always)]

@@ -11,9 +11,8 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
         xdp_action, xdp_md,
     },
-    btf_maps::PerCpuArray,
     helpers::generated as helper,
-    macros::{btf_map, xdp},
+    macros::xdp,
     programs::XdpContext,
 };
 use proxy_abi::Tuple;
@@ -33,15 +32,9 @@ const REACH: usize = 1024;
 /// Bytes that are moved without a helper's help.
 const IN_PLACE: usize = 8;
 
-/// Working memory of the packet in hand, one a CPU: XDP programs run with bottom halves off.
-#[btf_map]
-static XDP_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-
 #[xdp]
 pub fn lb_xdp(ctx: XdpContext) -> u32 {
-    let Some(scratch) = XDP_SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
-    // SAFETY: the element is this CPU's alone for the length of the run, and nothing else here takes its address.
-    let scratch = unsafe { &mut *scratch };
+    let Some(scratch) = steps::scratch() else { return xdp_action::XDP_PASS };
     let mut packet = Xdp::new(&ctx);
     let length = packet.length();
     let verdict = from_wire(&mut packet, &Kernel, scratch);
