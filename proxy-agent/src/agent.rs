@@ -1,14 +1,12 @@
 use std::{
-    collections::HashSet,
-    fs::{File, TryLockError},
-    path::{Path, PathBuf},
+    collections::{BTreeSet, HashMap, HashSet},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use proxy_abi::map;
-use proxy_state::{NodeTables, State};
+use proxy_state::{NodeTables, ObjectKey, Refusal, State, Warning};
 use skerry_kernel::PerCpuMap;
 use tokio::{
     sync::{mpsc, watch as channel},
@@ -18,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::{client, lock},
     admin::{self, AdminError},
     config::Config,
     events::log_drops,
@@ -30,6 +29,7 @@ use crate::{
     pins::Pins,
     reconcile::Reconciler,
     serve::{Readiness, ServeError, listen, serve},
+    warn::{self, Warnings},
     watch::{Kind, Object, Received, Update, chain, follow},
 };
 
@@ -78,6 +78,8 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 8192;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Lines about services that did not fit, of one sync.
+const LOGGED_AT_ONCE: usize = 10;
 /// Devices and addresses change in bursts.
 const SETTLE_DELAY: Duration = Duration::from_millis(200);
 
@@ -115,6 +117,8 @@ pub async fn run_with_progress(
     tasks.spawn(log_drops(drops, followers));
     let gc = Flows::open(&pins).map_err(AgentError::Maps)?;
     tasks.spawn(collect_forever(gc, pins.clone(), config.flow_gc_interval, metrics.clone()));
+    let warnings = Warnings::default();
+    tasks.spawn(warn::tell(warnings.clone(), client.clone(), config.node_name.clone(), metrics.clone()));
     let (to_loop, updates) = mpsc::channel(QUEUE);
     for kind in Kind::ALL {
         tasks.spawn(follow(client.clone(), kind, to_loop.clone()));
@@ -138,8 +142,10 @@ pub async fn run_with_progress(
         metrics,
         readiness,
         outside,
+        warnings,
         progress,
         started,
+        refused: HashSet::new(),
         sync_at: None,
         settle_at: None,
         retry: RETRY_MIN,
@@ -160,8 +166,11 @@ struct Agent {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     outside: Outside,
+    warnings: Warnings,
     progress: channel::Sender<Progress>,
     started: Instant,
+    /// What did not fit at the last sync.
+    refused: HashSet<ObjectKey>,
     /// A retired run may be freed, or a failed sync be tried again.
     sync_at: Option<Instant>,
     settle_at: Option<Instant>,
@@ -240,8 +249,9 @@ impl Agent {
         if self.listed.len() < Kind::ALL.len() {
             return;
         }
-        let mut must_settle = self.nodes_changed();
-        if must_settle {
+        let nodes_changed = self.nodes_changed();
+        let mut must_settle = nodes_changed;
+        if nodes_changed {
             self.tell_own_addresses().await;
         }
         match self.reconciler.sync(self.now_ms()) {
@@ -251,9 +261,7 @@ impl Agent {
                 self.metrics.syncs.inc();
                 self.metrics.operations.inc_by(synced.operations as u64);
                 self.metrics.refused.set(synced.refused.len() as i64);
-                for refusal in &synced.refused {
-                    tracing::error!(error = chain(refusal), "does not fit: served as before, or not at all");
-                }
+                self.warn(&synced.refused, synced.services, nodes_changed);
                 let latency = self.oldest_event.take().map(|at| at.elapsed());
                 if let Some(latency) = latency {
                     self.metrics.event_to_maps.observe(latency.as_secs_f64());
@@ -278,6 +286,26 @@ impl Agent {
         if must_settle {
             self.settle().await;
         }
+    }
+
+    /// Logs what is refused when it is not yet known, and tells the owners of Services.
+    fn warn(&mut self, refused: &[Refusal], planned: BTreeSet<ObjectKey>, nodes_changed: bool) {
+        let before = std::mem::take(&mut self.refused);
+        let is_new =
+            |refusal: &&Refusal| self.refused.insert(refusal.of()) && !before.contains(&refusal.of());
+        let fresh: Vec<&Refusal> = refused.iter().filter(is_new).collect();
+        for refusal in fresh.iter().take(LOGGED_AT_ONCE) {
+            tracing::error!(error = chain(refusal), "does not fit: served as before, or not at all");
+        }
+        if fresh.len() > LOGGED_AT_ONCE {
+            tracing::error!(services = fresh.len(), "do not fit: see the metric service_warnings");
+        }
+        let warnings: HashMap<ObjectKey, Warning> = refused
+            .iter()
+            .filter_map(Refusal::warning)
+            .map(|(service, warning)| (service.clone(), warning))
+            .collect();
+        self.warnings.note(&self.reconciler.state, planned, &warnings, nodes_changed, &self.metrics);
     }
 
     fn nodes_changed(&mut self) -> bool {
@@ -382,33 +410,4 @@ pub(crate) async fn at(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// One agent a node: held until the file is closed, also by a kill.
-fn lock(run_dir: &Path) -> Result<File, AgentError> {
-    std::fs::create_dir_all(run_dir)
-        .map_err(|source| AgentError::RunDir { path: run_dir.to_owned(), source })?;
-    let path = run_dir.join(LOCK);
-    let file = File::options().create(true).write(true).truncate(false).open(&path);
-    let file = file.map_err(|source| AgentError::Lock { path: path.clone(), source })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(AgentError::Running(path)),
-        Err(TryLockError::Error(source)) => Err(AgentError::Lock { path, source }),
-    }
-}
-
-/// Name of the lock file in the run folder.
-pub(crate) const LOCK: &str = "proxy.lock";
-
-async fn client(config: &Config) -> Result<kube::Client, AgentError> {
-    let settings = match &config.kubeconfig {
-        Some(path) => {
-            let failed = |source| AgentError::Kubeconfig { path: path.clone(), source: Box::new(source) };
-            let file = Kubeconfig::read_from(path).map_err(failed)?;
-            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?
-        }
-        None => kube::Config::incluster().map_err(|source| AgentError::InCluster(Box::new(source)))?,
-    };
-    kube::Client::try_from(settings).map_err(|source| AgentError::Client(Box::new(source)))
 }

@@ -1,10 +1,14 @@
+mod filters;
+
 use std::{collections::HashMap, fs::File, os::fd::AsFd, os::unix::fs::MetadataExt, path::PathBuf};
 
-use proxy_abi::{map, prog};
+use proxy_abi::prog;
 use skerry_kernel::{
-    CgroupHook, Direction, Filter, Link, LinkTarget, Map, Order, Program, attach_filters, filter_program,
-    ifindex, ifname, tcx_attachments,
+    CgroupHook, Direction, Link, LinkTarget, Order, Program, filter_program, has_tcx, ifindex,
+    tcx_attachments,
 };
+
+pub(crate) use filters::detach_from_nodes_devices;
 
 use crate::pins::{Pins, PinsError};
 
@@ -38,8 +42,8 @@ pub enum AttachError {
     Pins(#[from] PinsError),
     #[error("attach {program} to {to}")]
     Attach { program: String, to: String, source: skerry_kernel::Error },
-    #[error("attach {program} to {device}: this kernel has no TCX links, Linux 6.6 or newer is needed")]
-    NoTcx { program: String, device: String, source: skerry_kernel::Error },
+    #[error("find out whether this kernel has TCX links")]
+    Probe(#[source] skerry_kernel::Error),
     #[error("read back {program} at {to}")]
     ReadBack { program: String, to: String, source: skerry_kernel::Error },
     #[error("{program} was attached to {to} but the kernel does not show it there")]
@@ -68,8 +72,10 @@ pub(crate) struct Changes {
     pub removed: u32,
 }
 
-/// Keeps every program at its hook: through pinned links, which stay when we go.
+/// Keeps every program at its hook: through pinned links, which stay when we go, or, on devices, through filters, which do too.
 pub(crate) struct Attachments {
+    /// Whether the node's own devices have links (Linux 6.6); else filters, as pods' devices have.
+    has_tcx: bool,
     pins: Pins,
     programs: HashMap<&'static str, (Program, u32)>,
     cgroup: File,
@@ -84,6 +90,11 @@ impl Attachments {
         programs: HashMap<&'static str, Program>,
         hooks: Hooks,
     ) -> Result<Attachments, AttachError> {
+        let has_tcx = has_tcx().map_err(AttachError::Probe)?;
+        if !has_tcx {
+            tracing::info!("this kernel has no TCX links (Linux 6.6 has): filters on clsact do their work");
+            filters::detach_strays(&[&hooks.uplink, &hooks.overlay]);
+        }
         let path = hooks.cgroup.clone();
         let failed = |source| AttachError::Cgroup { path: path.clone(), source };
         let cgroup = File::open(&path).map_err(failed)?;
@@ -97,7 +108,7 @@ impl Attachments {
             })?;
             with_ids.insert(name, (program, info.id));
         }
-        Ok(Attachments { pins, programs: with_ids, cgroup, cgroup_path: path, cgroup_id, hooks })
+        Ok(Attachments { has_tcx, pins, programs: with_ids, cgroup, cgroup_path: path, cgroup_id, hooks })
     }
 
     /// Brings every attachment to the loaded programs: kept links get them by an atomic update, missing ones are made.
@@ -122,6 +133,9 @@ impl Attachments {
     pub fn set_uplink(&mut self, name: &str) {
         if self.hooks.uplink != name {
             name.clone_into(&mut self.hooks.uplink);
+            if !self.has_tcx {
+                filters::detach_strays(&[name, &self.hooks.overlay]);
+            }
         }
     }
 
@@ -134,7 +148,12 @@ impl Attachments {
                     |source| AttachError::ReadBack { program: hook.to_owned(), to: device.clone(), source };
                 let index = ifindex(device).map_err(failed)?;
                 let (_, id) = self.program(hook)?;
-                if !tcx_attachments(index, direction).map_err(failed)?.iter().any(|a| a.program_id == id) {
+                let runs = match self.has_tcx {
+                    true => tcx_attachments(index, direction)
+                        .map(|attached| attached.iter().any(|attachment| attachment.program_id == id)),
+                    false => filter_program(index, direction).map(|at| at == Some(id)),
+                };
+                if !runs.map_err(failed)? {
                     return Err(AttachError::Absent { program: hook.to_owned(), to: device.clone() });
                 }
             }
@@ -166,6 +185,9 @@ impl Attachments {
     ) -> Result<(), AttachError> {
         let failed = |source| AttachError::Attach { program: hook.to_owned(), to: device.to_owned(), source };
         let index = ifindex(device).map_err(failed)?;
+        if !self.has_tcx {
+            return self.filter(hook, index, device, direction, changes);
+        }
         let is_target = |target| target == LinkTarget::Tcx { ifindex: index, attach_type: direction as u32 };
         let attach = |program: &Program| Link::attach_tcx(program.fd(), index, direction, Order::First);
         self.link(hook, device, is_target, attach, changes)
@@ -205,10 +227,7 @@ impl Attachments {
             Err(error) => return Err(failed(error)),
         }
         // The old pin, if any, hangs in the air (detached by somebody, or its device was made anew).
-        let link = attach(program).map_err(|source| match device != CGROUP && source.is_unsupported() {
-            true => AttachError::NoTcx { program: hook.to_owned(), device: device.to_owned(), source },
-            false => failed(source),
-        })?;
+        let link = attach(program).map_err(failed)?;
         self.pins.remove(&path)?;
         link.pin(&path).map_err(failed)?;
         changes.attached += 1;
@@ -240,40 +259,6 @@ impl Attachments {
                 _ => {
                     self.pins.remove(&self.pins.link(hook, device))?;
                     changes.removed += 1;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Pods' filters get the new programs, and are put back where somebody took them off. Pods of an older plugin have
-    /// pinned links instead, which [`Attachments::pods_and_leftovers`] minds.
-    fn pod_filters(&self, changes: &mut Changes) -> Result<(), AttachError> {
-        let failed = |hook: &str, to: String| {
-            let program = hook.to_owned();
-            move |source| AttachError::Attach { program, to, source }
-        };
-        let path = self.pins.map(map::LINKS);
-        let pods = Map::<u32, proxy_abi::Link>::open(&path).and_then(|links| links.entries());
-        for (index, _) in pods.map_err(failed("filters", path.display().to_string()))? {
-            // A device that is gone has an entry for as long as the CNI plugin takes to delete it.
-            let Ok(device) = ifname(index) else { continue };
-            for (hook, direction) in POD_HOOKS {
-                if self.pins.link(hook, &device).exists() {
-                    continue;
-                }
-                let (program, id) = self.program(hook)?;
-                let at = match filter_program(index, direction) {
-                    Ok(at) if at == Some(id) => continue,
-                    Ok(at) => at,
-                    Err(error) if error.is_not_found() => continue,
-                    Err(error) => return Err(failed(hook, device.clone())(error)),
-                };
-                match attach_filters(index, &[Filter { direction, program: program.fd(), name: hook }]) {
-                    Ok(()) if at.is_some() => changes.replaced += 1,
-                    Ok(()) => changes.attached += 1,
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => return Err(failed(hook, device.clone())(error)),
                 }
             }
         }

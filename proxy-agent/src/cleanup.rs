@@ -4,9 +4,10 @@ use proxy_abi::map;
 use skerry_kernel::{Direction, Link, Map, detach_filter};
 
 use crate::{
+    access::LOCK,
     admin::SOCKET,
-    agent::LOCK,
     announce::memory,
+    attach::detach_from_nodes_devices,
     config::Config,
     conflist::{self, ConflistError},
     network::{Network, NetworkError},
@@ -43,6 +44,10 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
         errors.extend(detach(&pins.links().join(&name), name).err());
     }
     errors.extend(detach_pods(&pins));
+    errors.extend(detach_from_nodes_devices().into_iter().map(|(device, source)| {
+        let link = format!("the filter of device {device}");
+        CleanupError::Detach { link, source }
+    }));
     for folder in pins.folders() {
         errors.extend(remove_tree(&folder).err());
     }

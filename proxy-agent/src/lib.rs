@@ -5,9 +5,11 @@
 //! * `watch` → `proxy_state` → `reconcile` → `maps`: from an event to a written map.
 //! * `node`: device, routes, settings, `load`ed and `attach`ed programs, `conflist`.
 //! * `outside`: `announce`s load-balancer addresses on the link, answers `health_check`s.
-//! * `flows`: what the agent does with connections; `metrics`, `serve`, `events`: what it tells.
+//! * `flows`: what the agent does with connections; `metrics`, `serve`, `events`: what it tells; `warn`: what it tells
+//!   the owners of Services, by Events.
 #![forbid(unsafe_code)]
 
+mod access;
 mod admin;
 mod agent;
 mod announce;
@@ -32,7 +34,9 @@ mod reconcile;
 mod serve;
 mod settings;
 mod sockets;
+mod warn;
 mod watch;
+mod write_event;
 
 pub use agent::{AgentError, Progress, run, run_with_progress};
 pub use cleanup::{CleanupError, cleanup};

@@ -33,6 +33,9 @@ pub(crate) struct Metrics {
     pub neighbour_answers: Counter,
     pub health_ports: Gauge,
     pub health_ports_refused: Gauge,
+    pub events_written: Counter,
+    pub events_failed: Counter,
+    warnings: Family<CauseLabel, Gauge>,
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
     packets: Family<ReasonLabel, Counter<u64, AtomicU64>>,
@@ -44,6 +47,11 @@ pub(crate) struct Metrics {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct MapLabel {
     map: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -76,6 +84,9 @@ impl Metrics {
             neighbour_answers: Counter::default(),
             health_ports: Gauge::default(),
             health_ports_refused: Gauge::default(),
+            events_written: Counter::default(),
+            events_failed: Counter::default(),
+            warnings: Family::default(),
             map_entries: Family::default(),
             map_capacity: Family::default(),
             packets: Family::default(),
@@ -105,6 +116,8 @@ impl Metrics {
             ("udp_flows_ended", "UDP flows ended because their backend was gone", &self.udp_flows_ended),
             ("flows_collected", "Flow entries removed after their timeout", &self.flows_collected),
             ("announcements", "Unasked ARP or neighbour announcements of addresses", &self.announcements),
+            ("events_written", "Kubernetes Events written or counted on", &self.events_written),
+            ("events_failed", "Those that the API server did not take", &self.events_failed),
             ("neighbour_answers", "ARP and neighbour questions answered", &self.neighbour_answers),
         ] {
             registry.register(name, help, counter.clone());
@@ -119,6 +132,7 @@ impl Metrics {
         ] {
             registry.register(name, help, gauge.clone());
         }
+        registry.register("service_warnings", "Services with a warning, by its cause", self.warnings.clone());
         registry.register("map_entries", "Elements in use", self.map_entries.clone());
         registry.register("map_capacity", "Elements that fit", self.map_capacity.clone());
         registry.register("packets", "Packets by what became of them", self.packets.clone());
@@ -130,6 +144,10 @@ impl Metrics {
     pub fn set_usage(&self, map: &'static str, entries: u32, capacity: u32) {
         self.map_entries.get_or_create(&MapLabel { map }).set(entries.into());
         self.map_capacity.get_or_create(&MapLabel { map }).set(capacity.into());
+    }
+
+    pub fn set_warnings(&self, cause: &'static str, services: usize) {
+        self.warnings.get_or_create(&CauseLabel { cause }).set(services as i64);
     }
 
     /// The OpenMetrics text.

@@ -1,4 +1,6 @@
-use proxy_state::{Actual, Limits, Refusal, State, plan};
+use std::collections::BTreeSet;
+
+use proxy_state::{Actual, Limits, ObjectKey, Refusal, State, plan};
 use skerry_kernel::Error;
 
 use crate::maps::Tables;
@@ -19,6 +21,8 @@ pub(crate) struct Synced {
     pub operations: usize,
     pub refused: Vec<Refusal>,
     pub udp_changed: bool,
+    /// The services that were looked at.
+    pub services: BTreeSet<ObjectKey>,
     /// When to sync again although nothing happens.
     pub due_ms: Option<u64>,
 }
@@ -47,6 +51,7 @@ impl<T: Tables> Reconciler<T> {
             operations: plan.ops.len(),
             refused: plan.refused,
             udp_changed: plan.udp_changed,
+            services: plan.services,
             due_ms: plan.due_ms,
         })
     }

@@ -10,6 +10,7 @@ use std::{
 use proxy_abi::{
     Addr, Config as Facts, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, endpoint_flag, map,
 };
+use serde_json::{Value, json};
 use skerry_kernel::{Direction, Link, Map, detach_filter, filter_program, ifindex};
 use support::{Agent, Api, TestNode, Underlay, eventually};
 
@@ -193,6 +194,103 @@ fn a_foreign_vxlan_device_and_a_second_agent_are_refused_by_name() {
     assert!(error.contains("another proxy runs") && error.contains("proxy.lock"), "{error}");
 }
 
+/// The younger of two with one address, an endpoint on the loopback: told once, counted on, and over when it is over.
+#[test]
+fn a_services_owner_is_told_by_events() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("tells", 1);
+    let service = |name: &str, ip: &str, created: &str| {
+        api.apply(
+            "services",
+            json!({"metadata": {"name": name, "namespace": "shop", "creationTimestamp": created,
+                                "uid": "0a6f8d7e-1111-4222-8333-444455556666"},
+                   "spec": {"clusterIP": ip, "externalIPs": ["192.0.2.1"], "ports": [{"port": 80, "protocol": "TCP"}]}}),
+        );
+    };
+    service("old", "10.96.0.1", "2026-01-01T00:00:00Z");
+    service("young", "10.96.0.2", "2026-02-01T00:00:00Z");
+    let agent = ready(&node, &api);
+    let events = |reason: &str| -> Vec<Value> {
+        api.all("events").into_iter().filter(|event| event["reason"] == reason).collect()
+    };
+    let event = eventually("an event", || events("AddressTaken").pop());
+    assert_eq!(event["regarding"]["name"], "young");
+    assert_eq!(event["regarding"]["uid"], "0a6f8d7e-1111-4222-8333-444455556666");
+    assert_eq!(
+        (event["type"].as_str(), event["reportingInstance"].as_str()),
+        (Some("Warning"), Some("tells"))
+    );
+    assert!(
+        event["note"].as_str().unwrap().contains("192.0.2.1 belongs to the older Service shop/old"),
+        "{event}"
+    );
+    let counted =
+        eventually("the count grows", || events("AddressTaken").pop().filter(|e| e["series"].is_object()));
+    assert_eq!((counted["series"]["count"].as_u64(), events("AddressTaken").len()), (Some(2), 1));
+    api.apply(
+        "endpointslices",
+        json!({"metadata": {"name": "old-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "old"}},
+               "addressType": "IPv4", "ports": [{"name": "", "port": 80, "protocol": "TCP"}],
+               "endpoints": [{"addresses": ["127.0.0.1"]}, {"addresses": ["10.0.0.1"]}]}),
+    );
+    let refused = eventually("an event of the endpoint", || events("EndpointRefused").pop());
+    assert!(refused["note"].as_str().unwrap().starts_with("endpoint 127.0.0.1 is loopback: "), "{refused}");
+    assert_eq!(api.all("events").len(), 2);
+    agent.stop().unwrap();
+}
+
+/// Services beyond what the map holds are refused one by one, told, counted, and taken in when there is room.
+#[test]
+fn a_full_map_refuses_by_name_and_takes_in_what_fits_later() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("full", 1);
+    for n in 0..40 {
+        api.service(&format!("s{n:02}"), &format!("10.96.1.{}", n + 1), "TCP", 80, 30100 + n);
+    }
+    api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
+    api.listen_in(&node.netns, &node.kubeconfig());
+    // Three keys each: ClusterIP, its mark, NodePort.
+    let mut config = node.config();
+    config.map_sizes.frontends = 32;
+    let address = node.netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()).unwrap();
+    config.metrics_bind = Some(address);
+    let mut agent = Agent::start(&node, config);
+    agent.wait_ready();
+    assert_eq!(frontends(&node).len(), 32);
+    let told = eventually("events", || Some(api.all("events")).filter(|events| events.len() >= 25));
+    assert!(told.iter().all(|event| event["reason"] == "DoesNotFit"), "{told:?}");
+    assert!(
+        told[0]["note"].as_str().unwrap().contains("map FRONTENDS is full (32 entries)"),
+        "{:?}",
+        told[0]
+    );
+    let metrics = node.netns.run(|| get(address, "/metrics").unwrap()).unwrap();
+    let line = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{metrics}"));
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let refused = line("skerry_proxy_service_warnings{cause=\"does_not_fit\"}");
+    assert!((28..=30).contains(&refused), "{refused}");
+    assert!(line("skerry_proxy_refused ") >= refused);
+    for n in 0..34 {
+        api.delete("services", &format!("default/s{n:02}"));
+    }
+    eventually("the rest", || {
+        let ports: Vec<u16> =
+            frontends(&node).iter().filter(|(key, _)| key.kind == 1).map(|(key, _)| key.port.get()).collect();
+        (ports.len() == 6 && ports.iter().all(|port| *port >= 30134)).then_some(())
+    });
+    agent.stop().unwrap();
+}
+
+fn get(address: std::net::SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 #[test]
 fn metrics_and_probes_are_answered() {
     let (underlay, api) = (Underlay::new(), Api::new());
@@ -200,16 +298,7 @@ fn metrics_and_probes_are_answered() {
     api.service("web", "10.96.0.10", "TCP", 80, 30080);
     // A namespace of our own: the port is nobody else's a moment later.
     let address = node.netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()).unwrap();
-    let get = |path: &str| {
-        let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(address)?;
-            write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        node.netns.run(ask).unwrap()
-    };
+    let get = |path: &str| node.netns.run(|| get(address, path)).unwrap();
     api.set_away(true);
     api.listen_in(&node.netns, &node.kubeconfig());
     let mut agent = Agent::start(&node, proxy_agent::Config { metrics_bind: Some(address), ..node.config() });

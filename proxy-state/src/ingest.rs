@@ -110,7 +110,7 @@ impl State {
             }
             let addresses = new.addresses.clone();
             let old = self.nodes.insert(key.clone(), new);
-            self.set_node_addresses(&key, old.map_or_else(Box::default, |old| old.addresses), &addresses);
+            self.set_node_addresses(&key, old.as_ref().map_or(&[][..], |old| &old.addresses), &addresses);
             self.nodes_are_dirty = true;
             self.outside_is_dirty = true;
         }
@@ -119,7 +119,7 @@ impl State {
     pub fn delete_node(&mut self, key: &ObjectKey) {
         let old = self.nodes.remove(key);
         let was_there = old.is_some();
-        self.set_node_addresses(key, old.map_or_else(Box::default, |old| old.addresses), &[]);
+        self.set_node_addresses(key, old.as_ref().map_or(&[][..], |old| &old.addresses), &[]);
         self.nodes_are_dirty |= was_there;
         self.outside_is_dirty |= was_there;
     }
@@ -225,7 +225,7 @@ impl State {
     }
 
     /// Services with such an address have to be looked at again, for their warnings.
-    fn set_node_addresses(&mut self, node: &ObjectKey, old: Box<[Addr]>, new: &[Addr]) {
+    fn set_node_addresses(&mut self, node: &ObjectKey, old: &[Addr], new: &[Addr]) {
         for addr in old.iter().filter(|addr| !new.contains(addr)) {
             if self.node_of.get(addr) == Some(node) {
                 self.node_of.remove(addr);

@@ -128,6 +128,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The service that it concerns, or else the map.
+    pub fn of(&self) -> ObjectKey {
+        match self {
+            Refusal::Slots { service, .. }
+            | Refusal::Frontends { service, .. }
+            | Refusal::Extras { service, .. } => service.clone(),
+            Refusal::Nodes { map, .. } => ObjectKey::new("", map),
+        }
+    }
+
     /// For the service's owner, without the figures that change from one attempt to the next. `None`: it concerns no
     /// service.
     pub fn warning(&self) -> Option<(&ObjectKey, Warning)> {

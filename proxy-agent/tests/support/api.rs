@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::{
@@ -116,11 +116,26 @@ impl Api {
             if reader.read_line(&mut request).unwrap_or(0) == 0 || self.is_gone() {
                 return;
             }
-            let mut line = String::new();
+            let (mut line, mut length) = (String::new(), 0);
             while reader.read_line(&mut line).unwrap_or(0) > 2 {
+                if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = text.trim().parse().unwrap();
+                }
                 line.clear();
             }
-            let target = request.split_whitespace().nth(1).unwrap_or("/").to_owned();
+            let mut body = vec![0; length];
+            if reader.read_exact(&mut body).is_err() {
+                return;
+            }
+            let mut words = request.split_whitespace();
+            let (method, target) =
+                (words.next().unwrap_or("GET").to_owned(), words.next().unwrap_or("/").to_owned());
+            if method != "GET" {
+                if self.write(&mut writer, &method, &target, &body).is_err() {
+                    return;
+                }
+                continue;
+            }
             let (path, query) = target.split_once('?').unwrap_or((&target, ""));
             let plural = path.rsplit('/').next().unwrap().to_owned();
             let parameter =
@@ -144,6 +159,47 @@ impl Api {
                 return;
             }
         }
+    }
+
+    /// `POST` makes an object, `PATCH` merges the fields at the top into one.
+    fn write(&self, writer: &mut TcpStream, method: &str, target: &str, body: &[u8]) -> std::io::Result<()> {
+        let mut sent: Value = serde_json::from_slice(body).unwrap();
+        let parts: Vec<&str> = target.split('/').skip_while(|part| *part != "namespaces").collect();
+        let plural = parts[2];
+        let answer = match method {
+            "POST" => Some(sent),
+            _ => self.get(plural, &format!("{}/{}", parts[1], parts[3])).map(|mut object| {
+                object.as_object_mut().unwrap().append(sent.as_object_mut().unwrap());
+                object
+            }),
+        };
+        let status = match &answer {
+            Some(object) => {
+                self.apply(plural, object.clone());
+                "200 OK"
+            }
+            None => "404 Not Found",
+        };
+        let body = answer.unwrap_or(json!({"kind": "Status", "status": "Failure", "code": 404})).to_string();
+        let length = body.len();
+        write!(
+            writer,
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+    }
+
+    pub fn get(&self, plural: &str, key: &str) -> Option<Value> {
+        self.0.store.lock().unwrap().objects.get(&(plural.to_owned(), key.to_owned())).cloned()
+    }
+
+    pub fn all(&self, plural: &str) -> Vec<Value> {
+        let store = self.0.store.lock().unwrap();
+        store
+            .objects
+            .iter()
+            .filter(|((kind, _), _)| kind == plural)
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     fn list(&self, writer: &mut TcpStream, plural: &str, limit: usize, from: usize) -> std::io::Result<()> {

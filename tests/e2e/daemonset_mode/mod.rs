@@ -54,6 +54,7 @@ pub fn runs_as_the_manifest_says() -> Result<()> {
     kubectl.run("rollout status deployment steady --timeout=60s")?;
     serves(&cluster, &node, &bundle, &container, &mut agent)?;
     answers_for_load_balancers(&cluster, &node)?;
+    owners_are_told(kubectl, node.name())?;
 
     let unasked: Vec<_> = recorder.seen().into_iter().filter(|request| !recorder.allows(request)).collect();
     ensure!(unasked.is_empty(), "asked for what the ClusterRole does not allow: {unasked:?}");
@@ -216,6 +217,32 @@ fn answers_for_load_balancers(cluster: &Cluster, node: &Node) -> Result<()> {
         client.sh(&format!("curl -s --max-time 1 http://{address}:8081 || true"))?;
         let neighbours = client.ip(&format!("neighbour show {address}"))?;
         ensure!(neighbours.contains(mac.trim()), "{neighbours:?}");
+        Ok(())
+    })
+}
+
+/// Services that want an address which an older one has: one of the two nodes tells of each, and counts on while it stands.
+fn owners_are_told(kubectl: &Kubectl, node: &str) -> Result<()> {
+    let service = |n: u8| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("claims-{n}")},
+               "spec": {"externalIPs": ["203.0.113.9"], "ports": [{"port": 80}]}})
+    };
+    kubectl.feed("apply -f -", &service(0).to_string())?;
+    // Ages are whole seconds; between equals the name decides, which the first has ahead.
+    let others: Vec<Value> = (1..=9).map(service).collect();
+    kubectl.feed("apply -f -", &json!({"apiVersion": "v1", "kind": "List", "items": others}).to_string())?;
+    eventually("an event that is counted on", SOON, || {
+        let events = kubectl.run("get events.events.k8s.io -o json")?;
+        let events: Value = serde_json::from_str(&events)?;
+        let counted = events["items"].as_array().into_iter().flatten().find(|event| {
+            event["reason"] == "AddressTaken"
+                && event["reportingInstance"] == node
+                && event["series"]["count"].as_u64() > Some(1)
+        });
+        let event = counted.with_context(|| format!("none from {node}: {events}"))?;
+        let name = event["regarding"]["name"].as_str().context("a name")?;
+        let described = kubectl.run(&format!("describe service {name}"))?;
+        ensure!(described.contains("belongs to the older Service default/claims-0"), "{described}");
         Ok(())
     })
 }

@@ -91,7 +91,12 @@ impl Recorder {
         let mut server = TcpStream::connect(upstream).context("connect to kubectl proxy")?;
         let (line, headers) = head.split_once("\r\n").context("a head")?;
         write!(server, "{line}\r\nConnection: close\r\n{headers}")?;
-        // None of the agent's requests has a body; an answer may be a watch that goes on for minutes.
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+        });
+        std::io::copy(&mut (&mut reader).take(length.unwrap_or(0)), &mut server)?;
+        // An answer may be a watch that goes on for minutes.
         std::io::copy(&mut server, &mut client).ok();
         Ok(())
     }
