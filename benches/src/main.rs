@@ -5,19 +5,24 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod ends;
 mod filled;
 mod p1;
 
 mod p16;
 mod p2;
+mod p3;
 mod p4;
+mod p5;
 mod p7;
 mod p8;
 mod peers;
 mod probe;
+mod process;
 mod row;
 mod stats;
+mod synced;
 
 use std::{fs, process::ExitCode};
 
@@ -40,7 +45,9 @@ type Bench = fn(&Options) -> Result<Vec<Row>>;
 const BENCHES: &[(&str, &str, Bench)] = &[
     ("P1", "new connections through a ClusterIP, as a share of bare", p1::run),
     ("P2", "connect latency through a ClusterIP, over bare", p2::run),
+    ("P3", "first sync of 10,000 services", p3::run),
     ("P4", "one endpoint change until traffic follows, at 10,000 services", p4::run),
+    ("P5", "memory of the proxy at 10,000 services", p5::run),
     ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", p7::run),
     ("P8", "CNI ADD, from the start of the process to the result", p8::run),
     ("P16", "instructions of each program, walked ones, and time over an empty program", p16::run),

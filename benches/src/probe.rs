@@ -19,9 +19,11 @@ use skerry_lab::{Netns, Node};
 /// Where a node has this program: what it is built into may be hidden there.
 pub const PROGRAM: &str = "/opt/skerry-benches";
 const LIMIT: Duration = Duration::from_secs(2);
+/// Between two tries to connect where nothing tells that it would work now.
+const LOOK: Duration = Duration::from_millis(1);
 
 pub fn is_role(word: &str) -> bool {
-    ["backend", "watches"].contains(&word)
+    ["backend", "dials", "waits", "watches"].contains(&word)
 }
 
 /// Runs one end; its last line of output is its result.
@@ -34,6 +36,8 @@ pub fn run(role: &str, args: &[String]) -> Result<()> {
     };
     match role {
         "backend" => serve(arg(0)?.parse()?, arg(1)?.as_bytes()),
+        "dials" => dial(arg(0)?.as_ref()),
+        "waits" => wait_for(args),
         _ => watch_loop(arg(0)?.parse()?),
     }
 }
@@ -138,6 +142,61 @@ impl Watcher {
             }
         }
     }
+}
+
+/// A client that dials some addresses one after the other, each until it answers.
+#[derive(Debug)]
+pub struct Waiter {
+    _child: Running,
+    done: std::sync::mpsc::Receiver<u64>,
+}
+
+impl Waiter {
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(node: &Node, to: &[SocketAddrV4]) -> Result<Waiter> {
+        let mut command = node.command(PROGRAM)?;
+        command.arg("waits").args(to.iter().map(SocketAddrV4::to_string));
+        let mut child = command.stdout(Stdio::piped()).spawn().context("start the waiting client")?;
+        let stdout = child.stdout.take().context("the client's output")?;
+        let (sender, done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut said = String::new();
+            let at = BufReader::new(stdout).read_line(&mut said).ok().and_then(|_| said.trim().parse().ok());
+            at.map(|at| sender.send(at))
+        });
+        Ok(Waiter { _child: Running(child), done })
+    }
+
+    /// When (by [`now_ns`]) the last of them had answered.
+    ///
+    /// # Errors
+    /// When that is not within `limit`.
+    pub fn done(&self, limit: Duration) -> Result<u64> {
+        self.done.recv_timeout(limit).with_context(|| format!("no answer within {limit:?}"))
+    }
+}
+
+fn wait_for(to: &[String]) -> Result<()> {
+    for address in to {
+        let address: SocketAddr = address.parse().with_context(|| format!("read {address}"))?;
+        while TcpStream::connect_timeout(&address, LIMIT).is_err() {
+            std::thread::sleep(LOOK);
+        }
+    }
+    println!("{}", now_ns()?);
+    Ok(())
+}
+
+/// How many of the addresses in a file answer.
+fn dial(list: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(list).with_context(|| format!("read {}", list.display()))?;
+    let answers = |line: &str| {
+        let address: Option<SocketAddr> = line.parse().ok();
+        address.is_some_and(|address| TcpStream::connect_timeout(&address, LIMIT).is_ok())
+    };
+    println!("{}", text.lines().filter(|line| answers(line)).count());
+    Ok(())
 }
 
 fn serve(port: u16, word: &[u8]) -> Result<()> {
