@@ -123,7 +123,7 @@ pub fn sctp_unsummed(from: &str, to: &str) -> Packet {
 }
 
 /// By bytes and bits, as RFC 9260 appendix A defines it.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub fn crc32c(bytes: &[u8]) -> u32 {
     let bit = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
     !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
 }

@@ -142,7 +142,7 @@ impl State {
         self.frontend(id, key, backends)
     }
 
-    fn frontend(mut self, id: u32, key: FrontendKey, backends: &[&str]) -> State {
+    pub fn frontend(mut self, id: u32, key: FrontendKey, backends: &[&str]) -> State {
         let first = id * 16;
         for (index, backend) in backends.iter().enumerate() {
             let (addr, port) = endpoint(backend);

@@ -1,0 +1,133 @@
+//! Connections as one thing each, as conntrack has them; the datapath keeps two entries in one of two tables.
+
+use proxy_abi::{Config, Tuple, proto};
+
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const ACK: u8 = 16;
+
+/// A closed connection's port is left alone so long even where ports are rare.
+const CLOSED_S: u32 = 2;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Begun,
+    Established,
+    Over,
+}
+
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// As its first packet came in, and what that became.
+    pub key: Tuple,
+    pub to: Tuple,
+    /// When a packet came last, there and back.
+    seen_s: [u32; 2],
+    fin: [bool; 2],
+    answered: bool,
+    stage: Stage,
+}
+
+#[derive(Default)]
+pub struct Connections(pub Vec<Connection>);
+
+fn limit_s(config: &Config, protocol: u8, stage: Stage) -> u32 {
+    match (protocol, stage) {
+        (proto::TCP, Stage::Begun) => config.tcp_syn_s,
+        (proto::TCP, Stage::Established) => config.tcp_established_s,
+        (proto::TCP, Stage::Over) => config.tcp_closing_s,
+        (proto::ICMP | proto::ICMPV6, _) => config.icmp_s,
+        (_, Stage::Begun) => config.udp_s,
+        _ => config.udp_stream_s,
+    }
+}
+
+impl Connection {
+    fn is_dead(&self, config: &Config, now_s: u32) -> bool {
+        let limit = limit_s(config, self.key.proto, self.stage);
+        self.seen_s.iter().all(|seen| now_s - seen > limit)
+    }
+
+    /// Whether its port may be given to another, if need be.
+    fn gives_way(&self, config: &Config, now_s: u32) -> bool {
+        self.is_dead(config, now_s)
+            || (self.stage == Stage::Over && self.seen_s.iter().all(|seen| now_s - seen >= CLOSED_S))
+    }
+}
+
+impl Connections {
+    fn find(&self, tuple: &Tuple) -> Option<(usize, usize)> {
+        self.0.iter().enumerate().find_map(|(index, known)| {
+            if known.key == *tuple {
+                Some((index, 0))
+            } else if known.to.flip() == *tuple {
+                Some((index, 1))
+            } else {
+                None
+            }
+        })
+    }
+
+    fn translation(&self, (index, way): (usize, usize)) -> Tuple {
+        if way == 0 { self.0[index].to } else { self.0[index].key.flip() }
+    }
+
+    /// What an ICMP error about a connection becomes: the connection itself is left alone.
+    pub fn peek(&self, tuple: &Tuple) -> Option<Tuple> {
+        self.find(tuple).map(|found| self.translation(found))
+    }
+
+    /// A packet of a connection: what its tuple becomes; none if it belongs to none that lives.
+    pub fn meet(&mut self, config: &Config, tuple: &Tuple, flags: u8, now_s: u32) -> Option<Tuple> {
+        let (index, way) = self.find(tuple)?;
+        let known = &mut self.0[index];
+        let tcp = tuple.proto == proto::TCP;
+        let again = tcp
+            && flags & (SYN | ACK) == SYN
+            && (known.stage == Stage::Over || now_s - known.seen_s[way] > config.tcp_syn_s);
+        if again || known.is_dead(config, now_s) {
+            self.0.remove(index);
+            return None;
+        }
+        known.seen_s[way] = now_s;
+        known.answered |= way == 1;
+        if tcp {
+            known.fin[way] |= flags & FIN != 0;
+            if flags & RST != 0 || known.fin == [true; 2] {
+                known.stage = Stage::Over;
+            }
+        }
+        let opened =
+            if tcp { way == 0 && known.answered && flags & (SYN | ACK | RST) == ACK } else { way == 1 };
+        if known.stage == Stage::Begun && opened {
+            known.stage = Stage::Established;
+        }
+        Some(self.translation((index, way)))
+    }
+
+    /// Whether a connection that became `to` could be told from all others by its answers, nobody else's taken away that
+    /// still needs it.
+    pub fn is_free(&self, config: &Config, to: &Tuple, now_s: u32) -> bool {
+        self.find(&to.flip()).is_none_or(|(index, _)| self.0[index].is_dead(config, now_s))
+    }
+
+    /// As [`Connections::is_free`], or it is the port of one that is closed.
+    pub fn could_be_freed(&self, config: &Config, to: &Tuple, now_s: u32) -> bool {
+        self.find(&to.flip()).is_none_or(|(index, _)| self.0[index].gives_way(config, now_s))
+    }
+
+    pub fn begin(&mut self, key: Tuple, to: Tuple, now_s: u32) {
+        if let Some((index, _)) = self.find(&to.flip()) {
+            self.0.remove(index);
+        }
+        self.0.push(Connection {
+            key,
+            to,
+            seen_s: [now_s; 2],
+            fin: [false; 2],
+            answered: false,
+            stage: Stage::Begun,
+        });
+    }
+}
