@@ -10,6 +10,7 @@ mod ends;
 mod filled;
 mod p1;
 
+mod p15;
 mod p16;
 mod p2;
 mod p3;
@@ -50,6 +51,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("P5", "memory of the proxy at 10,000 services", p5::run),
     ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", p7::run),
     ("P8", "CNI ADD, from the start of the process to the result", p8::run),
+    ("P15", "the balancer's packets per second, as a share of a bare XDP_TX program", p15::run),
     ("P16", "instructions of each program, walked ones, and time over an empty program", p16::run),
 ];
 
