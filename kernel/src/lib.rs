@@ -30,11 +30,11 @@ pub use error::Error;
 pub use fs::{cgroup2_mount, is_bpffs, is_cgroup2, mount_bpffs, unmount};
 pub use link::{
     Attachment, CgroupHook, Direction, Link, LinkInfo, LinkTarget, Order, XdpMode, cgroup_attachments,
-    link_ids, tcx_attachments,
+    has_tcx, link_ids, tcx_attachments,
 };
 pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type, pinned_map_info};
 pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie};
 pub use packet::{ClassicInstruction, PacketSocket};
 pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};
 pub use run::{Ran, skb_context, xdp_context};
-pub use tc::{Filter, attach_filters, detach_filter, filter_program};
+pub use tc::{Filter, attach_filters, detach_filter, filter_name, filter_program};

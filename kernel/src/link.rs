@@ -260,6 +260,21 @@ pub fn tcx_attachments(ifindex: u32, direction: Direction) -> Result<Vec<Attachm
     Ok(pairs.map(|(program_id, link_id)| Attachment { program_id, link_id }).collect())
 }
 
+/// Whether this kernel has TCX hooks (Linux 6.6, and built with them); where not, filters do
+/// ([`attach_filters`](crate::attach_filters)).
+pub fn has_tcx() -> Result<bool, Error> {
+    // A kernel that knows the hook looks for the device first, and there is none with this number.
+    const NO_DEVICE: u32 = 0;
+    match sys::query(NO_DEVICE, Direction::Ingress as u32, &mut [0; 1], None) {
+        Ok(_) => Ok(true),
+        Err(e) => match e.raw_os_error() {
+            Some(libc::ENODEV | libc::ENOENT) => Ok(true),
+            Some(libc::EINVAL) => Ok(false),
+            _ => Err(Error::system("ask whether there are", "TCX hooks", e)),
+        },
+    }
+}
+
 /// Ids of the programs attached to this very cgroup (not to those above it).
 pub fn cgroup_attachments(cgroup: BorrowedFd<'_>, hook: CgroupHook) -> Result<Vec<u32>, Error> {
     let mut programs = [0; HOOK_MAX];

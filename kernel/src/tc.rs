@@ -69,12 +69,25 @@ pub fn attach_filters(ifindex: u32, filters: &[Filter<'_>]) -> Result<(), Error>
 
 /// The id of the program that [`attach_filters`] put on this side of the device; `None`: nothing is there.
 pub fn filter_program(ifindex: u32, direction: Direction) -> Result<Option<u32>, Error> {
+    let body = filter_body(ifindex, direction)?;
+    Ok(body.as_deref().and_then(|body| number(option(body, TCA_BPF_ID)?)))
+}
+
+/// The name that it was given there.
+pub fn filter_name(ifindex: u32, direction: Direction) -> Result<Option<String>, Error> {
+    let body = filter_body(ifindex, direction)?;
+    let name = body.as_deref().and_then(|body| option(body, TCA_BPF_NAME));
+    Ok(name.map(|name| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()))
+}
+
+/// The answer to the question for our filter, from its `tcmsg` on; `None`: there is none.
+fn filter_body(ifindex: u32, direction: Direction) -> Result<Option<Vec<u8>>, Error> {
     let mut batch = Batch::default();
     batch.name_filter(RTM_GETTFILTER, ifindex, direction);
     let failed = |e| Error::system("ask what runs on", format!("device {ifindex} (clsact {direction:?})"), e);
     let answer = batch.run().map_err(failed)?.swap_remove(0);
     match answer.result {
-        Ok(()) => Ok(answer.body.as_deref().and_then(program_id)),
+        Ok(()) => Ok(answer.body),
         Err(e) if is_absent(&e) => Ok(None),
         Err(e) => Err(failed(e)),
     }
@@ -223,6 +236,7 @@ fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     None
 }
 
-fn program_id(body: &[u8]) -> Option<u32> {
-    number(find(find(body.get(TCMSG..)?, TCA_OPTIONS)?, TCA_BPF_ID)?)
+/// One of the attributes within a filter's options.
+fn option(body: &[u8], kind: u16) -> Option<&[u8]> {
+    find(find(body.get(TCMSG..)?, TCA_OPTIONS)?, kind)
 }

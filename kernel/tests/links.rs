@@ -9,9 +9,9 @@ use std::{
 
 use skerry_kernel::{
     CgroupHook, Direction, Filter, Instruction, Link, LinkTarget, Order, Program, attach_filters,
-    cgroup_attachments, cgroup2_mount, detach_filter, filter_program, ifindex, ifname, in_netns, instruction,
-    is_bpffs, is_cgroup2, kernel_release, link_ids, mount_bpffs, netns_cookie, program_type, tcx_attachments,
-    unmount,
+    cgroup_attachments, cgroup2_mount, detach_filter, filter_name, filter_program, has_tcx, ifindex, ifname,
+    in_netns, instruction, is_bpffs, is_cgroup2, kernel_release, link_ids, mount_bpffs, netns_cookie,
+    program_type, tcx_attachments, unmount,
 };
 use skerry_lab::Netns;
 
@@ -162,6 +162,20 @@ fn work_in_a_namespace_does_not_move_the_caller() {
 }
 
 #[test]
+fn a_kernel_is_asked_for_tcx_by_a_question_that_attaches_nothing() {
+    let netns = Netns::unique("tcx").unwrap();
+    netns.ip("link add v0 type veth peer name v1").unwrap();
+    let program = tc(-1);
+    let attached = netns
+        .run(|| {
+            let index = ifindex("v0").unwrap();
+            Link::attach_tcx(program.fd(), index, Direction::Ingress, Order::First)
+        })
+        .unwrap();
+    assert_eq!(has_tcx().unwrap(), attached.is_ok());
+}
+
+#[test]
 fn filters_are_attached_replaced_found_and_removed() {
     let netns = Netns::unique("filters").unwrap();
     netns.ip("link add v0 type veth peer name v1").unwrap();
@@ -181,8 +195,10 @@ fn filters_are_attached_replaced_found_and_removed() {
             filter(Direction::Egress, &b);
             filter(Direction::Ingress, &c);
             assert_eq!((on(Direction::Ingress), on(Direction::Egress)), (id(&c), id(&b)));
+            assert_eq!(filter_name(index, Direction::Ingress).unwrap().as_deref(), Some("skt"));
             assert!(detach_filter(index, Direction::Ingress).unwrap());
             assert_eq!((on(Direction::Ingress), on(Direction::Egress)), (None, id(&b)));
+            assert_eq!(filter_name(index, Direction::Ingress).unwrap(), None);
             let both = [Direction::Ingress, Direction::Egress];
             attach_filters(index, &both.map(|direction| Filter { direction, program: a.fd(), name: "skt" }))
                 .unwrap();
