@@ -15,6 +15,7 @@ use proxy_abi::{
     Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, PodCidr, Reason, Slot, SourceOf, SourceRangeKey, Tuple, map,
 };
+use skerry_kernel::{Direction, Filter, attach_filters};
 use skerry_lab::{Netns, NetnsError};
 
 use crate::summed;
@@ -45,6 +46,8 @@ pub enum ObjectError {
     TestRun { name: String, source: Box<aya::programs::ProgramError> },
     #[error("run program {name} over a packet with a sum of its device's")]
     SummedRun { name: String, source: std::io::Error },
+    #[error("attach program {name} to {to} by a filter")]
+    Filter { name: String, to: String, source: skerry_kernel::Error },
     #[error("attach program {name} to {to}")]
     Attach { name: String, to: String, source: Box<aya::programs::ProgramError> },
 }
@@ -160,11 +163,16 @@ impl Object {
             .map_err(|source| ObjectError::SummedRun { name: name.to_owned(), source })
     }
 
-    /// Attaches a tc program to a device in a namespace, on the side that its hook is on, for as long as this value lives.
+    /// Attaches a tc program to a device in a namespace, on the side that its hook is on, for as long as this value lives; by
+    /// a filter, and for as long as the device is there, where the kernel has no TCX (6.6).
     ///
     /// # Errors
-    /// As for [`Object::classifier`], or the kernel has no TCX (6.6).
+    /// As for [`Object::classifier`], or the kernel refuses.
     pub fn attach(&mut self, netns: &Netns, name: &str, device: &str) -> Result<(), ObjectError> {
+        let filtered = |source| ObjectError::Filter { name: name.to_owned(), to: device.to_owned(), source };
+        if !skerry_kernel::has_tcx().map_err(filtered)? {
+            return self.attach_filter(netns, name, device);
+        }
         let side = if name.starts_with("from_") { TcAttachType::Ingress } else { TcAttachType::Egress };
         let program = self.classifier(name)?;
         let options = TcAttachOptions::TcxOrder(LinkOrder::default());
@@ -173,6 +181,20 @@ impl Object {
             name: name.to_owned(),
             to: device.to_owned(),
             source: Box::new(source),
+        })
+    }
+
+    fn attach_filter(&mut self, netns: &Netns, name: &str, device: &str) -> Result<(), ObjectError> {
+        let direction = if name.starts_with("from_") { Direction::Ingress } else { Direction::Egress };
+        let program = self.classifier(name)?.fd().map_err(|source| verify_error(name, source))?;
+        let filter = Filter { direction, program: program.as_fd(), name };
+        let attached = netns
+            .run(|| attach_filters(skerry_kernel::ifindex(device)?, &[filter]))
+            .map_err(ObjectError::Netns)?;
+        attached.map_err(|source| ObjectError::Filter {
+            name: name.to_owned(),
+            to: device.to_owned(),
+            source,
         })
     }
 
