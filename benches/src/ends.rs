@@ -35,6 +35,8 @@ pub enum Client<'a> {
     /// Its connections pass the node's socket hooks.
     Node(&'a Node),
     Netns(&'a Netns),
+    /// In a pod's namespace, as one of the node's processes.
+    Pod(&'a Node, &'a Netns),
 }
 
 /// Where the server is.
@@ -82,6 +84,22 @@ pub fn requests(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Dura
     start("requests", from, dial, to, time)?.first().copied().context("a figure")
 }
 
+/// Requests per second as [`requests`], the server's end being a thread on a core of its own that is woken each time.
+///
+/// # Errors
+/// When the connection breaks.
+pub fn requests_apart(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Duration) -> Result<f64> {
+    start("requests-apart", from, dial, to, time)?.first().copied().context("a figure")
+}
+
+/// Gigabits per second of one TCP connection, a thread and a core for each end.
+///
+/// # Errors
+/// When the connection breaks.
+pub fn bulk(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Duration) -> Result<f64> {
+    start("bulk", from, dial, to, time)?.first().copied().context("a figure")
+}
+
 fn start(
     what: &str,
     from: Client<'_>,
@@ -94,6 +112,11 @@ fn start(
         Client::Node(node) => (node.command("nice")?, probe::PROGRAM.into()),
         Client::Netns(netns) => {
             (netns.command("nice"), std::env::current_exe().context("find this program")?)
+        }
+        Client::Pod(node, netns) => {
+            let mut command = node.command("nsenter")?;
+            command.arg(format!("--net={}", netns.path().display())).args(["--", "nice"]);
+            (command, probe::PROGRAM.into())
         }
     };
     command.args(["-n", "-20"]).arg(program).args([ROLE, what, &dial.to_string(), &to.address.to_string()]);
@@ -128,6 +151,8 @@ pub fn run(args: &[String]) -> Result<()> {
         "connects" => connect_loop(dial, &over_there(|| TcpListener::bind(listen))?, time)?,
         "datagrams" => vec![datagram_loop(dial, &over_there(|| UdpSocket::bind(listen))?, time)?],
         "requests" => vec![request_loop(dial, &over_there(|| TcpListener::bind(listen))?, time)?],
+        "requests-apart" => vec![request_apart(dial, over_there(|| TcpListener::bind(listen))?, time)?],
+        "bulk" => vec![send_bulk(dial, over_there(|| TcpListener::bind(listen))?, time)?],
         other => anyhow::bail!("no measurement {other}"),
     };
     println!("{}", figures.iter().map(f64::to_string).collect::<Vec<_>>().join(" "));
@@ -223,4 +248,57 @@ fn round_trips(time: Duration, mut round: impl FnMut() -> Result<()>) -> Result<
         times_ns.push(at.elapsed().as_nanos() as f64 / f64::from(STRETCH));
     }
     Ok(quartiles(&times_ns).median)
+}
+
+fn request_apart(dial: SocketAddrV4, listener: TcpListener, time: Duration) -> Result<f64> {
+    let server = std::thread::spawn(move || -> Result<()> {
+        probe::pin(1)?;
+        let (mut stream, _) = listener.accept().context("accept")?;
+        stream.set_nodelay(true)?;
+        let mut room = [0; MESSAGE.len()];
+        // Until the client closes.
+        while stream.read_exact(&mut room).is_ok() {
+            stream.write_all(&room).context("answer")?;
+        }
+        Ok(())
+    });
+    let mut client = TcpStream::connect(dial).with_context(|| format!("connect to {dial}"))?;
+    client.set_read_timeout(Some(LIMIT))?;
+    client.set_nodelay(true)?;
+    let mut room = [0; MESSAGE.len()];
+    let ns = round_trips(time, || {
+        client.write_all(&MESSAGE).context("send a request")?;
+        client.read_exact(&mut room).context("no answer arrived")
+    })?;
+    drop(client);
+    joined(server)?;
+    Ok(1e9 / ns)
+}
+
+fn send_bulk(dial: SocketAddrV4, listener: TcpListener, time: Duration) -> Result<f64> {
+    const CHUNK: usize = 128 << 10;
+    let server = std::thread::spawn(move || -> Result<u64> {
+        probe::pin(1)?;
+        let (mut stream, _) = listener.accept().context("accept")?;
+        let (mut room, mut sum) = (vec![0; CHUNK], 0);
+        loop {
+            match stream.read(&mut room).context("receive")? {
+                0 => return Ok(sum),
+                length => sum += length as u64,
+            }
+        }
+    });
+    let mut client = TcpStream::connect(dial).with_context(|| format!("connect to {dial}"))?;
+    let chunk = vec![0x5a; CHUNK];
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        client.write_all(&chunk).context("send")?;
+    }
+    drop(client);
+    let bytes = joined(server)?;
+    Ok(bytes as f64 * 8.0 / 1e9 / begun.elapsed().as_secs_f64())
+}
+
+fn joined<T>(thread: std::thread::JoinHandle<Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

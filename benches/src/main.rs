@@ -8,6 +8,7 @@
 mod api;
 mod ends;
 mod filled;
+mod flannel;
 mod p1;
 
 mod p15;
@@ -16,6 +17,7 @@ mod p2;
 mod p3;
 mod p4;
 mod p5;
+mod p6;
 mod p7;
 mod p8;
 mod peers;
@@ -49,6 +51,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("P3", "first sync of 10,000 services", p3::run),
     ("P4", "one endpoint change until traffic follows, at 10,000 services", p4::run),
     ("P5", "memory of the proxy at 10,000 services", p5::run),
+    ("P6", "pod to pod over VXLAN", p6::run),
     ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", p7::run),
     ("P8", "CNI ADD, from the start of the process to the result", p8::run),
     ("P15", "the balancer's packets per second, as a share of a bare XDP_TX program", p15::run),
