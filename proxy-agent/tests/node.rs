@@ -112,13 +112,18 @@ fn programs_and_maps_that_a_third_party_took_away_come_back() {
     let mut agent = Agent::start(&node, config);
     agent.wait_ready();
     let pod = node.pod(5);
-    for pin in ["from_uplink-eth0", "to_overlay-skerry0", "sock_connect4-cgroup"] {
-        let path = node.pin("links", pin);
-        let id = || Link::open(&path).ok()?.info().ok();
-        let before = id().unwrap();
-        Link::open(&path).unwrap().detach().unwrap();
-        eventually(pin, || id().filter(|now| now.id != before.id && now.target == before.target));
+    for (device, direction) in [("eth0", Direction::Ingress), ("skerry0", Direction::Egress)] {
+        let before = node.at_device(device, direction).unwrap();
+        node.detach_from(device, direction);
+        eventually(device, || {
+            node.at_device(device, direction).filter(|now| now.program_id == before.program_id)
+        });
     }
+    let path = node.pin("links", "sock_connect4-cgroup");
+    let id = || Link::open(&path).ok()?.info().ok();
+    let before = id().unwrap();
+    Link::open(&path).unwrap().detach().unwrap();
+    eventually("the socket hook", || id().filter(|now| now.id != before.id && now.target == before.target));
     let filter =
         || node.netns.run(|| filter_program(ifindex(&pod.device).ok()?, Direction::Ingress).ok()?).unwrap();
     let before = filter().unwrap();
@@ -129,12 +134,7 @@ fn programs_and_maps_that_a_third_party_took_away_come_back() {
     map.delete(&before[0].0).unwrap();
     eventually("the frontend", || (frontends(&node).len() == before.len()).then_some(()));
     node.netns.ip("link del skerry0").unwrap();
-    eventually("the device with its programs", || {
-        let link = Link::open(&node.pin("links", "from_overlay-skerry0")).ok()?.info().ok()?;
-        let index = node.netns.run(|| skerry_kernel::ifindex("skerry0").ok()).unwrap()?;
-        matches!(link.target, skerry_kernel::LinkTarget::Tcx { ifindex, .. } if ifindex == index)
-            .then_some(())
-    });
+    eventually("the device with its programs", || node.at_device("skerry0", Direction::Ingress));
     eventually("its address", || {
         node.netns.ip("addr show skerry0").ok()?.contains("10.244.1.1").then_some(())
     });
@@ -176,6 +176,7 @@ fn cleanup_leaves_the_node_as_it_was() {
     assert_eq!(after.1, before.1);
     assert_eq!((after.2, after.3), (before.2, before.3));
     assert!(!after.0.contains("skerry0"));
+    assert_eq!(node.at_device("eth0", Direction::Ingress), None);
     assert!(!node.path("run").exists());
     assert_eq!(std::fs::read_dir(node.path("net.d")).unwrap().count(), 0);
 }

@@ -176,7 +176,6 @@ fn restarts(times: u32, end: End) {
         ("kept, ClusterIP from a pod", scene.in_pod("keep")),
         ("kept, NodePort from outside", scene.outside("keep")),
     ];
-    let pins = ["from_uplink-eth0", "sock_connect4-cgroup"];
     let filter = || {
         let find = || {
             let index = skerry_kernel::ifindex(&scene.client.device).unwrap();
@@ -185,10 +184,9 @@ fn restarts(times: u32, end: End) {
         scene.near.netns.run(find).unwrap()
     };
     let running = || {
-        pins.map(|pin| {
-            let info = Link::open(&scene.near.pin("links", pin)).unwrap().info().unwrap();
-            (info.id, info.program_id)
-        })
+        let uplink = scene.near.at_device("eth0", skerry_kernel::Direction::Ingress).unwrap();
+        let hook = Link::open(&scene.near.pin("links", "sock_connect4-cgroup")).unwrap().info().unwrap();
+        [(uplink.link_id, uplink.program_id), (hook.id, hook.program_id)]
     };
     for _ in 0..times {
         let (before, filter_before) = (running(), filter());

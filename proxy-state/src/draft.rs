@@ -26,6 +26,8 @@ pub(crate) struct Draft<'a> {
     /// Frontends that their record let go, with the service id they had then: somebody else may have taken them since.
     released: Vec<(FrontendKey, u32)>,
     refused: Vec<Refusal>,
+    /// Something of the service at hand waits for a run that rests.
+    is_deferred: bool,
     udp_changed: bool,
 }
 
@@ -43,6 +45,7 @@ impl<'a> Draft<'a> {
             nodes: Vec::new(),
             released: Vec::new(),
             refused: Vec::new(),
+            is_deferred: false,
             udp_changed: false,
         }
     }
@@ -71,7 +74,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// False if a part of the service was refused.
+    /// False if a part of the service was refused or has to wait: it is to be planned again.
     pub fn service(&mut self, state: &State, key: &ObjectKey) -> bool {
         let wanted = state.desired(key);
         let ServiceRecord { ports: old_ports, addresses: old_addresses } =
@@ -97,7 +100,7 @@ impl<'a> Draft<'a> {
             let record = ServiceRecord { ports: ports.into_boxed_slice(), addresses };
             self.actual.services.insert(key.clone(), record);
         }
-        self.refused.len() == refused_before
+        self.refused.len() == refused_before && !std::mem::take(&mut self.is_deferred)
     }
 
     /// After a restart, before everything is forgotten that no service asked for.
@@ -219,7 +222,11 @@ impl<'a> Draft<'a> {
         let run = match self.run(service_id, old_run, &table.layout.backends) {
             Ok(run) => run,
             Err(source) => {
-                self.refused.push(Refusal::Slots { service: service.clone(), source });
+                // A run that rests will make room soon: until then the old one serves.
+                match self.actual.retired.is_empty() {
+                    true => self.refused.push(Refusal::Slots { service: service.clone(), source }),
+                    false => self.is_deferred = true,
+                }
                 return before;
             }
         };

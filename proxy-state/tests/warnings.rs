@@ -117,6 +117,27 @@ fn what_does_not_fit_is_told_in_the_same_words_each_time() {
     assert!(!warning.cause.is_everywhere() && Cause::AddressTaken.is_everywhere());
 }
 
+/// A change that has no room beside the run it replaces waits for one that rests; nobody is told.
+#[test]
+fn a_change_waits_for_a_run_that_rests() {
+    let mut world = World::with(proxy_state::Limits { slots: 8, ..LIMITS });
+    world.service(service("web", "10.96.0.1")).slice(slice(
+        "e",
+        "web",
+        &["10.0.0.1", "10.0.0.2", "10.0.0.3"],
+    ));
+    world.sync();
+    world.slice(slice("e", "web", &["10.0.0.1", "10.0.0.2", "10.0.0.4"])).sync();
+    world.slice(slice("e", "web", &["10.0.0.1", "10.0.0.2", "10.0.0.5"]));
+    let waits = world.sync();
+    assert!(waits.refused.is_empty() && waits.due_ms.is_some() && world.state.is_dirty());
+    world.now_ms = waits.due_ms.unwrap();
+    let done = world.sync();
+    assert!(done.refused.is_empty() && !world.state.is_dirty());
+    let last = "10.0.0.5".parse::<std::net::IpAddr>().unwrap().into();
+    assert!(world.maps.slots.iter().any(|slot| slot.addr == last));
+}
+
 /// One of the nodes tells of a service, every node knows which, and only Ready ones stand.
 #[test]
 fn one_node_tells_what_all_see() {

@@ -243,15 +243,17 @@ impl Api {
                 let _ = write!(writer, "0\r\n\r\n");
                 return;
             }
-            let news: Vec<_> = store.log.iter().filter(|(revision, ..)| *revision > at).cloned().collect();
+            let known = store.log.partition_point(|(revision, ..)| *revision <= at);
+            let news: Vec<_> =
+                store.log[known..].iter().filter(|(_, kind, ..)| kind == plural).cloned().collect();
+            at = store.log.last().map_or(at, |(revision, ..)| at.max(*revision));
             if news.is_empty() {
                 store = self.0.changed.wait_timeout(store, Duration::from_secs(1)).unwrap().0;
                 continue;
             }
             drop(store);
-            for (revision, kind, event, object) in news {
-                at = revision;
-                if kind == plural && result.is_ok() {
+            for (_, _, event, object) in news {
+                if result.is_ok() {
                     result = chunk(writer, json!({"type": event, "object": object}));
                 }
             }

@@ -10,7 +10,10 @@ use std::{
 
 use proxy_abi::{Addr, Endpoint, Link as PodLink, endpoint_flag, map, prog};
 use proxy_agent::{Config, MapSizes};
-use skerry_kernel::{Direction, Filter, Map, Program, Update};
+use skerry_kernel::{
+    Attachment, Direction, Filter, Link, Map, Program, Update, detach_filter, filter_program, has_tcx,
+    tcx_attachments,
+};
 use skerry_lab::{Cgroup, Netns};
 
 /// A bridge in a namespace of its own, and a client that belongs to no node.
@@ -128,6 +131,32 @@ impl TestNode {
             name,
         });
         skerry_kernel::attach_filters(ifindex, &filters).unwrap();
+    }
+
+    /// Our program on a side of one of the node's own devices and the link that keeps it there; link 0: a filter does, since
+    /// the kernel has no TCX links.
+    pub fn at_device(&self, device: &str, direction: Direction) -> Option<Attachment> {
+        let look = || {
+            let index = skerry_kernel::ifindex(device).ok()?;
+            match has_tcx().unwrap() {
+                true => tcx_attachments(index, direction).ok()?.first().copied(),
+                false => {
+                    let program_id = filter_program(index, direction).ok()??;
+                    Some(Attachment { program_id, link_id: 0 })
+                }
+            }
+        };
+        self.netns.run(look).unwrap()
+    }
+
+    /// Takes it off, as a third party would.
+    pub fn detach_from(&self, device: &str, direction: Direction) {
+        let attached = self.at_device(device, direction).unwrap();
+        let detach = || match attached.link_id {
+            0 => assert!(detach_filter(skerry_kernel::ifindex(device).unwrap(), direction).unwrap()),
+            id => Link::by_id(id).unwrap().detach().unwrap(),
+        };
+        self.netns.run(detach).unwrap();
     }
 
     /// A command in this node's namespace and cgroup, as one of the node's own processes.

@@ -229,8 +229,8 @@ fn owners_are_told(kubectl: &Kubectl, node: &str) -> Result<()> {
     };
     kubectl.feed("apply -f -", &service(0).to_string())?;
     // Ages are whole seconds; between equals the name decides, which the first has ahead.
-    let others: Vec<Value> = (1..=9).map(service).collect();
-    kubectl.feed("apply -f -", &json!({"apiVersion": "v1", "kind": "List", "items": others}).to_string())?;
+    let others: Vec<String> = (1..=9).map(|n| service(n).to_string()).collect();
+    kubectl.feed("apply -f -", &others.join("\n---\n"))?;
     eventually("an event that is counted on", SOON, || {
         let events = kubectl.run("get events.events.k8s.io -o json")?;
         let events: Value = serde_json::from_str(&events)?;
