@@ -6,6 +6,6 @@ mod summed;
 mod talk;
 mod world;
 
-pub use object::{Object, ObjectError, Plain};
+pub use object::{Object, ObjectError, Plain, TABLE};
 pub use talk::{Echo, Greeter, ask, dial, exchange, mirror, pattern};
-pub use world::{Backend, NODE_PORT, Node, VIP, World};
+pub use world::{Backend, NODE_PORT, Node, VIP, World, mac};

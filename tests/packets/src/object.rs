@@ -25,7 +25,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKERRY_BPF_OBJECT"));
 /// An answer may be longer than what it answers (an ICMP error to an empty datagram).
 const ANSWER_ROOM: usize = 128;
 /// Entries of the large tables in tests.
-const TABLE: u32 = 4_096;
+pub const TABLE: u32 = 4_096;
 
 /// Why the object could not be loaded or one of its maps not be used.
 #[derive(Debug, thiserror::Error)]

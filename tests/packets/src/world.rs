@@ -206,7 +206,8 @@ fn ifindex(netns: &Netns, device: &str) -> u32 {
     netns.run(|| nix::net::if_::if_nametoindex(device)).unwrap().unwrap()
 }
 
-fn mac(netns: &Netns, device: &str) -> [u8; 6] {
+/// A device's Ethernet address.
+pub fn mac(netns: &Netns, device: &str) -> [u8; 6] {
     let shown = netns.ip(&format!("-br link show {device}")).unwrap();
     let text = shown.split_whitespace().nth(2).unwrap();
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
