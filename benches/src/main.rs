@@ -13,6 +13,7 @@ mod p1;
 
 mod p15;
 mod p16;
+mod p17;
 mod p2;
 mod p3;
 mod p4;
@@ -56,6 +57,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("P8", "CNI ADD, from the start of the process to the result", p8::run),
     ("P15", "the balancer's packets per second, as a share of a bare XDP_TX program", p15::run),
     ("P16", "instructions of each program, walked ones, and time over an empty program", p16::run),
+    ("P17", "a machine alone: start to Ready, and idle", p17::run),
 ];
 
 fn main() -> ExitCode {

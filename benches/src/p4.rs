@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     Options,
     filled::{Filled, SYNC},
-    probe::{self, Watcher, cpu_ns, now_ns},
+    probe::{self, Watcher, now_ns},
+    process::cpu_ns,
     row::Row,
 };
 

@@ -229,18 +229,3 @@ fn ask(to: SocketAddr) -> Result<String> {
     stream.read_to_string(&mut word)?;
     Ok(word)
 }
-
-/// CPU time that a process and the children it waits for have used, threads together.
-///
-/// # Errors
-/// When it is gone.
-pub fn cpu_ns(pid: u32) -> Result<u64> {
-    let tasks = Path::new("/proc").join(pid.to_string()).join("task");
-    let mut sum = 0;
-    for task in std::fs::read_dir(&tasks).with_context(|| format!("read {}", tasks.display()))?.flatten() {
-        // Time on the CPU in nanoseconds is its first number (Documentation/scheduler/sched-stats.rst).
-        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        sum += text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(sum)
-}

@@ -13,6 +13,7 @@ use crate::{
     api::{FakeApi, Lists},
     peers::{Service, idle_endpoints},
     probe,
+    process::cpu_ns,
 };
 
 /// Every endpoint of [`idle_endpoints`].
@@ -92,7 +93,7 @@ impl Synced {
         let done = waiting
             .done(LIMIT)
             .with_context(|| format!("the services work; its log: {}", daemon.tail(20)))?;
-        let cpu_s = probe::cpu_ns(daemon.pid())? as f64 / 1e9;
+        let cpu_s = cpu_ns(daemon.pid())? as f64 / 1e9;
         let listed = told.recv_timeout(Duration::ZERO).context("the proxy has not listed everything")?;
         let dialled = dial_all(&node, services)?;
         ensure!(dialled == services.len(), "{dialled} of {} services work", services.len());
