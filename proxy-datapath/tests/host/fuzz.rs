@@ -29,7 +29,7 @@ fn packets() -> Vec<(Case, Vec<u8>)> {
 fn a_packet_cut_at_any_byte_is_survived_by_every_hook() {
     for (case, input) in packets() {
         let maps = Maps::new(&case.state);
-        for length in 0..input.len() {
+        for length in 0..own_length(&input) {
             for hook in HOOKS {
                 let mut packet = Bytes { data: input[..length].to_vec(), uplink: 7 };
                 let verdict = run(hook, &mut packet, &maps);
@@ -39,6 +39,18 @@ fn a_packet_cut_at_any_byte_is_survived_by_every_hook() {
             }
         }
     }
+}
+
+/// Without what the frame is padded with behind the packet.
+fn own_length(frame: &[u8]) -> usize {
+    let word =
+        |at: usize| frame.get(at..at + 2).map_or(0, |raw| usize::from(u16::from_be_bytes([raw[0], raw[1]])));
+    let packet = match word(12) {
+        0x0800 => 14 + word(16),
+        0x86dd => 54 + word(18),
+        _ => frame.len(),
+    };
+    packet.min(frame.len())
 }
 
 #[test]
