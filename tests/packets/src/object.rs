@@ -231,8 +231,21 @@ impl Object {
         self.insert(map::FRONTENDS, key, frontend)
     }
 
+    pub fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), ObjectError> {
+        let mut map: HashMap<&mut MapData, Plain<FrontendKey>, Plain<Frontend>> = self.map(map::FRONTENDS)?;
+        map.remove(&Plain(key)).map_err(|source| map_error(map::FRONTENDS, source))
+    }
+
     pub fn set_endpoint(&mut self, addr: Addr, endpoint: Endpoint) -> Result<(), ObjectError> {
         self.insert(map::ENDPOINTS, addr, endpoint)
+    }
+
+    /// Takes an endpoint away; what it was.
+    pub fn forget_endpoint(&mut self, addr: Addr) -> Result<Endpoint, ObjectError> {
+        let mut map: HashMap<&mut MapData, Plain<Addr>, Plain<Endpoint>> = self.map(map::ENDPOINTS)?;
+        let was = map.get(&Plain(addr), 0).map_err(|source| map_error(map::ENDPOINTS, source))?;
+        map.remove(&Plain(addr)).map_err(|source| map_error(map::ENDPOINTS, source))?;
+        Ok(was.0)
     }
 
     pub fn set_link(&mut self, ifindex: u32, link: Link) -> Result<(), ObjectError> {

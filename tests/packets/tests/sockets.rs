@@ -126,3 +126,22 @@ fn a_pod_reaches_itself_through_its_own_service() {
     assert!(said.starts_with(&format!("peer {VIP}:80 said pod0:10.244.1.2:")), "{said}");
     server.end(&world.nodes[0].pod);
 }
+
+/// The TCP sockets of an MPTCP one are the kernel's own, as those of a mount of NFS or SMB are. Their connect meets the hook as
+/// any other; only getpeername, which asks the outer socket, shows the backend.
+#[test]
+fn a_socket_that_the_kernel_makes_itself_is_translated_at_connect() {
+    let (mut world, folder) = hooked("mptcp");
+    let server = Greeter::start(&world.nodes[1].pod, "0.0.0.0:8080", "pod1");
+    let backend = (world.nodes[1].pod_address, 8080);
+    world.serve(1, proto::TCP, 80, Some(NODE_PORT), &[backend]);
+    for at in [format!("{VIP}:80"), format!("192.168.50.1:{NODE_PORT}")] {
+        for (client, source) in [(&world.nodes[0].pod, "10.244.1.2"), (&world.nodes[0].netns, "10.244.1.1")] {
+            let said = folder.probe(client, &["mptcp", &at]);
+            assert!(said.contains(&format!("said pod1:{source}:")), "{at} from {source}: {said}");
+        }
+    }
+    let flows = world.nodes[0].object.flows(proxy_abi::map::FLOWS_NEW).unwrap();
+    assert_eq!(flows, [], "translated at the socket: no packet needed a flow");
+    server.end(&world.nodes[1].pod);
+}
