@@ -73,6 +73,8 @@ pub mod flow_flag {
     /// The packet goes to its backend inside another, untouched, and the answer goes straight to the client: there is no
     /// reverse entry (the balancer's mode `dsr`).
     pub const DIRECT: u16 = 1 << 5;
+    /// TCP: an RST was the last that was seen in this direction.
+    pub const RESET: u16 = 1 << 6;
 }
 
 /// Values of [`Flow::state`].

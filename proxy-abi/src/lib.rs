@@ -11,6 +11,7 @@ mod config;
 mod endpoint;
 mod flow;
 mod frontend;
+mod own_ports;
 mod pins;
 mod reason;
 mod socket;
@@ -23,6 +24,7 @@ pub use frontend::{
     Affinity, AffinityKey, Frontend, FrontendKey, Member, Slot, SourceOf, SourceRangeKey, Window,
     frontend_flag, frontend_kind, member_of, slot_flag,
 };
+pub use own_ports::{OwnPort, OwnPorts};
 pub use pins::{MAPS, MapSpec, PIN_ROOT, PROGRAMS, map, prog};
 pub use reason::{Counter, DropEvent, LOST_EVENTS, Reason};
 pub use socket::{SocketKey, SocketOrigin, socket_flag};
@@ -30,7 +32,7 @@ pub use socket::{SocketKey, SocketOrigin, socket_flag};
 /// Raised by one with every change of a layout, a map's name or a field's meaning (a meaning that changes without the
 /// layout gets a new map). The agent and the CNI plugin
 /// compare it with [`Config::abi_version`] in the pinned `CONFIG` map before they touch anything else.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// IP protocol numbers (IANA) that the tables know.
 pub mod proto {

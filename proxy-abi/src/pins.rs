@@ -1,7 +1,7 @@
 use crate::{
     Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, PodCidr, PodCidrKey, Reason, Slot, SocketKey, SocketOrigin, SourceRangeKey,
-    Tuple,
+    FrontendKey, Link, Member, OwnPorts, PodCidr, PodCidrKey, Reason, Slot, SocketKey, SocketOrigin,
+    SourceRangeKey, Tuple,
 };
 
 /// Folder on bpffs that everything of ours is pinned below: `maps/NAME`, `progs/NAME`, `links/HOOK-DEVICE`.
@@ -21,6 +21,7 @@ pub mod map {
     pub const TUNNEL_PEERS: &str = "TUNNEL_PEERS";
     pub const FLOWS_NEW: &str = "FLOWS_NEW";
     pub const FLOWS: &str = "FLOWS";
+    pub const OWN_PORTS: &str = "OWN_PORTS";
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const SOCKETS: &str = "SOCKETS";
     pub const COUNTERS: &str = "COUNTERS";
@@ -87,6 +88,7 @@ pub const MAPS: &[MapSpec] = &[
     derived::<Addr, u32>(map::TUNNEL_PEERS, 16_384),
     state::<Tuple, Flow>(map::FLOWS_NEW, 65_536),
     state::<Tuple, Flow>(map::FLOWS, 131_072),
+    state::<u32, OwnPorts>(map::OWN_PORTS, OwnPorts::COUNT),
     state::<FragmentKey, FragmentPorts>(map::FRAGMENTS, 8_192),
     state::<SocketKey, SocketOrigin>(map::SOCKETS, 65_536),
     derived::<u32, Counter>(map::COUNTERS, Reason::COUNT),

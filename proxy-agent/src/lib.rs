@@ -29,6 +29,7 @@ mod monitor;
 mod network;
 mod node;
 mod outside;
+mod own_ports;
 mod pins;
 mod reconcile;
 mod serve;

@@ -10,6 +10,7 @@ use skerry_kernel::{Map, Program, pinned_map_info};
 
 use crate::{
     config::MapSizes,
+    own_ports,
     pins::{Pins, PinsError},
 };
 
@@ -55,6 +56,7 @@ pub enum LoadError {
 /// attached is not touched; the program pins show the new programs when this returns.
 pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Programs, LoadError> {
     let must_fill = make_room(pins)?;
+    let unmarked = own_ports::is_missing(pins);
     let mut loader = EbpfLoader::new();
     for spec in MAPS {
         loader.map_pin_path(spec.name, pins.map(spec.name));
@@ -63,6 +65,10 @@ pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Programs, LoadError>
         }
     }
     let mut object = loader.load(OBJECT).map_err(|source| LoadError::Object(Box::new(source)))?;
+    if unmarked {
+        own_ports::mark(pins)
+            .map_err(|source| LoadError::OpenMap { path: pins.map(map::OWN_PORTS), source })?;
+    }
     let mut by_name = HashMap::new();
     for name in PROGRAMS {
         let program = object.program_mut(name).ok_or(LoadError::Missing { kind: "program", name })?;

@@ -20,7 +20,8 @@ pub(crate) fn reject<P: Packet>(packet: &mut P, view: &View) -> Verdict {
         // Never an answer to a reset or to an ICMP error: two of us would talk for ever.
         (proto::TCP, Kind::Ports) if view.flags & RST != 0 => return Verdict::drop(Reason::Rejected),
         (proto::TCP, Kind::Ports) => reset_tcp(packet, view),
-        (_, Kind::Error | Kind::Fragment) => return Verdict::drop(Reason::Rejected),
+        (_, Kind::Fragment) => return Verdict::drop(Reason::Rejected),
+        _ if view.is_icmp_error() => return Verdict::drop(Reason::Rejected),
         _ if view.v4 => unreachable_v4(packet, view),
         _ => unreachable_v6(packet, view),
     };
@@ -32,7 +33,8 @@ pub(crate) fn reject<P: Packet>(packet: &mut P, view: &View) -> Verdict {
 #[inline(always)]
 pub(crate) fn too_big<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> Verdict {
     let answered = match view.kind {
-        Kind::Error | Kind::Fragment => false,
+        Kind::Fragment => false,
+        _ if view.is_icmp_error() => false,
         _ if view.v4 => too_big_v4(packet, view, mtu),
         _ => too_big_v6(packet, view, mtu),
     };

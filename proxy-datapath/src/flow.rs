@@ -3,7 +3,7 @@
 use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, proto};
 
 use crate::{
-    parse::{ACK, FIN, Kind, RST, SYN},
+    parse::{ACK, FIN, Kind, RST, SYN, View},
     tables::{FlowTable, Insert, Round, Scratch, Tables},
 };
 
@@ -21,6 +21,8 @@ enum Visit {
     Idle,
     /// A SYN on a connection that is over: its ports are used again.
     Reused,
+    /// Its sender has sent a reset, and yet goes on: nobody believed it.
+    Revived,
 }
 
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
@@ -55,17 +57,13 @@ fn find_in<T: Tables>(tables: &T, table: FlowTable, s: &mut Scratch, config: &Co
         if expired(config, view.proto, flow.state, idle) {
             return Visit::Idle;
         }
-        flow.seen_s = now_s;
-        flow.packets = flow.packets.saturating_add(1);
-        if tcp && view.flags & FIN != 0 {
-            flow.flags |= flow_flag::FIN;
-        }
-        Visit::Use
+        note(flow, view, now_s)
     });
     let Some(visited) = visited else { return false };
     s.reverse_key = s.to.flip();
     match visited {
         Visit::Use => {}
+        Visit::Revived => revive(tables, table, s),
         Visit::Reused => {
             remove_both(tables, table, s);
             return false;
@@ -80,13 +78,36 @@ fn find_in<T: Tables>(tables: &T, table: FlowTable, s: &mut Scratch, config: &Co
                 remove_both(tables, table, s);
                 return false;
             }
-            tables.flow(table, &s.view.tuple, |flow| flow.seen_s = now_s);
+            let noted = tables.flow(table, &s.view.tuple, |flow| note(flow, view, now_s));
+            if matches!(noted, Some(Visit::Revived)) {
+                revive(tables, table, s);
+            }
         }
     }
     if !error && s.view.proto == proto::TCP && s.view.flags & (FIN | RST) != 0 {
         close(tables, table, s);
     }
     true
+}
+
+/// Notes a packet in the entry of its direction.
+#[inline(always)]
+fn note(flow: &mut Flow, view: &View, now_s: u32) -> Visit {
+    flow.seen_s = now_s;
+    flow.packets = flow.packets.saturating_add(1);
+    if view.proto != proto::TCP {
+        return Visit::Use;
+    }
+    if view.flags & FIN != 0 {
+        flow.flags |= flow_flag::FIN;
+    }
+    if view.flags & RST != 0 {
+        flow.flags |= flow_flag::RESET;
+    } else if flow.flags & flow_flag::RESET != 0 {
+        flow.flags &= !flow_flag::RESET;
+        return Visit::Revived;
+    }
+    Visit::Use
 }
 
 #[inline(always)]
@@ -108,6 +129,49 @@ fn close<T: Tables>(tables: &T, table: FlowTable, s: &Scratch) {
     });
     if both != Some(false) {
         tables.flow(table, &s.view.tuple, |flow| flow.state = flow_state::CLOSING);
+    }
+}
+
+/// A reset was out of the window, or came from some box on the way: the connection lives on.
+#[inline(always)]
+fn revive<T: Tables>(tables: &T, table: FlowTable, s: &Scratch) {
+    let state = match table {
+        FlowTable::New => flow_state::EMBRYONIC,
+        FlowTable::Established => flow_state::ESTABLISHED,
+    };
+    let over = tables.flow(table, &s.reverse_key, |twin| {
+        let over = twin.flags & s.flow.flags & flow_flag::FIN != 0 || twin.flags & flow_flag::RESET != 0;
+        if !over {
+            twin.state = state;
+        }
+        over
+    });
+    if over == Some(false) {
+        tables.flow(table, &s.view.tuple, |flow| flow.state = state);
+    }
+}
+
+/// Takes away the flow whose answers would have the packet's addresses, turned round, if it is over: a TCP connection that is
+/// closed, datagrams that have paused. One that lives stays, or whoever makes up a source could end it.
+#[inline(always)]
+pub(crate) fn forget_answers<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) {
+    s.reverse_key = s.view.tuple.flip();
+    forget_in(tables, FlowTable::Established, s, now_s);
+    forget_in(tables, FlowTable::New, s, now_s);
+}
+
+#[inline(always)]
+fn forget_in<T: Tables>(tables: &T, table: FlowTable, s: &mut Scratch, now_s: u32) {
+    let (to, tcp) = (&mut s.to, s.view.proto == proto::TCP);
+    let is_over = tables.flow(table, &s.reverse_key, |flow| {
+        *to = flow.to.flip();
+        let over =
+            if tcp { flow.state == flow_state::CLOSING } else { idle_s(now_s, flow.seen_s) >= CLOSED_S };
+        over && flow.flags & flow_flag::REVERSE != 0
+    });
+    if is_over == Some(true) {
+        tables.remove_flow(table, &s.reverse_key);
+        tables.remove_flow(table, &s.to);
     }
 }
 

@@ -13,6 +13,7 @@ mod crc32c;
 mod flow;
 mod forward;
 mod fragment;
+mod glance;
 mod overlay;
 mod packet;
 mod parse;

@@ -6,7 +6,7 @@ use crate::{
     flow::Fresh,
     forward::Place,
     packet::{Packet, Tunnel},
-    parse::Shape,
+    parse::{Kind, Shape},
     rewrite::address_tunnel_frame,
     tables::{Scratch, Tables},
     verdict::Verdict,
@@ -41,6 +41,8 @@ pub fn from_overlay<P: Packet, T: Tables>(
     let known = tables.find_flow(s);
     if !known {
         s.to = s.view.tuple;
+        // An ICMP error goes where it says, not where the packet came from that it quotes.
+        s.to.dst = s.view.dst;
     }
     tables.locate(s);
     if known {
@@ -96,6 +98,15 @@ fn speak_as_router<P: Packet, T: Tables>(
         return true;
     }
     if !tables.find_flow(s) {
+        let unknown = match s.view.kind {
+            Kind::Error => Some(Reason::NoFlow),
+            Kind::Fragment => Some(Reason::FragmentUnknown),
+            Kind::Ports | Kind::Echo | Kind::Other => None,
+        };
+        if let Some(reason) = unknown {
+            s.verdict = Verdict::drop(reason);
+            return false;
+        }
         s.to = s.view.tuple;
         s.to.src = *config.router(s.view.v4);
         s.fresh = Fresh { service_id: 0, flags: 0, snat: true };

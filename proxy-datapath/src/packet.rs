@@ -57,6 +57,15 @@ pub trait Packet {
         step::parse(self, s)
     }
 
+    /// [`step::glance`].
+    #[inline(always)]
+    fn glance(&self, s: &mut Scratch) -> bool
+    where
+        Self: Sized,
+    {
+        step::glance(self, s)
+    }
+
     /// [`step::rewrite`].
     #[inline(always)]
     fn rewrite(&mut self, s: &mut Scratch) -> bool

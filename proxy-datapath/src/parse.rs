@@ -7,8 +7,8 @@ pub(crate) const ETHERTYPE_V4: [u8; 2] = [0x08, 0x00];
 pub(crate) const ETHERTYPE_V6: [u8; 2] = [0x86, 0xdd];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 
-/// IPv6 extension headers looked through before a packet is called malformed (RFC 8200 section 4 has six kinds).
-const MAX_EXTENSIONS: u32 = 6;
+/// IPv6 extension headers looked through before a packet is called malformed.
+const MAX_EXTENSIONS: u32 = 5;
 
 /// TCP flag bits (RFC 9293 section 3.1).
 pub(crate) const FIN: u8 = 0x01;
@@ -77,6 +77,26 @@ pub struct View {
 }
 
 impl View {
+    /// About another packet, whether or not that could be read: never answered by an error (RFC 1122 section 3.2.2, RFC 4443
+    /// section 2.4).
+    #[inline(always)]
+    pub(crate) const fn is_icmp_error(&self) -> bool {
+        (self.proto == proto::ICMP || self.proto == proto::ICMPV6) && is_error(self.proto, self.flags)
+    }
+
+    /// A TCP segment that can open no connection.
+    #[inline(always)]
+    pub(crate) const fn is_midway(&self) -> bool {
+        self.proto == proto::TCP && self.flags & (SYN | ACK | FIN | RST) != SYN
+    }
+
+    /// A TCP segment that belongs to a connection, and tells nothing of whether that lives (conntrack's INVALID).
+    #[inline(always)]
+    pub(crate) const fn is_stray(&self) -> bool {
+        let opening_answered = self.flags & (SYN | ACK) == SYN | ACK;
+        self.proto == proto::TCP && (opening_answered || self.flags & (FIN | RST) != 0)
+    }
+
     /// What the packet's sender dialled.
     #[inline(always)]
     pub(crate) const fn destination(&self) -> (&Addr, Be16, u8) {
@@ -110,8 +130,8 @@ fn parse_v4<P: Packet>(packet: &P, view: &mut View) -> Option<()> {
     let header_length = (header[0] & 0x0f) as u32 * 4;
     let carried = packet.length() - ETH;
     let mut length = u16::from_be_bytes([header[2], header[3]]) as u32;
-    if length == 0 {
-        // A packet the kernel has merged beyond 64 KiB (BIG TCP) says 0.
+    if length == 0 && packet.is_merged() {
+        // Beyond 64 KiB (BIG TCP) it says 0.
         length = carried;
     }
     if header[0] >> 4 != 4 || header_length < 20 || length < header_length || length > carried {
@@ -138,7 +158,7 @@ fn parse_v6<P: Packet>(packet: &P, view: &mut View) -> Result<(), Reason> {
     if header[0] >> 4 != 6 || payload + 40 > carried {
         return Err(Reason::Malformed);
     }
-    let length = if payload == 0 { carried } else { payload + 40 };
+    let length = if payload == 0 && packet.is_merged() { carried } else { payload + 40 };
     view.v4 = false;
     view.whole = true;
     view.length = if length > 0xffff { 0xffff } else { length as u16 };
@@ -161,7 +181,7 @@ fn parse_v6<P: Packet>(packet: &P, view: &mut View) -> Result<(), Reason> {
 }
 
 #[inline(always)]
-const fn address(octets: [u8; 16]) -> Addr {
+pub(crate) const fn address(octets: [u8; 16]) -> Addr {
     Addr::from_v6(octets)
 }
 
@@ -173,7 +193,8 @@ fn extensions<P: Packet>(packet: &P, view: &mut View, first: u8, start: u32) -> 
     const FRAGMENT: u8 = 44;
     const DESTINATION: u8 = 60;
     let (mut next, mut at) = (first, start);
-    for _ in 0..MAX_EXTENSIONS {
+    // One more round, for what follows them.
+    for _ in 0..=MAX_EXTENSIONS {
         match next {
             HOP_BY_HOP | ROUTING | DESTINATION => {
                 let header: [u8; 2] = packet.load(at)?;
@@ -200,15 +221,20 @@ fn extensions<P: Packet>(packet: &P, view: &mut View, first: u8, start: u32) -> 
 fn transport<P: Packet>(packet: &P, view: &mut View, l4: u32, later_fragment: bool) -> Option<()> {
     view.l4 = l4 as u16;
     view.tuple = Tuple::new(view.src, Be16::ZERO, view.dst, Be16::ZERO, view.proto);
+    let end = ETH + view.length as u32;
+    if l4 > end {
+        return None;
+    }
     if later_fragment {
         view.kind = Kind::Fragment;
         return Some(());
     }
-    let end = ETH + view.length as u32;
     match view.proto {
         proto::TCP => {
             let header: [u8; 14] = packet.load(l4)?;
-            if l4 + 20 > end {
+            // Data offset, in words (RFC 9293 section 3.1).
+            let header_length = (header[12] >> 4) as u32 * 4;
+            if header_length < 20 || l4 + header_length > end {
                 return None;
             }
             ports(&mut view.tuple, [header[0], header[1], header[2], header[3]]);

@@ -46,7 +46,7 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch)
     if source & (endpoint_flag::NODE | endpoint_flag::ROUTER) == 0 && !matches!(s.view.kind, Kind::Error) {
         return Verdict::PASS;
     }
-    if source & endpoint_flag::ROUTER != 0 && matches!(s.view.kind, Kind::Ports) {
+    if source & endpoint_flag::ROUTER != 0 && matches!(s.view.kind, Kind::Ports | Kind::Fragment) {
         // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked at.
         s.view.tuple.src = *config.node(s.view.v4);
     }
@@ -106,6 +106,8 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
     s.fresh = Fresh::default();
     if !known {
         s.to = s.view.tuple;
+        // An ICMP error goes where it says, not where the packet came from that it quotes.
+        s.to.dst = s.view.dst;
         match tables.find_service(s, Side::Inside) {
             Found::Backend => s.balance(),
             Found::Reject => return packet.reject(s),
@@ -116,7 +118,10 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
     tables.locate(s);
     if !known {
         if s.fresh.flags != 0 {
-            s.fresh.snat = choose_source(s, config);
+            match choose_source(s, config) {
+                Ok(snat) => s.fresh.snat = snat,
+                Err(reason) => return Verdict::drop(reason),
+            }
         } else if matches!(s.hop.place, Place::Routed) {
             return Verdict::PASS;
         } else if matches!(s.hop.place, Place::Outside) {
@@ -126,8 +131,14 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
                 Masquerade::Refuse(reason) => return Verdict::drop(reason),
             }
         }
-        if s.fresh.is_translated() && !tables.record_flow(s) {
-            return s.verdict;
+        if s.fresh.is_translated() {
+            // A refusal or a farewell of a connection that nobody knows: it can open none.
+            if s.view.is_stray() {
+                return Verdict::drop(Reason::NoFlow);
+            }
+            if !tables.record_flow(s) {
+                return s.verdict;
+            }
         }
     }
     if (known || s.fresh.is_translated()) && !packet.rewrite(s) {
@@ -137,21 +148,23 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
 }
 
 /// Whether the first packet of a pod's flow to a service needs another source than the pod.
+///
+/// # Errors
+/// [`Reason::Unroutable`]: it does, and the node has no address of its family.
 #[inline(always)]
-fn choose_source(s: &mut Scratch, config: &Config) -> bool {
-    match s.hop.place {
+fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
+    let source = match s.hop.place {
         // To itself: a packet from its own address would be a martian to the pod.
-        Place::Pod if s.to.dst.same(&s.view.src) => {
-            s.to.src = *config.router(s.view.v4);
-            true
-        }
+        Place::Pod if s.to.dst.same(&s.view.src) => config.router(s.view.v4),
         // A host-network backend on another node must answer to us.
-        Place::Outside if config.flags & config_flag::MASQUERADE != 0 => {
-            s.to.src = *config.node(s.view.v4);
-            true
-        }
-        _ => false,
+        Place::Outside if config.flags & config_flag::MASQUERADE != 0 => config.node(s.view.v4),
+        _ => return Ok(false),
+    };
+    if source.is_unspecified() {
+        return Err(Reason::Unroutable);
     }
+    s.to.src = *source;
+    Ok(true)
 }
 
 #[derive(Clone, Copy)]
@@ -169,7 +182,7 @@ fn masquerade<P: Packet>(packet: &P, s: &mut Scratch, config: &Config) -> Masque
     if config.flags & config_flag::MASQUERADE == 0 || node.is_unspecified() {
         return Masquerade::Stack;
     }
-    let ifindex = packet.way_out(&s.view.tuple);
+    let ifindex = packet.way_out(&s.to);
     if ifindex == 0 || ifindex != config.uplink_ifindex {
         return Masquerade::Stack;
     }

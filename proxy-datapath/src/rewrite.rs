@@ -33,12 +33,14 @@ fn rewrite_plain<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Opti
             packet.fix_transport_checksum(at, addresses, true, udp)?;
         }
         let from = &view.tuple;
-        let mut ports = changed_port(0, from.sport, to.sport);
-        // An echo's two ports are one field.
-        if !matches!(view.kind, Kind::Echo) {
-            ports = changed_port(ports, from.dport, to.dport);
+        // An echo's two ports are one field, and nobody else has any.
+        if matches!(view.kind, Kind::Ports | Kind::Echo) {
+            let mut ports = changed_port(0, from.sport, to.sport);
+            if matches!(view.kind, Kind::Ports) {
+                ports = changed_port(ports, from.dport, to.dport);
+            }
+            packet.fix_transport_checksum(at, ports, false, udp)?;
         }
-        packet.fix_transport_checksum(at, ports, false, udp)?;
     }
     if view.proto == proto::SCTP && matches!(view.kind, Kind::Ports) {
         fix_sctp(packet, view, to)?;
@@ -156,9 +158,14 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Opti
     } else {
         // The identifier, and the quoted echo's own checksum which makes up for it.
         packet.store(l4 + 4, to.sport.raw().to_ne_bytes())?;
-        let identifier = changed_port(0, from.sport, to.sport);
-        packet.fix_header_checksum(l4 + 2, identifier)?;
+        let mut change = changed_port(0, from.sport, to.sport);
         quote = add(quote, !ports);
+        if from.proto == proto::ICMPV6 {
+            // Its checksum covers addresses too (RFC 4443 section 2.3).
+            change = add(change, inner);
+            quote = add(quote, !inner);
+        }
+        packet.fix_header_checksum(l4 + 2, change)?;
     }
     packet.fix_transport_checksum(at, quote, false, false)?;
     set_addresses(packet, view, outer, &src, &to.dst)?;

@@ -5,7 +5,7 @@ use proxy_abi::{
 
 use crate::{
     flow::idle_s,
-    parse::{Kind, View},
+    parse::{Kind, SYN, View},
     tables::{Scratch, Tables},
 };
 
@@ -113,6 +113,10 @@ pub(crate) fn select<T: Tables>(
 /// backend, so that one may come from a node that is gone. Looked up again: few packets ask.
 #[inline(always)]
 pub(crate) fn joins_midway<T: Tables>(tables: &T, view: &View) -> bool {
+    // The answer to an opening is none of a client's.
+    if view.flags & SYN != 0 {
+        return false;
+    }
     let (dst, port, proto) = view.destination();
     let mut key = FrontendKey { addr: *dst, port, proto, kind: frontend_kind::ADDRESS };
     if tables.frontend(&key).is_none() {

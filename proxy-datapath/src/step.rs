@@ -5,11 +5,13 @@
 //! context and to [`Scratch`] only, and answers with a number; all else it says lies in the scratch memory. Elsewhere the
 //! default methods of [`Tables`] and [`Packet`] call them directly.
 
-use proxy_abi::{Config, Reason};
+use proxy_abi::{Config, OwnPort, Reason, flow_flag};
 
 use crate::{
     answer, flow, forward,
+    forward::Place,
     fragment::follow,
+    glance,
     packet::Packet,
     parse::{self, Shape},
     rewrite, service,
@@ -27,12 +29,24 @@ pub fn parse<P: Packet>(packet: &P, s: &mut Scratch) -> Shape {
     })
 }
 
+/// Reads addresses and ports of the commonest packets into `s.view`. False for all others.
+#[inline(always)]
+pub fn glance<P: Packet>(packet: &P, s: &mut Scratch) -> bool {
+    glance::glance(packet, &mut s.view)
+}
+
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
 #[inline(always)]
 pub fn find_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     let Some(config) = tables.config() else { return false };
     follow(tables, &mut s.view);
     flow::find(tables, s, config, tables.now_s())
+}
+
+/// Takes away the flow whose answers would have the packet's addresses, turned round, if it is over. `s.to` is lost.
+#[inline(always)]
+pub fn forget_answers<T: Tables>(tables: &T, s: &mut Scratch) {
+    flow::forget_answers(tables, s, tables.now_s());
 }
 
 /// Finds the service that a packet is for and draws its backend into `s.choice`. [`Found::Drop`]: `s.verdict` says why.
@@ -64,10 +78,28 @@ pub fn locate<T: Tables>(tables: &T, s: &mut Scratch) {
 #[inline(always)]
 pub fn record_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     let recorded = match tables.config() {
-        Some(config) => flow::create(tables, s, config, tables.now_s()),
+        Some(config) => {
+            // Before its first answer can come.
+            note_own_ports(tables, s, config);
+            flow::create(tables, s, config, tables.now_s())
+        }
         None => Err(Reason::FlowTableFull),
     };
     settle(recorded, s)
+}
+
+/// Where a flow from outside meets the node's own addresses: see [`OwnPorts`](proxy_abi::OwnPorts).
+#[inline(always)]
+fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, config: &Config) {
+    if s.fresh.flags & flow_flag::FROM_UPLINK == 0 {
+        return;
+    }
+    if s.view.dst.same(config.node(s.view.v4)) {
+        tables.note_own_port(OwnPort::Asked, s.view.tuple.dport);
+    }
+    if matches!(s.hop.place, Place::Node) {
+        tables.note_own_port(OwnPort::Answers, s.to.dport);
+    }
 }
 
 /// Turns the packet's tuple `s.view.tuple` into `s.to`. False: `s.verdict` says why not.

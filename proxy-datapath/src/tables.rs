@@ -1,6 +1,6 @@
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
+    Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Link, Member, OwnPort, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
 };
 
 use crate::{
@@ -61,6 +61,10 @@ pub trait Tables {
     fn add_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert;
     fn remove_flow(&self, table: FlowTable, key: &Tuple);
 
+    /// Whether translated flows have ever had a port of the node's own.
+    fn own_port(&self, kind: OwnPort, port: Be16) -> bool;
+    fn note_own_port(&self, kind: OwnPort, port: Be16);
+
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
     fn set_fragment(&self, key: &FragmentKey, ports: &FragmentPorts);
 
@@ -82,6 +86,15 @@ pub trait Tables {
         Self: Sized,
     {
         step::find_flow(self, s)
+    }
+
+    /// [`step::forget_answers`].
+    #[inline(always)]
+    fn forget_answers(&self, s: &mut Scratch)
+    where
+        Self: Sized,
+    {
+        step::forget_answers(self, s);
     }
 
     /// [`step::find_service`].

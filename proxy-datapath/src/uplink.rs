@@ -1,12 +1,13 @@
 //! The device that leads to the other nodes and the outside.
 
-use proxy_abi::{Config, Reason, config_flag, endpoint_flag, flow_flag, proto};
+use proxy_abi::{Config, OwnPort, Reason, config_flag, endpoint_flag, flow_flag, proto};
 
 use crate::{
     flow::Fresh,
     forward::{Place, is_loopback},
+    glance::{is_for_own_socket, is_from_own_socket},
     packet::Packet,
-    parse::{Kind, SYN, Shape, View},
+    parse::{Kind, Shape, View},
     service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
     verdict::Verdict,
@@ -16,6 +17,9 @@ use crate::{
 #[inline(always)]
 pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
+    if is_for_own_socket(packet, tables, s, config) {
+        return Verdict::PASS;
+    }
     match packet.parse(s) {
         Shape::Ip => {}
         Shape::Broken if matches!(s.verdict.reason, Reason::MappedOnWire) => return s.verdict,
@@ -37,10 +41,13 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
             return Verdict::drop(Reason::SourceSpoofed);
         }
         match found {
-            Found::No | Found::SourceUnknown => return Verdict::PASS,
+            Found::No | Found::SourceUnknown => {
+                set_right(tables, s);
+                return Verdict::PASS;
+            }
             Found::Drop => return s.verdict,
             Found::Reject => return packet.reject(s),
-            Found::Backend if is_midway(&s.view) && !joins_midway(tables, &s.view) => return Verdict::PASS,
+            Found::Backend if s.view.is_midway() && !joins_midway(tables, &s.view) => return Verdict::PASS,
             Found::Backend => s.balance(),
         }
     }
@@ -50,12 +57,27 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
     }
     if !known {
         s.fresh.flags |= flow_flag::FROM_UPLINK;
-        s.fresh.snat = choose_source(s, config);
+        match choose_source(s, config) {
+            Ok(snat) => s.fresh.snat = snat,
+            Err(reason) => return Verdict::drop(reason),
+        }
         if !tables.record_flow(s) {
             return s.verdict;
         }
     }
     if packet.rewrite(s) { packet.forward(s, config) } else { s.verdict }
+}
+
+/// A client that reached a host-network backend by its service dials it directly, from the same port: the old flow's answers
+/// have the very addresses of the new one's, and are over.
+#[inline(always)]
+fn set_right<T: Tables>(tables: &T, s: &mut Scratch) {
+    if s.view.is_midway() || !matches!(s.view.kind, Kind::Ports) {
+        return;
+    }
+    if tables.own_port(OwnPort::Answers, s.view.tuple.dport) {
+        tables.forget_answers(s);
+    }
 }
 
 /// What the node's stack sends out of the uplink: answers of its host-network backends are translated back, and what pods
@@ -64,6 +86,9 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
 #[inline(always)]
 pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
+    if is_from_own_socket(packet, tables, s, config) {
+        return Verdict::PASS;
+    }
     if !matches!(packet.parse(s), Shape::Ip) || is_tunnel(&s.view, config) {
         return Verdict::PASS;
     }
@@ -89,13 +114,6 @@ fn fits_tunnel<P: Packet>(packet: &P, view: &View, config: &Config) -> bool {
     view.length as u32 <= config.pod_mtu || !view.whole || view.fragment || packet.is_merged()
 }
 
-/// A TCP segment that opens nothing. Without an entry it belongs to a connection that was made before we came: the stack knows
-/// it, if anybody does (kube-proxy's rules led it there), and any backend that we drew would reset it.
-#[inline(always)]
-const fn is_midway(view: &View) -> bool {
-    view.proto == proto::TCP && view.flags & SYN == 0
-}
-
 /// The tunnel's own packets: their inner ones meet the VXLAN device's programs.
 #[inline(always)]
 const fn is_tunnel(view: &View, config: &Config) -> bool {
@@ -106,21 +124,23 @@ const fn is_tunnel(view: &View, config: &Config) -> bool {
 }
 
 /// Whether the first packet of a flow from outside to a service needs another source than the client.
+///
+/// # Errors
+/// [`Reason::Unroutable`]: it does, and the node has no address of its family.
 #[inline(always)]
-fn choose_source(s: &mut Scratch, config: &Config) -> bool {
-    match s.hop.place {
+fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
+    let source = match s.hop.place {
         // The answer comes back through the tunnel because the router address is in our pod CIDR.
-        Place::Remote => {
-            s.to.src = *config.router(s.view.v4);
-            true
-        }
-        Place::Outside | Place::Routed => {
-            s.to.src = *config.node(s.view.v4);
-            true
-        }
+        Place::Remote => config.router(s.view.v4),
+        Place::Outside | Place::Routed => config.node(s.view.v4),
         // On this node the client's address is kept: the answer meets us anyway.
-        Place::Pod | Place::Node | Place::Nobody => false,
+        Place::Pod | Place::Node | Place::Nobody => return Ok(false),
+    };
+    if source.is_unspecified() {
+        return Err(Reason::Unroutable);
     }
+    s.to.src = *source;
+    Ok(true)
 }
 
 /// Masquerade of what went through the stack: what its flow becomes.

@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Config, Counter, DropEvent, Endpoint, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, Link, MAPS, Member, PodCidr, Reason, Slot, SocketKey, SocketOrigin, SourceOf,
-    Tuple, map,
+    Frontend, FrontendKey, Link, MAPS, Member, OwnPorts, PodCidr, Reason, Slot, SocketKey, SocketOrigin,
+    SourceOf, Tuple, map,
 };
 
 /// Default size of a map, out of the table that the agent reads too.
@@ -58,6 +58,8 @@ pub static TUNNEL_PEERS: HashMap<Addr, u32, { size(map::TUNNEL_PEERS) }, SPARSE>
 pub static FLOWS_NEW: LruHashMap<Tuple, Flow, { size(map::FLOWS_NEW) }> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: HashMap<Tuple, Flow, { size(map::FLOWS) }, SPARSE> = HashMap::new();
+#[btf_map]
+pub static OWN_PORTS: Array<OwnPorts, { OwnPorts::COUNT as usize }> = Array::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { size(map::FRAGMENTS) }> = LruHashMap::new();
 #[btf_map]

@@ -168,6 +168,11 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
+    fn glance(&self, s: &mut Scratch) -> bool {
+        steps::skb_glance(self.raw(), s)
+    }
+
+    #[inline(always)]
     fn rewrite(&mut self, s: &mut Scratch) -> bool {
         steps::skb_rewrite(self.raw(), s)
     }

@@ -52,6 +52,7 @@ macro_rules! global {
 
 global! {
     find_flow(s) -> bool, false, step::find_flow(&Kernel, s);
+    forget_answers(s) -> u32, 0, { step::forget_answers(&Kernel, s); 0 };
     find_service(s, side: Side) -> Found, Found::No, step::find_service(&Kernel, s, side);
     locate(s) -> u32, 0, { step::locate(&Kernel, s); 0 };
     record_flow(s) -> bool, false, step::record_flow(&Kernel, s);
@@ -72,6 +73,7 @@ macro_rules! global_packet {
 
 global_packet! { __sk_buff, TcContext::new =>
     skb_parse(packet, s) -> Shape, Shape::Broken, step::parse(packet, s);
+    skb_glance(packet, s) -> bool, false, step::glance(packet, s);
     skb_rewrite(packet, s) -> bool, false, step::rewrite(packet, s);
     skb_forward(packet, s) -> u32, 0, { forward(packet, s); 0 };
     skb_reject(packet, s) -> u32, 0, { step::reject(packet, s); 0 };

@@ -11,15 +11,15 @@ use aya_ebpf::{
     },
 };
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf, Tuple,
+    Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Link, Member, OwnPort, OwnPorts, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf, Tuple,
 };
 use proxy_datapath::{FlowTable, Found, Insert, Round, Scratch, Side, Tables};
 
 use crate::{
     maps::{
-        AFFINITY, CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, MEMBERS, POD_CIDRS,
-        SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
+        AFFINITY, CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, MEMBERS, OWN_PORTS,
+        POD_CIDRS, SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
     },
     steps,
 };
@@ -143,6 +143,23 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn own_port(&self, kind: OwnPort, port: Be16) -> bool {
+        let (element, place) = OwnPorts::place(kind, port);
+        OWN_PORTS.get(element).is_some_and(|ports| ports.marks.get(place).is_some_and(|mark| *mark != 0))
+    }
+
+    #[inline(always)]
+    fn note_own_port(&self, kind: OwnPort, port: Be16) {
+        let (element, place) = OwnPorts::place(kind, port);
+        if let Some(ports) = OWN_PORTS.get_ptr_mut(element) {
+            // SAFETY: elements of an array stay; every CPU that writes this byte writes the same.
+            if let Some(mark) = unsafe { (*ports).marks.get_mut(place) } {
+                *mark = 1;
+            }
+        }
+    }
+
+    #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
         // SAFETY: copied at once; a recycled entry is another datagram's, whose flow is then not found.
         unsafe { FRAGMENTS.get(key) }.copied()
@@ -188,6 +205,11 @@ impl Tables for Kernel {
     #[inline(always)]
     fn find_flow(&self, s: &mut Scratch) -> bool {
         steps::find_flow(s)
+    }
+
+    #[inline(always)]
+    fn forget_answers(&self, s: &mut Scratch) {
+        steps::forget_answers(s);
     }
 
     #[inline(always)]

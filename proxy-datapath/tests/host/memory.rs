@@ -2,13 +2,14 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
 };
 
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Link, Member, PodCidr, Slot, SocketKey, SocketOrigin, SourceRangeKey, Tuple,
+    Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Link, Member, OwnPort, OwnPorts, PodCidr, Slot, SocketKey, SocketOrigin, SourceRangeKey,
+    Tuple,
 };
 use proxy_datapath::{
     Change, FlowTable, Insert, Packet, Round, Scratch, Tables, Tunnel, Verdict, from_overlay, from_pod,
@@ -107,6 +108,7 @@ pub struct Maps {
     tunnel_peers: Vec<Addr>,
     new: RefCell<HashMap<Tuple, Flow>>,
     established: RefCell<HashMap<Tuple, Flow>>,
+    own_ports: RefCell<HashSet<(u32, usize)>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     pub sockets: RefCell<HashMap<SocketKey, SocketOrigin>>,
     random: Cell<u64>,
@@ -128,6 +130,7 @@ impl Maps {
             tunnel_peers: state.tunnel_peers.clone(),
             new: RefCell::default(),
             established: RefCell::default(),
+            own_ports: RefCell::default(),
             fragments: RefCell::default(),
             sockets: RefCell::default(),
             random: Cell::new(0x9e37_79b9_7f4a_7c15),
@@ -231,6 +234,14 @@ impl Tables for Maps {
 
     fn remove_flow(&self, table: FlowTable, key: &Tuple) {
         self.table(table).borrow_mut().remove(key);
+    }
+
+    fn own_port(&self, kind: OwnPort, port: Be16) -> bool {
+        self.own_ports.borrow().contains(&OwnPorts::place(kind, port))
+    }
+
+    fn note_own_port(&self, kind: OwnPort, port: Be16) {
+        self.own_ports.borrow_mut().insert(OwnPorts::place(kind, port));
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {

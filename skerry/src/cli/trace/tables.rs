@@ -9,9 +9,9 @@ use std::{
 use anyhow::Context;
 use bytemuck::Pod;
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Link, Member, PodCidr, PodCidrKey, Slot, SocketKey, SocketOrigin, SourceRangeKey, Tuple, frontend_kind,
-    map,
+    Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Link, Member, OwnPort, OwnPorts, PodCidr, PodCidrKey, Slot, SocketKey, SocketOrigin,
+    SourceRangeKey, Tuple, frontend_kind, map,
 };
 use proxy_datapath::{FlowTable, Insert, Round, Tables};
 
@@ -30,6 +30,7 @@ pub struct Snapshot {
     affinity: RefCell<HashMap<AffinityKey, Affinity>>,
     new: RefCell<HashMap<Tuple, Flow>>,
     established: RefCell<HashMap<Tuple, Flow>>,
+    own_ports: RefCell<HashMap<u32, OwnPorts>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     sockets: RefCell<HashMap<SocketKey, SocketOrigin>>,
     draws: Cell<u64>,
@@ -62,6 +63,7 @@ impl Snapshot {
             affinity: RefCell::new(all(maps, map::AFFINITY)?),
             new: RefCell::new(all(maps, map::FLOWS_NEW)?),
             established: RefCell::new(all(maps, map::FLOWS)?),
+            own_ports: RefCell::new(all(maps, map::OWN_PORTS)?),
             fragments: RefCell::default(),
             sockets: RefCell::default(),
             draws: Cell::new(0),
@@ -205,6 +207,18 @@ impl Tables for Snapshot {
 
     fn remove_flow(&self, table: FlowTable, key: &Tuple) {
         self.table(table).borrow_mut().remove(key);
+    }
+
+    fn own_port(&self, kind: OwnPort, port: Be16) -> bool {
+        let (element, place) = OwnPorts::place(kind, port);
+        self.own_ports.borrow().get(&element).is_some_and(|ports| ports.marks[place] != 0)
+    }
+
+    fn note_own_port(&self, kind: OwnPort, port: Be16) {
+        let (element, place) = OwnPorts::place(kind, port);
+        if let Some(ports) = self.own_ports.borrow_mut().get_mut(&element) {
+            ports.marks[place] = 1;
+        }
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
