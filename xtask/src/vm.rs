@@ -34,9 +34,13 @@ const PROGRAMS: &[(&str, Duration)] = &[
     ("skerry-packet-cases/kernel", Duration::from_secs(180)),
     ("skerry-packet-cases/sockets", Duration::from_secs(600)),
     ("skerry-packet-cases/nodes", Duration::from_secs(900)),
+    ("skerry-vm-cases/sctp", Duration::from_secs(180)),
+    ("skerry-vm-cases/dsr", Duration::from_secs(300)),
     ("proxy-agent/node", Duration::from_secs(600)),
     ("proxy-agent/traffic", Duration::from_secs(900)),
 ];
+/// These start the programs that users have.
+const CASES_OF_PROGRAMS: &str = "skerry-vm-cases";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -101,6 +105,9 @@ fn programs(only: Option<&str>) -> Result<Vec<(TestProgram, Duration)>> {
         if !packages.iter().any(|known| known == package) {
             packages.push(package.to_owned());
         }
+    }
+    if packages.iter().any(|package| package == CASES_OF_PROGRAMS) {
+        build::all()?;
     }
     let built = build::tests(&packages)?;
     let find = |name: &str| built.iter().find(|program| program.name == name).cloned();
