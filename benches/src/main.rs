@@ -22,6 +22,7 @@ mod p6;
 mod p7;
 mod p8;
 mod peers;
+mod plot;
 mod probe;
 mod process;
 mod row;
@@ -59,6 +60,9 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("P16", "instructions of each program, walked ones, and time over an empty program", p16::run),
     ("P17", "a machine alone: start to Ready, and idle", p17::run),
 ];
+
+/// The benchmark whose rows are drawn as curves.
+const CURVES: &str = "P1";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -102,6 +106,11 @@ fn run(args: &[String]) -> Result<()> {
         fs::write(&path, serde_json::to_vec_pretty(&rows)?)
             .with_context(|| format!("write {}", path.display()))?;
         println!("bench: {id}: written to {}", path.display());
+        if *id == CURVES && !options.quick {
+            for picture in plot::draw(&path, &paths::workspace().join("docs"))? {
+                println!("bench: {id}: drawn in {}", picture.display());
+            }
+        }
         all.extend(rows);
     }
     print!("{}", row::table(&all));

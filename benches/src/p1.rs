@@ -16,7 +16,7 @@ use crate::{
     Options,
     ends::{self, Client, Server},
     filled::{Filled, SYNC, until_works},
-    peers::{load_iptables, load_nftables},
+    peers::{forget_tracked, load_iptables, load_nftables},
     probe,
     row::{Row, table},
 };
@@ -128,6 +128,9 @@ impl Scene {
         for round in 0..rounds {
             for step in 0..count {
                 let contender = &mut contenders[(round + step) % count];
+                if [self.nft.name(), self.ipt.name()].contains(&contender.node.name()) {
+                    forget_tracked(contender.node)?;
+                }
                 let run = dial(contender, time)?;
                 contender.runs.push(run);
             }

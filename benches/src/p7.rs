@@ -10,13 +10,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use proxy_abi::{Flow, PIN_ROOT, Tuple, map};
+use skerry_kernel::Map;
 use skerry_lab::{Netns, Node};
 
 use crate::{
     Options,
     ends::{self, Client, Server},
     filled::{Filled, SYNC, until_works},
-    peers::{NodePort, load_nftables},
+    peers::{NodePort, forget_tracked, load_nftables},
     row::Row,
 };
 
@@ -81,6 +83,8 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
     for round in 0..rounds {
         for step in 0..ways.len() {
             let way = &mut ways[(round + step) % 3];
+            forget_flows(filled.worker()?)?;
+            forget_tracked(&nft)?;
             let from = Client::Netns(&client);
             way.packets.push(ends::datagrams(from, way.dial, way.to, time)? / 2.0);
             let connects = ends::connects(from, way.dial, way.to, time)?;
@@ -135,6 +139,17 @@ fn lead_through(router: &Node, client: &Node, backend: &Netns, backend_ip: Ipv4A
     let router = router.netns();
     router.ip(&format!("route add {BEHIND_CLIENT}/32 via {client_ip}"))?;
     router.ip(&format!("route add {BEHIND_BACKEND}/32 via {backend_ip}"))?;
+    Ok(())
+}
+
+/// Empties the worker's tables of flows, as [`forget_tracked`] those of the peer.
+fn forget_flows(worker: &Node) -> Result<()> {
+    for table in [map::FLOWS, map::FLOWS_NEW] {
+        let flows = Map::<Tuple, Flow>::open(&worker.outside(PIN_ROOT)?.join("maps").join(table))?;
+        for (key, _) in flows.entries()? {
+            flows.delete(&key)?;
+        }
+    }
     Ok(())
 }
 
