@@ -8,8 +8,9 @@ use libtest_mimic::{Arguments, Trial};
 use proxy_abi::{Be16, Config, Frontend, FrontendKey, map};
 use skerry_kernel::{Link, Map, MapSpec, Update, map_type};
 use support::{
-    Agent, Api, TestNode, Underlay, eventually,
+    Api, TestNode, Underlay, eventually,
     roles::{ROLE, Role, Tally, play},
+    scene::Scene,
     witness::Witness,
 };
 
@@ -34,87 +35,6 @@ fn trial(name: &str, test: fn()) -> Trial {
         test();
         Ok(())
     })
-}
-
-const CLUSTER_IP: &str = "10.96.0.10";
-const NODE_PORT: u16 = 30080;
-
-/// Two nodes with a serving pod each, a client pod on the first, a service over both.
-struct Scene {
-    // Dropped in this order: children, agents, pods, nodes.
-    servers: Vec<Role>,
-    agents: Vec<Agent>,
-    client: support::net::Pod,
-    _pods: Vec<support::net::Pod>,
-    api: Api,
-    near: TestNode,
-    _far: TestNode,
-    underlay: Underlay,
-}
-
-impl Scene {
-    fn new(protocol: &str) -> Scene {
-        support::log();
-        let (underlay, api) = (Underlay::new(), Api::new());
-        let (near, far) = (underlay.node("near", 1), underlay.node("far", 2));
-        api.service("web", CLUSTER_IP, protocol, 80, NODE_PORT);
-        for node in [&near, &far] {
-            api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
-            api.listen_in(&node.netns, &node.kubeconfig());
-        }
-        let agents = [&near, &far].map(|node| {
-            let mut agent = Agent::start(node, node.config());
-            agent.wait_ready();
-            agent
-        });
-        let client = near.pod(9);
-        let pods = vec![near.pod(5), far.pod(6)];
-        let servers = vec![
-            Role::start("serve", &["near", "8080"], |line| pods[0].command(&near, line)),
-            Role::start("serve", &["far", "8080"], |line| pods[1].command(&far, line)),
-        ];
-        let mut scene =
-            Scene { servers, agents: agents.into(), client, _pods: pods, api, near, _far: far, underlay };
-        scene.backends(protocol, &["near", "far"]);
-        for agent in &mut scene.agents {
-            agent.wait("told of the endpoints", |progress| progress.slices == 1);
-        }
-        scene
-    }
-
-    fn backends(&self, protocol: &str, names: &[&str]) {
-        let endpoints: Vec<(&str, &str)> = names
-            .iter()
-            .map(|name| (if *name == "near" { "10.244.1.5" } else { "10.244.2.6" }, *name))
-            .collect();
-        self.api.endpoints("web", protocol, 8080, &endpoints);
-    }
-
-    fn cluster_ip(&self) -> String {
-        format!("{CLUSTER_IP}:80")
-    }
-
-    fn node_port(&self) -> String {
-        format!("{}:{NODE_PORT}", self.near.ip())
-    }
-
-    fn in_pod(&self, role: &str) -> Role {
-        Role::start(role, &[&self.cluster_ip()], |line| self.client.command(&self.near, line))
-    }
-
-    fn on_node(&self, role: &str) -> Role {
-        Role::start(role, &[&self.cluster_ip()], |line| self.near.command(line))
-    }
-
-    fn outside(&self, role: &str) -> Role {
-        Role::start(role, &[&self.node_port()], |line| outside_command(&self.underlay, line))
-    }
-}
-
-fn outside_command(underlay: &Underlay, line: &str) -> std::process::Command {
-    let mut command = std::process::Command::new("sh");
-    command.arg("-c").arg(format!("exec nsenter --net={} -- {line}", underlay.client.path().display()));
-    command
 }
 
 /// Starts a client, lets it ask until both servers (or the expected ones) have answered, and returns what it saw.

@@ -14,7 +14,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("running nodes", &["containerd", "runc", "iproute2", "util-linux", "mount"]),
     (
         "tests and benches",
-        &["iptables", "nftables", "conntrack", "tcpdump", "ethtool", "containernetworking-plugins"],
+        &["iptables", "nftables", "conntrack", "tcpdump", "strace", "ethtool", "containernetworking-plugins"],
     ),
 ];
 const BPF_LINKER: &str = "0.10.4";

@@ -4,6 +4,7 @@
 mod api;
 pub mod net;
 pub mod roles;
+pub mod scene;
 pub mod witness;
 
 pub use api::Api;

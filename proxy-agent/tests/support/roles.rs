@@ -53,6 +53,11 @@ pub struct Role {
 impl Role {
     /// Starts `command` with this program's path in the place of `{}`, and waits until it says that it is ready.
     pub fn start(role: &str, arguments: &[&str], command: impl Fn(&str) -> Command) -> Role {
+        Role::try_start(role, arguments, command).unwrap_or_else(|| panic!("{role} {arguments:?} ended"))
+    }
+
+    /// As [`Role::start`]. `None`: it ended before it was ready.
+    pub fn try_start(role: &str, arguments: &[&str], command: impl Fn(&str) -> Command) -> Option<Role> {
         let program = std::env::current_exe().unwrap();
         let line = format!("{} {}", program.display(), arguments.join(" "));
         let mut command = command(&line);
@@ -62,8 +67,18 @@ impl Role {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut said = String::new();
         stdout.read_line(&mut said).unwrap();
+        if said.is_empty() {
+            child.wait().unwrap();
+            return None;
+        }
         assert_eq!(said, "ready\n", "role {role} {arguments:?}");
-        Role { child, stdin, stdout }
+        Some(Role { child, stdin, stdout })
+    }
+
+    /// Ends the child; whether it lived until then.
+    pub fn ends_well(mut self) -> bool {
+        drop(self.stdin.take());
+        self.child.wait().unwrap().success()
     }
 
     /// Ends the child and returns its line.
