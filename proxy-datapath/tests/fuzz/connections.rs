@@ -25,8 +25,12 @@ pub struct Connection {
     /// When a packet came last, there and back.
     seen_s: [u32; 2],
     fin: [bool; 2],
+    /// Its last packet was a reset.
+    reset: [bool; 2],
     answered: bool,
-    stage: Stage,
+    established: bool,
+    /// Closed by both sides, or reset.
+    over: bool,
 }
 
 #[derive(Default)]
@@ -44,15 +48,36 @@ fn limit_s(config: &Config, protocol: u8, stage: Stage) -> u32 {
 }
 
 impl Connection {
+    fn stage(&self) -> Stage {
+        match (self.over, self.established) {
+            (true, _) => Stage::Over,
+            (false, true) => Stage::Established,
+            (false, false) => Stage::Begun,
+        }
+    }
+
+    /// A TCP segment.
+    fn hear(&mut self, way: usize, flags: u8) {
+        if flags & RST != 0 {
+            (self.reset[way], self.over) = (true, true);
+            return;
+        }
+        // Who has really reset a connection says nothing more but resets.
+        if std::mem::take(&mut self.reset[way]) {
+            self.over = self.reset[1 - way] || self.fin == [true; 2];
+        }
+        self.fin[way] |= flags & FIN != 0;
+        self.over |= self.fin == [true; 2];
+    }
+
     fn is_dead(&self, config: &Config, now_s: u32) -> bool {
-        let limit = limit_s(config, self.key.proto, self.stage);
+        let limit = limit_s(config, self.key.proto, self.stage());
         self.seen_s.iter().all(|seen| now_s - seen > limit)
     }
 
     /// Whether its port may be given to another, if need be.
     fn gives_way(&self, config: &Config, now_s: u32) -> bool {
-        self.is_dead(config, now_s)
-            || (self.stage == Stage::Over && self.seen_s.iter().all(|seen| now_s - seen >= CLOSED_S))
+        self.is_dead(config, now_s) || (self.over && self.seen_s.iter().all(|seen| now_s - seen >= CLOSED_S))
     }
 }
 
@@ -83,9 +108,8 @@ impl Connections {
         let (index, way) = self.find(tuple)?;
         let known = &mut self.0[index];
         let tcp = tuple.proto == proto::TCP;
-        let again = tcp
-            && flags & (SYN | ACK) == SYN
-            && (known.stage == Stage::Over || now_s - known.seen_s[way] > config.tcp_syn_s);
+        let again =
+            tcp && flags & (SYN | ACK) == SYN && (known.over || now_s - known.seen_s[way] > config.tcp_syn_s);
         if again || known.is_dead(config, now_s) {
             self.0.remove(index);
             return None;
@@ -93,16 +117,11 @@ impl Connections {
         known.seen_s[way] = now_s;
         known.answered |= way == 1;
         if tcp {
-            known.fin[way] |= flags & FIN != 0;
-            if flags & RST != 0 || known.fin == [true; 2] {
-                known.stage = Stage::Over;
-            }
+            known.hear(way, flags);
         }
         let opened =
             if tcp { way == 0 && known.answered && flags & (SYN | ACK | RST) == ACK } else { way == 1 };
-        if known.stage == Stage::Begun && opened {
-            known.stage = Stage::Established;
-        }
+        known.established |= opened;
         Some(self.translation((index, way)))
     }
 
@@ -117,6 +136,17 @@ impl Connections {
         self.find(&to.flip()).is_none_or(|(index, _)| self.0[index].gives_way(config, now_s))
     }
 
+    /// Forgets the connection whose answers would look as if they came from the packet's receiver, if it is over: closed, or
+    /// datagrams that have paused.
+    pub fn forget_answers(&mut self, tuple: &Tuple, now_s: u32) {
+        let Some((index, 1)) = self.find(&tuple.flip()) else { return };
+        let known = &self.0[index];
+        let over = if tuple.proto == proto::TCP { known.over } else { now_s - known.seen_s[1] >= CLOSED_S };
+        if over {
+            self.0.remove(index);
+        }
+    }
+
     pub fn begin(&mut self, key: Tuple, to: Tuple, now_s: u32) {
         if let Some((index, _)) = self.find(&to.flip()) {
             self.0.remove(index);
@@ -126,8 +156,10 @@ impl Connections {
             to,
             seen_s: [now_s; 2],
             fin: [false; 2],
+            reset: [false; 2],
             answered: false,
-            stage: Stage::Begun,
+            established: false,
+            over: false,
         });
     }
 }

@@ -137,9 +137,7 @@ fn translated(
     }
     let sums = Sums::of(ip, input);
     for at in &sums.at {
-        if let (Some(into), Some(from)) =
-            (want.get_mut(*at..at + sums.width), output.get(*at..at + sums.width))
-        {
+        if let (Some(into), Some(from)) = (want.get_mut(*at..at + 2), output.get(*at..at + 2)) {
             into.copy_from_slice(from);
         }
     }
@@ -182,10 +180,9 @@ fn rename(frame: &mut [u8], ip: &Ip, to: &Tuple) {
     address(frame, 14 + dst_at, &to.dst);
 }
 
-/// The checksums in a packet.
+/// Where the checksums of a packet are, two bytes each (SCTP's twice two).
 struct Sums {
     at: Vec<usize>,
-    width: usize,
 }
 
 impl Sums {
@@ -194,7 +191,6 @@ impl Sums {
         if ip.v4 {
             at.push(24);
         }
-        let mut width = 2;
         match (ip.body, ip.proto) {
             (Body::Later, _) => {}
             (_, proto::TCP) => at.push(ip.l4 + 16),
@@ -213,8 +209,7 @@ impl Sums {
             at.extend(quoted_sum(&quote));
         }
         at.retain(|at| at + 2 <= frame.len());
-        width = width.min(2);
-        Sums { at, width }
+        Sums { at }
     }
 
     fn hold(&self, ip: &Ip, input: &[u8], output: &[u8]) -> Result<(), String> {

@@ -39,6 +39,13 @@ fn is_within(prefix: &Addr, len: u32, addr: &Addr) -> bool {
     len == 0 || (bits(prefix) ^ bits(addr)) >> (128 - len) == 0
 }
 
+/// Whether the packet's destination is a service's address and port, not only a NodePort.
+pub fn is_address_of_service(state: &State, ip: &Ip, dport: u16) -> bool {
+    let key =
+        FrontendKey { addr: ip.dst, port: Be16::new(dport), proto: ip.proto, kind: frontend_kind::ADDRESS };
+    frontend(state, key).is_some()
+}
+
 /// The frontend of a port.
 pub fn dialled(state: &State, dst: &Addr, port: u16, proto: u8) -> Option<Frontend> {
     let port_be = Be16::new(port);

@@ -81,6 +81,9 @@ const BACKENDS: [(usize, u16); 8] = [
 
 pub fn state(random: &mut Random) -> State {
     let mut state = facts(random);
+    if random.once_in(40) {
+        state.links.clear();
+    }
     let mut id = 0;
     for (family, who) in WHO.iter().enumerate() {
         for (at, port, protocol) in SERVICES {

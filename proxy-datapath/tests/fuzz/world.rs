@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proxy_abi::{Addr, Reason, Tuple};
+use proxy_abi::{Reason, Tuple};
 use proxy_datapath::{
     Scratch, Tunnel, Verdict, from_overlay, from_pod, from_uplink, to_overlay, to_pod, to_uplink,
 };
@@ -68,7 +68,7 @@ pub fn run(seed: u64, tell: bool, tally: &mut Tally) -> Result<(), String> {
 }
 
 fn through(hook: Hook, packet: &mut Bytes, maps: &Maps, s: &mut Scratch) -> Verdict {
-    let tunnel = |peer: &str, vni: u32| Some(Tunnel { peer: Addr::from(addr(peer)), vni });
+    let tunnel = |peer: &str, vni: u32| Some(Tunnel { peer: addr(peer), vni });
     match hook {
         Hook::FromPod => from_pod(packet, maps, s, POD_A_IFINDEX),
         Hook::ToPod => to_pod(packet, maps, s),

@@ -1,0 +1,309 @@
+//! What each hook should do with a frame.
+
+mod openings;
+mod ways;
+
+use std::collections::{HashMap, HashSet};
+
+use proxy_abi::{
+    Addr, Affinity, AffinityKey, Be16, Config, Reason, Tuple, config_flag, endpoint_flag, frontend_flag,
+};
+use proxy_datapath::{Action, FlowTable, Tables, Verdict};
+
+use crate::{
+    cases::{Hook, POD_A_IFINDEX, State, state::addr},
+    connections::{ACK, Connections, SYN},
+    expect::{Fate, Way},
+    memory::Maps,
+    read::{Body, Frame, Ip, frame},
+    services::{Found, endpoint_flags, find},
+};
+
+use ways::{admission, cut_sctp, has_route, is_loopback, is_midway, opens_nothing, refuse};
+
+/// What was seen of the datapath: needed where it draws lots.
+pub struct Seen<'a> {
+    pub verdict: Verdict,
+    pub maps: &'a Maps,
+}
+
+impl Seen<'_> {
+    /// What the datapath has recorded for a connection's first tuple.
+    fn recorded(&self, key: &Tuple) -> Option<Tuple> {
+        [FlowTable::New, FlowTable::Established]
+            .into_iter()
+            .find_map(|table| self.maps.flow(table, key, |flow| flow.to))
+    }
+
+    fn is_drop(&self, reason: Reason) -> bool {
+        self.verdict.action == Action::Drop && self.verdict.reason == reason
+    }
+}
+
+pub struct Model {
+    pub state: State,
+    pub connections: Connections,
+    fragments: HashMap<(Addr, Addr, u32, u8), (u16, u16)>,
+    affinity: HashMap<AffinityKey, Affinity>,
+    /// Maglev: what a client was given, by service, generation of nothing, address and port.
+    /// Ports of the node's own address that clients have dialled, and those that backends in its network have answered from.
+    asked: HashSet<u16>,
+    answering: HashSet<u16>,
+    given: HashMap<(u32, bool, Addr, u16), (Addr, Be16)>,
+    pub now_s: u32,
+}
+
+enum Place {
+    Pod(u32, [u8; 6]),
+    Node,
+    Remote(Addr),
+    Nobody,
+    /// Another node's pod, without the tunnel.
+    Routed,
+    Outside,
+}
+
+/// The source that a new connection needs.
+#[derive(Clone, Copy)]
+enum Source {
+    Kept,
+    Other(Addr),
+}
+
+impl Model {
+    pub fn new(state: State, now_s: u32) -> Model {
+        Model {
+            state,
+            connections: Connections::default(),
+            fragments: HashMap::new(),
+            affinity: HashMap::new(),
+            asked: HashSet::new(),
+            answering: HashSet::new(),
+            given: HashMap::new(),
+            now_s,
+        }
+    }
+
+    /// What should have become of a frame; an error where what was drawn by chance could not be drawn.
+    pub fn judge(&mut self, hook: Hook, input: &[u8], seen: &Seen<'_>) -> Result<(Fate, Option<Ip>), String> {
+        let read = frame(input);
+        if self.state.config.abi_version == 0 {
+            return Ok((Fate::Same, None));
+        }
+        if let Frame::Ip(ip) = &read
+            && matches!(ip.body, Body::Other { doubtful: true, .. })
+        {
+            return Ok((Fate::Anything, None));
+        }
+        let fate = match hook {
+            Hook::FromPod => self.at_from_pod(&read, input, seen)?,
+            Hook::ToPod => self.at_to_pod(&read),
+            Hook::FromOverlay(peer, vni) => self.at_from_overlay(&read, &addr(peer), vni),
+            Hook::ToOverlay => self.at_to_overlay(&read, seen)?,
+            Hook::FromUplink => self.at_from_uplink(&read, input, seen)?,
+            Hook::ToUplink => self.at_to_uplink(&read, seen)?,
+        };
+        let ip = if let Frame::Ip(ip) = read { Some(ip) } else { None };
+        Ok((fate, ip))
+    }
+
+    fn config(&self) -> &Config {
+        &self.state.config
+    }
+
+    fn has(&self, flag: u32) -> bool {
+        self.config().flags & flag != 0
+    }
+
+    fn at_from_pod(&mut self, read: &Frame, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
+        let Some((_, link)) = self.state.links.iter().find(|(ifindex, _)| *ifindex == POD_A_IFINDEX).copied()
+        else {
+            return Ok(Fate::Dropped(Reason::UnknownLink));
+        };
+        let foreign_mac = input.len() >= 12 && input[6..12] != link.mac;
+        let ip = match read {
+            Frame::Broken => return Ok(Fate::Dropped(Reason::Malformed)),
+            Frame::Mapped => return Ok(Fate::Dropped(Reason::MappedOnWire)),
+            _ if foreign_mac => return Ok(Fate::Dropped(Reason::MacSpoofed)),
+            Frame::Foreign => return Ok(Fate::Dropped(Reason::UnknownProtocol)),
+            // Rows of the case table look at ARP.
+            Frame::Arp => return Ok(Fate::Anything),
+            Frame::Ip(ip) => ip,
+        };
+        if let Some(fate) = admission(ip, &link) {
+            return Ok(fate);
+        }
+        if let Some(to) = self.meet(ip) {
+            return Ok(self.send(ip, Some(to)));
+        }
+        match find(&self.state, ip, false) {
+            Found::Drop(reason) => Ok(Fate::Dropped(reason)),
+            Found::Reject => Ok(refuse(ip, input)),
+            Found::Served(service) if service.some_stale && seen.is_drop(Reason::StaleSlot) => {
+                Ok(Fate::Dropped(Reason::StaleSlot))
+            }
+            Found::Served(service) if opens_nothing(ip) => {
+                let unroutable =
+                    service.backends.iter().any(|(addr, _)| self.source(ip, addr, false).is_err());
+                let reason = if unroutable && seen.is_drop(Reason::Unroutable) {
+                    Reason::Unroutable
+                } else {
+                    Reason::NoFlow
+                };
+                Ok(Fate::Dropped(reason))
+            }
+            Found::Served(service) => self.serve(ip, input, &service, false, seen),
+            Found::No => self.leave(ip, seen),
+        }
+    }
+
+    /// A pod's packet to no service.
+    fn leave(&mut self, ip: &Ip, seen: &Seen<'_>) -> Result<Fate, String> {
+        let node = *self.config().node(ip.v4);
+        match self.place(&ip.dst) {
+            Place::Routed => return Ok(Fate::Same),
+            Place::Outside => {}
+            _ => return Ok(self.send(ip, None)),
+        }
+        if !self.has(config_flag::MASQUERADE) || node.is_unspecified() || !has_route(&ip.dst) {
+            return Ok(Fate::Same);
+        }
+        match ip.body {
+            Body::Report(_) => return Ok(Fate::Dropped(Reason::NoFlow)),
+            Body::Later => return Ok(Fate::Dropped(Reason::FragmentUnknown)),
+            _ if opens_nothing(ip) => return Ok(Fate::Dropped(Reason::NoFlow)),
+            _ => {}
+        }
+        self.begin(ip, (ip.tuple().dst, ip.tuple().dport), Source::Other(node), seen)
+            .map(|opened| opened.map_or_else(Fate::Dropped, |to| self.send(ip, Some(to))))
+    }
+
+    fn at_from_uplink(&mut self, read: &Frame, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
+        let ip = match read {
+            Frame::Mapped => return Ok(Fate::Dropped(Reason::MappedOnWire)),
+            Frame::Ip(ip) => ip,
+            _ => return Ok(Fate::Same),
+        };
+        if self.is_tunnel(ip) || self.is_for_own_socket(ip) {
+            return Ok(Fate::Same);
+        }
+        if is_loopback(&ip.src) || is_loopback(&ip.dst) {
+            return Ok(Fate::Dropped(Reason::LoopbackSource));
+        }
+        if let Some(to) = self.meet(ip) {
+            if matches!(self.place(&to.dst), Place::Remote(_)) && !self.fits(ip) {
+                return Ok(self.too_big(ip, input));
+            }
+            return Ok(self.send(ip, Some(to)));
+        }
+        if self.has(config_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some() {
+            return Ok(Fate::Dropped(Reason::SourceSpoofed));
+        }
+        match find(&self.state, ip, true) {
+            Found::No => {
+                self.set_right(ip);
+                Ok(Fate::Same)
+            }
+            Found::Drop(reason) => Ok(Fate::Dropped(reason)),
+            Found::Reject => Ok(refuse(ip, input)),
+            Found::Served(service) => {
+                if service.some_stale && seen.is_drop(Reason::StaleSlot) {
+                    return Ok(Fate::Dropped(Reason::StaleSlot));
+                }
+                // Another node's connection comes here when that node is gone; what a server says never does.
+                let maglev = service.frontend.flags & frontend_flag::MAGLEV != 0;
+                let joins = maglev && ip.flags() & (SYN | ACK) != SYN | ACK;
+                if is_midway(ip) && !joins {
+                    return Ok(Fate::Same);
+                }
+                self.serve(ip, input, &service, true, seen)
+            }
+        }
+    }
+
+    fn at_from_overlay(&mut self, read: &Frame, peer: &Addr, vni: u32) -> Fate {
+        if vni != self.config().vni {
+            return Fate::Dropped(Reason::WrongVni);
+        }
+        if !self.state.tunnel_peers.contains(peer) {
+            return Fate::Dropped(Reason::UnknownTunnelPeer);
+        }
+        let ip = match read {
+            Frame::Broken => return Fate::Dropped(Reason::Malformed),
+            Frame::Mapped => return Fate::Dropped(Reason::MappedOnWire),
+            Frame::Arp | Frame::Foreign => return Fate::Dropped(Reason::UnknownProtocol),
+            Frame::Ip(ip) => ip,
+        };
+        if self.pod_cidr(&ip.src).is_none_or(|(node, _)| node != *peer) {
+            return Fate::Dropped(Reason::SourceSpoofed);
+        }
+        if let Some(to) = self.meet(ip) {
+            return self.send(ip, Some(to));
+        }
+        match self.place(&ip.dst) {
+            Place::Pod(..) | Place::Node => self.send(ip, None),
+            _ => Fate::Dropped(Reason::UnknownEndpoint),
+        }
+    }
+
+    fn at_to_overlay(&mut self, read: &Frame, seen: &Seen<'_>) -> Result<Fate, String> {
+        let ip = match read {
+            Frame::Broken => return Ok(Fate::Dropped(Reason::Malformed)),
+            Frame::Mapped => return Ok(Fate::Dropped(Reason::MappedOnWire)),
+            Frame::Arp | Frame::Foreign => return Ok(Fate::Dropped(Reason::UnknownProtocol)),
+            Frame::Ip(ip) => ip,
+        };
+        let Place::Remote(node) = self.place(&ip.dst) else { return Ok(Fate::Dropped(Reason::Unroutable)) };
+        let way = Way::Keyed(node);
+        if endpoint_flags(&self.state, &ip.src).is_none_or(|flags| flags & endpoint_flag::NODE == 0) {
+            return Ok(Fate::Sent(way, None));
+        }
+        if let Some(to) = self.meet(ip) {
+            return Ok(cut_sctp(ip, &to).unwrap_or(Fate::Sent(way, Some(to))));
+        }
+        match ip.body {
+            Body::Report(_) => return Ok(Fate::Dropped(Reason::NoFlow)),
+            Body::Later => return Ok(Fate::Dropped(Reason::FragmentUnknown)),
+            _ => {}
+        }
+        let router = *self.config().router(ip.v4);
+        let opened = self.begin(ip, (ip.dst, ip.tuple().dport), Source::Other(router), seen)?;
+        Ok(opened.map_or_else(Fate::Dropped, |to| cut_sctp(ip, &to).unwrap_or(Fate::Sent(way, Some(to)))))
+    }
+
+    fn at_to_pod(&mut self, read: &Frame) -> Fate {
+        let Frame::Ip(ip) = read else { return Fate::Same };
+        let own = endpoint_flags(&self.state, &ip.src).unwrap_or(0);
+        if own & (endpoint_flag::NODE | endpoint_flag::ROUTER) == 0 && !matches!(ip.body, Body::Report(_)) {
+            return Fate::Same;
+        }
+        // The node may answer by its router address what it was asked at its own.
+        let as_node = own & endpoint_flag::ROUTER != 0 && matches!(ip.body, Body::Ports { .. } | Body::Later);
+        let source = if as_node { *self.config().node(ip.v4) } else { ip.src };
+        let met = self.meet_as(ip, source);
+        met.map_or(Fate::Same, |to| cut_sctp(ip, &to).unwrap_or(Fate::Changed(to)))
+    }
+
+    fn at_to_uplink(&mut self, read: &Frame, seen: &Seen<'_>) -> Result<Fate, String> {
+        let Frame::Ip(ip) = read else { return Ok(Fate::Same) };
+        let Some(own) = endpoint_flags(&self.state, &ip.src) else { return Ok(Fate::Same) };
+        if self.is_tunnel(ip) || self.is_from_own_socket(ip) {
+            return Ok(Fate::Same);
+        }
+        if let Some(to) = self.meet(ip) {
+            return Ok(cut_sctp(ip, &to).unwrap_or(Fate::Changed(to)));
+        }
+        if own & endpoint_flag::NODE != 0 || !self.has(config_flag::MASQUERADE) {
+            return Ok(Fate::Same);
+        }
+        let node = *self.config().node(ip.v4);
+        match ip.body {
+            Body::Report(_) => return Ok(Fate::Dropped(Reason::NoFlow)),
+            Body::Later => return Ok(Fate::Dropped(Reason::FragmentUnknown)),
+            _ if node.is_unspecified() => return Ok(Fate::Dropped(Reason::Unroutable)),
+            _ => {}
+        }
+        let opened = self.begin(ip, (ip.dst, ip.tuple().dport), Source::Other(node), seen)?;
+        Ok(opened.map_or_else(Fate::Dropped, |to| cut_sctp(ip, &to).unwrap_or(Fate::Changed(to))))
+    }
+}

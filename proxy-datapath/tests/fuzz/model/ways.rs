@@ -1,0 +1,223 @@
+//! Where packets belong and where they go.
+
+use proxy_abi::{Addr, Be16, Link, Reason, Tuple, config_flag, endpoint_flag, pod_cidr_flag, proto};
+
+use super::{Model, Place};
+use crate::{
+    connections::{ACK, FIN, RST, SYN},
+    expect::{Fate, Way, reset, told},
+    read::{Body, Ip},
+    services::is_address_of_service,
+};
+
+impl Model {
+    /// Looks the packet's connection up; a fragment's by what the first one said.
+    pub(super) fn meet(&mut self, ip: &Ip) -> Option<Tuple> {
+        self.meet_as(ip, ip.src)
+    }
+
+    /// As [`Model::meet`], as if the packet came from `source`.
+    pub(super) fn meet_as(&mut self, ip: &Ip, source: Addr) -> Option<Tuple> {
+        let mut tuple = ip.tuple();
+        if source != ip.src {
+            tuple.src = source;
+        }
+        if let Some(piece) = ip.piece {
+            let key = (ip.src, ip.dst, piece.id, ip.proto);
+            match ip.body {
+                Body::Ports { .. } | Body::Echo { .. } => {
+                    self.fragments.insert(key, (tuple.sport.get(), tuple.dport.get()));
+                }
+                Body::Later => {
+                    if let Some((sport, dport)) = self.fragments.get(&key) {
+                        (tuple.sport, tuple.dport) = (Be16::new(*sport), Be16::new(*dport));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if matches!(ip.body, Body::Report(_)) {
+            return self.connections.peek(&tuple);
+        }
+        let config = self.state.config;
+        self.connections.meet(&config, &tuple, ip.flags(), self.now_s)
+    }
+
+    pub(super) fn pod_cidr(&self, addr: &Addr) -> Option<(Addr, bool)> {
+        let bits = |addr: &Addr| u128::from_be_bytes(addr.octets());
+        let mut cidrs = self.state.pod_cidrs.iter();
+        cidrs
+            .find(|(len, prefix, _)| (bits(prefix) ^ bits(addr)) >> (128 - len) == 0)
+            .map(|(.., cidr)| (cidr.node, cidr.flags & pod_cidr_flag::LOCAL != 0))
+    }
+
+    pub(super) fn place(&self, addr: &Addr) -> Place {
+        if let Some((_, endpoint)) = self.state.endpoints.iter().find(|(known, _)| known == addr) {
+            return if endpoint.flags & endpoint_flag::POD != 0 {
+                Place::Pod(endpoint.ifindex, endpoint.mac)
+            } else {
+                Place::Node
+            };
+        }
+        match self.pod_cidr(addr) {
+            Some((_, true)) => Place::Nobody,
+            Some(_) if !self.has(config_flag::TUNNEL) => Place::Routed,
+            Some((node, _)) => Place::Remote(node),
+            None => Place::Outside,
+        }
+    }
+
+    /// On to where the packet's destination lives, which counts a hop unless it is the node itself.
+    pub(super) fn send(&self, ip: &Ip, to: Option<Tuple>) -> Fate {
+        if let Some(fate) = to.and_then(|to| cut_sctp(ip, &to)) {
+            return fate;
+        }
+        let dst = to.map_or(ip.dst, |to| to.dst);
+        let way = match self.place(&dst) {
+            Place::Node => return to.map_or(Fate::Same, Fate::Changed),
+            Place::Nobody => return Fate::Dropped(Reason::UnknownEndpoint),
+            Place::Remote(_) if self.config().overlay_ifindex == 0 => {
+                return Fate::Dropped(Reason::TunnelDown);
+            }
+            Place::Routed | Place::Outside if !has_route(&dst) => return Fate::Dropped(Reason::Unroutable),
+            Place::Pod(ifindex, mac) => Way::Pod(ifindex, mac),
+            Place::Remote(node) => Way::Node(node),
+            Place::Routed | Place::Outside => Way::Out(self.config().uplink_ifindex),
+        };
+        if ip.ttl <= 1 { Fate::Dropped(Reason::TtlExpired) } else { Fate::Sent(way, to) }
+    }
+
+    /// The node's own traffic: no translated connection has ever had the port.
+    pub(super) fn is_for_own_socket(&self, ip: &Ip) -> bool {
+        let Body::Ports { dport, .. } = ip.body else { return false };
+        let config = self.config();
+        let given = (config.nodeport_min..=config.nodeport_max).contains(&dport)
+            || (config.snat_min..=config.snat_max).contains(&dport);
+        is_plain(ip)
+            && !given
+            && ip.dst == *config.node(ip.v4)
+            && !is_loopback(&ip.src)
+            && !self.asked.contains(&dport)
+            && !self.answering.contains(&dport)
+            && !is_address_of_service(&self.state, ip, dport)
+            && !(self.has(config_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some())
+    }
+
+    pub(super) fn is_from_own_socket(&self, ip: &Ip) -> bool {
+        let Body::Ports { sport, .. } = ip.body else { return false };
+        is_plain(ip) && ip.src == *self.config().node(ip.v4) && !self.answering.contains(&sport)
+    }
+
+    /// A client dials a host-network backend itself, from the port of a connection to its service that is over.
+    pub(super) fn set_right(&mut self, ip: &Ip) {
+        if let Body::Ports { dport, .. } = ip.body
+            && !is_midway(ip)
+            && self.answering.contains(&dport)
+        {
+            self.connections.forget_answers(&ip.tuple(), self.now_s);
+        }
+    }
+
+    pub(super) fn is_tunnel(&self, ip: &Ip) -> bool {
+        ip.proto == proto::UDP
+            && matches!(ip.body, Body::Ports { dport, .. } if dport == self.config().tunnel_port)
+    }
+
+    pub(super) fn fits(&self, ip: &Ip) -> bool {
+        let length = (ip.end - 14) as u32;
+        length <= self.config().pod_mtu || !ip.whole || ip.piece.is_some()
+    }
+
+    pub(super) fn too_big(&self, ip: &Ip, input: &[u8]) -> Fate {
+        let (kind, options) = if ip.v4 { ((3, 4), ip.header != 20) } else { ((2, 0), ip.l4 != 54) };
+        if ip.is_report() || matches!(ip.body, Body::Later) {
+            Fate::Dropped(Reason::TooBig)
+        } else if options {
+            Fate::Refused(Reason::TooBig)
+        } else {
+            Fate::Answered(Reason::TooBig, told(ip, input, kind, self.config().pod_mtu))
+        }
+    }
+}
+
+/// Who may send at all; none: go on.
+pub(super) fn admission(ip: &Ip, link: &Link) -> Option<Fate> {
+    if is_loopback(&ip.src) || is_loopback(&ip.dst) {
+        return Some(Fate::Dropped(Reason::LoopbackSource));
+    }
+    let octets = ip.dst.octets();
+    let multicast = if ip.v4 { octets[12] >> 4 == 14 || octets[12..] == [255; 4] } else { octets[0] == 255 };
+    if ip.src == if ip.v4 { link.v4 } else { link.v6 } {
+        return multicast.then_some(Fate::Same);
+    }
+    let source = ip.src.octets();
+    let link_local = !ip.v4
+        && (source[..2] == [0xfe, 0x80]
+            || ip.src.is_unspecified()
+            || (source[0] == 0xfe && source[1] >> 6 == 2));
+    let kind = match ip.body {
+        Body::Other { icmp: Some(kind), .. } if ip.proto == proto::ICMPV6 => Some(kind),
+        _ => None,
+    };
+    if link_local && kind.is_some_and(|kind| [131, 132, 133, 135, 136, 143].contains(&kind)) {
+        return Some(Fate::Same);
+    }
+    Some(Fate::Dropped(Reason::SourceSpoofed))
+}
+
+/// A segment that does not open a connection.
+pub(super) fn is_midway(ip: &Ip) -> bool {
+    ip.proto == proto::TCP && ip.flags() & (SYN | ACK | RST | FIN) != SYN
+}
+
+/// A whole segment or datagram behind a plain header.
+pub(super) fn is_plain(ip: &Ip) -> bool {
+    let plain = if ip.v4 { ip.header == 20 } else { ip.l4 == 54 };
+    plain && ip.piece.is_none() && matches!(ip.proto, proto::TCP | proto::UDP)
+}
+
+/// Nothing but SYN and ACK opens a connection.
+pub(super) fn opens_nothing(ip: &Ip) -> bool {
+    let flags = ip.flags();
+    ip.proto == proto::TCP
+        && matches!(ip.body, Body::Ports { .. })
+        && (flags & (SYN | ACK) == SYN | ACK || flags & (RST | FIN) != 0)
+}
+
+pub(super) fn is_loopback(addr: &Addr) -> bool {
+    match addr.to_ip() {
+        std::net::IpAddr::V4(v4) => v4.is_loopback(),
+        std::net::IpAddr::V6(v6) => v6.is_loopback(),
+    }
+}
+
+/// The standard node's routes.
+pub(super) fn has_route(dst: &Addr) -> bool {
+    !(dst.is_v4() && dst.octets()[12..15] == [198, 51, 100])
+}
+
+/// A piece's SCTP sum covers the whole datagram.
+pub(super) fn cut_sctp(ip: &Ip, to: &Tuple) -> Option<Fate> {
+    let tuple = ip.tuple();
+    let changed = (tuple.sport, tuple.dport) != (to.sport, to.dport);
+    let cut =
+        ip.proto == proto::SCTP && matches!(ip.body, Body::Ports { .. }) && ip.piece.is_some() && changed;
+    cut.then_some(Fate::Refused(Reason::RewriteFailed))
+}
+
+/// No endpoints: the client is told, by what its protocol has for that.
+pub(super) fn refuse(ip: &Ip, input: &[u8]) -> Fate {
+    let is_tcp = ip.proto == proto::TCP && matches!(ip.body, Body::Ports { .. });
+    if ip.is_report() || matches!(ip.body, Body::Later) || (is_tcp && ip.flags() & RST != 0) {
+        return Fate::Dropped(Reason::Rejected);
+    }
+    if is_tcp {
+        return Fate::Answered(Reason::Rejected, reset(ip, input));
+    }
+    let plain = if ip.v4 { ip.header == 20 } else { ip.l4 == 54 };
+    if !plain || ip.end < 14 + ip.header + 8 {
+        return Fate::Refused(Reason::Rejected);
+    }
+    let kind = if ip.v4 { (3, 3) } else { (1, 4) };
+    Fate::Answered(Reason::Rejected, told(ip, input, kind, 0))
+}
