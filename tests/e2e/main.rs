@@ -15,6 +15,7 @@ mod host;
 mod kube_proxy_cleanup;
 mod kubectl_verbs;
 mod load_balancer;
+mod long_names;
 mod multi_container;
 mod node_port_service;
 mod other_node;
@@ -47,6 +48,7 @@ const CASES: &[(&str, Case)] = &[
     ("row_15_the_service_answers_from_outside_pods_and_nodes", node_port_service::answers),
     ("row_15_a_deleted_pod_costs_no_request", delete_pod_under_load::costs_no_request),
     ("a_service_without_endpoints_refuses_at_once", node_port_service::refuses_without_endpoints),
+    ("names_of_63_characters_serve_as_any", long_names::serve_as_any),
     ("affinity_sticks_and_moves_with_its_endpoint", service_policies::affinity_sticks_and_moves),
     ("an_external_local_policy_binds_outsiders_only", service_policies::external_local_binds_outsiders_only),
     ("an_internal_local_policy_is_silent_elsewhere", service_policies::internal_local_is_silent_elsewhere),
