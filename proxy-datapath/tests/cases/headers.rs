@@ -176,7 +176,7 @@ fn malformed() -> Vec<Case> {
     let mut cases: Vec<Case> = rows(LIES, || udp(A, VIP), dns).collect();
     cases.extend(rows(TCP_LIES, || tcp(A, VIP, "S"), web));
     cases.extend(rows(LIES6, || udp(A6, VIP6), dns6));
-    let mapped = udp("[::ffff:10.244.1.2]:6000", "[2001:db8::1]:7000");
+    let mapped = udp("[::ffff:203.0.113.9]:6000", "[2001:db8::1]:7000");
     cases.push(
         case("a mapped address on the wire does not reach the node itself either", State::standard())
             .drops(Hook::FromUplink, mapped.clone(), Reason::MappedOnWire)
