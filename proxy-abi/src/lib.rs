@@ -27,7 +27,7 @@ pub use frontend::{
 pub use own_ports::{OwnPort, OwnPorts};
 pub use pins::{MAPS, MapSpec, PIN_ROOT, PROGRAMS, map, prog};
 pub use reason::{Counter, DropEvent, LOST_EVENTS, Reason};
-pub use socket::{SocketKey, SocketOrigin, socket_flag};
+pub use socket::{Peer, SocketKey, SocketOrigin, socket_flag};
 
 /// Raised by one with every change of a layout, a map's name or a field's meaning (a meaning that changes without the
 /// layout gets a new map). The agent and the CNI plugin

@@ -1,6 +1,6 @@
 use crate::{
     Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, OwnPorts, PodCidr, PodCidrKey, Reason, Slot, SocketKey, SocketOrigin,
+    FrontendKey, Link, Member, OwnPorts, Peer, PodCidr, PodCidrKey, Reason, Slot, SocketKey, SocketOrigin,
     SourceRangeKey, Tuple,
 };
 
@@ -24,6 +24,7 @@ pub mod map {
     pub const OWN_PORTS: &str = "OWN_PORTS";
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const SOCKETS: &str = "SOCKETS";
+    pub const PEERS: &str = "PEERS";
     pub const COUNTERS: &str = "COUNTERS";
     pub const EVENTS: &str = "EVENTS";
 }
@@ -90,7 +91,8 @@ pub const MAPS: &[MapSpec] = &[
     state::<Tuple, Flow>(map::FLOWS, 131_072),
     state::<u32, OwnPorts>(map::OWN_PORTS, OwnPorts::COUNT),
     state::<FragmentKey, FragmentPorts>(map::FRAGMENTS, 8_192),
-    state::<SocketKey, SocketOrigin>(map::SOCKETS, 65_536),
+    state::<SocketKey, SocketOrigin>(map::SOCKETS, 16_384),
+    state::<u32, Peer>(map::PEERS, Peer::PLACES),
     derived::<u32, Counter>(map::COUNTERS, Reason::COUNT),
     derived::<(), ()>(map::EVENTS, 262_144),
 ];

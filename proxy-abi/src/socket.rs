@@ -1,7 +1,7 @@
 use crate::{Addr, Be16};
 use bytemuck::{Pod, Zeroable};
 
-/// Key of `SOCKETS` (LRU): a socket that was translated at connect or sendmsg, and the backend it was given.
+/// Key of `SOCKETS` (LRU): a UDP socket of the node's own that was translated at connect or sendmsg, and the backend it was given.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
 pub struct SocketKey {
@@ -31,5 +31,32 @@ pub mod socket_flag {
     pub const CHOICE: u16 = 1 << 0;
 }
 
+/// Element of `PEERS`, an array: what a TCP connection dialled and whom it got, for getpeername. Each socket has one place,
+/// by its cookie; the cookies follow each other, so that the places of the last [`Peer::PLACES`] sockets are their own. An
+/// insertion into an LRU hash costs more than all else that is done at connect.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Peer {
+    /// `bpf_get_socket_cookie` of the socket that has the place.
+    pub cookie: u64,
+    pub backend: Addr,
+    /// What was dialled.
+    pub service: Addr,
+    pub backend_port: Be16,
+    pub service_port: Be16,
+    pub service_id: u32,
+}
+
+impl Peer {
+    /// Elements of the map; a power of two.
+    pub const PLACES: u32 = 65_536;
+
+    #[inline(always)]
+    pub const fn place(cookie: u64) -> u32 {
+        cookie as u32 & (Peer::PLACES - 1)
+    }
+}
+
+const _: () = assert!(size_of::<Peer>() == 48);
 const _: () = assert!(size_of::<SocketKey>() == 32);
 const _: () = assert!(size_of::<SocketOrigin>() == 24);

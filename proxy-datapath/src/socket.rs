@@ -1,6 +1,6 @@
 //! The socket hooks: a client's destination is swapped before a packet exists.
 
-use proxy_abi::{Addr, AffinityKey, Be16, Config, SocketKey, SocketOrigin, proto, socket_flag};
+use proxy_abi::{Addr, AffinityKey, Be16, Config, Peer, SocketKey, SocketOrigin, proto, socket_flag};
 
 use crate::{
     service::{Choice, Client, Service, Side, select},
@@ -125,6 +125,15 @@ fn is_host<S: Socket>(socket: &S, config: &Config) -> bool {
 #[inline(always)]
 fn show_service<S: Socket, T: Tables>(socket: &mut S, tables: &T) {
     let (addr, port) = socket.address();
+    if socket.protocol() == proto::TCP
+        && let Some(peer) = tables.peer(socket.cookie())
+    {
+        if peer.backend.same(&addr) && peer.backend_port.raw() == port.raw() {
+            socket.set_address(&peer.service, peer.service_port);
+        }
+        return;
+    }
+    // Of TCP: what an older version noted.
     if let Some(origin) = tables.socket(&key(socket, addr, port))
         && origin.flags & socket_flag::CHOICE == 0
     {
@@ -140,6 +149,12 @@ fn remember<S: Socket, T: Tables>(
     service: (Addr, Be16),
     service_id: u32,
 ) {
+    if socket.protocol() == proto::TCP {
+        let ((backend, backend_port), (service, service_port)) = (backend, service);
+        let cookie = socket.cookie();
+        tables.set_peer(&Peer { cookie, backend, service, backend_port, service_port, service_id });
+        return;
+    }
     let origin = SocketOrigin { addr: service.0, port: service.1, flags: 0, service_id };
     tables.set_socket(&key(socket, backend.0, backend.1), &origin);
 }

@@ -1,6 +1,6 @@
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, OwnPort, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
+    FrontendKey, Link, Member, OwnPort, Peer, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
 };
 
 use crate::{
@@ -70,6 +70,9 @@ pub trait Tables {
 
     fn socket(&self, key: &SocketKey) -> Option<SocketOrigin>;
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin);
+    /// None where another socket has taken the place.
+    fn peer(&self, cookie: u64) -> Option<Peer>;
+    fn set_peer(&self, peer: &Peer);
 
     /// Calls `f` with 0, 1, … until it says that it is done or `times` is reached. Not a plain loop: the verifier walks each
     /// round of one, but a called-back function once.

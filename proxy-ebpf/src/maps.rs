@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Config, Counter, DropEvent, Endpoint, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, Link, MAPS, Member, OwnPorts, PodCidr, Reason, Slot, SocketKey, SocketOrigin,
-    SourceOf, Tuple, map,
+    Frontend, FrontendKey, Link, MAPS, Member, OwnPorts, Peer, PodCidr, Reason, Slot, SocketKey,
+    SocketOrigin, SourceOf, Tuple, map,
 };
 
 /// Default size of a map, out of the table that the agent reads too.
@@ -64,6 +64,8 @@ pub static OWN_PORTS: Array<OwnPorts, { OwnPorts::COUNT as usize }> = Array::new
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { size(map::FRAGMENTS) }> = LruHashMap::new();
 #[btf_map]
 pub static SOCKETS: LruHashMap<SocketKey, SocketOrigin, { size(map::SOCKETS) }> = LruHashMap::new();
+#[btf_map]
+pub static PEERS: Array<Peer, { Peer::PLACES as usize }> = Array::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counter, { Reason::COUNT as usize }> = PerCpuArray::new();
 #[btf_map]

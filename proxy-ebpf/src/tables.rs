@@ -12,14 +12,15 @@ use aya_ebpf::{
 };
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, OwnPort, OwnPorts, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf, Tuple,
+    FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf,
+    Tuple,
 };
 use proxy_datapath::{FlowTable, Found, Insert, Round, Scratch, Side, Tables};
 
 use crate::{
     maps::{
         AFFINITY, CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, MEMBERS, OWN_PORTS,
-        POD_CIDRS, SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
+        PEERS, POD_CIDRS, SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
     },
     steps,
 };
@@ -181,6 +182,29 @@ impl Tables for Kernel {
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
         // The table evicts; if it can't, getpeername shows the backend, which is true too.
         let _ = SOCKETS.insert(key, origin, 0);
+    }
+
+    #[inline(always)]
+    fn peer(&self, cookie: u64) -> Option<Peer> {
+        let place = PEERS.get_ptr(Peer::place(cookie))?;
+        // SAFETY: elements of an array stay. Another socket may be writing: its cookie is the last that it writes.
+        let (peer, after) = unsafe { (place.read(), (&raw const (*place).cookie).read_volatile()) };
+        (peer.cookie == cookie && after == cookie).then_some(peer)
+    }
+
+    #[inline(always)]
+    fn set_peer(&self, peer: &Peer) {
+        let Some(place) = PEERS.get_ptr_mut(Peer::place(peer.cookie)) else { return };
+        // SAFETY: as above; who reads meanwhile finds no cookie.
+        unsafe {
+            (&raw mut (*place).cookie).write_volatile(0);
+            (&raw mut (*place).backend).write(peer.backend);
+            (&raw mut (*place).service).write(peer.service);
+            (&raw mut (*place).backend_port).write(peer.backend_port);
+            (&raw mut (*place).service_port).write(peer.service_port);
+            (&raw mut (*place).service_id).write(peer.service_id);
+            (&raw mut (*place).cookie).write_volatile(peer.cookie);
+        }
     }
 
     #[inline(always)]

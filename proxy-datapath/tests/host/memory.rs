@@ -8,8 +8,8 @@ use std::{
 
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, OwnPort, OwnPorts, PodCidr, Slot, SocketKey, SocketOrigin, SourceRangeKey,
-    Tuple,
+    FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin,
+    SourceRangeKey, Tuple,
 };
 use proxy_datapath::{
     Change, FlowTable, Insert, Packet, Round, Scratch, Tables, Tunnel, Verdict, from_overlay, from_pod,
@@ -109,6 +109,7 @@ pub struct Maps {
     new: RefCell<HashMap<Tuple, Flow>>,
     established: RefCell<HashMap<Tuple, Flow>>,
     own_ports: RefCell<HashSet<(u32, usize)>>,
+    peers: RefCell<HashMap<u32, Peer>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     pub sockets: RefCell<HashMap<SocketKey, SocketOrigin>>,
     random: Cell<u64>,
@@ -131,6 +132,7 @@ impl Maps {
             new: RefCell::default(),
             established: RefCell::default(),
             own_ports: RefCell::default(),
+            peers: RefCell::default(),
             fragments: RefCell::default(),
             sockets: RefCell::default(),
             random: Cell::new(0x9e37_79b9_7f4a_7c15),
@@ -258,6 +260,14 @@ impl Tables for Maps {
 
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
         self.sockets.borrow_mut().insert(*key, *origin);
+    }
+
+    fn peer(&self, cookie: u64) -> Option<Peer> {
+        self.peers.borrow().get(&Peer::place(cookie)).filter(|peer| peer.cookie == cookie).copied()
+    }
+
+    fn set_peer(&self, peer: &Peer) {
+        self.peers.borrow_mut().insert(Peer::place(peer.cookie), *peer);
     }
 
     fn repeat(&self, times: u32, mut f: impl FnMut(u32) -> Round) {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use proxy_abi::{
-    Addr, Counter, Endpoint, Flow, Frontend, FrontendKey, LOST_EVENTS, Link, PodCidr, PodCidrKey, Prefix,
-    Reason, Slot, SocketKey, SocketOrigin, Tuple, map, pod_cidr_flag, slot_flag, socket_flag,
+    Addr, Counter, Endpoint, Flow, Frontend, FrontendKey, LOST_EVENTS, Link, Peer, PodCidr, PodCidrKey,
+    Prefix, Reason, Slot, SocketKey, SocketOrigin, Tuple, map, pod_cidr_flag, proto, slot_flag, socket_flag,
 };
 use serde_json::{Value, json};
 use skerry_kernel::PerCpuMap;
@@ -253,6 +253,17 @@ fn sockets(maps: &Maps) -> anyhow::Result<Sheet> {
             json!(origin.service_id),
             json!(key.cookie),
             json!(if is_choice { "choice" } else { "peer" }),
+        ]);
+    }
+    // A socket's first cookie is 1: 0 is an empty place.
+    for (_, peer) in maps.entries::<u32, Peer>(map::PEERS)?.iter().filter(|(_, peer)| peer.cookie != 0) {
+        sheet.row(vec![
+            json!(protocol(proto::TCP)),
+            json!(socket(peer.service, peer.service_port)),
+            json!(socket(peer.backend, peer.backend_port)),
+            json!(peer.service_id),
+            json!(peer.cookie),
+            json!("peer"),
         ]);
     }
     Ok(sheet)

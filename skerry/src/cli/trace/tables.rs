@@ -10,7 +10,7 @@ use anyhow::Context;
 use bytemuck::Pod;
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, OwnPort, OwnPorts, PodCidr, PodCidrKey, Slot, SocketKey, SocketOrigin,
+    FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, PodCidrKey, Slot, SocketKey, SocketOrigin,
     SourceRangeKey, Tuple, frontend_kind, map,
 };
 use proxy_datapath::{FlowTable, Insert, Round, Tables};
@@ -236,6 +236,13 @@ impl Tables for Snapshot {
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
         self.sockets.borrow_mut().insert(*key, *origin);
     }
+
+    fn peer(&self, _cookie: u64) -> Option<Peer> {
+        None
+    }
+
+    /// A made-up socket is asked nothing later.
+    fn set_peer(&self, _peer: &Peer) {}
 
     fn repeat(&self, times: u32, mut f: impl FnMut(u32) -> Round) {
         for index in 0..times {
