@@ -39,6 +39,10 @@ pub(crate) fn glance<P: Packet>(packet: &P, view: &mut View) -> bool {
                 rest[18], rest[19], rest[20], rest[21], rest[22], rest[23], rest[24], rest[25], rest[26],
                 rest[27], rest[28], rest[29], rest[30], rest[31], rest[32], rest[33],
             ]);
+            // Refused by who reads on.
+            if view.src.is_v4() || view.dst.is_v4() {
+                return false;
+            }
             ports = [rest[34], rest[35], rest[36], rest[37]];
         }
         _ => return false,
