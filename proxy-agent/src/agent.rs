@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     access::{client, lock},
     admin::{self, AdminError},
-    config::Config,
+    capacity::larger,
+    config::{Config, MapSizes},
     events::log_drops,
     flows::{Flows, collect_forever},
     maps::PinnedTables,
@@ -99,7 +100,23 @@ pub async fn run_with_progress(
     progress: channel::Sender<Progress>,
 ) -> Result<(), AgentError> {
     let _lock = lock(&config.run_dir)?;
-    let client = client(&config).await?;
+    let mut config = config;
+    // Ends: each round asks for larger maps than the one before, up to a bound.
+    while let Some(map_sizes) = serve_until(&config, &shutdown, &progress).await? {
+        tracing::info!(?map_sizes, "starting over with larger maps");
+        config.map_sizes = map_sizes;
+    }
+    Ok(())
+}
+
+/// Until `shutdown`, or until larger maps are needed: then it returns their sizes. Starting over is what a restart is, and
+/// loses as little.
+async fn serve_until(
+    config: &Config,
+    shutdown: &CancellationToken,
+    progress: &channel::Sender<Progress>,
+) -> Result<Option<MapSizes>, AgentError> {
+    let client = client(config).await?;
     let pins = Pins::new(&config.pin_root);
     let (node, drops) = Node::start(config.clone()).await?;
     let counters = PerCpuMap::open(&pins.map(map::COUNTERS)).map_err(AgentError::Maps)?;
@@ -111,7 +128,7 @@ pub async fn run_with_progress(
     if let Some(address) = config.metrics_bind {
         tasks.spawn(serve(listen(address).await?, metrics.clone(), readiness.clone()));
     }
-    let outside = Outside::start(&config, node.uplink_index(), &metrics, &readiness, &mut tasks);
+    let outside = Outside::start(config, node.uplink_index(), &metrics, &readiness, &mut tasks);
     let followers = tokio::sync::broadcast::Sender::new(admin::BACKLOG);
     tasks.spawn(admin::serve(admin::listen(&config.run_dir)?, followers.clone()));
     tasks.spawn(log_drops(drops, followers));
@@ -121,7 +138,7 @@ pub async fn run_with_progress(
     tasks.spawn(warn::tell(warnings.clone(), client.clone(), config.node_name.clone(), metrics.clone()));
     let (to_loop, updates) = mpsc::channel(QUEUE);
     for kind in Kind::ALL {
-        tasks.spawn(follow(client.clone(), kind, to_loop.clone()));
+        tasks.spawn(follow(client.clone(), kind, config.watch_lasts, to_loop.clone(), metrics.clone()));
     }
     let (uplink_changes, changed) = mpsc::channel(1);
     tasks.spawn(monitor(uplink_changes)?);
@@ -143,17 +160,29 @@ pub async fn run_with_progress(
         readiness,
         outside,
         warnings,
-        progress,
+        progress: progress.clone(),
         started,
         refused: HashSet::new(),
+        capacity: Capacity { asked: config.map_sizes, max_bytes: config.max_service_bytes, is_known: false },
+        larger: None,
         sync_at: None,
         settle_at: None,
         retry: RETRY_MIN,
         oldest_event: None,
         udp_again: false,
     };
-    agent.run(&config, updates, changed, shutdown).await;
-    Ok(())
+    let larger = agent.run(config, updates, changed, shutdown).await;
+    // So that the sockets are free when this returns.
+    tasks.shutdown().await;
+    Ok(larger)
+}
+
+/// How large the maps were asked to be, and may be.
+struct Capacity {
+    asked: MapSizes,
+    max_bytes: u64,
+    /// What all Services need has been compared with what the maps hold.
+    is_known: bool,
 }
 
 struct Agent {
@@ -171,6 +200,9 @@ struct Agent {
     started: Instant,
     /// What did not fit at the last sync.
     refused: HashSet<ObjectKey>,
+    capacity: Capacity,
+    /// Maps of these sizes are needed: to be started over.
+    larger: Option<MapSizes>,
     /// A retired run may be freed, or a failed sync be tried again.
     sync_at: Option<Instant>,
     settle_at: Option<Instant>,
@@ -187,8 +219,8 @@ impl Agent {
         config: &Config,
         mut updates: mpsc::Receiver<Received>,
         mut changed: mpsc::Receiver<()>,
-        shutdown: CancellationToken,
-    ) {
+        shutdown: &CancellationToken,
+    ) -> Option<MapSizes> {
         let mut resync = interval(config.resync_interval);
         let mut verify = interval(config.verify_interval);
         // The first ticks come at once, and there is nothing to compare yet.
@@ -198,7 +230,7 @@ impl Agent {
             let (sync_at, settle_at) = (self.sync_at, self.settle_at);
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return None,
                 Some(first) = updates.recv() => {
                     self.ingest(first);
                     for _ in 0..BATCH {
@@ -214,6 +246,9 @@ impl Agent {
                 }
                 _ = verify.tick() => self.settle().await,
                 _ = resync.tick() => self.compare().await,
+            }
+            if self.larger.is_some() {
+                return self.larger;
             }
         }
     }
@@ -248,6 +283,13 @@ impl Agent {
         self.sync_at = None;
         if self.listed.len() < Kind::ALL.len() {
             return;
+        }
+        if !self.capacity.is_known {
+            self.capacity.is_known = true;
+            self.larger = self.larger_maps();
+            if self.larger.is_some() {
+                return;
+            }
         }
         let nodes_changed = self.nodes_changed();
         let mut must_settle = nodes_changed;
@@ -297,6 +339,11 @@ impl Agent {
         for refusal in fresh.iter().take(LOGGED_AT_ONCE) {
             tracing::error!(error = chain(refusal), "does not fit: served as before, or not at all");
         }
+        // Once for all that are refused together.
+        if !fresh.is_empty() {
+            self.capacity.is_known = false;
+            self.sync_at = Some(Instant::now());
+        }
         if fresh.len() > LOGGED_AT_ONCE {
             tracing::error!(services = fresh.len(), "do not fit: see the metric service_warnings");
         }
@@ -306,6 +353,11 @@ impl Agent {
             .map(|(service, warning)| (service.clone(), warning))
             .collect();
         self.warnings.note(&self.reconciler.state, planned, &warnings, nodes_changed, &self.metrics);
+    }
+
+    fn larger_maps(&self) -> Option<MapSizes> {
+        let demand = self.reconciler.state.demand();
+        larger(&demand, self.reconciler.limits(), &self.capacity.asked, self.capacity.max_bytes)
     }
 
     fn nodes_changed(&mut self) -> bool {

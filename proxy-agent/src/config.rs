@@ -7,6 +7,8 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
+use crate::capacity::default_max_bytes;
+
 /// Everything the agent is told from outside. [`Config::new`] has the defaults that fit an ordinary node.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -52,9 +54,14 @@ pub struct Config {
     pub healthz_bind: Option<SocketAddr>,
     /// Answer ARP and neighbour discovery on the uplink for load-balancer addresses that Skerry's own controller gave.
     pub announce: bool,
+    /// At least; more where the cluster's Services need it.
     pub map_sizes: MapSizes,
+    /// What the maps of Services may grow to, in bytes.
+    pub max_service_bytes: u64,
     /// How long slots that no frontend points to any more rest before they are used again.
     pub slot_grace: Duration,
+    /// How long a watch lasts before it is asked for anew. One that is silent for an eighth longer counts as dead. Whole seconds.
+    pub watch_lasts: Duration,
     /// Between two comparisons of the maps with what should be in them.
     pub resync_interval: Duration,
     /// Between two looks at the attachments, beside those that netlink asks for.
@@ -72,11 +79,14 @@ pub struct CniBinary {
     pub dir: PathBuf,
 }
 
-/// Elements of the maps that grow with the cluster. A map that is pinned already keeps its size.
+/// Elements of the maps that grow with the cluster. Those of Services (all but the last three) are made anew where they are
+/// pinned and smaller, and never shrink; the others keep the size that they were made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MapSizes {
     pub frontends: u32,
     pub slots: u32,
+    pub members: u32,
+    pub source_ranges: u32,
     pub flows: u32,
     pub flows_new: u32,
     pub sockets: u32,
@@ -112,11 +122,15 @@ impl Config {
             map_sizes: MapSizes {
                 frontends: size(proxy_abi::map::FRONTENDS),
                 slots: size(proxy_abi::map::SLOTS),
+                members: size(proxy_abi::map::MEMBERS),
+                source_ranges: size(proxy_abi::map::SOURCE_RANGES),
                 flows: size(proxy_abi::map::FLOWS),
                 flows_new: size(proxy_abi::map::FLOWS_NEW),
                 sockets: size(proxy_abi::map::SOCKETS),
             },
+            max_service_bytes: default_max_bytes(),
             slot_grace: Duration::from_secs(1),
+            watch_lasts: Duration::from_secs(290),
             resync_interval: Duration::from_secs(300),
             verify_interval: Duration::from_secs(10),
             flow_gc_interval: Duration::from_secs(10),

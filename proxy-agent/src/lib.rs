@@ -3,6 +3,7 @@
 //!
 //! * [`run`]: the daemon; [`cleanup`]: takes away what it set up.
 //! * `watch` → `proxy_state` → `reconcile` → `maps`: from an event to a written map.
+//! * `capacity`: maps of Services grow with the cluster.
 //! * `node`: device, routes, settings, `load`ed and `attach`ed programs, `conflist`.
 //! * `outside`: `announce`s load-balancer addresses on the link, answers `health_check`s.
 //! * `flows`: what the agent does with connections; `metrics`, `serve`, `events`: what it tells; `warn`: what it tells
@@ -14,6 +15,7 @@ mod admin;
 mod agent;
 mod announce;
 mod attach;
+mod capacity;
 mod cleanup;
 mod config;
 mod conflist;

@@ -1,17 +1,19 @@
 use std::{collections::HashMap, os::fd::AsFd, path::PathBuf, time::Instant};
 
 use aya::{
-    EbpfLoader,
-    maps::{MapData, RingBuf},
+    EbpfError, EbpfLoader,
+    maps::{MapData, MapError, RingBuf},
     programs::Program as Loaded,
 };
-use proxy_abi::{ABI_VERSION, Config as Facts, MAPS, PROGRAMS, map};
+use proxy_abi::{ABI_VERSION, Config as Facts, Frontend, FrontendKey, MAPS, PROGRAMS, map};
 use skerry_kernel::{Map, Program, pinned_map_info};
 
 use crate::{
+    capacity::{element_bytes, enlarge},
     config::MapSizes,
     own_ports,
     pins::{Pins, PinsError},
+    watch::chain,
 };
 
 /// The kernel programs, as `build.rs` made them.
@@ -21,7 +23,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sk
 pub(crate) struct Programs {
     pub by_name: HashMap<&'static str, Program>,
     pub events: RingBuf<MapData>,
-    /// The maps were another version's: some are new and empty. What is attached still reads the old ones, and must stay
+    /// The maps were another version's or too small: some are new and empty. What is attached still reads the old ones, and must stay
     /// until the new ones are filled.
     pub must_fill: bool,
 }
@@ -38,8 +40,13 @@ pub enum LoadError {
          made anew under running pods: drain the node, run `skerry uninstall` and start again"
     )]
     OtherLayout { root: PathBuf, map: &'static str, found: u32 },
+    #[error(
+        "make map {map} of {entries} elements ({kib} KiB): where memory is what lacks, raise the container's memory limit (the \
+         kernel counts maps to it), elsewhere give the process CAP_BPF"
+    )]
+    CreateMap { map: String, entries: u32, kib: u64, source: std::io::Error },
     #[error("load the kernel programs and their maps")]
-    Object(#[source] Box<aya::EbpfError>),
+    Object(#[source] Box<EbpfError>),
     #[error("the object has no {kind} {name}")]
     Missing { kind: &'static str, name: &'static str },
     #[error("load program {name}")]
@@ -49,13 +56,17 @@ pub enum LoadError {
     #[error("pin program {name}")]
     PinProgram { name: &'static str, source: skerry_kernel::Error },
     #[error("open the ring of drop records")]
-    Ring(#[source] aya::maps::MapError),
+    Ring(#[source] MapError),
 }
 
 /// Creates or takes up the pinned maps (below folders that [`Pins::prepare`] made) and loads the programs against them. Nothing is attached yet, and what is
 /// attached is not touched; the program pins show the new programs when this returns.
 pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Programs, LoadError> {
-    let must_fill = make_room(pins)?;
+    let mut must_fill = make_room(pins)?;
+    if let Err(error) = enlarge(pins, sizes) {
+        tracing::error!(error = chain(&error), "the maps of Services stay as small as they are");
+    }
+    must_fill |= is_to_be_filled(pins)?;
     let unmarked = own_ports::is_missing(pins);
     let mut loader = EbpfLoader::new();
     for spec in MAPS {
@@ -64,7 +75,7 @@ pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Programs, LoadError>
             loader.map_max_entries(spec.name, size);
         }
     }
-    let mut object = loader.load(OBJECT).map_err(|source| LoadError::Object(Box::new(source)))?;
+    let mut object = loader.load(OBJECT).map_err(|source| refused(source, sizes))?;
     if unmarked {
         own_ports::mark(pins)
             .map_err(|source| LoadError::OpenMap { path: pins.map(map::OWN_PORTS), source })?;
@@ -142,10 +153,34 @@ fn abi_version(pins: &Pins) -> Result<u32, LoadError> {
     }
 }
 
+/// Programs are attached, and the frontends that the next ones would use are not written yet: an agent was killed between
+/// making and filling them, or is just about to do both.
+fn is_to_be_filled(pins: &Pins) -> Result<bool, LoadError> {
+    let path = pins.map(map::FRONTENDS);
+    if !path.exists() || pins.link_names()?.is_empty() {
+        return Ok(false);
+    }
+    let first = Map::<FrontendKey, Frontend>::open(&path).and_then(|frontends| frontends.next_key(None));
+    Ok(first.map_err(|source| LoadError::OpenMap { path, source })?.is_none())
+}
+
+/// A map that could not be made names itself and its size.
+fn refused(error: EbpfError, sizes: &MapSizes) -> LoadError {
+    let EbpfError::MapError(MapError::CreateError { name, io_error }) = error else {
+        return LoadError::Object(Box::new(error));
+    };
+    let spec = MAPS.iter().find(|spec| spec.name == name);
+    let entries = size_of(&name, sizes).or(spec.map(|spec| spec.max_entries)).unwrap_or(0);
+    let kib = u64::from(entries) * element_bytes(&name) / 1024;
+    LoadError::CreateMap { map: name, entries, kib, source: io_error }
+}
+
 fn size_of(name: &str, sizes: &MapSizes) -> Option<u32> {
     match name {
         map::FRONTENDS => Some(sizes.frontends),
         map::SLOTS => Some(sizes.slots),
+        map::MEMBERS => Some(sizes.members),
+        map::SOURCE_RANGES => Some(sizes.source_ranges),
         map::FLOWS => Some(sizes.flows),
         map::FLOWS_NEW => Some(sizes.flows_new),
         map::SOCKETS => Some(sizes.sockets),

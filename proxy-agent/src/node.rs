@@ -27,7 +27,7 @@ pub(crate) struct Node {
     uplink: Uplink,
     host_netns_cookie: u64,
     warned_of: Vec<PathBuf>,
-    /// Another version of the programs is attached, and the maps of this one are not filled yet.
+    /// Programs are attached that read other maps, and those of this agent are not filled yet.
     is_held_back: bool,
 }
 
@@ -88,7 +88,7 @@ impl Node {
             is_held_back: programs.must_fill,
         };
         if node.is_held_back {
-            tracing::info!("another version's programs go on until the maps of this one are filled");
+            tracing::info!("the programs that are attached go on until the new maps are filled");
             return Ok((node, programs.events));
         }
         node.write_facts(overlay_index, None)?;

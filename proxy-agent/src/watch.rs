@@ -1,4 +1,4 @@
-use std::{collections::HashSet, pin::pin, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 use kube::Client;
@@ -9,6 +9,8 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
 };
+
+use crate::metrics::Metrics;
 
 /// The three kinds that we follow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -65,8 +67,8 @@ pub enum WatchError {
     Event { path: String, source: serde_json::Error },
     #[error("an event of {path} is larger than {MAX_EVENT_BYTES} bytes")]
     Oversized { path: String },
-    #[error("the watch of {path} was silent for {}s", SILENCE.as_secs())]
-    Silent { path: String },
+    #[error("the API server was silent for {}s about {path}", after.as_secs())]
+    Silent { path: String, after: Duration },
     #[error("the API server ended the watch of {path}: {code} {message}")]
     Ended { path: String, code: u16, message: String },
     /// The revision we know is too old: list again. Not a failure.
@@ -76,10 +78,8 @@ pub enum WatchError {
 
 /// Objects asked for at once. A page is parsed and let go before the next is asked for.
 const PAGE: u32 = 500;
-/// Seconds after which the server ends a watch, as clients of Kubernetes ask for.
-const WATCH_S: u32 = 290;
-/// A connection that has said nothing for longer than a watch lasts is dead.
-const SILENCE: Duration = Duration::from_secs(330);
+/// For the first byte of an answer, and for a page of a list.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// An object has at most 3 MiB (etcd's limit is half of it).
 const MAX_EVENT_BYTES: u64 = 8 << 20;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -87,14 +87,20 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// Follows one kind until the receiver is gone: list, watch, and list again when the server has forgotten where we were.
 /// While the server is away it tries again, ever more slowly; what was received stays in force.
-pub(crate) async fn follow(client: Client, kind: Kind, to: mpsc::Sender<Received>) {
+pub(crate) async fn follow(
+    client: Client,
+    kind: Kind,
+    lasts: Duration,
+    to: mpsc::Sender<Received>,
+    metrics: Arc<Metrics>,
+) {
     let mut backoff = BACKOFF_MIN;
     let mut revision = None;
     while !to.is_closed() {
         let (started, had_revision) = (Instant::now(), revision.is_some());
         let error = match &revision {
             None => list(&client, kind, &to).await.map(|listed| revision = Some(listed)).err(),
-            Some(from) => match watch(&client, kind, from.clone(), &to, &mut revision).await {
+            Some(from) => match watch(&client, kind, lasts, from.clone(), &to, &mut revision).await {
                 Err(WatchError::Expired { path }) => {
                     tracing::info!(path, "watch starts over");
                     revision = None;
@@ -106,6 +112,7 @@ pub(crate) async fn follow(client: Client, kind: Kind, to: mpsc::Sender<Received
         let is_first_list = had_revision != revision.is_some();
         match &error {
             Some(error) => {
+                metrics.watch_failures.inc();
                 tracing::warn!(error = chain(error), ?kind, retry_in = ?backoff, "watch interrupted")
             }
             // A watch that the server ended at once is asked for again no faster than one that failed.
@@ -149,9 +156,8 @@ async fn list(client: &Client, kind: Kind, to: &mpsc::Sender<Received>) -> Resul
         let body = {
             let mut stream = pin!(open(client, &path).await?);
             let mut body = Vec::new();
-            stream
-                .read_to_end(&mut body)
-                .await
+            within(PATIENCE, &path, stream.read_to_end(&mut body))
+                .await?
                 .map_err(|source| WatchError::Read { path: path.clone(), source })?;
             body
         };
@@ -198,21 +204,23 @@ struct Bare {
 async fn watch(
     client: &Client,
     kind: Kind,
+    lasts: Duration,
     from: String,
     to: &mpsc::Sender<Received>,
     revision: &mut Option<String>,
 ) -> Result<(), WatchError> {
     let path = format!(
-        "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}&resourceVersion={}",
+        "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
         kind.path(),
+        lasts.as_secs(),
         escape(&from)
     );
     let mut stream = pin!(open(client, &path).await?);
     let mut line = Vec::new();
     while !to.is_closed() {
         line.clear();
-        let read = timeout(SILENCE, read_line(&mut stream, &mut line)).await;
-        let read = read.map_err(|_| WatchError::Silent { path: path.clone() })?;
+        // A connection that says nothing for longer than a watch lasts is dead.
+        let read = within(lasts + lasts / 8, &path, read_line(&mut stream, &mut line)).await?;
         if read.map_err(|source| WatchError::Read { path: path.clone(), source })? == 0 {
             return Ok(());
         }
@@ -259,7 +267,12 @@ async fn open(client: &Client, path: &str) -> Result<impl AsyncBufRead + use<>, 
     };
     let request = http::Request::get(path).header("accept", "application/json").body(Vec::new());
     let request = request.map_err(|source| failed(kube::Error::HttpError(source)))?;
-    client.request_stream(request).await.map_err(failed)
+    within(PATIENCE, path, client.request_stream(request)).await?.map_err(failed)
+}
+
+async fn within<T>(limit: Duration, path: &str, answer: impl Future<Output = T>) -> Result<T, WatchError> {
+    let silent = |_| WatchError::Silent { path: path.to_owned(), after: limit };
+    timeout(limit, answer).await.map_err(silent)
 }
 
 /// An object that we can't read (its shape is not Kubernetes') is left out and named; the others are not held up.

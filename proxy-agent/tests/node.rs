@@ -253,6 +253,7 @@ fn a_full_map_refuses_by_name_and_takes_in_what_fits_later() {
     // Three keys each: ClusterIP, its mark, NodePort.
     let mut config = node.config();
     config.map_sizes.frontends = 32;
+    config.max_service_bytes = 0;
     let address = node.netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()).unwrap();
     config.metrics_bind = Some(address);
     let mut agent = Agent::start(&node, config);
@@ -281,6 +282,79 @@ fn a_full_map_refuses_by_name_and_takes_in_what_fits_later() {
             frontends(&node).iter().filter(|(key, _)| key.kind == 1).map(|(key, _)| key.port.get()).collect();
         (ports.len() == 6 && ports.iter().all(|port| *port >= 30134)).then_some(())
     });
+    agent.stop().unwrap();
+}
+
+/// What a map holds at most.
+fn capacity(node: &TestNode, name: &str) -> u32 {
+    skerry_kernel::pinned_map_info(&node.pin("maps", name)).unwrap().max_entries
+}
+
+#[test]
+fn maps_are_as_large_as_the_clusters_services_need() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("grows", 1);
+    let services = |range: std::ops::Range<u16>| {
+        for n in range {
+            api.service(
+                &format!("s{n:03}"),
+                &format!("10.96.{}.{}", 1 + n / 200, n % 200 + 1),
+                "TCP",
+                80,
+                30100 + n,
+            );
+        }
+    };
+    services(0..40);
+    api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
+    api.listen_in(&node.netns, &node.kubeconfig());
+    let mut config = node.config();
+    config.map_sizes.frontends = 32;
+    let mut agent = Agent::start(&node, config.clone());
+    agent.wait_ready();
+    assert_eq!(frontends(&node).len(), 120);
+    assert_eq!(capacity(&node, map::FRONTENDS), 256, "computed before the first is written");
+    services(40..300);
+    eventually("they grew while it ran", || (frontends(&node).len() == 900).then_some(()));
+    assert_eq!(capacity(&node, map::FRONTENDS), 2048);
+    agent.stop().unwrap();
+    // What has grown stays, whatever the next one is told.
+    let mut agent = Agent::start(&node, config);
+    agent.wait_ready();
+    assert_eq!((capacity(&node, map::FRONTENDS), frontends(&node).len()), (2048, 900));
+    assert!(api.all("events").is_empty(), "nobody needs to be told: {:?}", api.all("events"));
+    agent.stop().unwrap();
+}
+
+/// A watch whose connection is there and says nothing: what is known stays in force, and what was missed is found.
+#[test]
+fn a_watch_that_stalls_without_closing_is_given_up_and_nothing_is_missed() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("stalls", 1);
+    api.service("old", "10.96.0.10", "TCP", 80, 30080);
+    api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
+    api.listen_in(&node.netns, &node.kubeconfig());
+    let address = node.netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()).unwrap();
+    let config = proxy_agent::Config {
+        watch_lasts: std::time::Duration::from_secs(2),
+        metrics_bind: Some(address),
+        ..node.config()
+    };
+    let mut agent = Agent::start(&node, config);
+    agent.wait_ready();
+    api.stall();
+    api.delete("services", "default/old");
+    api.service("new", "10.96.0.11", "TCP", 80, 30081);
+    assert_eq!(frontends(&node).len(), 3, "the last state stays in force");
+    eventually("the new service alone", || {
+        let there = frontends(&node);
+        let ports: Vec<u16> =
+            there.iter().filter(|(key, _)| key.kind == 1).map(|(key, _)| key.port.get()).collect();
+        (ports == [30081]).then_some(())
+    });
+    let metrics = node.netns.run(|| get(address, "/metrics").unwrap()).unwrap();
+    let failures = metrics.lines().find_map(|line| line.strip_prefix("skerry_proxy_watch_failures_total "));
+    assert!(failures.unwrap().parse::<u64>().unwrap() > 0, "{metrics}");
     agent.stop().unwrap();
 }
 

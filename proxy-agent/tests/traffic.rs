@@ -25,6 +25,9 @@ fn main() {
         trial("twenty_kills_under_load_lose_nothing", || restarts(20, End::Kill)),
         trial("five_changes_of_version_under_load_lose_nothing", || restarts(5, End::OtherVersion)),
         trial("ten_thousand_services_fit_into_forty_megabytes_and_a_change_into_milliseconds", many),
+        trial("maps_that_grow_under_load_lose_nothing", grows),
+        trial("the_api_server_is_reached_through_its_own_service_after_a_restart", own_vip),
+        trial("a_memory_limit_that_lets_no_map_be_made_is_named", out_of_memory),
         trial("udp_flow_moves_when_its_backend_is_removed", udp_moves),
     ];
     libtest_mimic::run(&arguments, trials).exit();
@@ -150,6 +153,102 @@ fn of_another_version(node: &TestNode) {
     let spec = MapSpec { name: "FRONTENDS", map_type: map_type::HASH, max_entries: 64, flags: 0 };
     let old = Map::<FrontendKey, [u8; 24]>::create(&spec).unwrap();
     old.pin(&node.pin("maps", map::FRONTENDS)).unwrap();
+}
+
+/// From 1,024 frontends on, twice: the agent starts over inside, and its programs change to other maps.
+fn grows() {
+    let scene = Scene::new("TCP");
+    let load = [
+        ("new, ClusterIP from a pod", scene.in_pod("dial")),
+        ("new, ClusterIP from the node", scene.on_node("dial")),
+        ("new, NodePort from outside", scene.outside("dial")),
+        ("kept, NodePort from outside", scene.outside("keep")),
+    ];
+    let look = || Witness::of(&scene.near, &[("client", &scene.underlay.client)]);
+    let counters_before = look();
+    let capacity = || {
+        let path = scene.near.pin("maps", map::FRONTENDS);
+        skerry_kernel::pinned_map_info(&path).unwrap().max_entries
+    };
+    let held = || {
+        let map = Map::<FrontendKey, Frontend>::open(&scene.near.pin("maps", map::FRONTENDS)).unwrap();
+        map.entries().unwrap().len()
+    };
+    let mut capacities = vec![capacity()];
+    for (from, to) in [(0_u32, 1_000), (1_000, 4_000)] {
+        for n in from..to {
+            scene.api.service(&format!("s{n}"), &format!("10.97.{}.{}", n / 200, n % 200 + 1), "TCP", 80, 0);
+        }
+        eventually("all of them", || (held() == 3 + 2 * to as usize).then_some(()));
+        capacities.push(capacity());
+    }
+    let tallies = load.map(|(what, role)| (what, role.tally()));
+    println!("frontends that fit: {capacities:?}");
+    for (what, tally) in &tallies {
+        println!("{what}: {} answers, {:?} lost", tally.total(), tally.lost);
+    }
+    assert!(capacities.is_sorted() && capacities[0] == 1024 && capacities[2] >= 8003, "{capacities:?}");
+    if !tallies.iter().all(|(_, tally)| tally.lost.is_empty() && tally.total() > 100) {
+        look().report(&counters_before, &scene.near);
+        panic!("connections were lost: {tallies:?}");
+    }
+}
+
+/// Row 65: the agent's own way to the API server is a ClusterIP that only its programs know.
+fn own_vip() {
+    let mut scene = Scene::new("TCP");
+    scene.agents.remove(0).stop().unwrap();
+    let server = scene.api.listen_at(&scene.near.netns, &scene.near.ip().to_string());
+    scene.api.service("kubernetes", "10.96.0.1", "TCP", 443, 0);
+    scene.api.endpoints("kubernetes", "TCP", server.port(), &[(&scene.near.ip().to_string(), "near")]);
+    let start = || {
+        let (dir, cgroup) =
+            (scene.near.dir().display().to_string(), scene.near.cgroup.dir().display().to_string());
+        Role::start("agent", &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
+    };
+    start().kill();
+    Api::write_kubeconfig(&scene.near.kubeconfig(), "10.96.0.1:443");
+    for _ in 0..3 {
+        start().kill();
+    }
+    let agent = start();
+    // And what changes is heard through it.
+    scene.backends("TCP", &["far"]);
+    eventually("only the far one answers", || {
+        let tally = a_moment(scene.in_pod("dial"));
+        (tally.lost.is_empty() && tally.answers.keys().eq(["far"])).then_some(())
+    });
+    drop(agent);
+}
+
+fn out_of_memory() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("tight", 1);
+    api.listen_in(&node.netns, &node.kubeconfig());
+    let (group, limit) = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"]
+        .iter()
+        .map(|root| std::path::Path::new(root).join(node.netns.name()))
+        .zip(["memory.limit_in_bytes", "memory.max"])
+        .find(|(group, limit)| {
+            std::fs::create_dir(group).is_ok() && std::fs::write(group.join(limit), "33554432").is_ok()
+        })
+        .expect("a memory controller, of version 1 or 2");
+    let (dir, cgroup) = (node.dir().display().to_string(), node.cgroup.dir().display().to_string());
+    let program = std::env::current_exe().unwrap();
+    let line = format!(
+        "sh -c 'echo $$ > {}/cgroup.procs && exec {} {} {dir} {cgroup}'",
+        group.display(),
+        program.display(),
+        node.name
+    );
+    let ended =
+        node.command(&line).env(ROLE, "big agent").stdin(std::process::Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    println!("{limit} of 32 MiB: {said}");
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("make map ") && said.contains("memory limit"), "{said}");
+    assert!(said.contains("Cannot allocate memory"), "{said}");
+    eventually("nobody is in the group", || std::fs::remove_dir(&group).ok());
 }
 
 fn udp_moves() {

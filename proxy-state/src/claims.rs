@@ -51,6 +51,11 @@ impl Claims {
         }
     }
 
+    /// Frontends that anybody wants.
+    pub fn len(&self) -> usize {
+        self.one.len()
+    }
+
     pub fn of(&self, key: &FrontendKey) -> impl Iterator<Item = &ObjectKey> {
         self.one.get(key).into_iter().chain(self.more.get(key).into_iter().flatten())
     }

@@ -8,6 +8,7 @@
 //! * [`State::announced`], [`State::health`]: what somebody outside of the cluster asks this node about.
 //! * [`ServicePortTable`], [`NodeTables`] (desired): what the maps should say for one service, and for all nodes.
 //! * [`Actual`]: what the maps say; rebuilt from a [`Dump`] at start and after every failure.
+//! * [`State::demand`]: how large the maps have to be.
 //! * [`State::warnings`]: what a Service's owner should know.
 //! * [`plan`]: the operations from one to the other, safe to stop after any of them.
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ mod actual;
 mod announce;
 pub mod api;
 mod claims;
+mod demand;
 mod desired;
 mod draft;
 mod extras;
@@ -31,6 +33,7 @@ mod runs;
 mod warnings;
 
 pub use actual::{Actual, Dump, Limits};
+pub use demand::Demand;
 pub use desired::{Backend, FrontendSpec, Scope, ServicePortId, ServicePortTable, ServiceTables};
 pub use health::{Health, ServiceHealth};
 pub use ingest::State;

@@ -110,7 +110,7 @@ impl RunAllocator {
 }
 
 /// `count` rounded up to one of 1–8, then 10, 12, 14, 16, 20, 24, 28, 32, 40 …
-fn size_class(count: u32) -> u32 {
+pub(crate) fn size_class(count: u32) -> u32 {
     if count <= 8 {
         return count;
     }

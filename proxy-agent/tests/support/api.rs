@@ -7,7 +7,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Condvar, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -31,6 +31,9 @@ struct Inner {
     changed: Condvar,
     is_away: AtomicBool,
     ended: AtomicBool,
+    /// Watches begun so far, and how many of these say nothing any more.
+    watches: AtomicU64,
+    stalled: AtomicU64,
 }
 
 /// The server; it can be had in several namespaces at once, each with a listener of its own.
@@ -44,13 +47,20 @@ impl Api {
             changed: Condvar::new(),
             is_away: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            watches: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
         }))
     }
 
     /// Listens on loopback of a namespace and writes a kubeconfig that points there.
     pub fn listen_in(&self, netns: &Netns, kubeconfig: &Path) -> SocketAddr {
-        let listener = netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = self.listen_at(netns, "127.0.0.1");
+        Api::write_kubeconfig(kubeconfig, &address.to_string());
+        address
+    }
+
+    /// Says where the server is reached.
+    pub fn write_kubeconfig(kubeconfig: &Path, address: &str) {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {"server": format!("http://{address}")}}],
@@ -58,6 +68,12 @@ impl Api {
             "users": [{"name": "test", "user": {}}],
         });
         std::fs::write(kubeconfig, config.to_string()).unwrap();
+    }
+
+    /// Listens on an address of a namespace, on any port.
+    pub fn listen_at(&self, netns: &Netns, ip: &str) -> SocketAddr {
+        let listener = netns.run(|| TcpListener::bind((ip, 0)).unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
         let api = self.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -96,6 +112,12 @@ impl Api {
     /// Connections are closed without an answer, and watches break off.
     pub fn set_away(&self, is_away: bool) {
         self.0.is_away.store(is_away, Ordering::SeqCst);
+        self.change(|_| {});
+    }
+
+    /// The watches that are there stay open and say nothing any more; new ones work.
+    pub fn stall(&self) {
+        self.0.stalled.store(self.0.watches.load(Ordering::SeqCst), Ordering::SeqCst);
         self.change(|_| {});
     }
 
@@ -235,8 +257,13 @@ impl Api {
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
         );
         let (mut at, mut result) = (from, head);
+        let number = self.0.watches.fetch_add(1, Ordering::SeqCst) + 1;
         let mut store = self.0.store.lock().unwrap();
         while result.is_ok() && !self.is_gone() {
+            if number <= self.0.stalled.load(Ordering::SeqCst) {
+                store = self.0.changed.wait_timeout(store, Duration::from_secs(1)).unwrap().0;
+                continue;
+            }
             if at < store.compacted {
                 let status = json!({"kind": "Status", "code": 410, "message": "too old", "metadata": {}});
                 let _ = chunk(writer, json!({"type": "ERROR", "object": status}));

@@ -183,7 +183,14 @@ pub fn config(name: &str, dir: &Path, cgroup: &Path) -> Config {
         cni_conf_dir: dir.join("net.d"),
         cni_state_dir: dir.join("cni"),
         run_dir: dir.join("run"),
-        map_sizes: MapSizes { frontends: 1024, slots: 4096, flows: 4096, flows_new: 4096, sockets: 4096 },
+        map_sizes: MapSizes {
+            frontends: 1024,
+            slots: 4096,
+            flows: 4096,
+            flows_new: 4096,
+            sockets: 4096,
+            ..Config::new(name).map_sizes
+        },
         slot_grace: Duration::from_millis(200),
         ..Config::new(name)
     }

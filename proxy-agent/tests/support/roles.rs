@@ -281,7 +281,15 @@ fn agent(config: Config) {
             }
             token.cancel();
         });
-        proxy_agent::run_with_progress(config, shutdown, sender).await.unwrap();
+        if let Err(error) = proxy_agent::run_with_progress(config, shutdown, sender).await {
+            let mut cause: &dyn std::error::Error = &error;
+            eprintln!("{cause}");
+            while let Some(source) = cause.source() {
+                eprintln!("because: {source}");
+                cause = source;
+            }
+            std::process::exit(1);
+        }
         // The line of this role: microseconds from the last event to the maps' having it.
         println!("{}", last.borrow().event_to_maps.as_micros());
     });

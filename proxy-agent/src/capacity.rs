@@ -1,0 +1,165 @@
+//! How large the maps of services are to be. They are made anew, larger, as an upgrade makes them: what is attached goes on
+//! by the old ones until the new ones are filled.
+
+use bytemuck::Pod;
+use proxy_abi::{Frontend, FrontendKey, MAPS, Member, Slot, SourceRangeKey, map};
+use proxy_state::{Demand, Limits};
+use skerry_kernel::{Error, Map, MapSpec, pinned_map_info};
+
+use crate::{
+    config::MapSizes,
+    pins::{Pins, PinsError},
+};
+
+/// Larger maps could not be had: the old ones stay.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EnlargeError {
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    #[error(transparent)]
+    Map(#[from] Error),
+}
+
+/// The sizes to ask for when this is wanted, or `None`: it fits, or was asked for already, or takes more than `max_bytes`.
+pub(crate) fn larger(demand: &Demand, now: &Limits, asked: &MapSizes, max_bytes: u64) -> Option<MapSizes> {
+    let size = |demand: u64, now: u32, asked: u32| {
+        // A quarter more, so that the next Service finds room.
+        let wanted = (demand + demand / 4).next_power_of_two().try_into().unwrap_or(u32::MAX);
+        if demand > u64::from(now) { wanted } else { now.max(asked) }
+    };
+    let sizes = MapSizes {
+        frontends: size(demand.frontends, now.frontends, asked.frontends),
+        slots: size(demand.slots, now.slots, asked.slots),
+        members: size(demand.members, now.members, asked.members),
+        source_ranges: size(demand.source_ranges, now.source_ranges, asked.source_ranges),
+        ..*asked
+    };
+    let is_larger = tables(&sizes).iter().zip(tables(asked)).any(|((_, new), (_, old))| *new > old)
+        && tables(&sizes).iter().zip(limits(now)).any(|((_, new), now)| *new > now);
+    if !is_larger {
+        return None;
+    }
+    let bytes = bytes(&sizes);
+    if bytes > max_bytes {
+        tracing::error!(
+            bytes,
+            max_bytes,
+            "the maps that all Services need take more than an eighth of the memory: not all are served"
+        );
+        return None;
+    }
+    Some(sizes)
+}
+
+/// Makes the maps of services anew where one is smaller than it should be, all of them: frontends and the slots that they
+/// point to belong together. True if so. What is attached keeps the old ones.
+pub(crate) fn enlarge(pins: &Pins, sizes: &MapSizes) -> Result<bool, EnlargeError> {
+    let mut is_smaller = false;
+    let mut made = Vec::new();
+    for (name, wanted) in tables(sizes) {
+        let path = pins.map(name);
+        if !path.exists() {
+            return Ok(false);
+        }
+        let info = pinned_map_info(&path)?;
+        is_smaller |= info.max_entries < wanted;
+        made.push((name, info.map_type, info.flags, info.max_entries.max(wanted)));
+    }
+    if !is_smaller {
+        return Ok(false);
+    }
+    let fresh = |name: &str| pins.map(&format!("{name}-new"));
+    for (name, map_type, flags, max_entries) in &made {
+        pins.remove(&fresh(name))?;
+        let spec = MapSpec { name, map_type: *map_type, max_entries: *max_entries, flags: *flags };
+        let path = fresh(name);
+        let pinned = match *name {
+            map::FRONTENDS => pin::<FrontendKey, Frontend>(&spec, &path),
+            map::SLOTS => pin::<u32, Slot>(&spec, &path),
+            map::MEMBERS => pin::<Member, u32>(&spec, &path),
+            _ => pin::<SourceRangeKey, u32>(&spec, &path),
+        };
+        if let Err(error) = pinned {
+            made.iter().try_for_each(|(name, ..)| pins.remove(&fresh(name)))?;
+            return Err(error.into());
+        }
+    }
+    for (name, _, _, max_entries) in &made {
+        pins.replace(&fresh(name), &pins.map(name))?;
+        tracing::info!(name, max_entries, "map made anew, larger");
+    }
+    Ok(true)
+}
+
+fn pin<K: Pod, V: Pod>(spec: &MapSpec<'_>, path: &std::path::Path) -> Result<(), Error> {
+    Map::<K, V>::create(spec)?.pin(path)
+}
+
+/// In the order in which they are put in place: the frontends last, so that whoever finds the old ones finds all old.
+fn tables(sizes: &MapSizes) -> [(&'static str, u32); 4] {
+    [
+        (map::SOURCE_RANGES, sizes.source_ranges),
+        (map::MEMBERS, sizes.members),
+        (map::SLOTS, sizes.slots),
+        (map::FRONTENDS, sizes.frontends),
+    ]
+}
+
+fn limits(now: &Limits) -> [u32; 4] {
+    [now.source_ranges, now.members, now.slots, now.frontends]
+}
+
+/// What the kernel allocates for them, about: a hash element has 48 bytes of its own and a bucket of 16.
+fn bytes(sizes: &MapSizes) -> u64 {
+    tables(sizes).iter().map(|(name, size)| u64::from(*size) * element_bytes(name)).sum()
+}
+
+/// Of one element of a map, with what the kernel needs beside it.
+pub(crate) fn element_bytes(name: &str) -> u64 {
+    let Some(spec) = MAPS.iter().find(|spec| spec.name == name) else { return 0 };
+    let content = u64::from(spec.key_size.next_multiple_of(8) + spec.value_size.next_multiple_of(8));
+    if name == map::SLOTS { content } else { content + 64 }
+}
+
+/// An eighth of the machine's memory; 64 MiB where that can't be read.
+pub(crate) fn default_max_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map_or(64 << 20, |kib| kib * 1024 / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const NOW: Limits = Limits {
+        frontends: 65_536,
+        slots: 262_144,
+        members: 65_536,
+        source_ranges: 16_384,
+        pod_cidrs: 16_384,
+        tunnel_peers: 16_384,
+        grace_ms: 1000,
+    };
+
+    #[test]
+    fn what_fits_is_left_alone_and_what_does_not_gets_a_quarter_more() {
+        let asked = Config::new("n").map_sizes;
+        let fits = Demand { frontends: 65_536, slots: 262_144, members: 1, source_ranges: 0 };
+        assert_eq!(larger(&fits, &NOW, &asked, u64::MAX), None);
+        let more = Demand { frontends: 65_537, slots: 344_064, ..fits };
+        let sizes = larger(&more, &NOW, &asked, u64::MAX).unwrap();
+        assert_eq!((sizes.frontends, sizes.slots, sizes.members), (131_072, 524_288, 65_536));
+        assert_eq!(larger(&more, &NOW, &sizes, u64::MAX), None, "asked for, and not had");
+        assert_eq!(larger(&more, &NOW, &asked, 1 << 20), None, "more than memory allows");
+    }
+
+    #[test]
+    fn sizes_in_memory_are_about_the_kernels() {
+        assert_eq!((element_bytes(map::SLOTS), element_bytes("no such map")), (40, 0));
+        assert!(bytes(&Config::new("n").map_sizes) < 32 << 20);
+    }
+}
