@@ -1,12 +1,9 @@
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+mod report;
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use proxy_abi::map;
-use proxy_state::{NodeTables, ObjectKey, Refusal, State, Warning};
+use proxy_state::{NodeTables, ObjectKey, State};
 use skerry_kernel::PerCpuMap;
 use tokio::{
     sync::{mpsc, watch as channel},
@@ -15,10 +12,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::report::Capacity;
 use crate::{
     access::{client, lock},
     admin::{self, AdminError},
-    capacity::larger,
     config::{Config, MapSizes},
     events::log_drops,
     flows::{Flows, collect_forever},
@@ -79,8 +76,6 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 8192;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// Lines about services that did not fit, of one sync.
-const LOGGED_AT_ONCE: usize = 10;
 /// Devices and addresses change in bursts.
 const SETTLE_DELAY: Duration = Duration::from_millis(200);
 
@@ -175,14 +170,6 @@ async fn serve_until(
     // So that the sockets are free when this returns.
     tasks.shutdown().await;
     Ok(larger)
-}
-
-/// How large the maps were asked to be, and may be.
-struct Capacity {
-    asked: MapSizes,
-    max_bytes: u64,
-    /// What all Services need has been compared with what the maps hold.
-    is_known: bool,
 }
 
 struct Agent {
@@ -330,36 +317,6 @@ impl Agent {
         }
     }
 
-    /// Logs what is refused when it is not yet known, and tells the owners of Services.
-    fn warn(&mut self, refused: &[Refusal], planned: BTreeSet<ObjectKey>, nodes_changed: bool) {
-        let before = std::mem::take(&mut self.refused);
-        let is_new =
-            |refusal: &&Refusal| self.refused.insert(refusal.of()) && !before.contains(&refusal.of());
-        let fresh: Vec<&Refusal> = refused.iter().filter(is_new).collect();
-        for refusal in fresh.iter().take(LOGGED_AT_ONCE) {
-            tracing::error!(error = chain(refusal), "does not fit: served as before, or not at all");
-        }
-        // Once for all that are refused together.
-        if !fresh.is_empty() {
-            self.capacity.is_known = false;
-            self.sync_at = Some(Instant::now());
-        }
-        if fresh.len() > LOGGED_AT_ONCE {
-            tracing::error!(services = fresh.len(), "do not fit: see the metric service_warnings");
-        }
-        let warnings: HashMap<ObjectKey, Warning> = refused
-            .iter()
-            .filter_map(Refusal::warning)
-            .map(|(service, warning)| (service.clone(), warning))
-            .collect();
-        self.warnings.note(&self.reconciler.state, planned, &warnings, nodes_changed, &self.metrics);
-    }
-
-    fn larger_maps(&self) -> Option<MapSizes> {
-        let demand = self.reconciler.state.demand();
-        larger(&demand, self.reconciler.limits(), &self.capacity.asked, self.capacity.max_bytes)
-    }
-
     fn nodes_changed(&mut self) -> bool {
         if !self.reconciler.state.nodes_are_dirty() && self.node_tables.is_some() {
             return false;
@@ -422,33 +379,6 @@ impl Agent {
             Err(error) => tracing::error!(error = chain(&error), "maps not compared"),
         }
         self.end_stale_udp();
-    }
-
-    fn end_stale_udp(&self) {
-        match self.flows.end_stale_udp(&self.reconciler.actual) {
-            Ok(0) => {}
-            Ok(ended) => {
-                self.metrics.udp_flows_ended.inc_by(ended as u64);
-                tracing::debug!(ended, "UDP flows whose backend is gone");
-            }
-            Err(error) => tracing::error!(error = chain(&error), "UDP flows not looked through"),
-        }
-    }
-
-    fn report(&self, latency: Option<Duration>) {
-        let (frontends, slots) = self.reconciler.actual.usage();
-        let limits = self.reconciler.limits();
-        self.metrics.set_usage(map::FRONTENDS, frontends, limits.frontends);
-        self.metrics.set_usage(map::SLOTS, slots, limits.slots);
-        let (services, slices) = self.reconciler.state.counts();
-        self.metrics.services.set(services as i64);
-        self.metrics.slices.set(slices as i64);
-        self.progress.send_modify(|progress| {
-            progress.syncs += 1;
-            progress.services = services;
-            progress.slices = slices;
-            progress.event_to_maps = latency.unwrap_or(progress.event_to_maps);
-        });
     }
 
     fn now_ms(&self) -> u64 {

@@ -1,0 +1,82 @@
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use proxy_abi::map;
+use proxy_state::{ObjectKey, Refusal, Warning};
+use tokio::time::Instant;
+
+use super::Agent;
+use crate::{capacity::larger, config::MapSizes, watch::chain};
+
+/// Lines about services that did not fit, of one sync.
+const LOGGED_AT_ONCE: usize = 10;
+
+/// How large the maps were asked to be, and may be.
+pub(super) struct Capacity {
+    pub asked: MapSizes,
+    pub max_bytes: u64,
+    /// What all Services need has been compared with what the maps hold.
+    pub is_known: bool,
+}
+
+/// What follows from a sync besides the maps.
+impl Agent {
+    /// Logs what is refused when it is not yet known, and tells the owners of Services.
+    pub(super) fn warn(&mut self, refused: &[Refusal], planned: BTreeSet<ObjectKey>, nodes_changed: bool) {
+        let before = std::mem::take(&mut self.refused);
+        let is_new =
+            |refusal: &&Refusal| self.refused.insert(refusal.of()) && !before.contains(&refusal.of());
+        let fresh: Vec<&Refusal> = refused.iter().filter(is_new).collect();
+        for refusal in fresh.iter().take(LOGGED_AT_ONCE) {
+            tracing::error!(error = chain(refusal), "does not fit: served as before, or not at all");
+        }
+        // Once for all that are refused together.
+        if !fresh.is_empty() {
+            self.capacity.is_known = false;
+            self.sync_at = Some(Instant::now());
+        }
+        if fresh.len() > LOGGED_AT_ONCE {
+            tracing::error!(services = fresh.len(), "do not fit: see the metric service_warnings");
+        }
+        let warnings: HashMap<ObjectKey, Warning> = refused
+            .iter()
+            .filter_map(Refusal::warning)
+            .map(|(service, warning)| (service.clone(), warning))
+            .collect();
+        self.warnings.note(&self.reconciler.state, planned, &warnings, nodes_changed, &self.metrics);
+    }
+
+    pub(super) fn larger_maps(&self) -> Option<MapSizes> {
+        let demand = self.reconciler.state.demand();
+        larger(&demand, self.reconciler.limits(), &self.capacity.asked, self.capacity.max_bytes)
+    }
+
+    pub(super) fn end_stale_udp(&self) {
+        match self.flows.end_stale_udp(&self.reconciler.actual) {
+            Ok(0) => {}
+            Ok(ended) => {
+                self.metrics.udp_flows_ended.inc_by(ended as u64);
+                tracing::debug!(ended, "UDP flows whose backend is gone");
+            }
+            Err(error) => tracing::error!(error = chain(&error), "UDP flows not looked through"),
+        }
+    }
+
+    pub(super) fn report(&self, latency: Option<Duration>) {
+        let (frontends, slots) = self.reconciler.actual.usage();
+        let limits = self.reconciler.limits();
+        self.metrics.set_usage(map::FRONTENDS, frontends, limits.frontends);
+        self.metrics.set_usage(map::SLOTS, slots, limits.slots);
+        let (services, slices) = self.reconciler.state.counts();
+        self.metrics.services.set(services as i64);
+        self.metrics.slices.set(slices as i64);
+        self.progress.send_modify(|progress| {
+            progress.syncs += 1;
+            progress.services = services;
+            progress.slices = slices;
+            progress.event_to_maps = latency.unwrap_or(progress.event_to_maps);
+        });
+    }
+}
