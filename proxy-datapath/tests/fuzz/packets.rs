@@ -13,8 +13,10 @@ use crate::{
     tables::{NODE, OTHER_NODE, OUTSIDE, OWN_POD, REMOTE_POD, ROUTER, WHO},
 };
 
-const PORTS: [u16; 14] =
-    [53, 80, 3_868, 8_443, 30_080, 30_053, 30_868, 6_000, 7_000, 8_080, 61_000, 61_001, 61_002, 4_789];
+const PORTS: [u16; 18] = [
+    53, 80, 3_868, 8_443, 30_080, 30_053, 30_868, 30_000, 32_767, 29_999, 32_768, 6_000, 7_000, 8_080,
+    61_000, 61_001, 61_002, 4_789,
+];
 const FLAGS: [&str; 10] = ["S", "S", "S", "SA", "A", "A", "FA", "R", "RA", ""];
 /// Sources that no host has, and the wrong places for right ones.
 const ODD: [[&str; 7]; 2] = [
@@ -23,9 +25,21 @@ const ODD: [[&str; 7]; 2] = [
 ];
 const PEERS: [&str; 4] = ["192.168.50.2", "192.168.50.2", "192.168.50.3", "192.168.50.200"];
 
+/// A service whose clients come again and again.
+#[derive(Clone, Copy)]
+pub struct Focus {
+    pub from: IpAddr,
+    pub to: SocketAddr,
+    pub proto: u8,
+}
+
 /// A hook and the frame that comes there. `known`: tuples of connections, as their packets look.
-pub fn next(random: &mut Random, known: &[Tuple]) -> (Hook, Vec<u8>) {
-    let (hook, packet) = if !known.is_empty() && random.below(5) < 2 {
+pub fn next(random: &mut Random, known: &[Tuple], focus: Option<Focus>) -> (Hook, Vec<u8>) {
+    let (hook, packet) = if let Some(focus) = focus
+        && random.once_in(3)
+    {
+        (place_of(random, focus.from), begun(random, &focus))
+    } else if !known.is_empty() && random.below(5) < 2 {
         let tuple = random.pick(known);
         (place_of(random, tuple.src.to_ip()), continued(random, &tuple))
     } else {
@@ -75,7 +89,26 @@ fn any_hook(random: &mut Random) -> Hook {
     ])
 }
 
+/// A first packet, from any port.
+fn begun(random: &mut Random, focus: &Focus) -> Packet {
+    let from = SocketAddr::new(focus.from, 1_024 + random.below(60_000) as u16);
+    match focus.proto {
+        proto::TCP => tcp(&from.to_string(), &focus.to.to_string(), "S"),
+        other => packet(random, from, focus.to, other),
+    }
+}
+
+/// What a pod's kernel says by itself on its link, and what only routers say (RFC 4861, RFC 2710, RFC 3810).
+fn on_the_link(random: &mut Random) -> (Hook, Packet) {
+    let mut packet = echo("fe80::2", "ff02::2", 0, false);
+    packet.transport = Transport::Error { kind: 130 + random.below(15) as u8, code: 0, mtu: 0 };
+    (Hook::FromPod, packet)
+}
+
 fn fresh(random: &mut Random) -> (Hook, Packet) {
+    if random.once_in(80) {
+        return on_the_link(random);
+    }
     let family = usize::from(random.once_in(2));
     let src = if random.once_in(12) {
         random.pick(&ODD[family])
@@ -167,7 +200,8 @@ fn dress(random: &mut Random, mut packet: Packet) -> Packet {
     let plain =
         matches!(packet.transport, Transport::Udp { .. } | Transport::Tcp { .. } | Transport::Echo { .. });
     if plain && random.once_in(4) {
-        let length = if random.once_in(8) { 1_390 + random.below(80) } else { random.below(60) };
+        // About as much as a tunnel takes, with each of the headers.
+        let length = if random.once_in(4) { 1_385 + random.below(45) } else { random.below(60) };
         let payload = random.bytes(length);
         packet = packet.says(&payload);
     }

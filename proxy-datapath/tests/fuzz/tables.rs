@@ -1,12 +1,18 @@
 //! Random tables: the standard node, with services and facts by chance.
 
+use std::net::SocketAddr;
+
 use proxy_abi::{
-    Addr, Be16, Frontend, FrontendKey, Member, SourceRangeKey, Window, config_flag, frontend_flag,
+    Addr, Be16, Frontend, FrontendKey, Member, Slot, SourceRangeKey, Window, config_flag, frontend_flag,
     frontend_kind, member_of, proto,
 };
 
 use crate::{
-    cases::{State, state::addr},
+    cases::{
+        State,
+        state::{addr, endpoint},
+    },
+    packets::Focus,
     random::Random,
 };
 
@@ -56,7 +62,7 @@ const OTHER_VIP: usize = 10;
 const LOAD_BALANCER: usize = 12;
 
 /// Where services are: an index into [`WHO`], or none for a NodePort.
-const SERVICES: [(Option<usize>, u16, u8); 9] = [
+const SERVICES: [(Option<usize>, u16, u8); 11] = [
     (Some(VIP), 53, proto::UDP),
     (Some(VIP), 80, proto::TCP),
     (Some(OTHER_VIP), 3_868, proto::SCTP),
@@ -67,6 +73,8 @@ const SERVICES: [(Option<usize>, u16, u8); 9] = [
     (None, 30_053, proto::UDP),
     (None, 30_868, proto::SCTP),
     (None, 30_868, proto::UDP),
+    (None, 30_000, proto::TCP),
+    (None, 32_767, proto::UDP),
 ];
 const BACKENDS: [(usize, u16); 8] = [
     (OWN_POD, 8_080),
@@ -109,6 +117,59 @@ pub fn state(random: &mut Random) -> State {
         }
     }
     state
+}
+
+/// A service that clients may dwell on: where it is dialled, and from where.
+pub fn focus(random: &mut Random, state: &State) -> Option<Focus> {
+    let served: Vec<&FrontendKey> =
+        state.frontends.iter().filter(|(_, frontend)| frontend.service_id != 0).map(|(key, _)| key).collect();
+    if served.is_empty() || random.once_in(2) {
+        return None;
+    }
+    let key = random.pick(&served);
+    let family = match key.kind {
+        frontend_kind::ADDRESS => usize::from(!key.addr.is_v4()),
+        kind => usize::from(kind == frontend_kind::NODE_PORT_V6),
+    };
+    let who = |index: usize| WHO[family][index].parse().ok();
+    let to = if key.kind == frontend_kind::ADDRESS { key.addr.to_ip() } else { who(NODE)? };
+    let from = who(random.pick(&[OWN_POD, OUTSIDE, OUTSIDE, OTHER_NODE]))?;
+    Some(Focus { from, to: SocketAddr::new(to, key.port.get()), proto: key.proto })
+}
+
+/// One service gets other backends, in a run of the next generation.
+pub fn update(random: &mut Random, state: &mut State) {
+    let ids: Vec<(u32, u8, Addr)> = state
+        .frontends
+        .iter()
+        .filter(|(_, frontend)| frontend.service_id != 0)
+        .map(|(key, frontend)| (frontend.service_id, key.kind, key.addr))
+        .collect();
+    if ids.is_empty() {
+        return;
+    }
+    let (id, kind, addr) = random.pick(&ids);
+    let family = match kind {
+        frontend_kind::ADDRESS => usize::from(!addr.is_v4()),
+        kind => usize::from(kind == frontend_kind::NODE_PORT_V6),
+    };
+    let names = backends(random, &WHO[family]);
+    let Some((_, frontend)) = state.frontends.iter_mut().find(|(_, frontend)| frontend.service_id == id)
+    else {
+        return;
+    };
+    frontend.generation += 1;
+    let first = frontend.inside.first.min(frontend.outside.first);
+    frontend.inside = Window { first, count: names.len() as u32 };
+    frontend.outside = frontend.inside;
+    let generation = frontend.generation;
+    state.slots.retain(|(_, slot)| slot.service_id != id);
+    state.members.retain(|(member, _)| member.service_id != id);
+    for (index, name) in (first..).zip(&names) {
+        let (addr, port) = endpoint(name);
+        state.slots.push((index, Slot { addr, port, flags: 0, service_id: id, generation }));
+        state.members.push((Member::new(id, addr, port), member_of::INSIDE | member_of::OUTSIDE));
+    }
 }
 
 fn facts(random: &mut Random) -> State {
@@ -167,7 +228,7 @@ fn policies(random: &mut Random, state: &mut State, id: u32, family: usize) {
             frontend.flags |= flag;
         }
     }
-    if random.once_in(5) {
+    if random.once_in(3) {
         frontend.affinity_s = 60;
     }
     let frontend = *frontend;

@@ -33,7 +33,8 @@ pub type Tally = BTreeMap<Reason, usize>;
 pub fn run(seed: u64, tell: bool, tally: &mut Tally) -> Result<(), String> {
     let mut random = Random::new(seed);
     let state = tables::state(&mut random);
-    let maps = Maps::new(&state);
+    let mut maps = Maps::new(&state);
+    let focus = tables::focus(&mut random, &state);
     let uplink = state.config.uplink_ifindex;
     let mut model = Model::new(state, maps.now_s.get());
     // One for all, as in the kernel: what a packet leaves in it must not concern the next.
@@ -42,9 +43,14 @@ pub fn run(seed: u64, tell: bool, tally: &mut Tally) -> Result<(), String> {
         let pause = if random.once_in(60) { LONG_S } else { random.pick(&PAUSES_S) };
         maps.now_s.set(maps.now_s.get() + pause);
         model.now_s = maps.now_s.get();
+        if random.once_in(25) {
+            tables::update(&mut random, &mut model.state);
+            model.forget_tables();
+            maps.take(&model.state);
+        }
         let known: Vec<Tuple> =
             model.connections.0.iter().flat_map(|known| [known.key, known.to.flip()]).collect();
-        let (hook, input) = packets::next(&mut random, &known);
+        let (hook, input) = packets::next(&mut random, &known, focus);
         let mut packet = Bytes { data: input.clone(), uplink };
         let verdict = through(hook, &mut packet, &maps, &mut scratch);
         if tell {

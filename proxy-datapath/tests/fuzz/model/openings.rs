@@ -134,6 +134,11 @@ impl Model {
         }
     }
 
+    /// Services have got other backends: a Maglev table may give another one now.
+    pub fn forget_tables(&mut self) {
+        self.given.clear();
+    }
+
     /// The draw notes the client's backend even where the packet goes no further.
     pub fn take_affinity(&mut self, maps: &Maps) {
         self.affinity.clone_from(&maps.affinity.borrow());
