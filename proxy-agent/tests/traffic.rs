@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use libtest_mimic::{Arguments, Trial};
 use proxy_abi::{Be16, Config, Frontend, FrontendKey, map};
-use skerry_kernel::{Link, Map, MapSpec, Update, map_type};
+use skerry_kernel::{Direction, Link, Map, MapSpec, Update, map_type};
 use support::{
     Api, TestNode, Underlay, eventually,
     roles::{ROLE, Role, Tally, play},
@@ -21,6 +21,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = vec![
         trial("a_service_answers_from_pods_nodes_and_outside_and_follows_its_endpoints", follows),
+        trial(VLAN, on_a_vlan),
         trial("twenty_restarts_under_load_lose_nothing", || restarts(20, End::Leave)),
         trial("twenty_kills_under_load_lose_nothing", || restarts(20, End::Kill)),
         trial("five_changes_of_version_under_load_lose_nothing", || restarts(5, End::OtherVersion)),
@@ -44,6 +45,29 @@ fn trial(name: &str, test: fn()) -> Trial {
 fn a_moment(role: Role) -> Tally {
     std::thread::sleep(std::time::Duration::from_millis(300));
     role.tally()
+}
+
+const VLAN: &str = "a_vlan_device_serves_as_the_uplink";
+
+/// Its name has a dot, which pins can't have; its packets come with the tag taken off.
+fn on_a_vlan() {
+    const TAG: u16 = 100;
+    let probe = skerry_lab::Netns::unique("vlan").unwrap();
+    if probe.ip(&format!("link add link lo name lo.{TAG} type vlan id {TAG}")).is_err() {
+        let why = "in a virtual machine only: this kernel has no VLAN devices (`cargo xtask vm-test`)";
+        return skerry_lab::skipped(VLAN, why);
+    }
+    let scene = Scene::on(Underlay::tagged(TAG), "TCP");
+    for direction in [Direction::Ingress, Direction::Egress] {
+        assert!(scene.near.at_device("eth0.100", direction).is_some(), "{direction:?}");
+        assert_eq!(scene.near.at_device("eth0", direction), None);
+    }
+    for (who, role) in
+        [("pod", scene.in_pod("dial")), ("node", scene.on_node("dial")), ("outside", scene.outside("dial"))]
+    {
+        let tally = a_moment(role);
+        assert!(tally.lost.is_empty() && tally.answers.len() == 2, "{who}: {tally:?}");
+    }
 }
 
 fn follows() {
@@ -102,12 +126,12 @@ fn restarts(times: u32, end: End) {
     let filter = || {
         let find = || {
             let index = skerry_kernel::ifindex(&scene.client.device).unwrap();
-            skerry_kernel::filter_program(index, skerry_kernel::Direction::Ingress).unwrap()
+            skerry_kernel::filter_program(index, Direction::Ingress).unwrap()
         };
         scene.near.netns.run(find).unwrap()
     };
     let running = || {
-        let uplink = scene.near.at_device("eth0", skerry_kernel::Direction::Ingress).unwrap();
+        let uplink = scene.near.at_device("eth0", Direction::Ingress).unwrap();
         let hook = Link::open(&scene.near.pin("links", "sock_connect4-cgroup")).unwrap().info().unwrap();
         [(uplink.link_id, uplink.program_id), (hook.id, hook.program_id)]
     };

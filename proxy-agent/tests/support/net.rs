@@ -21,15 +21,25 @@ pub struct Underlay {
     pub netns: Netns,
     pub client: Netns,
     ports: AtomicU32,
+    /// Nodes and the client speak with this tag (802.1Q) only, by `eth0.TAG`.
+    tag: Option<u16>,
 }
 
 impl Underlay {
     pub fn new() -> Underlay {
+        Underlay::with(None)
+    }
+
+    pub fn tagged(tag: u16) -> Underlay {
+        Underlay::with(Some(tag))
+    }
+
+    fn with(tag: Option<u16>) -> Underlay {
         let netns = Netns::unique("under").unwrap();
         netns.ip("link add br0 type bridge").unwrap();
         netns.ip("link set br0 up").unwrap();
         let client = Netns::unique("client").unwrap();
-        let underlay = Underlay { netns, client, ports: AtomicU32::new(1) };
+        let underlay = Underlay { netns, client, ports: AtomicU32::new(1), tag };
         underlay.plug(&underlay.client, "172.31.0.200/24");
         underlay
     }
@@ -39,8 +49,16 @@ impl Underlay {
         let name = netns.name();
         self.netns.ip(&format!("link add {port} type veth peer name eth0 netns {name}")).unwrap();
         self.netns.ip(&format!("link set {port} master br0 up")).unwrap();
-        netns.ip(&format!("addr add {address} dev eth0")).unwrap();
         netns.ip("link set eth0 up").unwrap();
+        let device = match self.tag {
+            None => "eth0".to_owned(),
+            Some(tag) => {
+                netns.ip(&format!("link add link eth0 name eth0.{tag} type vlan id {tag}")).unwrap();
+                netns.ip(&format!("link set eth0.{tag} up")).unwrap();
+                format!("eth0.{tag}")
+            }
+        };
+        netns.ip(&format!("addr add {address} dev {device}")).unwrap();
     }
 
     /// `number` 1–99: address 172.31.0.NUMBER, pods 10.244.NUMBER.0/24.

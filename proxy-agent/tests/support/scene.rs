@@ -20,8 +20,12 @@ pub struct Scene {
 
 impl Scene {
     pub fn new(protocol: &str) -> Scene {
+        Scene::on(Underlay::new(), protocol)
+    }
+
+    pub fn on(underlay: Underlay, protocol: &str) -> Scene {
         super::log();
-        let (underlay, api) = (Underlay::new(), Api::new());
+        let api = Api::new();
         let (near, far) = (underlay.node("near", 1), underlay.node("far", 2));
         api.service("web", CLUSTER_IP, protocol, 80, NODE_PORT);
         for node in [&near, &far] {
