@@ -110,13 +110,13 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
 
 /// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the tunnel's header.
 #[inline(always)]
-fn fits_tunnel<P: Packet>(packet: &P, view: &View, config: &Config) -> bool {
+pub(crate) fn fits_tunnel<P: Packet>(packet: &P, view: &View, config: &Config) -> bool {
     view.length as u32 <= config.pod_mtu || !view.whole || view.fragment || packet.is_merged()
 }
 
 /// The tunnel's own packets: their inner ones meet the VXLAN device's programs.
 #[inline(always)]
-const fn is_tunnel(view: &View, config: &Config) -> bool {
+pub(crate) const fn is_tunnel(view: &View, config: &Config) -> bool {
     view.proto == proto::UDP
         && matches!(view.kind, Kind::Ports)
         && config.tunnel_port != 0
@@ -128,7 +128,7 @@ const fn is_tunnel(view: &View, config: &Config) -> bool {
 /// # Errors
 /// [`Reason::Unroutable`]: it does, and the node has no address of its family.
 #[inline(always)]
-fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
+pub(crate) fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
     let source = match s.hop.place {
         // The answer comes back through the tunnel because the router address is in our pod CIDR.
         Place::Remote => config.router(s.view.v4),

@@ -18,7 +18,7 @@ use aya_ebpf::{
 use proxy_abi::Tuple;
 use proxy_datapath::{
     Action, Change, Frame, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, Way, fix_checksum,
-    from_wire,
+    from_nic, from_wire,
 };
 
 use crate::{
@@ -38,6 +38,19 @@ pub fn lb_xdp(ctx: XdpContext) -> u32 {
     let mut packet = Xdp::new(&ctx);
     let length = packet.length();
     let verdict = from_wire(&mut packet, &Kernel, scratch);
+    finish(&packet, scratch, &verdict, length)
+}
+
+#[xdp]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    let Some(scratch) = steps::scratch() else { return xdp_action::XDP_PASS };
+    let mut packet = Xdp::new(&ctx);
+    let length = packet.length();
+    let verdict = from_nic(&mut packet, &Kernel, scratch);
+    if matches!(verdict.action, Action::Pass) {
+        // Counted by the tc program, which sees it next.
+        return xdp_action::XDP_PASS;
+    }
     finish(&packet, scratch, &verdict, length)
 }
 
@@ -209,6 +222,11 @@ impl Packet for Xdp<'_> {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::xdp_parse(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn glance(&self, s: &mut Scratch) -> bool {
+        steps::xdp_glance(self.raw(), s)
     }
 
     #[inline(always)]

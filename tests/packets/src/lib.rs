@@ -8,4 +8,4 @@ mod world;
 
 pub use object::{Object, ObjectError, Plain, TABLE};
 pub use talk::{Echo, Greeter, ask, dial, exchange, mirror, pattern};
-pub use world::{Backend, NODE_PORT, Node, VIP, World, mac};
+pub use world::{Backend, NODE_PORT, Node, VIP, World, mac, tunnelled};

@@ -7,7 +7,7 @@ use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
     programs::{
-        CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, SchedClassifier, TcAttachType, Xdp,
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, XdpMode,
         tc::TcAttachOptions,
     },
 };
@@ -195,6 +195,26 @@ impl Object {
             name: name.to_owned(),
             to: device.to_owned(),
             source,
+        })
+    }
+
+    /// Attaches an XDP program to a device in a namespace, for as long as this value lives.
+    ///
+    /// # Errors
+    /// As for [`Object::xdp`], or the kernel refuses.
+    pub fn attach_xdp(
+        &mut self,
+        netns: &Netns,
+        name: &str,
+        device: &str,
+        mode: XdpMode,
+    ) -> Result<(), ObjectError> {
+        let program = self.xdp(name)?;
+        let attached = netns.run(|| program.attach(device, mode).map(|_| ()));
+        attached.map_err(ObjectError::Netns)?.map_err(|source| ObjectError::Attach {
+            name: name.to_owned(),
+            to: device.to_owned(),
+            source: Box::new(source),
         })
     }
 

@@ -194,6 +194,15 @@ impl Node {
     }
 }
 
+/// Packets that a node has sent through its VXLAN device.
+pub fn tunnelled(node: &Node) -> u64 {
+    let shown = node.netns.ip("-s -j link show dev skerry0").unwrap();
+    let (_, sent) = shown.split_once("\"tx\":").unwrap();
+    let (_, packets) = sent.split_once("\"packets\":").unwrap();
+    let digits: String = packets.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
 /// A cable from the bridge to a namespace's `up0`.
 fn plug(wire: &Netns, to: &Netns, name: &str, address: &str) {
     wire.ip(&format!("link add {name} type veth peer name up0 netns {}", to.name())).unwrap();

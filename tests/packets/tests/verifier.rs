@@ -16,11 +16,11 @@ fn every_map_has_the_layout_that_the_abi_says() {
 fn the_kernel_accepts_every_program() {
     let mut object = Object::load().unwrap();
     let mut refused = Vec::new();
-    for name in PROGRAMS.iter().chain([&prog::LB_XDP]) {
+    for name in PROGRAMS.iter().chain([&prog::UPLINK_XDP, &prog::LB_XDP]) {
         let start = std::time::Instant::now();
         let info = if name.starts_with("sock_") {
             object.sock_addr(name).map(|program| program.info())
-        } else if *name == prog::LB_XDP {
+        } else if name.ends_with("_xdp") {
             object.xdp(name).map(|program| program.info())
         } else {
             object.classifier(name).map(|program| program.info())

@@ -1,0 +1,173 @@
+//! A node's uplink before its network stack: what came from outside for a backend elsewhere turns round here.
+//!
+//! The same tables and the same steps as at [`from_uplink`](crate::from_uplink), which sees all that passes here: a packet
+//! that is not sent on is left as it came, and only its flow may have been recorded. Answers come back through the tunnel and
+//! meet the flow there.
+
+use proxy_abi::{Be16, Config, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Tuple, config_flag, flow_flag, proto};
+
+use crate::{
+    checksum::{add_bytes, finish},
+    forward::{Place, is_loopback},
+    glance::is_for_own_socket,
+    packet::{Frame, NextHop, Way},
+    parse::{ETH, ETHERTYPE_V4, Kind, Shape},
+    rewrite::count_hop,
+    service::{Found, Side, joins_midway},
+    tables::{Scratch, Tables},
+    uplink::{choose_source, fits_tunnel, is_tunnel},
+    verdict::Verdict,
+};
+
+/// Outer Ethernet, IPv4, UDP and VXLAN headers (RFC 7348 section 5).
+const OUTER: u32 = 50;
+const OUTER_HOPS: u8 = 64;
+/// Outer source ports: one a flow, so that receivers spread flows over their queues (RFC 7348 section 5).
+const FIRST_SOURCE_PORT: u32 = 0xc000;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The stack's, or the tc program's.
+    Pass,
+    /// As `s.verdict` says.
+    Settled,
+    /// To `s.to` through the tunnel, inside a datagram of `s.reverse_key` by `s.next`.
+    Tunnel,
+    /// To `s.to` by `s.next`.
+    Translate,
+}
+
+/// What the wire brings to a node, as soon as its driver has it.
+#[inline(always)]
+pub fn from_nic<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::PASS };
+    if is_for_own_socket(packet, tables, s, config) || !matches!(packet.parse(s), Shape::Ip) {
+        return Verdict::PASS;
+    }
+    let step = decide(packet, tables, s, config);
+    if matches!(step, Step::Pass) {
+        return Verdict::PASS;
+    }
+    if matches!(step, Step::Settled) || !packet.rewrite(s) {
+        return s.verdict;
+    }
+    if let Err(reason) = count_hop(packet, &s.view) {
+        return Verdict::drop(reason);
+    }
+    let sent = match step {
+        Step::Tunnel => encapsulate(packet, tables, s, config).map(|()| Verdict::wrapped(s.next.ifindex)),
+        _ => packet.store_new(0, &s.next.macs).map(|()| Verdict::out(s.next.ifindex)),
+    };
+    sent.unwrap_or(Verdict::drop(proxy_abi::Reason::RewriteFailed))
+}
+
+/// Not inlined: what it needs of the stack is free again when the packet is written.
+#[inline(never)]
+fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Step {
+    let view = &s.view;
+    let ordinary = matches!(view.kind, Kind::Ports) && !view.fragment && view.ttl > 1;
+    if !ordinary || is_tunnel(view, config) || is_loopback(&view.src) || is_loopback(&view.dst) {
+        return Step::Pass;
+    }
+    if tables.find_flow(s) {
+        if s.flow.flags & flow_flag::REVERSE != 0 {
+            return Step::Pass;
+        }
+        tables.locate(s);
+    } else {
+        s.to = s.view.tuple;
+        // The tc program tells why.
+        if config.flags & config_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some() {
+            return Step::Pass;
+        }
+        if !matches!(tables.find_service(s, Side::Outside), Found::Backend) {
+            return Step::Pass;
+        }
+        if s.view.is_midway() && !joins_midway(tables, &s.view) {
+            return Step::Pass;
+        }
+        s.balance();
+        tables.locate(s);
+        if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config) {
+            return Step::Pass;
+        }
+        // The draw is noted even where the packet is left to the stack, or the local backends would be drawn twice.
+        s.fresh.flags |= flow_flag::FROM_UPLINK;
+        let Ok(snat) = choose_source(s, config) else { return Step::Pass };
+        s.fresh.snat = snat;
+        if !tables.record_flow(s) {
+            return Step::Settled;
+        }
+    }
+    way(packet, s, config)
+}
+
+/// How the packet leaves; [`Step::Pass`] where that takes more than writing a frame (an address to be asked for, a message).
+#[inline(always)]
+fn way<P: Frame>(packet: &P, s: &mut Scratch, config: &Config) -> Step {
+    let length = s.view.length as u32;
+    match s.hop.place {
+        Place::Remote => {
+            // Over IPv6 the outer checksum would cover the whole packet.
+            let reachable = s.hop.node.is_v4() && !config.node_v4.is_unspecified();
+            if !reachable || config.overlay_ifindex == 0 || !fits_tunnel(packet, &s.view, config) {
+                return Step::Pass;
+            }
+            let (source, port) = (source_port(&s.to), Be16::new(config.tunnel_port));
+            s.reverse_key = Tuple::new(config.node_v4, source, s.hop.node, port, proto::UDP);
+            packet.next_hop(&s.reverse_key, length + OUTER, &mut s.next);
+            if matches!(s.next.way, Way::Found) { Step::Tunnel } else { Step::Pass }
+        }
+        Place::Outside | Place::Routed => {
+            packet.next_hop(&s.to, length, &mut s.next);
+            if matches!(s.next.way, Way::Found) { Step::Translate } else { Step::Pass }
+        }
+        Place::Pod | Place::Node | Place::Nobody => Step::Pass,
+    }
+}
+
+#[inline(always)]
+const fn source_port(tuple: &Tuple) -> Be16 {
+    let ports = (tuple.sport.raw() as u32) << 16 | tuple.dport.raw() as u32;
+    let mixed = (ports ^ tuple.src.0[3] ^ tuple.dst.0[3]).wrapping_mul(0x9e37_79b1);
+    Be16::new((FIRST_SOURCE_PORT | mixed >> 18) as u16)
+}
+
+/// Puts the frame into a VXLAN datagram, as the VXLAN device does: no outer checksum, congestion marks carried over (RFC 6040
+/// section 4.1), may be cut on the way.
+#[inline(never)]
+fn encapsulate<P: Frame, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+) -> Option<()> {
+    let class: [u8; 2] = packet.load(ETH)?;
+    let marks = if s.view.v4 { class[1] & 3 } else { class[1] >> 4 & 3 };
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (OVERLAY_DEV_MAC, OVERLAY_SRC_MAC);
+    packet.store_new(0, &[a, b, c, d, e, f, g, h, i, j, k, l])?;
+    // From here on the inner frame's length counts: Ethernet header and IP packet.
+    let udp = s.view.length.wrapping_add((ETH + 16) as u16);
+    packet.prepend(OUTER)?;
+    let [a, b] = udp.wrapping_add(20).to_be_bytes();
+    let [c, d] = (tables.random() as u16).to_ne_bytes();
+    let [e, f, g, h] = s.reverse_key.src.v4_raw().to_ne_bytes();
+    let [i, j, k, l] = s.reverse_key.dst.v4_raw().to_ne_bytes();
+    let mut ip = [0x45, marks, a, b, c, d, 0, 0, OUTER_HOPS, proto::UDP, 0, 0, e, f, g, h, i, j, k, l];
+    let [m, n] = finish(add_bytes(0, &ip)).to_ne_bytes();
+    ip[10] = m;
+    ip[11] = n;
+    packet.store_new(ETH, &ip)?;
+    let ([a, b], [c, d]) = (s.reverse_key.sport.raw().to_ne_bytes(), s.reverse_key.dport.raw().to_ne_bytes());
+    let [e, f] = udp.to_be_bytes();
+    let [_, g, h, i] = config.vni.to_be_bytes();
+    packet.store_new(ETH + 20, &[a, b, c, d, e, f, 0, 0, 0x08, 0, 0, 0, g, h, i, 0])?;
+    frame(packet, &s.next)
+}
+
+#[inline(always)]
+fn frame<P: Frame>(packet: &mut P, hop: &NextHop) -> Option<()> {
+    packet.store_new(0, &hop.macs)?;
+    packet.store_new(12, &ETHERTYPE_V4)
+}
