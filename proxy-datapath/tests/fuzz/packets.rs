@@ -7,7 +7,7 @@ use proxy_abi::{Tuple, proto};
 use crate::{
     cases::{
         Hook, Packet, echo,
-        packet::{Transport, sctp, tcp, udp},
+        packet::{Transport, internet_sum, sctp, sctp_unsummed, tcp, udp},
     },
     random::Random,
     tables::{NODE, OTHER_NODE, OUTSIDE, OWN_POD, REMOTE_POD, ROUTER, WHO},
@@ -47,6 +47,9 @@ pub fn next(random: &mut Random, known: &[Tuple], focus: Option<Focus>) -> (Hook
     };
     let packet = dress(random, packet);
     let mut frame = packet.bytes();
+    if packet.src.is_ipv4() && random.once_in(10) {
+        may_be_cut(&mut frame);
+    }
     if random.once_in(7) {
         spoil(random, &mut frame);
     }
@@ -134,6 +137,7 @@ fn packet(random: &mut Random, from: SocketAddr, to: SocketAddr, protocol: u8) -
         proto::TCP => tcp(&a, &b, random.pick(&FLAGS)),
         proto::UDP if random.once_in(8) => udp(&a, &b).without_checksum(),
         proto::UDP => udp(&a, &b),
+        proto::SCTP if random.once_in(6) => sctp_unsummed(&a, &b),
         proto::SCTP => sctp(&a, &b),
         proto::ICMP | proto::ICMPV6 if random.once_in(5) => complaint(random, from, to),
         proto::ICMP | proto::ICMPV6 => {
@@ -237,6 +241,15 @@ fn piece(random: &mut Random, packet: Packet, v4: bool) -> Packet {
     let (packet, offset, more) =
         if later { (packet.rest(protocol), 48, random.once_in(2)) } else { (packet, 0, true) };
     if v4 { packet.piece(id, offset, more) } else { packet.piece6(u32::from(id), offset, more) }
+}
+
+/// Clears DF; the header's checksum follows.
+fn may_be_cut(frame: &mut [u8]) {
+    let header = 14..14 + usize::from(frame[14] & 15) * 4;
+    frame[20] &= !0x40;
+    frame[24..26].fill(0);
+    let sum = !internet_sum(&frame[header]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn spoil(random: &mut Random, frame: &mut Vec<u8>) {

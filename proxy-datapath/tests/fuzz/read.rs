@@ -34,6 +34,8 @@ pub struct Ip {
     /// It may not be cut into fragments on its way.
     pub whole: bool,
     pub piece: Option<Piece>,
+    /// SCTP whose sum a device is still to make.
+    pub unsummed: bool,
     pub body: Body,
 }
 
@@ -124,11 +126,13 @@ fn v4(bytes: &[u8]) -> Option<Ip> {
         end: ETHERNET + length,
         whole: bits & 0x4000 != 0,
         piece,
+        unsummed: false,
         body: Body::Later,
     };
     if bits & 0x1fff == 0 {
         ip.body = body(&bytes[..ip.end], &ip)?;
     }
+    ip.unsummed = is_unsummed(bytes, &ip);
     Some(ip)
 }
 
@@ -152,10 +156,14 @@ fn v6(bytes: &[u8]) -> Frame {
         end: ETHERNET + 40 + usize::from(word(packet, 4)),
         whole: true,
         piece: None,
+        unsummed: false,
         body: Body::Later,
     };
     match rest_of_v6(&bytes[..ip.end], &mut ip) {
-        Some(()) => Frame::Ip(ip),
+        Some(()) => {
+            ip.unsummed = is_unsummed(bytes, &ip);
+            Frame::Ip(ip)
+        }
         None => Frame::Broken,
     }
 }
@@ -181,6 +189,10 @@ fn rest_of_v6(bytes: &[u8], ip: &mut Ip) -> Option<()> {
         }
     }
     None
+}
+
+fn is_unsummed(bytes: &[u8], ip: &Ip) -> bool {
+    ip.proto == proto::SCTP && matches!(ip.body, Body::Ports { .. }) && bytes[ip.l4 + 8..ip.l4 + 12] == [0; 4]
 }
 
 /// What the transport header says; none where it is cut short or contradicts itself.

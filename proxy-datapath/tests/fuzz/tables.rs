@@ -137,7 +137,7 @@ pub fn focus(random: &mut Random, state: &State) -> Option<Focus> {
     Some(Focus { from, to: SocketAddr::new(to, key.port.get()), proto: key.proto })
 }
 
-/// One service gets other backends, in a run of the next generation.
+/// One service gets other backends, in a run of the next generation, or goes.
 pub fn update(random: &mut Random, state: &mut State) {
     let ids: Vec<(u32, u8, Addr)> = state
         .frontends
@@ -153,6 +153,12 @@ pub fn update(random: &mut Random, state: &mut State) {
         frontend_kind::ADDRESS => usize::from(!addr.is_v4()),
         kind => usize::from(kind == frontend_kind::NODE_PORT_V6),
     };
+    state.slots.retain(|(_, slot)| slot.service_id != id);
+    state.members.retain(|(member, _)| member.service_id != id);
+    if random.once_in(4) {
+        state.frontends.retain(|(_, frontend)| frontend.service_id != id);
+        return;
+    }
     let names = backends(random, &WHO[family]);
     let Some((_, frontend)) = state.frontends.iter_mut().find(|(_, frontend)| frontend.service_id == id)
     else {
@@ -163,8 +169,6 @@ pub fn update(random: &mut Random, state: &mut State) {
     frontend.inside = Window { first, count: names.len() as u32 };
     frontend.outside = frontend.inside;
     let generation = frontend.generation;
-    state.slots.retain(|(_, slot)| slot.service_id != id);
-    state.members.retain(|(member, _)| member.service_id != id);
     for (index, name) in (first..).zip(&names) {
         let (addr, port) = endpoint(name);
         state.slots.push((index, Slot { addr, port, flags: 0, service_id: id, generation }));

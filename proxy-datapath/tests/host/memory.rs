@@ -145,13 +145,6 @@ impl Maps {
         maps
     }
 
-    /// Services as a state has them now; all else stays.
-    pub fn take(&mut self, state: &State) {
-        self.frontends = state.frontends.iter().copied().collect();
-        self.slots = state.slots.iter().copied().collect();
-        self.members = state.members.iter().copied().collect();
-    }
-
     fn table(&self, table: FlowTable) -> &RefCell<HashMap<Tuple, Flow>> {
         match table {
             FlowTable::New => &self.new,

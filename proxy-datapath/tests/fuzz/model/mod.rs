@@ -12,7 +12,7 @@ use proxy_datapath::{Action, FlowTable, Tables, Verdict};
 
 use crate::{
     cases::{Hook, POD_A_IFINDEX, State, state::addr},
-    connections::{ACK, Connections, SYN},
+    connections::{Connections, SYN},
     expect::{Fate, Way},
     memory::Maps,
     read::{Body, Frame, Ip, frame},
@@ -212,7 +212,7 @@ impl Model {
                 }
                 // Another node's connection comes here when that node is gone; what a server says never does.
                 let maglev = service.frontend.flags & frontend_flag::MAGLEV != 0;
-                let joins = maglev && ip.flags() & (SYN | ACK) != SYN | ACK;
+                let joins = maglev && ip.flags() & SYN == 0;
                 if is_midway(ip) && !joins {
                     return Ok(Fate::Same);
                 }

@@ -200,8 +200,11 @@ pub(super) fn has_route(dst: &Addr) -> bool {
 pub(super) fn cut_sctp(ip: &Ip, to: &Tuple) -> Option<Fate> {
     let tuple = ip.tuple();
     let changed = (tuple.sport, tuple.dport) != (to.sport, to.dport);
-    let cut =
-        ip.proto == proto::SCTP && matches!(ip.body, Body::Ports { .. }) && ip.piece.is_some() && changed;
+    let cut = !ip.unsummed
+        && ip.proto == proto::SCTP
+        && matches!(ip.body, Body::Ports { .. })
+        && ip.piece.is_some()
+        && changed;
     cut.then_some(Fate::Refused(Reason::RewriteFailed))
 }
 
