@@ -6,8 +6,8 @@ use anyhow::{Context, bail, ensure};
 
 /// Free space below which nothing is begun, in bytes.
 const MIN_FREE: u64 = 64 << 20;
-/// TCX links came with it.
-const MIN_KERNEL: (u32, u32) = (6, 6);
+/// The oldest that is tested (`cargo xtask vm-test`). What newer ones have besides is found out by trying.
+const MIN_KERNEL: (u32, u32) = (6, 1);
 
 pub fn root() -> anyhow::Result<()> {
     ensure!(
@@ -29,7 +29,8 @@ fn check_kernel(release: &str) -> anyhow::Result<()> {
     let (major, minor) = MIN_KERNEL;
     ensure!(
         version >= MIN_KERNEL,
-        "kernel {release} is too old: TCX links need {major}.{minor} or newer; install a newer kernel and reboot"
+        "kernel {release} is too old: {major}.{minor} or newer is needed (Debian 12 has 6.1); install a newer kernel and \
+         reboot"
     );
     Ok(())
 }
@@ -118,12 +119,12 @@ mod tests {
 
     #[test]
     fn an_old_kernel_is_named_with_what_is_needed() {
-        for good in ["6.6.0", "6.12.9-amd64", "6.18.44-fc-v669", "7.0"] {
+        for good in ["6.1.0-18-amd64", "6.5", "6.6.0", "6.12.9-amd64", "6.18.44-fc-v669", "7.0"] {
             check_kernel(good).unwrap();
         }
-        for old in ["5.15.0-91-generic", "6.1.0-18-amd64", "6.5"] {
+        for old in ["4.19.0", "5.15.0-91-generic", "6.0.0"] {
             let error = check_kernel(old).unwrap_err().to_string();
-            assert!(error.contains(old) && error.contains("6.6"), "{error}");
+            assert!(error.contains(old) && error.contains("6.1"), "{error}");
         }
     }
 
