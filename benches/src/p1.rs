@@ -102,6 +102,12 @@ impl Scene {
         load_nftables(&self.nft, &self.filled.services, &[]).context("load nftables rules")
     }
 
+    /// Where all that is dialled leads, whichever address of its own that is.
+    pub fn server(&self) -> Server<'_> {
+        let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.backend.port());
+        Server { netns: &self.netns, address }
+    }
+
     /// The backend without anything between.
     pub fn bare(&self) -> Contender<'_> {
         Contender::new("bare", &self.bare, self.backend)
@@ -112,11 +118,7 @@ impl Scene {
     /// # Errors
     /// When a connection fails.
     pub fn measure(&self, contenders: &mut [Contender<'_>], rounds: usize, time: Duration) -> Result<()> {
-        // Whichever address of its own is dialled.
-        let server = Server {
-            netns: &self.netns,
-            address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.backend.port()),
-        };
+        let server = self.server();
         let dial = |contender: &Contender<'_>, time| {
             ends::connects(Client::Node(contender.node), contender.to, server, time)
         };
