@@ -58,6 +58,7 @@ impl Connection {
 
     /// A TCP segment.
     fn hear(&mut self, way: usize, flags: u8) {
+        self.fin[way] |= flags & FIN != 0;
         if flags & RST != 0 {
             (self.reset[way], self.over) = (true, true);
             return;
@@ -66,7 +67,6 @@ impl Connection {
         if std::mem::take(&mut self.reset[way]) {
             self.over = self.reset[1 - way] || self.fin == [true; 2];
         }
-        self.fin[way] |= flags & FIN != 0;
         self.over |= self.fin == [true; 2];
     }
 
