@@ -24,13 +24,16 @@ const PORTS: [u16; 2] = [8_080, 8_081];
 const PATIENCE: Duration = Duration::from_secs(2);
 const SYN: [u8; 13] = *b"SYN of nobody";
 
+/// Source and its port, destination and its port.
+type Ends = ([u8; 4], u16, [u8; 4], u16);
+
 /// What a flood is made of.
 struct Flood {
     device: &'static str,
     /// The next station's Ethernet address.
     to_mac: [u8; 6],
     /// Source and destination of frame number n.
-    ends: fn(u32) -> ([u8; 4], u16, [u8; 4], u16),
+    ends: fn(u32) -> Ends,
 }
 
 impl Flood {
@@ -131,13 +134,13 @@ fn survives(world: &mut World, backend: usize, client: fn(&World) -> &Netns, at:
 }
 
 /// 198.18.0.0/15 (RFC 2544), all ports.
-fn from_anywhere(n: u32) -> ([u8; 4], u16, [u8; 4], u16) {
+fn from_anywhere(n: u32) -> Ends {
     let [_, _, a, b] = n.wrapping_mul(0x9e37_79b1).to_be_bytes();
     ([198, 18, a, b], 1_024 + (n % 60_000) as u16, [192, 168, 50, 1], NODE_PORT + (n % 2) as u16)
 }
 
 /// A pod can only speak for itself: from all its ports, to the ports of both services.
-fn from_one_pod(n: u32) -> ([u8; 4], u16, [u8; 4], u16) {
+fn from_one_pod(n: u32) -> Ends {
     ([10, 244, 1, 2], 1_024 + (n / 2 % 60_000) as u16, VIP.octets(), PORTS[n as usize % 2])
 }
 
