@@ -88,6 +88,8 @@ pub enum LinkTarget {
     Tcx { ifindex: u32, attach_type: u32 },
     /// `cgroup_id` is the inode of the cgroup's folder. `attach_type` as in [`CgroupHook`].
     Cgroup { cgroup_id: u64, attach_type: u32 },
+    /// `ifindex` 0 as above.
+    Xdp { ifindex: u32 },
     /// `enum bpf_link_type`.
     Other { link_type: u32 },
 }
@@ -105,6 +107,7 @@ struct RawInfo {
 
 /// `enum bpf_link_type`.
 const LINK_CGROUP: u32 = 3;
+const LINK_XDP: u32 = 6;
 const LINK_TCX: u32 = 11;
 
 impl Link {
@@ -200,6 +203,7 @@ impl Link {
             LINK_CGROUP => {
                 LinkTarget::Cgroup { cgroup_id: bytemuck::cast::<[u32; 2], u64>([a, b]), attach_type: c }
             }
+            LINK_XDP => LinkTarget::Xdp { ifindex: a },
             link_type => LinkTarget::Other { link_type },
         };
         Ok(LinkInfo { id: raw.id, program_id: raw.program_id, target })
@@ -207,10 +211,10 @@ impl Link {
 
     /// The device that an XDP link is on; none: it is gone, or this is another kind of link.
     pub fn xdp_device(&self) -> Result<Option<u32>, Error> {
-        const LINK_XDP: u32 = 6;
-        let raw: RawInfo =
-            sys::info(self.fd()).map_err(|e| Error::system("ask about link", &self.name, e))?;
-        Ok((raw.link_type == LINK_XDP && raw.words[0] != 0).then_some(raw.words[0]))
+        Ok(match self.info()?.target {
+            LinkTarget::Xdp { ifindex } if ifindex != 0 => Some(ifindex),
+            _ => None,
+        })
     }
 
     /// Swaps the program in place: no packet and no connect meets a moment without one.

@@ -4,13 +4,16 @@ use std::{collections::HashMap, fs::File, os::fd::AsFd, os::unix::fs::MetadataEx
 
 use proxy_abi::prog;
 use skerry_kernel::{
-    CgroupHook, Direction, Link, LinkTarget, Order, Program, filter_program, has_tcx, ifindex,
+    CgroupHook, Direction, Link, LinkTarget, Order, Program, XdpMode, filter_program, has_tcx, ifindex,
     tcx_attachments,
 };
 
 pub(crate) use filters::detach_from_nodes_devices;
 
-use crate::pins::{Pins, PinsError};
+use crate::{
+    config::UplinkXdp,
+    pins::{Pins, PinsError},
+};
 
 /// The socket hooks and their programs.
 pub(crate) const SOCKET_HOOKS: [(&str, CgroupHook); 8] = [
@@ -59,6 +62,8 @@ pub(crate) struct Hooks {
     pub uplink: String,
     pub overlay: String,
     pub cgroup: PathBuf,
+    /// Whether, and where, there is an XDP program on the uplink, too.
+    pub xdp: Option<UplinkXdp>,
 }
 
 /// What [`Attachments::ensure`] had to do.
@@ -120,6 +125,9 @@ impl Attachments {
         }
         for (hook, direction) in UPLINK_HOOKS {
             self.device(hook, &self.hooks.uplink, direction, &mut changes)?;
+        }
+        if let Some(mode) = self.hooks.xdp {
+            self.xdp(mode, &mut changes)?;
         }
         for (hook, kind) in SOCKET_HOOKS {
             self.socket(hook, kind, &mut changes)?;
@@ -193,6 +201,26 @@ impl Attachments {
         self.link(hook, device, is_target, attach, changes)
     }
 
+    fn xdp(&self, mode: UplinkXdp, changes: &mut Changes) -> Result<(), AttachError> {
+        let (hook, device) = (prog::UPLINK_XDP, self.hooks.uplink.as_str());
+        let failed = |source| AttachError::Attach { program: hook.to_owned(), to: device.to_owned(), source };
+        let index = ifindex(device).map_err(failed)?;
+        let attach = |program: &Program| match mode {
+            UplinkXdp::Native => Link::attach_xdp(program.fd(), index, XdpMode::Native),
+            UplinkXdp::Generic => Link::attach_xdp(program.fd(), index, XdpMode::Generic),
+            UplinkXdp::Auto => Link::attach_xdp(program.fd(), index, XdpMode::Native).or_else(|error| {
+                match error.is_busy() {
+                    true => Err(error),
+                    false => {
+                        tracing::info!(device, %error, "no native XDP: the program runs behind the driver");
+                        Link::attach_xdp(program.fd(), index, XdpMode::Generic)
+                    }
+                }
+            }),
+        };
+        self.link(hook, device, |target| target == LinkTarget::Xdp { ifindex: index }, attach, changes)
+    }
+
     fn socket(&self, hook: &str, kind: CgroupHook, changes: &mut Changes) -> Result<(), AttachError> {
         let is_target =
             |target| target == LinkTarget::Cgroup { cgroup_id: self.cgroup_id, attach_type: kind as u32 };
@@ -235,7 +263,8 @@ impl Attachments {
     }
 
     fn is_expected(&self, hook: &str, device: &str) -> bool {
-        (device == self.hooks.uplink && UPLINK_HOOKS.iter().any(|(name, _)| *name == hook))
+        let xdp = self.hooks.xdp.is_some() && hook == prog::UPLINK_XDP;
+        (device == self.hooks.uplink && (xdp || UPLINK_HOOKS.iter().any(|(name, _)| *name == hook)))
             || (device == self.hooks.overlay && OVERLAY_HOOKS.iter().any(|(name, _)| *name == hook))
     }
 

@@ -52,6 +52,8 @@ pub struct Config {
     /// Where `/healthz` and `/livez` are served as kube-proxy does it, for load balancers that ask whether the node should
     /// get traffic. `None`: nowhere. Somebody else's holding it keeps nothing from starting.
     pub healthz_bind: Option<SocketAddr>,
+    /// Where what comes for backends elsewhere turns round before the uplink's network stack. `None`: nowhere.
+    pub uplink_xdp: Option<UplinkXdp>,
     /// Answer ARP and neighbour discovery on the uplink for load-balancer addresses that Skerry's own controller gave.
     pub announce: bool,
     /// At least; more where the cluster's Services need it.
@@ -68,6 +70,17 @@ pub struct Config {
     pub verify_interval: Duration,
     /// Between two walks over the flow table for entries that ran out.
     pub flow_gc_interval: Duration,
+}
+
+/// Where an XDP program on the uplink runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UplinkXdp {
+    /// In the driver, or the agent does not start.
+    Native,
+    /// Behind the driver: works on every device, slower.
+    Generic,
+    /// In the driver where it can, else behind it.
+    Auto,
 }
 
 /// kube-proxy's `--healthz-bind-address`, where load balancers look.
@@ -118,6 +131,7 @@ impl Config {
             run_dir: "/run/skerry".into(),
             metrics_bind: None,
             healthz_bind: Some((Ipv6Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
+            uplink_xdp: None,
             announce: true,
             map_sizes: MapSizes {
                 frontends: size(proxy_abi::map::FRONTENDS),

@@ -59,9 +59,15 @@ pub enum LoadError {
     Ring(#[source] MapError),
 }
 
+/// `besides`: a program that not every node has.
+///
 /// Creates or takes up the pinned maps (below folders that [`Pins::prepare`] made) and loads the programs against them. Nothing is attached yet, and what is
 /// attached is not touched; the program pins show the new programs when this returns.
-pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Programs, LoadError> {
+pub(crate) fn load(
+    pins: &Pins,
+    sizes: &MapSizes,
+    besides: Option<&'static str>,
+) -> Result<Programs, LoadError> {
     let mut must_fill = make_room(pins)?;
     if let Err(error) = enlarge(pins, sizes) {
         tracing::error!(error = chain(&error), "the maps of Services stay as small as they are");
@@ -81,9 +87,9 @@ pub(crate) fn load(pins: &Pins, sizes: &MapSizes) -> Result<Programs, LoadError>
             .map_err(|source| LoadError::OpenMap { path: pins.map(map::OWN_PORTS), source })?;
     }
     let mut by_name = HashMap::new();
-    for name in PROGRAMS {
+    for name in PROGRAMS.iter().copied().chain(besides) {
         let program = object.program_mut(name).ok_or(LoadError::Missing { kind: "program", name })?;
-        by_name.insert(*name, load_program(pins, name, program)?);
+        by_name.insert(name, load_program(pins, name, program)?);
     }
     let events = object.take_map(map::EVENTS).ok_or(LoadError::Missing { kind: "map", name: map::EVENTS })?;
     Ok(Programs { by_name, events: RingBuf::try_from(events).map_err(LoadError::Ring)?, must_fill })
@@ -101,7 +107,11 @@ fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result
             program.load().map_err(failed)?;
             program.fd().map_err(failed)?.as_fd().try_clone_to_owned()
         }
-        _ => return Err(LoadError::Missing { kind: "tc or socket address program", name }),
+        Loaded::Xdp(program) => {
+            program.load().map_err(failed)?;
+            program.fd().map_err(failed)?.as_fd().try_clone_to_owned()
+        }
+        _ => return Err(LoadError::Missing { kind: "tc, XDP or socket address program", name }),
     };
     tracing::debug!(name, took = ?started.elapsed(), "program verified");
     let program = Program::from_fd(fd.map_err(|source| LoadError::Keep { name, source })?, name);

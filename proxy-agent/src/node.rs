@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use aya::maps::{MapData, RingBuf};
 use ipnetwork::IpNetwork;
-use proxy_abi::{Addr, Config as Facts, endpoint_flag, map};
+use proxy_abi::{Addr, Config as Facts, endpoint_flag, map, prog};
 use proxy_state::{NodeTables, router_address};
 use skerry_kernel::{Map, Update, cgroup2_mount, is_cgroup2, netns_cookie};
 
@@ -71,9 +71,14 @@ impl Node {
         if let Some(mounted) = pins.prepare().map_err(LoadError::from)? {
             settings.record_mount(&mounted)?;
         }
-        let programs = load(&pins, &config.map_sizes)?;
+        let programs = load(&pins, &config.map_sizes, config.uplink_xdp.map(|_| prog::UPLINK_XDP))?;
         let facts = Map::open(&pins.map(map::CONFIG)).map_err(NodeError::Facts)?;
-        let hooks = Hooks { uplink: uplink.name.clone(), overlay: OVERLAY.to_owned(), cgroup };
+        let hooks = Hooks {
+            uplink: uplink.name.clone(),
+            overlay: OVERLAY.to_owned(),
+            cgroup,
+            xdp: config.uplink_xdp,
+        };
         let attachments = Attachments::new(pins, programs.by_name, hooks)?;
         let host_netns_cookie = netns_cookie().map_err(NodeError::Cookie)?;
         let node = Node {

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 
 #[derive(Debug, Parser)]
@@ -150,6 +150,29 @@ pub struct TunnelOptions {
     /// Answer ARP and neighbour discovery for load-balancer addresses
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub announce: bool,
+    /// What comes for backends on other nodes turns round before the network stack: XDP on the uplink, in the driver, behind
+    /// it, or in the driver where it can
+    #[arg(long, default_value = "off")]
+    pub uplink_xdp: UplinkXdp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum UplinkXdp {
+    Off,
+    Native,
+    Generic,
+    Auto,
+}
+
+impl UplinkXdp {
+    pub fn mode(self) -> Option<proxy_agent::UplinkXdp> {
+        match self {
+            UplinkXdp::Off => None,
+            UplinkXdp::Native => Some(proxy_agent::UplinkXdp::Native),
+            UplinkXdp::Generic => Some(proxy_agent::UplinkXdp::Generic),
+            UplinkXdp::Auto => Some(proxy_agent::UplinkXdp::Auto),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Args)]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use clap::ValueEnum;
 
 use crate::{
     args::UpArgs,
@@ -153,6 +154,9 @@ fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String>
     flag("vxlan-vni", Some(node.tunnel.vxlan_vni.to_string()));
     flag("pin-root", Some(path(&node.tunnel.pin_root)));
     flag("metrics-bind", node.tunnel.metrics_bind.map(|bind| bind.to_string()));
+    flag("healthz-bind", Some(node.tunnel.healthz_bind.to_string()));
+    flag("announce", Some(node.tunnel.announce.to_string()));
+    flag("uplink-xdp", node.tunnel.uplink_xdp.to_possible_value().map(|value| value.get_name().to_owned()));
     list
 }
 
@@ -207,7 +211,7 @@ fn wait_for(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Cli, Command};
+    use crate::args::{Cli, Command, UplinkXdp};
     use clap::Parser;
 
     #[test]
@@ -236,6 +240,12 @@ mod tests {
             "192.168.0.0/16,2001:db8::/32",
             "--external-ips",
             "none",
+            "--healthz-bind",
+            "127.0.0.1:0",
+            "--announce",
+            "false",
+            "--uplink-xdp",
+            "generic",
         ];
         let Command::Up(args) = Cli::parse_from(typed).command else { panic!("up") };
         let api = "10.0.0.1:6443".parse::<SocketAddr>().unwrap();
@@ -256,5 +266,7 @@ mod tests {
         assert_eq!(node.node.tunnel.pin_root, Path::new("/p"));
         assert_eq!(node.node.tunnel.nodeport_addresses, args.node.tunnel.nodeport_addresses);
         assert_eq!(node.node.tunnel.external_ips, args.node.tunnel.external_ips);
+        assert_eq!(node.node.tunnel.healthz_bind, args.node.tunnel.healthz_bind);
+        assert_eq!((node.node.tunnel.announce, node.node.tunnel.uplink_xdp), (false, UplinkXdp::Generic));
     }
 }
