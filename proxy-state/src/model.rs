@@ -62,7 +62,7 @@ pub(crate) struct Service {
     /// The nodes answer for its load-balancer addresses themselves.
     pub is_announced: bool,
     /// External addresses that are not served.
-    pub refused: Option<LeftOut>,
+    pub refused: Option<Box<LeftOut>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,7 +102,8 @@ impl Service {
             created: timestamp_digits(&service.metadata.creation_timestamp),
             uid: uid_bits(&service.metadata.uid),
             cluster_ips,
-            refused: LeftOut::of(spec.external_ips.iter().filter_map(|ip| parse_ip(ip)), &may_be_external),
+            refused: LeftOut::of(spec.external_ips.iter().filter_map(|ip| parse_ip(ip)), &may_be_external)
+                .map(Box::new),
             external_ips: spec
                 .external_ips
                 .iter()
@@ -178,7 +179,7 @@ pub(crate) struct Slice {
     /// Which zones each endpoint is meant for, by hash; `None` where no endpoint is meant for any.
     pub zones: Option<Box<[Box<[NodeHash]>]>>,
     /// Endpoints whose address may not be a backend.
-    pub refused: Option<LeftOut>,
+    pub refused: Option<Box<LeftOut>>,
 }
 
 /// A number for a node's name; the same on every node and in every version.
@@ -246,7 +247,7 @@ impl Slice {
             FirstAddress::Unfit(ip) => Some(ip),
             _ => None,
         });
-        let refused = LeftOut::of(unfit, |_| true);
+        let refused = LeftOut::of(unfit, |_| true).map(Box::new);
         let (endpoints, nodes): (Vec<Endpoint>, Vec<NodeHash>) = endpoints.unzip();
         Some(Slice {
             service: ObjectKey::new(&slice.metadata.namespace, service),

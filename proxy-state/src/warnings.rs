@@ -189,7 +189,7 @@ impl State {
 
     fn refused_endpoints(&self, key: &ObjectKey) -> Option<Warning> {
         let slices = self.slices_of.get(key).into_iter().flatten();
-        let refused = slices.filter_map(|slice| self.slices.get(slice)?.refused);
+        let refused = slices.filter_map(|slice| self.slices.get(slice)?.refused.as_deref().copied());
         let LeftOut { count, first, what } = refused.reduce(LeftOut::join)?;
         let note = format!(
             "endpoint {first} is {what}{}: not served, since it would lead to the node itself; correct the EndpointSlice",
@@ -200,7 +200,7 @@ impl State {
 }
 
 fn refused_addresses(service: &Service) -> Option<Warning> {
-    let LeftOut { count, first, what } = service.refused?;
+    let LeftOut { count, first, what } = **service.refused.as_ref()?;
     let note = format!(
         "external address {first} is {what}{}: not served; choose another address",
         and_more(count as usize - 1)
