@@ -278,8 +278,14 @@ impl<'a> Draft<'a> {
         let empty = Extras::default();
         let (wanted, before) = (wanted.unwrap_or(&empty), before.unwrap_or(&empty));
         for (member, windows) in &wanted.members {
-            if self.actual.members.insert(*member, *windows) != Some(*windows) {
-                self.extras.push(Op::SetMember { member: *member, windows: *windows });
+            let known = self.actual.members.insert(*member, *windows).unwrap_or(0);
+            // It enters windows before a frontend has them, and leaves them after.
+            let both = known | *windows;
+            if both != known {
+                self.extras.push(Op::SetMember { member: *member, windows: both });
+            }
+            if both != *windows {
+                self.extra_deletes.push(Op::SetMember { member: *member, windows: *windows });
             }
         }
         for range in &wanted.ranges {
