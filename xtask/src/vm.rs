@@ -41,7 +41,7 @@ const PROGRAMS: &[(&str, Duration, &[&str])] = &[
 ];
 /// One at a time, since clients are busy all the while; what is about sizes and times is the real CPU's to tell.
 const ON_SLOW_CPUS: &[&str] =
-    &["--test-threads=1", "--skip=ten_thousand", "--skip=twenty_restarts", "--skip=maps_that_grow"];
+    &["--test-threads=1", "--skip=ten_thousand", "--skip=twenty", "--skip=maps_that_grow"];
 /// It starts `skerry lb` as users have it.
 const BALANCER: &str = "skerry-vm-cases/dsr";
 
