@@ -14,7 +14,7 @@ use crate::{
     parse::{ETH, ETHERTYPE_V4, Kind, Shape},
     rewrite::count_hop,
     service::{Found, Side, joins_midway},
-    tables::{Scratch, Tables},
+    tables::{FlowTable, Scratch, Tables},
     uplink::{choose_source, fits_tunnel, is_tunnel},
     verdict::Verdict,
 };
@@ -24,6 +24,9 @@ const OUTER: u32 = 50;
 const OUTER_HOPS: u8 = 64;
 /// Outer source ports: one a flow, so that receivers spread flows over their queues (RFC 7348 section 5).
 const FIRST_SOURCE_PORT: u32 = 0xc000;
+
+/// One of so many new flows takes the way through the stack.
+const REFRESH: u32 = 16;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,6 +77,10 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
         if s.flow.flags & flow_flag::REVERSE != 0 {
             return Step::Pass;
         }
+        if !s.lively {
+            let seen_s = s.flow.seen_s;
+            return leave_to_stack(tables, s, seen_s);
+        }
         tables.locate(s);
     } else {
         s.to = s.view.tuple;
@@ -99,8 +106,21 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
         if !tables.record_flow(s) {
             return Step::Settled;
         }
+        if tables.random() % REFRESH == 0 {
+            return leave_to_stack(tables, s, tables.now_s().wrapping_sub(1));
+        }
     }
     way(packet, s, config)
+}
+
+/// Neighbours' addresses stay fresh by what the stack sends itself: the first packet of a flow in each second, and some that
+/// open one. The tc program is to see it as such.
+#[inline(always)]
+fn leave_to_stack<T: Tables>(tables: &T, s: &Scratch, seen_s: u32) -> Step {
+    for table in [FlowTable::Established, FlowTable::New] {
+        tables.flow(table, &s.view.tuple, |flow| flow.seen_s = seen_s);
+    }
+    Step::Pass
 }
 
 /// How the packet leaves; [`Step::Pass`] where that takes more than writing a frame (an address to be asked for, a message).

@@ -42,6 +42,7 @@ fn find_in<T: Tables>(tables: &T, table: FlowTable, s: &mut Scratch, config: &Co
     let visited = tables.flow(table, &view.tuple, |flow| {
         *to = flow.to;
         copy.flags = flow.flags;
+        copy.seen_s = flow.seen_s;
         copy.service_id = flow.service_id;
         if error {
             return Visit::Use;

@@ -1,10 +1,9 @@
 use proxy_abi::{Addr, Config, Reason, config_flag, endpoint_flag, pod_cidr_flag};
 
 use crate::{
-    packet::Packet,
-    parse::View,
+    packet::{Packet, Way},
     rewrite::{address_frame, address_tunnel_frame, count_hop},
-    tables::Tables,
+    tables::{Scratch, Tables},
     verdict::Verdict,
 };
 
@@ -59,7 +58,8 @@ pub(crate) fn locate<T: Tables>(tables: &T, config: &Config, addr: &Addr, hop: &
 
 /// Sends a packet, already translated, to where its destination lives.
 #[inline(always)]
-pub(crate) fn forward<P: Packet>(packet: &mut P, view: &View, config: &Config, hop: &Hop) -> Verdict {
+pub(crate) fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) -> Verdict {
+    let (view, hop) = (&s.view, &s.hop);
     match hop.place {
         Place::Node => Verdict::PASS,
         Place::Nobody => Verdict::drop(Reason::UnknownEndpoint),
@@ -73,13 +73,18 @@ pub(crate) fn forward<P: Packet>(packet: &mut P, view: &View, config: &Config, h
             Err(reason) => Verdict::drop(reason),
         },
         Place::Routed | Place::Outside => {
-            let ifindex = packet.way_out(&view.tuple);
-            if ifindex == 0 {
-                return Verdict::drop(Reason::Unroutable);
+            packet.way_out(&view.tuple, &mut s.next);
+            let Some(ifindex) = s.next.device() else { return Verdict::drop(Reason::Unroutable) };
+            if let Err(reason) = count_hop(packet, view) {
+                return Verdict::drop(reason);
             }
-            match count_hop(packet, view) {
-                Ok(()) => Verdict::out(ifindex),
-                Err(reason) => Verdict::drop(reason),
+            // The stack's neighbour table stays fresh by what it sends itself: a flow's first packet in each second.
+            if !s.lively || !matches!(s.next.way, Way::Found) {
+                return Verdict::out(ifindex);
+            }
+            match packet.store(0, s.next.macs) {
+                Some(()) => Verdict::addressed(ifindex),
+                None => Verdict::drop(Reason::RewriteFailed),
             }
         }
     }

@@ -44,9 +44,8 @@ pub trait Packet {
     /// Cuts or grows the packet at its end.
     fn resize(&mut self, length: u32) -> Option<()>;
 
-    /// The device the kernel would send a forwarded packet out of; 0 where it has no route, the destination is the node's
-    /// own, or the packet does not fit the route's MTU.
-    fn way_out(&self, tuple: &Tuple) -> u32;
+    /// Asks the kernel's routes and neighbours about a packet that is forwarded, of any length.
+    fn way_out(&self, tuple: &Tuple, hop: &mut NextHop);
 
     /// [`step::parse`].
     #[inline(always)]
@@ -129,6 +128,18 @@ pub struct NextHop {
     pub mtu: u32,
     /// Destination and source of the Ethernet header.
     pub macs: [u8; 12],
+}
+
+impl NextHop {
+    /// The device, where there is one to send to.
+    #[inline(always)]
+    pub(crate) const fn device(&self) -> Option<u32> {
+        match self.way {
+            // The neighbour is asked for by who sends.
+            Way::Found | Way::NoNeighbour => Some(self.ifindex),
+            Way::None | Way::TooBig => None,
+        }
+    }
 }
 
 /// What a program in front of the network stack needs besides: it writes frames itself.

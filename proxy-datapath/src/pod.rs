@@ -182,8 +182,8 @@ fn masquerade<P: Packet>(packet: &P, s: &mut Scratch, config: &Config) -> Masque
     if config.flags & config_flag::MASQUERADE == 0 || node.is_unspecified() {
         return Masquerade::Stack;
     }
-    let ifindex = packet.way_out(&s.to);
-    if ifindex == 0 || ifindex != config.uplink_ifindex {
+    packet.way_out(&s.to, &mut s.next);
+    if s.next.device() != Some(config.uplink_ifindex) {
         return Masquerade::Stack;
     }
     match s.view.kind {

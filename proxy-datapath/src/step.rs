@@ -35,12 +35,16 @@ pub fn glance<P: Packet>(packet: &P, s: &mut Scratch) -> bool {
     glance::glance(packet, &mut s.view)
 }
 
-/// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
+/// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`; `s.lively` tells whether another
+/// packet of it came in this second.
 #[inline(always)]
 pub fn find_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     let Some(config) = tables.config() else { return false };
     follow(tables, &mut s.view);
-    flow::find(tables, s, config, tables.now_s())
+    let now_s = tables.now_s();
+    let found = flow::find(tables, s, config, now_s);
+    s.lively = found && s.flow.seen_s == now_s;
+    found
 }
 
 /// Takes away the flow whose answers would have the packet's addresses, turned round, if it is over. `s.to` is lost.
@@ -112,7 +116,7 @@ pub fn rewrite<P: Packet>(packet: &mut P, s: &mut Scratch) -> bool {
 /// Prepares a packet, already translated, for its way to `s.hop`: `s.verdict`.
 #[inline(always)]
 pub fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) {
-    s.verdict = forward::forward(packet, &s.view, config, &s.hop);
+    s.verdict = forward::forward(packet, s, config);
 }
 
 /// Turns the packet into its own refusal: `s.verdict`.

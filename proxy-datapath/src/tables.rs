@@ -148,6 +148,8 @@ pub struct Scratch {
     pub fresh: Fresh,
     /// What becomes of it, once a step has settled that.
     pub verdict: Verdict,
-    /// Its next station, where the program writes the frame itself.
+    /// Whether its flow had another packet in this second.
+    pub lively: bool,
+    /// Its next station on the link.
     pub next: NextHop,
 }

@@ -17,6 +17,8 @@ pub enum Action {
     Out = 5,
     /// The packet was turned into its own answer: back out of the device it came from.
     Answer = 6,
+    /// Out of `ifindex` as it is: its frame bears the neighbour's address.
+    Addressed = 7,
 }
 
 /// What is to become of a packet. Flat, not an enum with fields: every byte is written on every path, as the verifier wants.
@@ -75,6 +77,11 @@ impl Verdict {
     #[inline(always)]
     pub const fn wrapped(ifindex: u32) -> Verdict {
         Verdict::new(Action::Out, Reason::Encapsulated, ifindex, Addr::UNSPECIFIED)
+    }
+
+    #[inline(always)]
+    pub const fn addressed(ifindex: u32) -> Verdict {
+        Verdict::new(Action::Addressed, Reason::SentOut, ifindex, Addr::UNSPECIFIED)
     }
 
     #[inline(always)]

@@ -1,9 +1,15 @@
 //! A question to the kernel's routes.
 
-use core::mem;
+use core::{ffi::c_void, mem};
 
-use aya_ebpf::bindings::bpf_fib_lookup;
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
+    },
+    helpers::generated as helper,
+};
 use proxy_abi::Tuple;
+use proxy_datapath::{NextHop, Way};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -27,4 +33,23 @@ pub fn query(tuple: &Tuple, ifindex: u32) -> bpf_fib_lookup {
     query.dport = tuple.dport.raw();
     query.ifindex = ifindex;
     query
+}
+
+/// Asks for the program that runs with this context.
+#[inline(always)]
+pub fn ask(context: *mut c_void, query: &mut bpf_fib_lookup, hop: &mut NextHop) {
+    let size = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: the helper reads and writes no more than the size it is told.
+    let answer = unsafe { helper::bpf_fib_lookup(context, query, size, 0) } as u32;
+    hop.way = match answer {
+        BPF_FIB_LKUP_RET_SUCCESS => Way::Found,
+        BPF_FIB_LKUP_RET_NO_NEIGH => Way::NoNeighbour,
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::TooBig,
+        _ => Way::None,
+    };
+    // SAFETY: where the answer is FRAG_NEEDED the helper has put the MTU in the place of the length.
+    hop.mtu = unsafe { query.__bindgen_anon_1.mtu_result } as u32;
+    hop.ifindex = query.ifindex;
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (query.dmac, query.smac);
+    hop.macs = [a, b, c, d, e, f, g, h, i, j, k, l];
 }

@@ -6,14 +6,13 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{
         __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6,
-        BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
-        bpf_tunnel_key,
+        BPF_F_ZERO_CSUM_TX, bpf_tunnel_key,
     },
     helpers::generated as helper,
     programs::TcContext,
 };
 use proxy_abi::{Addr, Config, Tuple};
-use proxy_datapath::{Change, Packet, Round, Scratch, Shape, Tables, Tunnel, Verdict};
+use proxy_datapath::{Change, NextHop, Packet, Round, Scratch, Shape, Tables, Tunnel, Verdict};
 
 use crate::{fib, steps, tables::Kernel};
 
@@ -148,18 +147,10 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
-    fn way_out(&self, tuple: &Tuple) -> u32 {
+    fn way_out(&self, tuple: &Tuple, hop: &mut NextHop) {
         // SAFETY: the context is valid for the whole run.
         let mut query = fib::query(tuple, unsafe { (*self.raw()).ingress_ifindex });
-        let size = size_of::<bpf_fib_lookup>() as i32;
-        // SAFETY: the helper reads and writes no more than the size it is told.
-        let answer = unsafe { helper::bpf_fib_lookup(self.0.as_ptr(), &mut query, size, 0) } as u32;
-        // An unknown neighbour is asked for by bpf_redirect_neigh.
-        if answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH {
-            query.ifindex
-        } else {
-            0
-        }
+        fib::ask(self.0.as_ptr(), &mut query, hop);
     }
 
     #[inline(always)]

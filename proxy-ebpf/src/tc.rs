@@ -94,6 +94,8 @@ impl<'a> Run<'a> {
                 helper::bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32
             },
             // SAFETY: as above.
+            Action::Addressed => unsafe { helper::bpf_redirect(verdict.ifindex, 0) as i32 },
+            // SAFETY: as above.
             Action::Answer => unsafe { helper::bpf_redirect(self.skb.ifindex(), 0) as i32 },
             Action::Tunnel | Action::Keyed => self.tunnel(verdict),
         }

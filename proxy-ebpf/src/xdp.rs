@@ -7,18 +7,15 @@ use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{
-        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
-        xdp_action, xdp_md,
-    },
+    bindings::{xdp_action, xdp_md},
     helpers::generated as helper,
     macros::xdp,
     programs::XdpContext,
 };
 use proxy_abi::Tuple;
 use proxy_datapath::{
-    Action, Change, Frame, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, Way, fix_checksum,
-    from_nic, from_wire,
+    Action, Change, Frame, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, fix_checksum, from_nic,
+    from_wire,
 };
 
 use crate::{
@@ -64,7 +61,7 @@ fn finish(packet: &Xdp, scratch: &Scratch, verdict: &Verdict, length: u32) -> u3
         // SAFETY: plain numbers; the helper checks the device.
         Action::Out => unsafe { helper::bpf_redirect(verdict.ifindex, 0) as u32 },
         // The others are verdicts of nodes.
-        Action::Drop | Action::Deliver | Action::Tunnel | Action::Keyed => {
+        Action::Drop | Action::Deliver | Action::Tunnel | Action::Keyed | Action::Addressed => {
             report(packet.ifindex(), &scratch.view, verdict.reason, length);
             xdp_action::XDP_DROP
         }
@@ -114,17 +111,6 @@ impl Xdp<'_> {
             return None;
         }
         Some(start as *mut [u8; N])
-    }
-
-    /// The kernel's routes, as for a packet that came in by this device; `length` as for [`Frame::next_hop`].
-    #[inline(always)]
-    fn route(&self, tuple: &Tuple, length: u32) -> (u32, bpf_fib_lookup) {
-        let mut query = fib::query(tuple, self.ifindex());
-        query.__bindgen_anon_1.tot_len = length as u16;
-        let size = size_of::<bpf_fib_lookup>() as i32;
-        // SAFETY: the helper reads and writes no more than the size it is told.
-        let answer = unsafe { helper::bpf_fib_lookup(self.0.as_ptr(), &mut query, size, 0) } as u32;
-        (answer, query)
     }
 }
 
@@ -214,9 +200,8 @@ impl Packet for Xdp<'_> {
     }
 
     #[inline(always)]
-    fn way_out(&self, tuple: &Tuple) -> u32 {
-        let (answer, query) = self.route(tuple, 0);
-        if answer == BPF_FIB_LKUP_RET_SUCCESS { query.ifindex } else { 0 }
+    fn way_out(&self, tuple: &Tuple, hop: &mut NextHop) {
+        self.next_hop(tuple, 0, hop);
     }
 
     #[inline(always)]
@@ -257,17 +242,8 @@ impl Frame for Xdp<'_> {
     /// Not inlined: the question takes 64 bytes of stack.
     #[inline(never)]
     fn next_hop(&self, tuple: &Tuple, length: u32, hop: &mut NextHop) {
-        let (answer, query) = self.route(tuple, length);
-        hop.way = match answer {
-            BPF_FIB_LKUP_RET_SUCCESS => Way::Found,
-            BPF_FIB_LKUP_RET_NO_NEIGH => Way::NoNeighbour,
-            BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::TooBig,
-            _ => Way::None,
-        };
-        // SAFETY: where the answer is FRAG_NEEDED the helper has put the MTU in the place of the length.
-        hop.mtu = unsafe { query.__bindgen_anon_1.mtu_result } as u32;
-        hop.ifindex = query.ifindex;
-        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (query.dmac, query.smac);
-        hop.macs = [a, b, c, d, e, f, g, h, i, j, k, l];
+        let mut query = fib::query(tuple, self.ifindex());
+        query.__bindgen_anon_1.tot_len = length as u16;
+        fib::ask(self.0.as_ptr(), &mut query, hop);
     }
 }

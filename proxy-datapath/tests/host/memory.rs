@@ -12,8 +12,8 @@ use proxy_abi::{
     SourceRangeKey, Tuple,
 };
 use proxy_datapath::{
-    Change, FlowTable, Insert, Packet, Round, Scratch, Tables, Tunnel, Verdict, from_overlay, from_pod,
-    from_uplink, to_overlay, to_pod, to_uplink,
+    Change, FlowTable, Insert, NextHop, Packet, Round, Scratch, Tables, Tunnel, Verdict, Way, from_overlay,
+    from_pod, from_uplink, to_overlay, to_pod, to_uplink,
 };
 
 use crate::cases::{Hook, State};
@@ -86,11 +86,12 @@ impl Packet for Bytes {
         Some(())
     }
 
-    fn way_out(&self, tuple: &Tuple) -> u32 {
-        match tuple.dst.to_ip() {
-            IpAddr::V4(v4) if v4.octets().starts_with(&[198, 51, 100]) => 0,
-            _ => self.uplink,
-        }
+    fn way_out(&self, tuple: &Tuple, hop: &mut NextHop) {
+        let way = match tuple.dst.to_ip() {
+            IpAddr::V4(v4) if v4.octets().starts_with(&[198, 51, 100]) => Way::None,
+            _ => Way::NoNeighbour,
+        };
+        *hop = NextHop { way, ifindex: self.uplink, ..NextHop::default() };
     }
 }
 

@@ -180,7 +180,9 @@ fn expected_answer(action: Action) -> i32 {
     match action {
         Action::Pass | Action::Keyed => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
-        Action::Deliver | Action::Tunnel | Action::Out | Action::Answer => TC_ACT_REDIRECT,
+        Action::Deliver | Action::Tunnel | Action::Out | Action::Addressed | Action::Answer => {
+            TC_ACT_REDIRECT
+        }
     }
 }
 

@@ -173,7 +173,7 @@ fn explain(verdict: &Verdict) -> String {
         Action::Drop => return format!("dropped, {}: {}", verdict.reason.label(), verdict.reason.text()),
         Action::Deliver => format!("into the pod behind device {}", device(verdict.ifindex)),
         Action::Tunnel | Action::Keyed => format!("through the tunnel to node {}", verdict.node),
-        Action::Out => format!("out of device {}", device(verdict.ifindex)),
+        Action::Out | Action::Addressed => format!("out of device {}", device(verdict.ifindex)),
         Action::Answer => "answered at once with RST or ICMP port unreachable".to_owned(),
     };
     format!("{what} ({})", verdict.reason.label())

@@ -4,7 +4,7 @@ use std::{
 };
 
 use proxy_abi::{Tuple, proto};
-use proxy_datapath::{Change, Packet};
+use proxy_datapath::{Change, NextHop, Packet, Way};
 
 /// Ethernet.
 const ETHERNET: usize = 14;
@@ -85,8 +85,11 @@ impl Packet for Frame {
         Some(())
     }
 
-    fn way_out(&self, tuple: &Tuple) -> u32 {
-        way_out(tuple.dst.to_ip())
+    fn way_out(&self, tuple: &Tuple, hop: &mut NextHop) {
+        let ifindex = way_out(tuple.dst.to_ip());
+        // Whether the neighbour is known makes no difference to where the packet goes.
+        let way = if ifindex == 0 { Way::None } else { Way::NoNeighbour };
+        *hop = NextHop { way, ifindex, ..NextHop::default() };
     }
 }
 
