@@ -106,7 +106,7 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
         if !tables.record_flow(s) {
             return Step::Settled;
         }
-        if tables.random() % REFRESH == 0 {
+        if tables.random().is_multiple_of(REFRESH) {
             return leave_to_stack(tables, s, tables.now_s().wrapping_sub(1));
         }
     }
