@@ -14,7 +14,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn glance<P: Packet>(packet: &P, view: &mut View) -> bool {
     let Some(head) = packet.load::<38>(0) else { return false };
-    let ports;
+    let (ports, flags_at);
     match [head[12], head[13]] {
         ETHERTYPE_V4 => {
             let fragment = u16::from_be_bytes([head[20], head[21]]) & 0x3fff != 0;
@@ -26,6 +26,7 @@ pub(crate) fn glance<P: Packet>(packet: &P, view: &mut View) -> bool {
             view.src = Addr::from_v4([head[26], head[27], head[28], head[29]]);
             view.dst = Addr::from_v4([head[30], head[31], head[32], head[33]]);
             ports = [head[34], head[35], head[36], head[37]];
+            flags_at = ETH + 20 + 13;
         }
         ETHERTYPE_V6 => {
             let Some(rest) = packet.load::<38>(ETH + 6) else { return false };
@@ -44,13 +45,25 @@ pub(crate) fn glance<P: Packet>(packet: &P, view: &mut View) -> bool {
                 return false;
             }
             ports = [rest[34], rest[35], rest[36], rest[37]];
+            flags_at = ETH + 40 + 13;
         }
         _ => return false,
     }
     let [a, b, c, d] = ports;
     let (sport, dport) = (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
     view.tuple = Tuple::new(view.src, Be16::from_raw(sport), view.dst, Be16::from_raw(dport), view.proto);
-    view.proto == proto::TCP || view.proto == proto::UDP
+    match view.proto {
+        proto::TCP => {
+            let Some([flags]) = packet.load(flags_at) else { return false };
+            view.flags = flags;
+            true
+        }
+        proto::UDP => {
+            view.flags = 0;
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Whether a packet that came in by the uplink is for a socket of the node, of which no table of ours knows anything.
@@ -74,6 +87,10 @@ pub(crate) fn is_for_own_socket<P: Packet, T: Tables>(
     }
     if tables.own_port(OwnPort::Asked, tuple.dport) || tables.own_port(OwnPort::Answers, tuple.dport) {
         return false;
+    }
+    // A segment that opens nothing: had it to do with a flow of ours, the port would be marked.
+    if s.view.is_midway() {
+        return true;
     }
     let key =
         FrontendKey { addr: tuple.dst, port: tuple.dport, proto: tuple.proto, kind: frontend_kind::ADDRESS };

@@ -5,7 +5,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -37,14 +37,19 @@ struct Flood {
 }
 
 impl Flood {
-    /// Sends until `enough` says so and [`FLOOD`] frames are out.
-    fn run(&self, from: &Netns, sent: &AtomicU32, enough: &AtomicBool) {
+    /// Sends [`FLOOD`] frames, never more than `allowed` at a time: how fast a table turns over is the machine's to say, how
+    /// much of it does between two packets of a client is the test's.
+    fn run(&self, from: &Netns, sent: &AtomicU32, allowed: &AtomicU32) {
         let own_mac = mac(from, self.device);
         from.run(|| {
             let device = nix::net::if_::if_nametoindex(self.device).unwrap();
             let socket = PacketSocket::open(device, 0x0800, &[ClassicInstruction::accept(0)]).unwrap();
             let mut frame = Vec::new();
-            while !enough.load(Ordering::Relaxed) || sent.load(Ordering::Relaxed) < FLOOD {
+            while sent.load(Ordering::Relaxed) < FLOOD {
+                if sent.load(Ordering::Relaxed) >= allowed.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                    continue;
+                }
                 let (src, sport, dst, dport) = (self.ends)(sent.load(Ordering::Relaxed));
                 frame.clear();
                 let syn = PacketBuilder::ethernet2(own_mac, self.to_mac).ipv4(src, dst, 64);
@@ -101,13 +106,15 @@ fn survives(world: &mut World, backend: usize, client: fn(&World) -> &Netns, at:
     let greeter = Greeter::start(&world.nodes[backend].pod, &format!("0.0.0.0:{}", PORTS[1]), "pod");
     let from = client(world);
     let mut standing = Standing::open(from, &at[0]);
-    let (sent, enough) = (AtomicU32::new(0), AtomicBool::new(false));
+    let (sent, allowed) = (AtomicU32::new(0), AtomicU32::new(TABLE));
     let outcomes: Vec<Result<String, String>> = std::thread::scope(|scope| {
-        scope.spawn(|| flood.run(from, &sent, &enough));
+        scope.spawn(|| flood.run(from, &sent, &allowed));
         let outcomes = (0..CLIENTS)
             .map(|number| {
                 // The first when the table has been filled once, the last when the flood is nearly over.
                 let due = TABLE + (FLOOD - TABLE) / CLIENTS * number;
+                // Meanwhile a seventh of the table's size, a third of its entries.
+                allowed.store(due + (FLOOD - TABLE) / CLIENTS, Ordering::Relaxed);
                 while sent.load(Ordering::Relaxed) < due {
                     std::thread::yield_now();
                 }
@@ -116,7 +123,7 @@ fn survives(world: &mut World, backend: usize, client: fn(&World) -> &Netns, at:
                     .map_err(|error| format!("after {} SYNs: {error}", sent.load(Ordering::Relaxed)))
             })
             .collect();
-        enough.store(true, Ordering::Relaxed);
+        allowed.store(FLOOD, Ordering::Relaxed);
         outcomes
     });
     standing.says("afterwards");

@@ -99,8 +99,13 @@ impl Model {
             && !is_loopback(&ip.src)
             && !self.asked.contains(&dport)
             && !self.answering.contains(&dport)
-            && !is_address_of_service(&self.state, ip, dport)
-            && !(self.has(config_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some())
+            && (is_midway(ip)
+                || !(is_address_of_service(&self.state, ip, dport) || self.is_from_tunnel_only(ip)))
+    }
+
+    /// A source that only the tunnel may bring.
+    fn is_from_tunnel_only(&self, ip: &Ip) -> bool {
+        self.has(config_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some()
     }
 
     pub(super) fn is_from_own_socket(&self, ip: &Ip) -> bool {
