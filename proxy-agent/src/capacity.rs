@@ -54,6 +54,15 @@ pub(crate) fn larger(demand: &Demand, now: &Limits, asked: &MapSizes, max_bytes:
 /// Makes the maps of services anew where one is smaller than it should be, all of them: frontends and the slots that they
 /// point to belong together. True if so. What is attached keeps the old ones.
 pub(crate) fn enlarge(pins: &Pins, sizes: &MapSizes) -> Result<bool, EnlargeError> {
+    let fresh = |name: &str| pins.map(&format!("{name}-new"));
+    // Killed between the first and the last of them: the rest follows, or frontends would point into other slots.
+    let names = tables(sizes).map(|(name, _)| name);
+    if !fresh(names[0]).exists() && fresh(map::FRONTENDS).exists() {
+        for name in names.into_iter().filter(|name| fresh(name).exists()) {
+            pins.replace(&fresh(name), &pins.map(name))?;
+        }
+        return Ok(true);
+    }
     let mut is_smaller = false;
     let mut made = Vec::new();
     for (name, wanted) in tables(sizes) {
@@ -68,7 +77,6 @@ pub(crate) fn enlarge(pins: &Pins, sizes: &MapSizes) -> Result<bool, EnlargeErro
     if !is_smaller {
         return Ok(false);
     }
-    let fresh = |name: &str| pins.map(&format!("{name}-new"));
     for (name, map_type, flags, max_entries) in &made {
         pins.remove(&fresh(name))?;
         let spec = MapSpec { name, map_type: *map_type, max_entries: *max_entries, flags: *flags };
@@ -155,6 +163,59 @@ mod tests {
         assert_eq!((sizes.frontends, sizes.slots, sizes.members), (131_072, 524_288, 65_536));
         assert_eq!(larger(&more, &NOW, &sizes, u64::MAX), None, "asked for, and not had");
         assert_eq!(larger(&more, &NOW, &asked, 1 << 20), None, "more than memory allows");
+    }
+
+    /// Real maps; removed with their value.
+    struct Folder(Pins);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let pins = Pins::new(&std::path::PathBuf::from(format!(
+                "/sys/fs/bpf/skerry-capacity-{}-{name}",
+                std::process::id()
+            )));
+            pins.prepare().unwrap();
+            Folder(pins)
+        }
+
+        fn make(&self, pin_name: &str, name: &str, max_entries: u32) {
+            const HASH: u32 = 1;
+            let spec = MapSpec { name, map_type: HASH, max_entries, flags: 0 };
+            pin::<FrontendKey, Frontend>(&spec, &self.0.map(pin_name)).unwrap();
+        }
+
+        fn sizes(&self) -> Vec<u32> {
+            let names = tables(&Config::new("n").map_sizes).map(|(name, _)| name);
+            names.iter().map(|name| pinned_map_info(&self.0.map(name)).unwrap().max_entries).collect()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            if let Err(error) = std::fs::remove_dir_all(self.0.root()) {
+                eprintln!("{}: {error}", self.0.root().display());
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_of_maps_that_was_cut_off_is_finished_and_one_that_had_not_begun_is_not() {
+        let small =
+            MapSizes { frontends: 1, slots: 1, members: 1, source_ranges: 1, ..Config::new("n").map_sizes };
+        let names = tables(&small).map(|(name, _)| name);
+        for replaced in 0..=names.len() {
+            let folder = Folder::new(&replaced.to_string());
+            for (index, name) in names.into_iter().enumerate() {
+                folder.make(name, name, if index < replaced { 64 } else { 16 });
+                if index >= replaced {
+                    folder.make(&format!("{name}-new"), name, 64);
+                }
+            }
+            let finished = enlarge(&folder.0, &small).unwrap();
+            let all = if replaced == 0 { 16 } else { 64 };
+            assert_eq!(folder.sizes(), [all; 4], "{replaced} were in place");
+            assert_eq!(finished, (1..names.len()).contains(&replaced), "{replaced} were in place");
+        }
     }
 
     #[test]
