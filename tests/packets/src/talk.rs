@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use skerry_lab::Netns;
@@ -88,11 +88,25 @@ impl Greeter {
     }
 }
 
+/// A child that another test is just starting holds a copy of every socket until it is executed: a port that was let go a
+/// moment ago may be taken for as long.
+fn bind_again(address: &str) -> io::Result<UdpSocket> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            bound => return bound,
+        }
+    }
+}
+
 /// Sends a datagram from a new socket and returns the answer and who it is from.
 pub fn ask(netns: &Netns, bind: &str, to: &str, text: &str) -> io::Result<(String, SocketAddr)> {
     netns
         .run(|| {
-            let socket = UdpSocket::bind(bind)?;
+            let socket = bind_again(bind)?;
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.send_to(text.as_bytes(), to)?;
             let mut buffer = [0; 65_536];
