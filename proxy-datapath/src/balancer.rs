@@ -283,8 +283,9 @@ fn wrap_v6<P: Frame>(packet: &mut P, s: &Scratch) -> Option<()> {
     frame(packet, &s.next, ETHERTYPE_V6)
 }
 
+/// The Ethernet header towards the next station.
 #[inline(always)]
-fn frame<P: Frame>(packet: &mut P, hop: &NextHop, ethertype: [u8; 2]) -> Option<()> {
+pub(crate) fn frame<P: Frame>(packet: &mut P, hop: &NextHop, ethertype: [u8; 2]) -> Option<()> {
     packet.store_new(0, &hop.macs)?;
     packet.store_new(12, &ethertype)
 }

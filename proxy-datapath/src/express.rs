@@ -4,15 +4,16 @@
 //! that is not sent on is left as it came, and only its flow may have been recorded. Answers come back through the tunnel and
 //! meet the flow there.
 
-use proxy_abi::{Be16, Config, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Tuple, config_flag, flow_flag, proto};
+use proxy_abi::{Be16, Config, Tuple, config_flag, flow_flag, proto};
 
 use crate::{
+    balancer::frame,
     checksum::{add_bytes, finish},
     forward::{Place, is_loopback},
     glance::is_for_own_socket,
-    packet::{Frame, NextHop, Way},
+    packet::{Frame, Way},
     parse::{ETH, ETHERTYPE_V4, Kind, Shape},
-    rewrite::count_hop,
+    rewrite::{address_tunnel_frame, count_hop},
     service::{Found, Side, joins_midway},
     tables::{FlowTable, Scratch, Tables},
     uplink::{choose_source, fits_tunnel, is_tunnel},
@@ -165,8 +166,7 @@ fn encapsulate<P: Frame, T: Tables>(
 ) -> Option<()> {
     let class: [u8; 2] = packet.load(ETH)?;
     let marks = if s.view.v4 { class[1] & 3 } else { class[1] >> 4 & 3 };
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (OVERLAY_DEV_MAC, OVERLAY_SRC_MAC);
-    packet.store_new(0, &[a, b, c, d, e, f, g, h, i, j, k, l])?;
+    address_tunnel_frame(packet).ok()?;
     // From here on the inner frame's length counts: Ethernet header and IP packet.
     let udp = s.view.length.wrapping_add((ETH + 16) as u16);
     packet.prepend(OUTER)?;
@@ -183,11 +183,5 @@ fn encapsulate<P: Frame, T: Tables>(
     let [e, f] = udp.to_be_bytes();
     let [_, g, h, i] = config.vni.to_be_bytes();
     packet.store_new(ETH + 20, &[a, b, c, d, e, f, 0, 0, 0x08, 0, 0, 0, g, h, i, 0])?;
-    frame(packet, &s.next)
-}
-
-#[inline(always)]
-fn frame<P: Frame>(packet: &mut P, hop: &NextHop) -> Option<()> {
-    packet.store_new(0, &hop.macs)?;
-    packet.store_new(12, &ETHERTYPE_V4)
+    frame(packet, &s.next, ETHERTYPE_V4)
 }

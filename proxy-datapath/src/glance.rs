@@ -6,7 +6,7 @@ use proxy_abi::{Addr, Be16, Config, FrontendKey, OwnPort, Tuple, config_flag, fr
 use crate::{
     forward::is_loopback,
     packet::Packet,
-    parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, View, address},
+    parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, View, address, ports},
     tables::{Scratch, Tables},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn glance<P: Packet>(packet: &P, view: &mut View) -> bool {
     let Some(head) = packet.load::<38>(0) else { return false };
-    let (ports, flags_at);
+    let (raw_ports, flags_at);
     match [head[12], head[13]] {
         ETHERTYPE_V4 => {
             let fragment = u16::from_be_bytes([head[20], head[21]]) & 0x3fff != 0;
@@ -25,7 +25,7 @@ pub(crate) fn glance<P: Packet>(packet: &P, view: &mut View) -> bool {
             view.proto = head[23];
             view.src = Addr::from_v4([head[26], head[27], head[28], head[29]]);
             view.dst = Addr::from_v4([head[30], head[31], head[32], head[33]]);
-            ports = [head[34], head[35], head[36], head[37]];
+            raw_ports = [head[34], head[35], head[36], head[37]];
             flags_at = ETH + 20 + 13;
         }
         ETHERTYPE_V6 => {
@@ -44,14 +44,13 @@ pub(crate) fn glance<P: Packet>(packet: &P, view: &mut View) -> bool {
             if view.src.is_v4() || view.dst.is_v4() {
                 return false;
             }
-            ports = [rest[34], rest[35], rest[36], rest[37]];
+            raw_ports = [rest[34], rest[35], rest[36], rest[37]];
             flags_at = ETH + 40 + 13;
         }
         _ => return false,
     }
-    let [a, b, c, d] = ports;
-    let (sport, dport) = (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
-    view.tuple = Tuple::new(view.src, Be16::from_raw(sport), view.dst, Be16::from_raw(dport), view.proto);
+    view.tuple = Tuple::new(view.src, Be16::ZERO, view.dst, Be16::ZERO, view.proto);
+    ports(&mut view.tuple, raw_ports);
     match view.proto {
         proto::TCP => {
             let Some([flags]) = packet.load(flags_at) else { return false };

@@ -276,7 +276,7 @@ fn transport<P: Packet>(packet: &P, view: &mut View, l4: u32, later_fragment: bo
 }
 
 #[inline(always)]
-fn ports(tuple: &mut Tuple, raw: [u8; 4]) {
+pub(crate) fn ports(tuple: &mut Tuple, raw: [u8; 4]) {
     tuple.sport = Be16::from_raw(u16::from_ne_bytes([raw[0], raw[1]]));
     tuple.dport = Be16::from_raw(u16::from_ne_bytes([raw[2], raw[3]]));
 }

@@ -136,7 +136,7 @@ impl Object {
         ifindex: u32,
         packet: &[u8],
     ) -> Result<(i32, Vec<u8>), ObjectError> {
-        let context = incoming_by(ifindex);
+        let context = skerry_kernel::skb_context(ifindex);
         let mut out = vec![0; packet.len() + ANSWER_ROOM];
         let options = TestRunOptions {
             data_in: Some(packet),
@@ -159,7 +159,7 @@ impl Object {
     pub fn test_run_summed(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Result<i32, ObjectError> {
         let program = self.classifier(name)?;
         let fd = program.fd().map_err(|source| verify_error(name, source))?;
-        summed::run(fd.as_fd(), &incoming_by(ifindex), packet)
+        summed::run(fd.as_fd(), &skerry_kernel::skb_context(ifindex), packet)
             .map_err(|source| ObjectError::SummedRun { name: name.to_owned(), source })
     }
 
@@ -384,17 +384,6 @@ impl Object {
             .ok_or_else(|| ObjectError::Missing { what: "map", name: name.to_owned() })?;
         M::try_from(map).map_err(|source| map_error(name, source))
     }
-}
-
-/// A `struct __sk_buff` (linux/bpf.h) of a packet on a device; offsets are the kernel's ABI.
-fn incoming_by(ifindex: u32) -> [u8; 192] {
-    const INGRESS_IFINDEX: usize = 36;
-    const IFINDEX: usize = 40;
-    let mut context = [0; 192];
-    for offset in [INGRESS_IFINDEX, IFINDEX] {
-        context[offset..offset + 4].copy_from_slice(&ifindex.to_ne_bytes());
-    }
-    context
 }
 
 fn map_error(name: &'static str, source: aya::maps::MapError) -> ObjectError {
