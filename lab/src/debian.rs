@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use anyhow::{Context, Result, bail};
@@ -80,16 +81,26 @@ pub fn unpacked(package: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A fresh machine has no package lists.
+/// A fresh machine has no package lists, or those of the day that its image was made: they name versions that are gone and
+/// lack packages that came since. Where the mirror can't be reached old lists must do.
 fn update_once() -> Result<()> {
-    let lists = Path::new("/var/lib/apt/lists");
-    let have = fs::read_dir(lists)
-        .map(|dir| dir.flatten().any(|e| e.file_name().to_string_lossy().contains("_Packages")))
-        .unwrap_or(false);
-    if !have {
-        command::run("apt-get", &["update", "-q"])?;
+    static DONE: OnceLock<()> = OnceLock::new();
+    if DONE.get().is_some() {
+        return Ok(());
     }
+    if let Err(error) = command::run("apt-get", &["update", "-q"]) {
+        if !has_lists(Path::new("/var/lib/apt/lists")) {
+            return Err(error);
+        }
+        eprintln!("the package lists could not be updated, the old ones must do: {error:#}");
+    }
+    DONE.get_or_init(|| ());
     Ok(())
+}
+
+fn has_lists(folder: &Path) -> bool {
+    let Ok(lists) = fs::read_dir(folder) else { return false };
+    lists.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
 }
 
 /// Two test processes on a fresh machine must not both call apt-get.
