@@ -1,49 +1,44 @@
-//! The connection tables, which the program fills and we keep clean.
+//! The connection table, which the program fills and we keep clean.
 
 use std::{collections::HashMap, path::Path};
 
 use proxy_abi::{
-    Config as Facts, Flow, FrontendKey, Tuple, flow_flag, flow_state, frontend_kind, map, proto,
+    Config as Facts, Flow, FrontendKey, Seat, Tuple, flow_flag, flow_state, frontend_kind, map, proto,
 };
 use skerry_kernel::{Error, Map};
 
 use crate::plan::Tables;
 
 pub struct Flows {
-    established: Map<Tuple, Flow>,
-    embryonic: Map<Tuple, Flow>,
+    flows: Map<Tuple, Flow>,
 }
 
 impl Flows {
     pub fn open(root: &Path) -> Result<Flows, Error> {
-        let maps = root.join("maps");
-        Ok(Flows {
-            established: Map::open(&maps.join(map::FLOWS))?,
-            embryonic: Map::open(&maps.join(map::FLOWS_NEW))?,
-        })
+        Ok(Flows { flows: Map::open(&root.join("maps").join(map::FLOWS))? })
+    }
+
+    /// How many seats the program is to use for flows that may be evicted.
+    pub fn seats(&self) -> u32 {
+        Seat::in_use(self.flows.info().max_entries)
     }
 
     /// Ends the flows that are to be balanced anew; see [`must_move`]. Returns how many.
     pub fn end_stale(&self, tables: &Tables) -> Result<usize, Error> {
-        let mut ended = 0;
-        for table in [&self.established, &self.embryonic] {
-            let mut stale = Vec::new();
-            for (key, flow) in table.entries()? {
-                if must_move(tables, &key, &flow) {
-                    stale.push(key);
-                    stale.push(flow.to.flip());
-                }
+        let mut stale = Vec::new();
+        for (key, flow) in self.flows.entries()? {
+            if must_move(tables, &key, &flow) {
+                stale.push(key);
+                stale.push(flow.to.flip());
             }
-            // A promotion may have moved an entry since we saw it.
-            ended += self.established.delete_batch(&stale)? + self.embryonic.delete_batch(&stale)?;
         }
-        Ok(ended)
+        self.flows.delete_batch(&stale)
     }
 
-    /// Removes established flows that were silent in both directions for longer than their state allows. `now_s`: seconds
+    /// Removes flows that were silent in both directions for longer than their state allows. `now_s`: seconds
     /// of `CLOCK_MONOTONIC`, as the program counts them.
     pub fn collect(&self, facts: &Facts, now_s: u32) -> Result<usize, Error> {
-        let entries: HashMap<Tuple, Flow> = self.established.entries()?.into_iter().collect();
+        let entries: HashMap<Tuple, Flow> = self.flows.entries()?.into_iter().collect();
         let is_idle = |key: &Tuple, flow: &Flow| {
             now_s.saturating_sub(flow.seen_s) > timeout_s(facts, key.proto, flow.state)
         };
@@ -56,7 +51,7 @@ impl Flows {
             .filter(|(key, flow)| is_idle(key, flow) && twin_is_idle(flow))
             .map(|(key, _)| *key)
             .collect();
-        self.established.delete_batch(&silent)
+        self.flows.delete_batch(&silent)
     }
 }
 
@@ -77,7 +72,9 @@ fn must_move(tables: &Tables, key: &Tuple, flow: &Flow) -> bool {
 fn timeout_s(facts: &Facts, protocol: u8, state: u8) -> u32 {
     match (protocol, state) {
         (proto::TCP, flow_state::CLOSING) => facts.tcp_closing_s,
-        (proto::TCP, _) => facts.tcp_established_s,
+        (proto::TCP, flow_state::ESTABLISHED) => facts.tcp_established_s,
+        (proto::TCP, _) => facts.tcp_syn_s,
+        (proto::UDP, flow_state::EMBRYONIC) => facts.udp_s,
         (proto::UDP, _) => facts.udp_stream_s,
         _ => facts.icmp_s,
     }

@@ -80,7 +80,7 @@ pub fn load(root: &Path, flows: u32) -> Result<(Program, Maps, RingBuf<MapData>)
     for spec in MAPS {
         loader.map_pin_path(spec.name, maps.join(spec.name));
         match spec.name {
-            map::FLOWS | map::FLOWS_NEW => loader.map_max_entries(spec.name, flows),
+            map::FLOWS => loader.map_max_entries(spec.name, flows),
             map::SOCKETS | map::AFFINITY | map::ENDPOINTS | map::LINKS | map::MEMBERS => {
                 loader.map_max_entries(spec.name, UNUSED)
             }

@@ -287,6 +287,7 @@ impl Balancer {
             udp_s: 30,
             udp_stream_s: 120,
             icmp_s: 30,
+            flow_queue: self.flows.seats(),
             ..Facts::default()
         })
     }

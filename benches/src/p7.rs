@@ -144,11 +144,9 @@ fn lead_through(router: &Node, client: &Node, backend: &Netns, backend_ip: Ipv4A
 
 /// Empties the worker's tables of flows, as [`forget_tracked`] those of the peer.
 fn forget_flows(worker: &Node) -> Result<()> {
-    for table in [map::FLOWS, map::FLOWS_NEW] {
-        let flows = Map::<Tuple, Flow>::open(&worker.outside(PIN_ROOT)?.join("maps").join(table))?;
-        for (key, _) in flows.entries()? {
-            flows.delete(&key)?;
-        }
+    let flows = Map::<Tuple, Flow>::open(&worker.outside(PIN_ROOT)?.join("maps").join(map::FLOWS))?;
+    for (key, _) in flows.entries()? {
+        flows.delete(&key)?;
     }
     Ok(())
 }

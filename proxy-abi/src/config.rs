@@ -47,7 +47,9 @@ pub struct Config {
     pub icmp_s: u32,
     /// UDP port of the tunnel: what goes to it is the kernel's, no table is asked.
     pub tunnel_port: u16,
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// Elements of `FLOW_QUEUE` that are used, a power of two ([`crate::Seat::in_use`]). 0: no flow is evicted.
+    pub flow_queue: u32,
 }
 
 impl Config {

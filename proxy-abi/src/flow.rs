@@ -36,11 +36,14 @@ impl Tuple {
     }
 }
 
-/// Value of `FLOWS_NEW` (LRU, embryonic) and `FLOWS` (established), by the [`Tuple`] of the packet as it meets us.
+/// Value of `FLOWS`, by the [`Tuple`] of the packet as it meets us.
 ///
 /// A translated flow is two entries: forward `K → T` and reverse `T.flip() → K.flip()`, where `T` is the tuple after
 /// translation. Each entry names its twin: `entry.to.flip()`. The reverse entry goes in first, with `BPF_NOEXIST`:
 /// that insertion *is* the allocation of the SNAT port. Entries hold addresses, never slot numbers.
+///
+/// A flow that is not established has a seat in `FLOW_QUEUE`, an array that is gone round: who takes the seat next removes the
+/// flow that had it, unless that is established by then.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Flow {
@@ -55,7 +58,9 @@ pub struct Flow {
     pub state: u8,
     pub reserved: u8,
     /// Packets in this direction, saturating.
-    pub packets: u32,
+    pub packets: u16,
+    /// The element of `FLOW_QUEUE` that was taken last for this flow. Of the forward entry.
+    pub seat: u16,
 }
 
 /// Bits of [`Flow::flags`].
@@ -75,15 +80,38 @@ pub mod flow_flag {
     pub const DIRECT: u16 = 1 << 5;
     /// TCP: an RST was the last that was seen in this direction.
     pub const RESET: u16 = 1 << 6;
+    /// Has been established: it is so again when a reset turns out to be nothing.
+    pub const SETTLED: u16 = 1 << 7;
 }
 
 /// Values of [`Flow::state`].
 pub mod flow_state {
-    /// First packet seen, no answer yet: lives in `FLOWS_NEW`.
+    /// Not yet more than first packets: may be evicted.
     pub const EMBRYONIC: u8 = 0;
+    /// Never evicted.
     pub const ESTABLISHED: u8 = 1;
-    /// TCP: FIN in both directions or RST in one.
+    /// TCP: FIN in both directions or RST in one. May be evicted.
     pub const CLOSING: u8 = 2;
+}
+
+/// Element of `FLOW_QUEUE`: whose seat it is. All zero: nobody's.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Seat {
+    /// Of the forward entry.
+    pub key: Tuple,
+}
+
+impl Seat {
+    /// Elements of `FLOW_QUEUE`: as many as [`Flow::seat`] can name.
+    pub const COUNT: u32 = 65_536;
+
+    /// How many of them are used where `FLOWS` has this many elements, a power of two: flows that may be evicted, of two
+    /// entries each, get no more than half of the table.
+    pub const fn in_use(flows: u32) -> u32 {
+        let seats = if flows / 4 < Seat::COUNT { flows / 4 } else { Seat::COUNT };
+        if seats == 0 { 0 } else { 1 << seats.ilog2() }
+    }
 }
 
 /// Key of `FRAGMENTS` (LRU): the pieces of one datagram (RFC 791 section 2.3, RFC 8200 section 4.5).

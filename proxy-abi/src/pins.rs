@@ -1,7 +1,7 @@
 use crate::{
     Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, OwnPorts, Peer, PodCidr, PodCidrKey, Reason, Slot, SocketKey, SocketOrigin,
-    SourceRangeKey, Tuple,
+    FrontendKey, Link, Member, OwnPorts, Peer, PodCidr, PodCidrKey, Reason, Seat, Slot, SocketKey,
+    SocketOrigin, SourceRangeKey, Tuple,
 };
 
 /// Folder on bpffs that everything of ours is pinned below: `maps/NAME`, `progs/NAME`, `links/HOOK-DEVICE`.
@@ -19,8 +19,11 @@ pub mod map {
     pub const LINKS: &str = "LINKS";
     pub const POD_CIDRS: &str = "POD_CIDRS";
     pub const TUNNEL_PEERS: &str = "TUNNEL_PEERS";
-    pub const FLOWS_NEW: &str = "FLOWS_NEW";
     pub const FLOWS: &str = "FLOWS";
+    pub const FLOW_QUEUE: &str = "FLOW_QUEUE";
+    pub const FLOW_QUEUE_HEAD: &str = "FLOW_QUEUE_HEAD";
+    /// Of versions with ABI 3 or less: flows that were not yet answered.
+    pub const FLOWS_NEW: &str = "FLOWS_NEW";
     pub const OWN_PORTS: &str = "OWN_PORTS";
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const SOCKETS: &str = "SOCKETS";
@@ -89,8 +92,9 @@ pub const MAPS: &[MapSpec] = &[
     state::<u32, Link>(map::LINKS, 2_048),
     derived::<PodCidrKey, PodCidr>(map::POD_CIDRS, 16_384),
     derived::<Addr, u32>(map::TUNNEL_PEERS, 16_384),
-    state::<Tuple, Flow>(map::FLOWS_NEW, 65_536),
-    state::<Tuple, Flow>(map::FLOWS, 131_072),
+    state::<Tuple, Flow>(map::FLOWS, 262_144),
+    state::<u32, Seat>(map::FLOW_QUEUE, Seat::COUNT),
+    state::<u32, u64>(map::FLOW_QUEUE_HEAD, 1),
     state::<u32, OwnPorts>(map::OWN_PORTS, OwnPorts::COUNT),
     state::<FragmentKey, FragmentPorts>(map::FRAGMENTS, 8_192),
     state::<SocketKey, SocketOrigin>(map::SOCKETS, 16_384),

@@ -131,11 +131,23 @@ pub(crate) fn element_bytes(name: &str) -> u64 {
 
 /// An eighth of the machine's memory; 64 MiB where that can't be read.
 pub(crate) fn default_max_bytes() -> u64 {
+    memory_bytes().map_or(64 << 20, |bytes| bytes / 8)
+}
+
+/// Entries of flows, two a connection: what a sixteenth of the machine's memory holds, within bounds. Memory is taken only
+/// for those that there are.
+pub(crate) fn default_flows() -> u32 {
+    const BOUNDS: (u64, u64) = (65_536, 524_288);
+    let room = memory_bytes().unwrap_or(0) / 16 / element_bytes(map::FLOWS);
+    1 << room.clamp(BOUNDS.0, BOUNDS.1).ilog2()
+}
+
+fn memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = text
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:")?.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map_or(64 << 20, |kib| kib * 1024 / 8)
+    kib.map(|kib| kib * 1024)
 }
 
 #[cfg(test)]

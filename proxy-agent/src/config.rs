@@ -7,7 +7,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 
-use crate::capacity::default_max_bytes;
+use crate::capacity::{default_flows, default_max_bytes};
 
 /// Everything the agent is told from outside. [`Config::new`] has the defaults that fit an ordinary node.
 #[derive(Clone, Debug)]
@@ -101,7 +101,6 @@ pub struct MapSizes {
     pub members: u32,
     pub source_ranges: u32,
     pub flows: u32,
-    pub flows_new: u32,
     pub sockets: u32,
 }
 
@@ -138,8 +137,7 @@ impl Config {
                 slots: size(proxy_abi::map::SLOTS),
                 members: size(proxy_abi::map::MEMBERS),
                 source_ranges: size(proxy_abi::map::SOURCE_RANGES),
-                flows: size(proxy_abi::map::FLOWS),
-                flows_new: size(proxy_abi::map::FLOWS_NEW),
+                flows: default_flows(),
                 sockets: size(proxy_abi::map::SOCKETS),
             },
             max_service_bytes: default_max_bytes(),

@@ -11,6 +11,7 @@ pub(crate) struct Found<'a> {
     pub uplink: Option<&'a Uplink>,
     pub overlay_index: u32,
     pub host_netns_cookie: u64,
+    pub flow_queue: u32,
     /// `None`: our Node is not known yet; what the maps say stays.
     pub routers: Option<&'a [IpAddr]>,
 }
@@ -61,7 +62,8 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
         udp_stream_s: 180,
         icmp_s: 30,
         tunnel_port: config.vxlan_port,
-        reserved: [0; 6],
+        flow_queue: found.flow_queue,
+        reserved: [0; 2],
     }
 }
 

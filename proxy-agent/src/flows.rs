@@ -1,8 +1,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use proxy_abi::{
-    Addr, Be16, Config as Facts, Flow, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map, proto,
-    socket_flag,
+    Addr, Be16, Config as Facts, Flow, SocketKey, SocketOrigin, Tuple, flow_state, map, proto, socket_flag,
 };
 use proxy_state::Actual;
 use skerry_kernel::{Error, Map};
@@ -16,41 +15,34 @@ use crate::{
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FlowsError {
-    #[error("look through the flow tables")]
+    #[error("look through the flow table")]
     Tables(#[from] Error),
     #[error(transparent)]
     Sockets(#[from] SocketsError),
 }
 
-/// The connection tables, which the programs fill and we keep clean.
+/// The connection table, which the programs fill and we keep clean.
 pub(crate) struct Flows {
-    established: Map<Tuple, Flow>,
-    embryonic: Map<Tuple, Flow>,
+    flows: Map<Tuple, Flow>,
     sockets: Map<SocketKey, SocketOrigin>,
 }
 
 impl Flows {
     pub fn open(pins: &Pins) -> Result<Flows, Error> {
-        Ok(Flows {
-            established: Map::open(&pins.map(map::FLOWS))?,
-            embryonic: Map::open(&pins.map(map::FLOWS_NEW))?,
-            sockets: Map::open(&pins.map(map::SOCKETS))?,
-        })
+        Ok(Flows { flows: Map::open(&pins.map(map::FLOWS))?, sockets: Map::open(&pins.map(map::SOCKETS))? })
     }
 
     /// Ends UDP flows whose backend, frontend or service is gone, so that their next packet is balanced anew. Compares
     /// levels, not edges: a service that was deleted while we were away is found as well. Returns how many ended.
     pub fn end_stale_udp(&self, actual: &Actual) -> Result<usize, FlowsError> {
-        let mut ended = 0;
-        for table in [&self.established, &self.embryonic] {
-            let stale: Vec<Tuple> = table
-                .entries()?
-                .iter()
-                .filter(|(key, flow)| !actual.udp_flow_is_current(key, flow))
-                .flat_map(|(key, flow)| [*key, flow.to.flip()])
-                .collect();
-            ended += self.remove(&stale)?;
-        }
+        let stale: Vec<Tuple> = self
+            .flows
+            .entries()?
+            .iter()
+            .filter(|(key, flow)| !actual.udp_flow_is_current(key, flow))
+            .flat_map(|(key, flow)| [*key, flow.to.flip()])
+            .collect();
+        let mut ended = self.flows.delete_batch(&stale)?;
         let stuck: Vec<(SocketKey, SocketOrigin)> = self
             .sockets
             .entries()?
@@ -69,7 +61,7 @@ impl Flows {
     /// Removes flows that were silent in both directions for longer than their state allows. `now_s`: seconds of
     /// `CLOCK_MONOTONIC`, as the programs count them.
     pub fn collect(&self, facts: &Facts, now_s: u32) -> Result<usize, Error> {
-        let entries: HashMap<Tuple, Flow> = self.established.entries()?.into_iter().collect();
+        let entries: HashMap<Tuple, Flow> = self.flows.entries()?.into_iter().collect();
         let is_idle =
             |key: &Tuple, flow: &Flow| now_s.saturating_sub(flow.seen_s) > timeout_s(facts, key.proto, flow);
         let silent: Vec<Tuple> = entries
@@ -82,12 +74,7 @@ impl Flows {
             })
             .map(|(key, _)| *key)
             .collect();
-        self.established.delete_batch(&silent)
-    }
-
-    fn remove(&self, keys: &[Tuple]) -> Result<usize, Error> {
-        // A promotion may have moved an entry since we saw it.
-        Ok(self.established.delete_batch(keys)? + self.embryonic.delete_batch(keys)?)
+        self.flows.delete_batch(&silent)
     }
 }
 
@@ -133,10 +120,8 @@ fn timeout_s(facts: &Facts, protocol: u8, flow: &Flow) -> u32 {
         (proto::TCP, flow_state::CLOSING) => facts.tcp_closing_s,
         (proto::TCP, flow_state::ESTABLISHED) => facts.tcp_established_s,
         (proto::TCP, _) => facts.tcp_syn_s,
-        (proto::UDP, flow_state::ESTABLISHED) if flow.packets > 2 || flow.flags & flow_flag::REVERSE != 0 => {
-            facts.udp_stream_s
-        }
-        (proto::UDP, _) => facts.udp_s,
-        _ => facts.icmp_s,
+        (proto::ICMP | proto::ICMPV6, _) => facts.icmp_s,
+        (_, flow_state::EMBRYONIC) => facts.udp_s,
+        _ => facts.udp_stream_s,
     }
 }

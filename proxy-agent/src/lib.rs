@@ -30,6 +30,7 @@ mod metrics;
 mod monitor;
 mod network;
 mod node;
+mod old_flows;
 mod outside;
 mod own_ports;
 mod pins;

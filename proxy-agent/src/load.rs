@@ -192,7 +192,6 @@ fn size_of(name: &str, sizes: &MapSizes) -> Option<u32> {
         map::MEMBERS => Some(sizes.members),
         map::SOURCE_RANGES => Some(sizes.source_ranges),
         map::FLOWS => Some(sizes.flows),
-        map::FLOWS_NEW => Some(sizes.flows_new),
         map::SOCKETS => Some(sizes.sockets),
         _ => None,
     }

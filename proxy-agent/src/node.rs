@@ -2,9 +2,9 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use aya::maps::{MapData, RingBuf};
 use ipnetwork::IpNetwork;
-use proxy_abi::{Addr, Config as Facts, endpoint_flag, map, prog};
+use proxy_abi::{Addr, Config as Facts, Seat, endpoint_flag, map, prog};
 use proxy_state::{NodeTables, router_address};
-use skerry_kernel::{Map, Update, cgroup2_mount, is_cgroup2, netns_cookie};
+use skerry_kernel::{Map, Update, cgroup2_mount, is_cgroup2, netns_cookie, pinned_map_info};
 
 use crate::{
     attach::{AttachError, Attachments, Changes, Hooks},
@@ -13,6 +13,7 @@ use crate::{
     facts::{Found, facts},
     load::{LoadError, load},
     network::{Network, NetworkError, OVERLAY, Uplink},
+    old_flows,
     pins::Pins,
     settings::{Settings, SettingsError},
 };
@@ -26,6 +27,7 @@ pub(crate) struct Node {
     facts: Map<u32, Facts>,
     uplink: Uplink,
     host_netns_cookie: u64,
+    flow_queue: u32,
     warned_of: Vec<PathBuf>,
     /// Programs are attached that read other maps, and those of this agent are not filled yet.
     is_held_back: bool,
@@ -47,6 +49,8 @@ pub enum NodeError {
     Facts(#[source] skerry_kernel::Error),
     #[error("read the network namespace's cookie (needs Linux 5.14)")]
     Cookie(#[source] skerry_kernel::Error),
+    #[error("look at the flow table")]
+    Flows(#[source] skerry_kernel::Error),
     #[error("find the cgroup v2 hierarchy")]
     FindCgroup(#[source] skerry_kernel::Error),
     #[error(
@@ -79,6 +83,7 @@ impl Node {
             cgroup,
             xdp: config.uplink_xdp,
         };
+        let flows = pinned_map_info(&pins.map(map::FLOWS)).map_err(NodeError::Flows)?;
         let attachments = Attachments::new(pins, programs.by_name, hooks)?;
         let host_netns_cookie = netns_cookie().map_err(NodeError::Cookie)?;
         let node = Node {
@@ -89,6 +94,7 @@ impl Node {
             facts,
             uplink,
             host_netns_cookie,
+            flow_queue: Seat::in_use(flows.max_entries),
             warned_of: Vec::new(),
             is_held_back: programs.must_fill,
         };
@@ -97,7 +103,7 @@ impl Node {
             return Ok((node, programs.events));
         }
         node.write_facts(overlay_index, None)?;
-        let changes = node.attachments.ensure()?;
+        let changes = node.put_in_place()?;
         node.attachments.self_test()?;
         tracing::info!(
             uplink = node.uplink.name,
@@ -126,10 +132,21 @@ impl Node {
             self.network.set_overlay_addresses(index, routers).await?;
             self.network.set_overlay_routes(index, &tables.remote, routers).await?;
         }
-        let changes = self.attachments.ensure()?;
+        let changes = self.put_in_place()?;
         if let Some(tables) = tables.filter(|tables| !tables.own.is_empty()) {
             self.announce(tables)?;
         }
+        Ok(changes)
+    }
+
+    /// Attaches what is not attached. Flows that an older version's programs keep elsewhere come along, those too that they
+    /// recorded until they were replaced.
+    fn put_in_place(&self) -> Result<Changes, NodeError> {
+        let pins = Pins::new(&self.config.pin_root);
+        old_flows::adopt(&pins).map_err(NodeError::Flows)?;
+        let changes = self.attachments.ensure()?;
+        old_flows::adopt(&pins).map_err(NodeError::Flows)?;
+        pins.remove(&pins.map(map::FLOWS_NEW)).map_err(LoadError::from)?;
         Ok(changes)
     }
 
@@ -184,6 +201,7 @@ impl Node {
             uplink: Some(&self.uplink),
             overlay_index,
             host_netns_cookie: self.host_netns_cookie,
+            flow_queue: self.flow_queue,
             routers: routers.as_deref(),
         };
         let now = facts(&self.config, &found, &before);

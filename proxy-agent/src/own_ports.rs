@@ -16,11 +16,9 @@ pub(crate) fn is_missing(pins: &Pins) -> bool {
 /// Marks the ports of all flows that came in from outside. One mark too many costs a look-up, so a flow's both ports get both.
 pub(crate) fn mark(pins: &Pins) -> Result<(), Error> {
     let marks: Map<u32, OwnPorts> = Map::open(&pins.map(map::OWN_PORTS))?;
-    for table in [map::FLOWS, map::FLOWS_NEW] {
-        let flows: Map<Tuple, Flow> = Map::open(&pins.map(table))?;
-        for (element, ports) in of_flows(&flows.entries()?) {
-            marks.update(&element, &ports, Update::Any)?;
-        }
+    let flows: Map<Tuple, Flow> = Map::open(&pins.map(map::FLOWS))?;
+    for (element, ports) in of_flows(&flows.entries()?) {
+        marks.update(&element, &ports, Update::Any)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::{
     parse::{ETH, ETHERTYPE_V4, Kind, Shape},
     rewrite::{address_tunnel_frame, count_hop},
     service::{Found, Side, joins_midway},
-    tables::{FlowTable, Scratch, Tables},
+    tables::{Scratch, Tables},
     uplink::{choose_source, fits_tunnel, is_tunnel},
     verdict::Verdict,
 };
@@ -118,9 +118,7 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
 /// open one. The tc program is to see it as such.
 #[inline(always)]
 fn leave_to_stack<T: Tables>(tables: &T, s: &Scratch, seen_s: u32) -> Step {
-    for table in [FlowTable::Established, FlowTable::New] {
-        tables.flow(table, &s.view.tuple, |flow| flow.seen_s = seen_s);
-    }
+    tables.flow(&s.view.tuple, |flow| flow.seen_s = seen_s);
     Step::Pass
 }
 

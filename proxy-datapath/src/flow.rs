@@ -1,10 +1,11 @@
-//! Connection tracking: two entries a translated flow, each naming its twin (`entry.to.flip()`).
+//! Connection tracking: two entries a translated flow, each naming its twin (`entry.to.flip()`), and a queue of the flows that
+//! may be evicted.
 
 use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, proto};
 
 use crate::{
     parse::{ACK, FIN, Kind, RST, SYN, View},
-    tables::{FlowTable, Insert, Round, Scratch, Tables},
+    tables::{Insert, Round, Scratch, Tables},
 };
 
 /// Source ports tried before a destination counts as exhausted: at 90% use of the range one flow in 850 fails.
@@ -28,20 +29,13 @@ enum Visit {
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
 #[inline(always)]
 pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
-    if find_in(tables, FlowTable::Established, s, config, now_s) {
-        return true;
-    }
-    find_in(tables, FlowTable::New, s, config, now_s) && settle_new(tables, s, now_s)
-}
-
-#[inline(always)]
-fn find_in<T: Tables>(tables: &T, table: FlowTable, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
     let view = &s.view;
     let error = matches!(view.kind, Kind::Error);
     let (to, copy) = (&mut s.to, &mut s.flow);
-    let visited = tables.flow(table, &view.tuple, |flow| {
+    let visited = tables.flow(&view.tuple, |flow| {
         *to = flow.to;
         copy.flags = flow.flags;
+        copy.state = flow.state;
         copy.seen_s = flow.seen_s;
         copy.service_id = flow.service_id;
         if error {
@@ -64,31 +58,34 @@ fn find_in<T: Tables>(tables: &T, table: FlowTable, s: &mut Scratch, config: &Co
     s.reverse_key = s.to.flip();
     match visited {
         Visit::Use => {}
-        Visit::Revived => revive(tables, table, s),
+        Visit::Revived => revive(tables, s),
         Visit::Reused => {
-            remove_both(tables, table, s);
+            remove_both(tables, s);
             return false;
         }
         Visit::Idle => {
             // A stream may run one way only: then only one of the two entries is fresh.
             let view = &s.view;
-            let fresh = tables.flow(table, &s.reverse_key, |twin| {
+            let fresh = tables.flow(&s.reverse_key, |twin| {
                 !expired(config, view.proto, twin.state, idle_s(now_s, twin.seen_s))
             });
             if fresh != Some(true) {
-                remove_both(tables, table, s);
+                remove_both(tables, s);
                 return false;
             }
-            let noted = tables.flow(table, &s.view.tuple, |flow| note(flow, view, now_s));
+            let noted = tables.flow(&s.view.tuple, |flow| note(flow, view, now_s));
             if matches!(noted, Some(Visit::Revived)) {
-                revive(tables, table, s);
+                revive(tables, s);
             }
         }
     }
-    if !error && s.view.proto == proto::TCP && s.view.flags & (FIN | RST) != 0 {
-        close(tables, table, s);
+    if error {
+        return true;
     }
-    true
+    if s.view.proto == proto::TCP && s.view.flags & (FIN | RST) != 0 {
+        close(tables, s, config);
+    }
+    s.flow.state != flow_state::EMBRYONIC || settle(tables, s, now_s)
 }
 
 /// Notes a packet in the entry of its direction.
@@ -112,35 +109,43 @@ fn note(flow: &mut Flow, view: &View, now_s: u32) -> Visit {
 }
 
 #[inline(always)]
-fn remove_both<T: Tables>(tables: &T, table: FlowTable, s: &Scratch) {
-    tables.remove_flow(table, &s.view.tuple);
-    tables.remove_flow(table, &s.reverse_key);
+fn remove_both<T: Tables>(tables: &T, s: &Scratch) {
+    tables.remove_flow(&s.view.tuple);
+    tables.remove_flow(&s.reverse_key);
 }
 
-/// A FIN was seen in one direction or an RST: both entries learn of it.
+/// A FIN was seen in one direction or an RST: both entries learn of it. A flow that is over may be evicted.
 #[inline(always)]
-fn close<T: Tables>(tables: &T, table: FlowTable, s: &Scratch) {
+fn close<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) {
     let reset = s.view.flags & RST != 0;
-    let both = tables.flow(table, &s.reverse_key, |twin| {
+    let both = tables.flow(&s.reverse_key, |twin| {
         let over = reset || twin.flags & flow_flag::FIN != 0;
         if over {
             twin.state = flow_state::CLOSING;
         }
         over
     });
-    if both != Some(false) {
-        tables.flow(table, &s.view.tuple, |flow| flow.state = flow_state::CLOSING);
+    if both == Some(false) {
+        return;
+    }
+    tables.flow(&s.view.tuple, |flow| flow.state = flow_state::CLOSING);
+    // One that was never established has its seat still.
+    if s.flow.state == flow_state::ESTABLISHED {
+        let forward = if s.flow.flags & flow_flag::REVERSE == 0 { &s.view.tuple } else { &s.reverse_key };
+        let seat = tables.take_seat(config, forward, &mut s.leaver);
+        tables.flow(forward, |flow| flow.seat = seat);
+        evict(tables, s, seat);
     }
 }
 
 /// A reset was out of the window, or came from some box on the way: the connection lives on.
 #[inline(always)]
-fn revive<T: Tables>(tables: &T, table: FlowTable, s: &Scratch) {
-    let state = match table {
-        FlowTable::New => flow_state::EMBRYONIC,
-        FlowTable::Established => flow_state::ESTABLISHED,
+fn revive<T: Tables>(tables: &T, s: &mut Scratch) {
+    let state = match s.flow.flags & flow_flag::SETTLED {
+        0 => flow_state::EMBRYONIC,
+        _ => flow_state::ESTABLISHED,
     };
-    let over = tables.flow(table, &s.reverse_key, |twin| {
+    let over = tables.flow(&s.reverse_key, |twin| {
         let over = twin.flags & s.flow.flags & flow_flag::FIN != 0 || twin.flags & flow_flag::RESET != 0;
         if !over {
             twin.state = state;
@@ -148,7 +153,8 @@ fn revive<T: Tables>(tables: &T, table: FlowTable, s: &Scratch) {
         over
     });
     if over == Some(false) {
-        tables.flow(table, &s.view.tuple, |flow| flow.state = state);
+        tables.flow(&s.view.tuple, |flow| flow.state = state);
+        s.flow.state = state;
     }
 }
 
@@ -157,104 +163,78 @@ fn revive<T: Tables>(tables: &T, table: FlowTable, s: &Scratch) {
 #[inline(always)]
 pub(crate) fn forget_answers<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) {
     s.reverse_key = s.view.tuple.flip();
-    forget_in(tables, FlowTable::Established, s, now_s);
-    forget_in(tables, FlowTable::New, s, now_s);
-}
-
-#[inline(always)]
-fn forget_in<T: Tables>(tables: &T, table: FlowTable, s: &mut Scratch, now_s: u32) {
     let (to, tcp) = (&mut s.to, s.view.proto == proto::TCP);
-    let is_over = tables.flow(table, &s.reverse_key, |flow| {
+    let is_over = tables.flow(&s.reverse_key, |flow| {
         *to = flow.to.flip();
         let over =
             if tcp { flow.state == flow_state::CLOSING } else { idle_s(now_s, flow.seen_s) >= CLOSED_S };
         over && flow.flags & flow_flag::REVERSE != 0
     });
     if is_over == Some(true) {
-        tables.remove_flow(table, &s.reverse_key);
-        tables.remove_flow(table, &s.to);
+        tables.remove_flow(&s.reverse_key);
+        tables.remove_flow(&s.to);
     }
 }
 
-/// A packet met its entry among the new ones. Answered flows move to the table that is never evicted: UDP and ICMP with the
-/// answer, TCP with the client's acknowledgement of it, so that a flood with made-up sources can't fill that table.
+/// A packet met a flow that may be evicted. It is established, and stays, once both ends have proven to be there: by the
+/// client's acknowledgement of an answer (a flood with made-up sources gets answers, too); where the protocol has none, by a
+/// packet in a later second than the last, of a flow that was answered: questions and answers that are done within a second
+/// need no place for longer. False: the flow has lost its twin and is taken away.
 #[inline(always)]
-fn settle_new<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) -> bool {
-    if matches!(s.view.kind, Kind::Error) {
-        return true;
-    }
-    let tcp = s.view.proto == proto::TCP;
-    if s.flow.flags & flow_flag::REVERSE != 0 {
-        if !tcp {
-            promote(tables, s);
-        }
+fn settle<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) -> bool {
+    let reverse = s.flow.flags & flow_flag::REVERSE != 0;
+    let proves = match s.view.proto {
+        proto::TCP => !reverse && s.view.flags & (SYN | ACK | RST) == ACK,
+        proto::SCTP => !reverse,
+        _ => s.flow.seen_s != now_s,
+    };
+    if reverse && !proves {
         return true;
     }
     let back = s.view.tuple.flip();
-    // Some(Some(packets)): the twin; Some(None): another flow's entry.
-    let twin = tables.flow(FlowTable::New, &s.reverse_key, |twin| {
-        if twin.to.same(&back) { Some(twin.packets) } else { None }
+    let twin = tables.flow(&s.reverse_key, |twin| {
+        let settles = proves && (reverse || twin.packets > 0) && twin.state == flow_state::EMBRYONIC;
+        if settles && twin.to.same(&back) {
+            twin.state = flow_state::ESTABLISHED;
+            twin.flags |= flow_flag::SETTLED;
+        }
+        if twin.to.same(&back) { Some(settles) } else { None }
     });
     match twin {
-        Some(Some(answers)) => {
-            if answers > 0 && (!tcp || s.view.flags & (SYN | ACK | RST) == ACK) {
-                promote(tables, s);
-            }
+        Some(Some(false)) => true,
+        Some(Some(true)) => {
+            tables.flow(&s.view.tuple, |flow| {
+                flow.state = flow_state::ESTABLISHED;
+                flow.flags |= flow_flag::SETTLED;
+            });
             true
         }
-        Some(None) => {
-            tables.remove_flow(FlowTable::New, &s.view.tuple);
+        // No twin, or another flow's entry in its place.
+        Some(None) | None => {
+            tables.remove_flow(&s.view.tuple);
             false
         }
-        // The table is under pressure and the twin was evicted: put it back.
-        None => {
-            s.reverse = Flow {
-                to: back,
-                service_id: s.flow.service_id,
-                seen_s: now_s,
-                flags: s.flow.flags | flow_flag::REVERSE,
-                ..Flow::default()
-            };
-            match tables.add_flow(FlowTable::New, &s.reverse_key, &s.reverse) {
-                Insert::Done => true,
-                Insert::Exists | Insert::Full => {
-                    tables.remove_flow(FlowTable::New, &s.view.tuple);
-                    false
-                }
-            }
+    }
+}
+
+/// Removes the flow that had the seat before, `s.leaver`, unless it has another seat by now, or none because it was established.
+#[inline(always)]
+pub(crate) fn evict<T: Tables>(tables: &T, s: &mut Scratch, seat: u16) {
+    if s.leaver.proto == 0 {
+        return;
+    }
+    let twin = &mut s.leaver_twin;
+    let leaves = tables.flow(&s.leaver, |flow| {
+        *twin = flow.to.flip();
+        let stays = flow.state == flow_state::ESTABLISHED && flow.flags & flow_flag::DIRECT == 0;
+        (flow.seat == seat && !stays).then_some(flow.flags & flow_flag::DIRECT == 0)
+    });
+    if let Some(Some(has_twin)) = leaves {
+        tables.remove_flow(&s.leaver);
+        if has_twin {
+            tables.remove_flow(&s.leaver_twin);
         }
     }
-}
-
-/// Moves both entries. A full table leaves them where they are: they work there too, but can be evicted.
-#[inline(always)]
-fn promote<T: Tables>(tables: &T, s: &mut Scratch) {
-    let (flow, reverse) = (&mut s.flow, &mut s.reverse);
-    let own = tables.flow(FlowTable::New, &s.view.tuple, |entry| {
-        *flow = *entry;
-        flow.state = established(flow.state);
-    });
-    let twin = tables.flow(FlowTable::New, &s.reverse_key, |entry| {
-        *reverse = *entry;
-        reverse.state = established(reverse.state);
-    });
-    if own.is_none() || twin.is_none() {
-        return;
-    }
-    // Into the one before out of the other: a reader on another CPU finds each entry in at least one table.
-    if matches!(tables.add_flow(FlowTable::Established, &s.reverse_key, &s.reverse), Insert::Full) {
-        return;
-    }
-    if matches!(tables.add_flow(FlowTable::Established, &s.view.tuple, &s.flow), Insert::Full) {
-        tables.remove_flow(FlowTable::Established, &s.reverse_key);
-        return;
-    }
-    remove_both(tables, FlowTable::New, s);
-}
-
-#[inline(always)]
-const fn established(state: u8) -> u8 {
-    if state == flow_state::EMBRYONIC { flow_state::ESTABLISHED } else { state }
 }
 
 /// What is new about a flow that [`create`] records.
@@ -316,6 +296,8 @@ pub(crate) fn create<T: Tables>(
         Attempt::Full => return Err(Reason::FlowTableFull),
         Attempt::Again | Attempt::Exhausted => return Err(Reason::SnatExhausted),
     }
+    let seat = tables.take_seat(config, &s.view.tuple, &mut s.leaver);
+    evict(tables, s, seat);
     let source_changed = fresh.snat || s.to.sport.raw() != s.view.tuple.sport.raw();
     s.flow = Flow {
         to: s.to,
@@ -323,13 +305,14 @@ pub(crate) fn create<T: Tables>(
         seen_s: now_s,
         flags: flags | if source_changed { flow_flag::SNAT } else { 0 },
         packets: 1,
+        seat,
         ..Flow::default()
     };
-    match tables.add_flow(FlowTable::New, &s.view.tuple, &s.flow) {
+    match tables.add_flow(&s.view.tuple, &s.flow) {
         Insert::Done => Ok(()),
         Insert::Exists => adopt(tables, s),
         Insert::Full => {
-            tables.remove_flow(FlowTable::New, &s.reverse_key);
+            tables.remove_flow(&s.reverse_key);
             Err(Reason::FlowTableFull)
         }
     }
@@ -371,35 +354,21 @@ fn reserve<T: Tables>(
     }
     s.reverse_key = s.to.flip();
     let pressed = attempt >= PORT_TRIES / 2;
-    let mut added = tables.add_flow(FlowTable::New, &s.reverse_key, &s.reverse);
-    if matches!(added, Insert::Exists) && reclaim(tables, FlowTable::New, s, config, now_s, pressed) {
-        added = tables.add_flow(FlowTable::New, &s.reverse_key, &s.reverse);
+    let mut added = tables.add_flow(&s.reverse_key, &s.reverse);
+    if matches!(added, Insert::Exists) && reclaim(tables, s, config, now_s, pressed) {
+        added = tables.add_flow(&s.reverse_key, &s.reverse);
     }
     match added {
-        Insert::Done => {}
-        Insert::Exists => return Attempt::Again,
-        Insert::Full => return Attempt::Full,
+        Insert::Done => Attempt::Reserved,
+        Insert::Exists => Attempt::Again,
+        Insert::Full => Attempt::Full,
     }
-    // Asked after the insertion: a flow that moves between the tables in this moment is seen in one of them.
-    let taken = tables.flow(FlowTable::Established, &s.reverse_key, |_| ()).is_some();
-    if taken && !reclaim(tables, FlowTable::Established, s, config, now_s, pressed) {
-        tables.remove_flow(FlowTable::New, &s.reverse_key);
-        return Attempt::Again;
-    }
-    Attempt::Reserved
 }
 
 /// Frees the answers' key from a flow that is dead: silent beyond its time in both directions or, when ports have become
 /// rare (`pressed`), closed a moment ago.
 #[inline(always)]
-fn reclaim<T: Tables>(
-    tables: &T,
-    table: FlowTable,
-    s: &mut Scratch,
-    config: &Config,
-    now_s: u32,
-    pressed: bool,
-) -> bool {
+fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32, pressed: bool) -> bool {
     let protocol = s.view.proto;
     let dead = |flow: &Flow| {
         let idle = idle_s(now_s, flow.seen_s);
@@ -407,24 +376,24 @@ fn reclaim<T: Tables>(
         closed || expired(config, protocol, flow.state, idle)
     };
     let to = &mut s.flow.to;
-    let own = tables.flow(table, &s.reverse_key, |flow| {
+    let own = tables.flow(&s.reverse_key, |flow| {
         *to = flow.to.flip();
         dead(flow)
     });
-    if own != Some(true) || tables.flow(table, &s.flow.to, |twin| dead(twin)) == Some(false) {
+    if own != Some(true) || tables.flow(&s.flow.to, |twin| dead(twin)) == Some(false) {
         return false;
     }
-    tables.remove_flow(table, &s.reverse_key);
-    tables.remove_flow(table, &s.flow.to);
+    tables.remove_flow(&s.reverse_key);
+    tables.remove_flow(&s.flow.to);
     true
 }
 
 /// Another CPU recorded the same flow a moment ago: its choice holds.
 #[inline(always)]
 fn adopt<T: Tables>(tables: &T, s: &mut Scratch) -> Result<(), Reason> {
-    tables.remove_flow(FlowTable::New, &s.reverse_key);
+    tables.remove_flow(&s.reverse_key);
     let to = &mut s.to;
-    tables.flow(FlowTable::New, &s.view.tuple, |flow| *to = flow.to).ok_or(Reason::FlowTableFull)
+    tables.flow(&s.view.tuple, |flow| *to = flow.to).ok_or(Reason::FlowTableFull)
 }
 
 #[inline(always)]

@@ -39,6 +39,6 @@ pub use parse::{Kind, Shape, View, parse};
 pub use pod::{from_pod, to_pod};
 pub use service::{Choice, Found, Side};
 pub use socket::{Socket, SocketVerdict, sock_connect, sock_peername, sock_recvmsg, sock_sendmsg};
-pub use tables::{FlowTable, Insert, Round, Scratch, Tables};
+pub use tables::{Insert, Round, Scratch, Tables};
 pub use uplink::{from_uplink, to_uplink};
 pub use verdict::{Action, Verdict};

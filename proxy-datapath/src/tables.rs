@@ -13,15 +13,6 @@ use crate::{
     verdict::Verdict,
 };
 
-/// Which of the two connection tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FlowTable {
-    /// `FLOWS_NEW`: first packets, evicted least recently used first.
-    New,
-    /// `FLOWS`: answered flows, never evicted.
-    Established,
-}
-
 /// How an insertion without overwriting ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Insert {
@@ -56,10 +47,13 @@ pub trait Tables {
     fn is_tunnel_peer(&self, node: &Addr) -> bool;
 
     /// Runs `f` on an entry; none where there is none.
-    fn flow<R>(&self, table: FlowTable, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R>;
+    fn flow<R>(&self, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R>;
     /// Adds an entry unless the key is taken.
-    fn add_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert;
-    fn remove_flow(&self, table: FlowTable, key: &Tuple);
+    fn add_flow(&self, key: &Tuple, flow: &Flow) -> Insert;
+    fn remove_flow(&self, key: &Tuple);
+    /// Takes the next seat among the flows that may be evicted for the flow whose forward entry is `key`, and copies the key that
+    /// had it to `before` (all zero: none had).
+    fn take_seat(&self, config: &Config, key: &Tuple, before: &mut Tuple) -> u16;
 
     /// Whether translated flows have ever had a port of the node's own.
     fn own_port(&self, kind: OwnPort, port: Be16) -> bool;
@@ -138,6 +132,9 @@ pub struct Scratch {
     pub reverse_key: Tuple,
     pub flow: Flow,
     pub reverse: Flow,
+    /// Key of the flow whose seat was taken, and of that flow's other entry.
+    pub leaver: Tuple,
+    pub leaver_twin: Tuple,
     /// How the search for its source port went.
     pub attempt: Attempt,
     /// Where the packet goes.

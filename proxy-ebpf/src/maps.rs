@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Config, Counter, DropEvent, Endpoint, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, Link, MAPS, Member, OwnPorts, Peer, PodCidr, Reason, Slot, SocketKey,
+    Frontend, FrontendKey, Link, MAPS, Member, OwnPorts, Peer, PodCidr, Reason, Seat, Slot, SocketKey,
     SocketOrigin, SourceOf, Tuple, map,
 };
 
@@ -55,9 +55,11 @@ pub static POD_CIDRS: LpmTrie<Addr, PodCidr, { size(map::POD_CIDRS) }> = LpmTrie
 #[btf_map]
 pub static TUNNEL_PEERS: HashMap<Addr, u32, { size(map::TUNNEL_PEERS) }, SPARSE> = HashMap::new();
 #[btf_map]
-pub static FLOWS_NEW: LruHashMap<Tuple, Flow, { size(map::FLOWS_NEW) }> = LruHashMap::new();
-#[btf_map]
 pub static FLOWS: HashMap<Tuple, Flow, { size(map::FLOWS) }, SPARSE> = HashMap::new();
+#[btf_map]
+pub static FLOW_QUEUE: Array<Seat, { size(map::FLOW_QUEUE) }> = Array::new();
+#[btf_map]
+pub static FLOW_QUEUE_HEAD: Array<u64, 1> = Array::new();
 #[btf_map]
 pub static OWN_PORTS: Array<OwnPorts, { OwnPorts::COUNT as usize }> = Array::new();
 #[btf_map]

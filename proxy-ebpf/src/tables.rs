@@ -1,6 +1,6 @@
 //! `Tables` over the maps.
 
-use core::ffi::c_void;
+use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -15,12 +15,12 @@ use proxy_abi::{
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf,
     Tuple,
 };
-use proxy_datapath::{FlowTable, Found, Insert, Round, Scratch, Side, Tables};
+use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables};
 
 use crate::{
     maps::{
-        AFFINITY, CONFIG, ENDPOINTS, FLOWS, FLOWS_NEW, FRAGMENTS, FRONTENDS, LINKS, MEMBERS, OWN_PORTS,
-        PEERS, POD_CIDRS, SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
+        AFFINITY, CONFIG, ENDPOINTS, FLOW_QUEUE, FLOW_QUEUE_HEAD, FLOWS, FRAGMENTS, FRONTENDS, LINKS,
+        MEMBERS, OWN_PORTS, PEERS, POD_CIDRS, SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
     },
     steps,
 };
@@ -110,24 +110,16 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn flow<R>(&self, table: FlowTable, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R> {
-        let entry = match table {
-            FlowTable::New => FLOWS_NEW.get_ptr_mut(key),
-            FlowTable::Established => FLOWS.get_ptr_mut(key),
-        }?;
+    fn flow<R>(&self, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        let entry = FLOWS.get_ptr_mut(key)?;
         // SAFETY: the element stays readable and writable until this program ends. Two CPUs may write one entry at a time:
         // every field is a word or less, and counts and times need not be exact.
         Some(f(unsafe { &mut *entry }))
     }
 
     #[inline(always)]
-    fn add_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert {
-        let flags = BPF_NOEXIST as u64;
-        let done = match table {
-            FlowTable::New => FLOWS_NEW.insert(key, flow, flags),
-            FlowTable::Established => FLOWS.insert(key, flow, flags),
-        };
-        match done {
+    fn add_flow(&self, key: &Tuple, flow: &Flow) -> Insert {
+        match FLOWS.insert(key, flow, BPF_NOEXIST as u64) {
             Ok(()) => Insert::Done,
             Err(EEXIST) => Insert::Exists,
             Err(_) => Insert::Full,
@@ -135,12 +127,31 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn remove_flow(&self, table: FlowTable, key: &Tuple) {
+    fn remove_flow(&self, key: &Tuple) {
         // An entry that is gone already is as good.
-        let _ = match table {
-            FlowTable::New => FLOWS_NEW.remove(key),
-            FlowTable::Established => FLOWS.remove(key),
-        };
+        let _ = FLOWS.remove(key);
+    }
+
+    #[inline(always)]
+    fn take_seat(&self, config: &Config, key: &Tuple, before: &mut Tuple) -> u16 {
+        before.proto = 0;
+        let Some(mask) = config.flow_queue.checked_sub(1) else { return 0 };
+        let Some(head) = FLOW_QUEUE_HEAD.get_ptr_mut(0) else { return 0 };
+        let mut next = 1_u64;
+        // SAFETY: elements of an array stay. `core` has no read-and-add for this target; the instruction is known since Linux 5.12.
+        unsafe {
+            asm!("{next} = atomic_fetch_add((u64 *)({head} + 0), {next})", next = inout(reg) next, head = in(reg) head);
+        }
+        let index = next as u32 & mask;
+        if let Some(seat) = FLOW_QUEUE.get_ptr_mut(index) {
+            // SAFETY: as above. Who takes the same seat meanwhile has gone round the whole queue; a torn key names no flow, or one
+            // that does not have the seat.
+            unsafe {
+                *before = (*seat).key;
+                (*seat).key = *key;
+            }
+        }
+        index as u16
     }
 
     #[inline(always)]

@@ -1,7 +1,6 @@
 //! ICMP errors about flows of ours: turned with the packet they quote.
 
 use proxy_abi::{Reason, flow_flag, flow_state, proto};
-use proxy_datapath::FlowTable;
 
 use super::{
     Case, Hook, State, case, echo,
@@ -21,7 +20,7 @@ pub fn cases() -> Vec<Case> {
             flow.state = flow_state::ESTABLISHED;
             flow.flags = flags;
         };
-        State::standard().flow(FlowTable::Established, key, to, change, 1)
+        State::standard().flow(key, to, change, 1)
     };
     let dns = || flow(tuple(a, vip, proto::UDP), tuple(a, pod, proto::UDP), flow_flag::DNAT);
     let web = || {

@@ -1,7 +1,6 @@
 //! How connections live and end.
 
 use proxy_abi::{Reason, flow_flag, flow_state, proto};
-use proxy_datapath::FlowTable;
 
 use super::{
     Case, Hook, State, case,
@@ -29,7 +28,7 @@ fn tcp_cases() -> Vec<Case> {
             flow.state = flow_state::ESTABLISHED;
             flow.flags = flow_flag::DNAT;
         };
-        web().flow(FlowTable::Established, key(), to(), change, 5)
+        web().flow(key(), to(), change, 5)
     };
     let with = |case: Case, (input, output): (super::Packet, super::Packet)| {
         case.delivers(Hook::FromUplink, input, output)
@@ -71,7 +70,6 @@ fn tcp_cases() -> Vec<Case> {
     let old_backend = "10.244.2.2:8080";
     let moved = |state: u8, age_s: u32| {
         web().flow(
-            FlowTable::Established,
             key(),
             tuple(&format!("10.244.1.1:{SNAT_PORT}"), old_backend, proto::TCP),
             move |flow| flow.state = state,
@@ -103,7 +101,7 @@ fn tcp_cases() -> Vec<Case> {
         let (key, to) = (tuple("10.244.1.3:1", outside, proto::TCP), tuple(&node, outside, proto::TCP));
         let change =
             |flow: &mut proxy_abi::Flow| (flow.state, flow.flags) = (flow_state::CLOSING, flow_flag::SNAT);
-        let state = State::standard().flow(FlowTable::Established, key, to, change, 5);
+        let state = State::standard().flow(key, to, change, 5);
         let (input, output) = (tcp("10.244.1.2:6000", outside, "S"), tcp(&node, outside, "S").hop());
         case("the port of a closed connection is used again when no other is free", state).sends_out(
             Hook::FromPod,
@@ -115,12 +113,12 @@ fn tcp_cases() -> Vec<Case> {
 }
 
 /// The one source port is held by another pod's flow that is over.
-fn taken(table: FlowTable, state: u8, age_s: u32) -> Case {
+fn taken(state: u8, age_s: u32) -> Case {
     let node = format!("192.168.50.1:{SNAT_PORT}");
     let outside = "203.0.113.9:53";
     let (mine, other) = ("10.244.1.2:6000", tuple("10.244.1.3:1", outside, proto::UDP));
     let change = move |flow: &mut proxy_abi::Flow| (flow.state, flow.flags) = (state, flow_flag::SNAT);
-    case("", State::standard().flow(table, other, tuple(&node, outside, proto::UDP), change, age_s))
+    case("", State::standard().flow(other, tuple(&node, outside, proto::UDP), change, age_s))
         .sends_out(Hook::FromPod, udp(mine, outside), udp(&node, outside).hop())
         .leaves(&[
             "new 10.244.1.2:6000>203.0.113.9:53/17 => 192.168.50.1:61000>203.0.113.9:53 snat",
@@ -140,7 +138,7 @@ fn udp_cases() -> Vec<Case> {
         }
     };
     let one_way = {
-        let mut state = dns().flow(FlowTable::Established, key(), to(), dnat(flow_state::ESTABLISHED), 5);
+        let mut state = dns().flow(key(), to(), dnat(flow_state::ESTABLISHED), 5);
         // The answers stopped long ago, the questions did not.
         for row in &mut state.flows {
             if row.flow.flags & flow_flag::REVERSE != 0 {
@@ -152,12 +150,12 @@ fn udp_cases() -> Vec<Case> {
     vec![
         case(
             "a live datagram flow stays with its backend while the service changes",
-            dns().flow(FlowTable::Established, key(), to(), dnat(flow_state::ESTABLISHED), 5),
+            dns().flow(key(), to(), dnat(flow_state::ESTABLISHED), 5),
         )
         .tunnels(Hook::FromPod, udp(a, vip), udp(a, old).hop()),
         case(
             "an idle datagram flow is drawn anew",
-            dns().flow(FlowTable::Established, key(), to(), dnat(flow_state::ESTABLISHED), 121),
+            dns().flow(key(), to(), dnat(flow_state::ESTABLISHED), 121),
         )
         .tunnels(Hook::FromPod, udp(a, vip), udp(a, new).hop())
         .leaves(&[
@@ -166,7 +164,7 @@ fn udp_cases() -> Vec<Case> {
         ]),
         case(
             "an unanswered datagram flow is drawn anew sooner",
-            dns().flow(FlowTable::New, key(), to(), dnat(flow_state::EMBRYONIC), 31),
+            dns().flow(key(), to(), dnat(flow_state::EMBRYONIC), 31),
         )
         .tunnels(Hook::FromPod, udp(a, vip), udp(a, new).hop()),
         case("a late answer finds the flow that only its questions kept alive", one_way).delivers(
@@ -174,24 +172,31 @@ fn udp_cases() -> Vec<Case> {
             udp(old, a),
             udp(vip, a).hop().for_mac(POD_A_MAC),
         ),
-        case("a flow whose answer entry was evicted gets it back", {
-            let mut state = dns().flow(FlowTable::New, key(), to(), dnat(flow_state::EMBRYONIC), 1);
+        case("a flow whose answer entry is gone is drawn anew, or its answers would find nothing", {
+            let mut state = dns().flow(key(), to(), dnat(flow_state::EMBRYONIC), 1);
             state.flows.retain(|row| row.flow.flags & flow_flag::REVERSE == 0);
             state
         })
+        .tunnels(Hook::FromPod, udp(a, vip), udp(a, new).hop())
+        .leaves(&[
+            "new 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.2:6000>10.244.2.3:7000 dnat",
+            "new 10.244.2.3:7000>10.244.1.2:6000/17 => 10.96.0.10:53>10.244.1.2:6000 dnat back",
+        ]),
+        case(
+            "a datagram flow that was answered and goes on is established",
+            dns().flow(key(), to(), dnat(flow_state::EMBRYONIC), 5),
+        )
         .tunnels(Hook::FromPod, udp(a, vip), udp(a, old).hop())
         .leaves(&[
-            "new 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.2:6000>10.244.2.2:7000 dnat",
-            "new 10.244.2.2:7000>10.244.1.2:6000/17 => 10.96.0.10:53>10.244.1.2:6000 dnat back",
+            "old 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.2:6000>10.244.2.2:7000 dnat",
+            "old 10.244.2.2:7000>10.244.1.2:6000/17 => 10.96.0.10:53>10.244.1.2:6000 dnat back",
         ]),
-        taken(FlowTable::New, flow_state::EMBRYONIC, 31)
-            .named("the port of an unanswered flow is free after its time"),
-        taken(FlowTable::Established, flow_state::ESTABLISHED, 121)
-            .named("the port of a silent flow is free after its time"),
+        taken(flow_state::EMBRYONIC, 31).named("the port of an unanswered flow is free after its time"),
+        taken(flow_state::ESTABLISHED, 121).named("the port of a silent flow is free after its time"),
         case("no free source port towards a destination", {
             let taken = tuple(&format!("192.168.50.1:{SNAT_PORT}"), "203.0.113.9:53", proto::UDP);
             let other = tuple("10.244.1.3:1", "203.0.113.9:53", proto::UDP);
-            State::standard().flow(FlowTable::Established, other, taken, dnat(flow_state::ESTABLISHED), 1)
+            State::standard().flow(other, taken, dnat(flow_state::ESTABLISHED), 1)
         })
         .drops(Hook::FromPod, udp(a, "203.0.113.9:53"), Reason::SnatExhausted),
         case("without a range no source port is free", State::standard().config(|c| c.snat_min = 0)).drops(

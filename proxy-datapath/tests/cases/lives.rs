@@ -2,7 +2,6 @@
 //! changed since.
 
 use proxy_abi::{Flow, Reason, flow_flag, flow_state, proto};
-use proxy_datapath::FlowTable;
 
 use super::{
     Case, Hook, Packet, State, case,
@@ -39,7 +38,7 @@ fn connected(state: State, pod: &str, age_s: u32, change: impl Fn(&mut Flow)) ->
         change(flow);
     };
     let (key, to) = (tuple(CLIENT, AT, proto::TCP), tuple(CLIENT, pod, proto::TCP));
-    state.flow(FlowTable::Established, key, to, established, age_s)
+    state.flow(key, to, established, age_s)
 }
 
 fn none(_: &mut Flow) {}
@@ -169,7 +168,6 @@ fn before_the_service() -> Vec<Case> {
             (flow.state, flow.flags, flow.service_id) = (flow_state::ESTABLISHED, flow_flag::SNAT, 0)
         };
         State::standard().service(1, proto::TCP, lb, &["10.244.1.3:8080"]).flow(
-            FlowTable::Established,
             tuple(A, lb, proto::TCP),
             tuple(&node, lb, proto::TCP),
             change,
@@ -194,7 +192,6 @@ fn after_an_update() -> Vec<Case> {
     let datagrams = |age_s: u32| {
         let change = |flow: &mut Flow| (flow.state, flow.flags) = (flow_state::ESTABLISHED, flow_flag::DNAT);
         State::standard().service(1, proto::UDP, VIP, &["10.244.1.3:7001"]).flow(
-            FlowTable::Established,
             tuple(A, VIP, proto::UDP),
             tuple(A, "10.244.1.3:7000", proto::UDP),
             change,

@@ -57,7 +57,7 @@ pub struct Case {
     pub name: &'static str,
     pub state: State,
     pub steps: Vec<Step>,
-    /// What the two flow tables hold in the end, sorted: `new|old KEY => VALUE`. None: not looked at.
+    /// What the flow table holds in the end, sorted: `new|old KEY => VALUE`. None: not looked at.
     pub flows: Option<Vec<String>>,
 }
 

@@ -73,8 +73,8 @@ fn services() -> Vec<Case> {
                 udp(vip, a).hop().for_mac(POD_A_MAC),
             )
             .leaves(&[
-                "old 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.2:6000>10.244.2.2:7000 dnat",
-                "old 10.244.2.2:7000>10.244.1.2:6000/17 => 10.96.0.10:53>10.244.1.2:6000 dnat back",
+                "new 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.2:6000>10.244.2.2:7000 dnat",
+                "new 10.244.2.2:7000>10.244.1.2:6000/17 => 10.96.0.10:53>10.244.1.2:6000 dnat back",
             ]),
         case(
             "a datagram to a service, v6",
@@ -111,8 +111,8 @@ fn services() -> Vec<Case> {
         .delivers(Hook::FromPod, udp(a, vip), udp(&snat, "10.244.1.2:7000").hop().for_mac(POD_A_MAC))
         .delivers(Hook::FromPod, udp("10.244.1.2:7000", &snat), udp(vip, a).hop().for_mac(POD_A_MAC))
         .leaves(&[
-            "old 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.1:61000>10.244.1.2:7000 dnat snat",
-            "old 10.244.1.2:7000>10.244.1.1:61000/17 => 10.96.0.10:53>10.244.1.2:6000 dnat snat back",
+            "new 10.244.1.2:6000>10.96.0.10:53/17 => 10.244.1.1:61000>10.244.1.2:7000 dnat snat",
+            "new 10.244.1.2:7000>10.244.1.1:61000/17 => 10.96.0.10:53>10.244.1.2:6000 dnat snat back",
         ]),
         case(
             "a backend in another node's own network sees this node's address",

@@ -4,10 +4,9 @@ use std::net::IpAddr;
 
 use proxy_abi::{
     ABI_VERSION, Addr, Be16, Config, Endpoint, Flow, Frontend, FrontendKey, Link, Member, PodCidr, Prefix,
-    Slot, SourceRangeKey, Tuple, Window, config_flag, endpoint_flag, frontend_flag, frontend_kind, member_of,
-    pod_cidr_flag,
+    Slot, SourceRangeKey, Tuple, Window, config_flag, endpoint_flag, flow_flag, flow_state, frontend_flag,
+    frontend_kind, member_of, pod_cidr_flag,
 };
-use proxy_datapath::FlowTable;
 
 pub const POD_A_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
 pub const POD_B_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
@@ -21,7 +20,6 @@ pub const SNAT_PORT: u16 = 61_000;
 /// A flow that is there before the first packet.
 #[derive(Clone, Debug)]
 pub struct FlowRow {
-    pub table: FlowTable,
     pub key: Tuple,
     pub flow: Flow,
     /// Seconds since its last packet.
@@ -64,6 +62,7 @@ impl State {
     pub fn standard() -> State {
         let config = Config {
             abi_version: ABI_VERSION,
+            flow_queue: 65_536,
             flags: config_flag::MASQUERADE | config_flag::TUNNEL,
             host_netns_cookie: 1,
             node_v4: addr("192.168.50.1"),
@@ -197,34 +196,25 @@ impl State {
     }
 
     /// Both entries of a flow `key` → `to`.
-    pub fn flow(
-        mut self,
-        table: FlowTable,
-        key: Tuple,
-        to: Tuple,
-        change: impl Fn(&mut Flow),
-        age_s: u32,
-    ) -> State {
+    pub fn flow(mut self, key: Tuple, to: Tuple, change: impl Fn(&mut Flow), age_s: u32) -> State {
         let mut forward = Flow { to, service_id: 1, packets: 1, ..Flow::default() };
         change(&mut forward);
-        let reverse =
-            Flow { to: key.flip(), flags: forward.flags | proxy_abi::flow_flag::REVERSE, ..forward };
-        self.flows.push(FlowRow { table, key: to.flip(), flow: reverse, age_s });
-        self.flows.push(FlowRow { table, key, flow: forward, age_s });
+        if forward.state != flow_state::EMBRYONIC {
+            forward.flags |= flow_flag::SETTLED;
+        }
+        let reverse = Flow { to: key.flip(), flags: forward.flags | flow_flag::REVERSE, ..forward };
+        self.flows.push(FlowRow { key: to.flip(), flow: reverse, age_s });
+        self.flows.push(FlowRow { key, flow: forward, age_s });
         self
     }
 }
 
-/// A flow as a row names it: `new 10.0.0.1:1>10.0.0.2:2/17 => 10.0.0.1:1>10.0.0.3:3 dnat`.
-pub fn line(table: FlowTable, key: &Tuple, flow: &Flow) -> String {
-    use proxy_abi::{flow_flag, flow_state};
+/// A flow as a row names it, `old` if it is or was established: `new 10.0.0.1:1>10.0.0.2:2/17 => 10.0.0.1:1>10.0.0.3:3 dnat`.
+pub fn line(key: &Tuple, flow: &Flow) -> String {
     let end = |addr: &Addr, port: Be16| std::net::SocketAddr::new(addr.to_ip(), port.get());
     let way = |tuple: &Tuple| format!("{}>{}", end(&tuple.src, tuple.sport), end(&tuple.dst, tuple.dport));
-    let table = match table {
-        FlowTable::New => "new",
-        FlowTable::Established => "old",
-    };
-    let mut text = format!("{table} {}/{} => {}", way(key), key.proto, way(&flow.to));
+    let age = if flow.flags & flow_flag::SETTLED == 0 { "new" } else { "old" };
+    let mut text = format!("{age} {}/{} => {}", way(key), key.proto, way(&flow.to));
     for (flag, word) in [
         (flow_flag::DNAT, " dnat"),
         (flow_flag::SNAT, " snat"),

@@ -1,4 +1,4 @@
-//! Connections as one thing each, as conntrack has them; the datapath keeps two entries in one of two tables.
+//! Connections as one thing each, as conntrack has them; the datapath keeps two entries.
 
 use proxy_abi::{Config, Tuple, proto};
 
@@ -114,14 +114,17 @@ impl Connections {
             self.0.remove(index);
             return None;
         }
-        known.seen_s[way] = now_s;
+        let later = std::mem::replace(&mut known.seen_s[way], now_s) != now_s;
         known.answered |= way == 1;
         if tcp {
             known.hear(way, flags);
         }
-        let opened =
-            if tcp { way == 0 && known.answered && flags & (SYN | ACK | RST) == ACK } else { way == 1 };
-        known.established |= opened;
+        let proven = match tuple.proto {
+            proto::TCP => way == 0 && flags & (SYN | ACK | RST) == ACK,
+            proto::SCTP => way == 0,
+            _ => later,
+        };
+        known.established |= known.answered && proven && !known.over;
         Some(self.translation((index, way)))
     }
 

@@ -1,7 +1,7 @@
 //! Random packets over random tables, against a slow model of what the documents promise.
 //!
 //! Every world is made of one seed: its tables, its packets, its clock. The model ([`model`]) reads the same frames by its own
-//! reader ([`read`]) and keeps whole connections ([`connections`]) where the datapath keeps two entries in two tables. What
+//! reader ([`read`]) and keeps whole connections ([`connections`]) where the datapath keeps two entries. What
 //! the datapath draws by chance (a backend, a port) is looked up in its tables and must be one that the model allows.
 //!
 //! A failure prints its seed. `SKERRY_FUZZ_SEED=N` runs that world alone and tells each packet, `SKERRY_FUZZ_SECONDS=N` runs

@@ -6,5 +6,6 @@ mod cases;
 mod choice;
 mod fuzz;
 mod memory;
+mod seats;
 mod sockets;
 mod table;

@@ -12,8 +12,8 @@ use proxy_abi::{
     SourceRangeKey, Tuple,
 };
 use proxy_datapath::{
-    Change, FlowTable, Insert, NextHop, Packet, Round, Scratch, Tables, Tunnel, Verdict, Way, from_overlay,
-    from_pod, from_uplink, to_overlay, to_pod, to_uplink,
+    Change, Insert, NextHop, Packet, Round, Scratch, Tables, Tunnel, Verdict, Way, from_overlay, from_pod,
+    from_uplink, to_overlay, to_pod, to_uplink,
 };
 
 use crate::cases::{Hook, State};
@@ -107,8 +107,9 @@ pub struct Maps {
     links: HashMap<u32, Link>,
     pod_cidrs: Vec<(u32, Addr, PodCidr)>,
     tunnel_peers: Vec<Addr>,
-    new: RefCell<HashMap<Tuple, Flow>>,
-    established: RefCell<HashMap<Tuple, Flow>>,
+    flows: RefCell<HashMap<Tuple, Flow>>,
+    seats: RefCell<HashMap<u32, Tuple>>,
+    next_seat: Cell<u32>,
     own_ports: RefCell<HashSet<(u32, usize)>>,
     peers: RefCell<HashMap<u32, Peer>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
@@ -130,8 +131,9 @@ impl Maps {
             links: state.links.iter().copied().collect(),
             pod_cidrs: state.pod_cidrs.clone(),
             tunnel_peers: state.tunnel_peers.clone(),
-            new: RefCell::default(),
-            established: RefCell::default(),
+            flows: RefCell::default(),
+            seats: RefCell::default(),
+            next_seat: Cell::new(0),
             own_ports: RefCell::default(),
             peers: RefCell::default(),
             fragments: RefCell::default(),
@@ -141,27 +143,15 @@ impl Maps {
         };
         for row in &state.flows {
             let flow = Flow { seen_s: START_S - row.age_s, ..row.flow };
-            maps.table(row.table).borrow_mut().insert(row.key, flow);
+            maps.flows.borrow_mut().insert(row.key, flow);
         }
         maps
     }
 
-    fn table(&self, table: FlowTable) -> &RefCell<HashMap<Tuple, Flow>> {
-        match table {
-            FlowTable::New => &self.new,
-            FlowTable::Established => &self.established,
-        }
-    }
-
     /// All flows as rows name them, sorted.
     pub fn flow_lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = [FlowTable::New, FlowTable::Established]
-            .into_iter()
-            .flat_map(|table| {
-                let flows = self.table(table).borrow();
-                flows.iter().map(|(key, flow)| crate::cases::line(table, key, flow)).collect::<Vec<_>>()
-            })
-            .collect();
+        let flows = self.flows.borrow();
+        let mut lines: Vec<String> = flows.iter().map(|(key, flow)| crate::cases::line(key, flow)).collect();
         lines.sort();
         lines
     }
@@ -221,12 +211,12 @@ impl Tables for Maps {
         self.tunnel_peers.contains(node)
     }
 
-    fn flow<R>(&self, table: FlowTable, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R> {
-        self.table(table).borrow_mut().get_mut(key).map(f)
+    fn flow<R>(&self, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        self.flows.borrow_mut().get_mut(key).map(f)
     }
 
-    fn add_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert {
-        match self.table(table).borrow_mut().entry(*key) {
+    fn add_flow(&self, key: &Tuple, flow: &Flow) -> Insert {
+        match self.flows.borrow_mut().entry(*key) {
             std::collections::hash_map::Entry::Occupied(_) => Insert::Exists,
             std::collections::hash_map::Entry::Vacant(vacant) => {
                 vacant.insert(*flow);
@@ -235,8 +225,16 @@ impl Tables for Maps {
         }
     }
 
-    fn remove_flow(&self, table: FlowTable, key: &Tuple) {
-        self.table(table).borrow_mut().remove(key);
+    fn remove_flow(&self, key: &Tuple) {
+        self.flows.borrow_mut().remove(key);
+    }
+
+    fn take_seat(&self, config: &Config, key: &Tuple, before: &mut Tuple) -> u16 {
+        let seats = config.flow_queue;
+        let seat = self.next_seat.get() % seats;
+        self.next_seat.set(seat + 1);
+        *before = self.seats.borrow_mut().insert(seat, *key).unwrap_or_default();
+        seat as u16
     }
 
     fn own_port(&self, kind: OwnPort, port: Be16) -> bool {

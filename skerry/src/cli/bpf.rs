@@ -220,8 +220,8 @@ fn flows(maps: &Maps) -> anyhow::Result<Sheet> {
         "seen-s",
         "flags",
     ]);
-    for name in [map::FLOWS, map::FLOWS_NEW] {
-        for (key, flow) in maps.entries::<Tuple, Flow>(name)? {
+    {
+        for (key, flow) in maps.entries::<Tuple, Flow>(map::FLOWS)? {
             sheet.row(vec![
                 json!(protocol(key.proto)),
                 json!(socket(key.src, key.sport)),

@@ -138,11 +138,9 @@ impl Tables {
     fn read(show: &Show) -> anyhow::Result<Tables> {
         let maps = Maps::open(&show.pin_root)?;
         let mut flows = HashMap::new();
-        for name in [map::FLOWS, map::FLOWS_NEW] {
-            let entries = maps.entries::<Tuple, Flow>(name).context("count flows")?;
-            for (_, flow) in entries.iter().filter(|(_, flow)| flow.flags & flow_flag::REVERSE == 0) {
-                *flows.entry((flow.service_id, flow.to.dst, flow.to.dport)).or_default() += 1;
-            }
+        let entries = maps.entries::<Tuple, Flow>(map::FLOWS).context("count flows")?;
+        for (_, flow) in entries.iter().filter(|(_, flow)| flow.flags & flow_flag::REVERSE == 0) {
+            *flows.entry((flow.service_id, flow.to.dst, flow.to.dport)).or_default() += 1;
         }
         Ok(Tables {
             // An address's marker has no port: it leads nowhere.

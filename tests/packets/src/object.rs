@@ -25,7 +25,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKERRY_BPF_OBJECT"));
 /// An answer may be longer than what it answers (an ICMP error to an empty datagram).
 const ANSWER_ROOM: usize = 128;
 /// Entries of the large tables in tests.
-pub const TABLE: u32 = 4_096;
+pub const TABLE: u32 = 8_192;
 
 /// Why the object could not be loaded or one of its maps not be used.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ impl Object {
     pub fn load() -> Result<Object, ObjectError> {
         let mut loader = EbpfLoader::new();
         // Small tables: many worlds are up at a time.
-        for table in [map::FLOWS_NEW, map::FLOWS, map::SOCKETS, map::SLOTS] {
+        for table in [map::FLOWS, map::SOCKETS, map::SLOTS] {
             loader.map_max_entries(table, TABLE);
         }
         let bpf = loader.load(OBJECT).map_err(|source| ObjectError::Load(Box::new(source)))?;
@@ -292,15 +292,18 @@ impl Object {
         self.insert(map::MEMBERS, member, windows)
     }
 
-    pub fn set_flow(&mut self, table: &'static str, key: Tuple, flow: Flow) -> Result<(), ObjectError> {
-        self.insert(table, key, flow)
+    pub fn set_flow(&mut self, key: Tuple, flow: Flow) -> Result<(), ObjectError> {
+        self.insert(map::FLOWS, key, flow)
     }
 
-    /// All entries of `FLOWS_NEW` or `FLOWS`.
-    pub fn flows(&mut self, table: &'static str) -> Result<Vec<(Tuple, Flow)>, ObjectError> {
-        let map: HashMap<&mut MapData, Plain<Tuple>, Plain<Flow>> = self.map(table)?;
-        map.iter()
-            .map(|entry| entry.map(|(key, flow)| (key.0, flow.0)).map_err(|source| map_error(table, source)))
+    /// All entries of `FLOWS`.
+    pub fn flows(&mut self) -> Result<Vec<(Tuple, Flow)>, ObjectError> {
+        let flows: HashMap<&mut MapData, Plain<Tuple>, Plain<Flow>> = self.map(map::FLOWS)?;
+        flows
+            .iter()
+            .map(|entry| {
+                entry.map(|(key, flow)| (key.0, flow.0)).map_err(|source| map_error(map::FLOWS, source))
+            })
             .collect()
     }
 
@@ -315,7 +318,6 @@ impl Object {
         self.empty::<Addr, Endpoint>(map::ENDPOINTS)?;
         self.empty::<u32, Link>(map::LINKS)?;
         self.empty::<Addr, u32>(map::TUNNEL_PEERS)?;
-        self.empty::<Tuple, Flow>(map::FLOWS_NEW)?;
         self.empty::<Tuple, Flow>(map::FLOWS)?;
         self.empty::<FragmentKey, FragmentPorts>(map::FRAGMENTS)?;
         let mut cidrs: LpmTrie<&mut MapData, Plain<Addr>, Plain<PodCidr>> = self.map(map::POD_CIDRS)?;

@@ -10,11 +10,11 @@ use std::net::Ipv4Addr;
 
 use proxy_abi::{
     ABI_VERSION, Addr, Be16, Config, Endpoint, Frontend, FrontendKey, Link, OVERLAY_DEV_MAC, PodCidr, Prefix,
-    Slot, Window, config_flag, endpoint_flag, frontend_kind, pod_cidr_flag, prog,
+    Seat, Slot, Window, config_flag, endpoint_flag, frontend_kind, pod_cidr_flag, prog,
 };
 use skerry_lab::Netns;
 
-use crate::object::Object;
+use crate::object::{Object, TABLE};
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 pub const NODE_PORT: u16 = 30_080;
@@ -132,8 +132,8 @@ impl Node {
             pod_mtu: 1450,
             nodeport_min: 30_000,
             nodeport_max: 32_767,
-            snat_min: 61_000,
-            snat_max: 65_535,
+            snat_min: 1_024,
+            snat_max: 29_999,
             tcp_syn_s: 60,
             tcp_established_s: 7_200,
             tcp_closing_s: 60,
@@ -141,6 +141,7 @@ impl Node {
             udp_stream_s: 120,
             icmp_s: 30,
             tunnel_port: 4_789,
+            flow_queue: Seat::in_use(TABLE),
             ..Config::default()
         };
         let mut object = Object::load().unwrap();

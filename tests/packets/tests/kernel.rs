@@ -9,8 +9,8 @@ use std::error::Error as _;
 mod cases;
 
 use cases::{Case, Hook, POD_A_IFINDEX, State, line};
-use proxy_abi::{Reason, map, prog};
-use proxy_datapath::{Action, FlowTable};
+use proxy_abi::{Reason, prog};
+use proxy_datapath::Action;
 use skerry_lab::Netns;
 use skerry_packet_cases::Object;
 
@@ -89,10 +89,7 @@ fn run(case: &Case, object: &mut Object, uplink: u32) -> Result<(), String> {
         }
     }
     let Some(expected) = &case.flows else { return Ok(()) };
-    let mut flows = Vec::new();
-    for (table, name) in [(FlowTable::New, map::FLOWS_NEW), (FlowTable::Established, map::FLOWS)] {
-        flows.extend(object.flows(name).unwrap().iter().map(|(key, flow)| line(table, key, flow)));
-    }
+    let mut flows: Vec<String> = object.flows().unwrap().iter().map(|(key, flow)| line(key, flow)).collect();
     flows.sort();
     if flows == *expected { Ok(()) } else { Err(format!("flows\n  are {flows:#?}\n  not {expected:#?}")) }
 }
@@ -149,13 +146,9 @@ fn fill(object: &mut Object, state: &State, uplink: u32) {
     }
     let now_s = monotonic_s();
     for row in &state.flows {
-        let table = match row.table {
-            FlowTable::New => map::FLOWS_NEW,
-            FlowTable::Established => map::FLOWS,
-        };
         let mut flow = row.flow;
         flow.seen_s = now_s.wrapping_sub(row.age_s);
-        object.set_flow(table, row.key, flow).unwrap();
+        object.set_flow(row.key, flow).unwrap();
     }
 }
 

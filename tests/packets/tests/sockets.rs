@@ -53,7 +53,7 @@ fn a_pods_tcp_connection_is_direct_and_shows_the_service_as_its_peer() {
     let vip = format!("{VIP}:80");
     let said = folder.probe(&world.nodes[0].pod, &["tcp", &vip]);
     assert!(said.starts_with(&format!("peer {vip} said pod1:10.244.1.2:")), "{said}");
-    let flows = world.nodes[0].object.flows(proxy_abi::map::FLOWS_NEW).unwrap();
+    let flows = world.nodes[0].object.flows().unwrap();
     assert_eq!(flows, [], "translated at the socket: no packet needed a flow");
     let node_port = format!("192.168.50.1:{NODE_PORT}");
     let said = folder.probe(&world.nodes[0].pod, &["tcp", &node_port]);
@@ -141,7 +141,7 @@ fn a_socket_that_the_kernel_makes_itself_is_translated_at_connect() {
             assert!(said.contains(&format!("said pod1:{source}:")), "{at} from {source}: {said}");
         }
     }
-    let flows = world.nodes[0].object.flows(proxy_abi::map::FLOWS_NEW).unwrap();
+    let flows = world.nodes[0].object.flows().unwrap();
     assert_eq!(flows, [], "translated at the socket: no packet needed a flow");
     server.end(&world.nodes[1].pod);
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Reason, Tuple, config_flag, endpoint_flag, frontend_flag,
 };
-use proxy_datapath::{Action, FlowTable, Tables, Verdict};
+use proxy_datapath::{Action, Tables, Verdict};
 
 use crate::{
     cases::{Hook, POD_A_IFINDEX, State, state::addr},
@@ -30,9 +30,7 @@ pub struct Seen<'a> {
 impl Seen<'_> {
     /// What the datapath has recorded for a connection's first tuple.
     fn recorded(&self, key: &Tuple) -> Option<Tuple> {
-        [FlowTable::New, FlowTable::Established]
-            .into_iter()
-            .find_map(|table| self.maps.flow(table, key, |flow| flow.to))
+        self.maps.flow(key, |flow| flow.to)
     }
 
     fn is_drop(&self, reason: Reason) -> bool {

@@ -13,7 +13,7 @@ use proxy_abi::{
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, PodCidrKey, Slot, SocketKey, SocketOrigin,
     SourceRangeKey, Tuple, frontend_kind, map,
 };
-use proxy_datapath::{FlowTable, Insert, Round, Tables};
+use proxy_datapath::{Insert, Round, Tables};
 
 use crate::cli::{Maps, names, sheet::text};
 
@@ -28,8 +28,7 @@ pub struct Snapshot {
     pod_cidrs: Vec<(PodCidrKey, PodCidr)>,
     peers: Vec<Addr>,
     affinity: RefCell<HashMap<AffinityKey, Affinity>>,
-    new: RefCell<HashMap<Tuple, Flow>>,
-    established: RefCell<HashMap<Tuple, Flow>>,
+    flows: RefCell<HashMap<Tuple, Flow>>,
     own_ports: RefCell<HashMap<u32, OwnPorts>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     sockets: RefCell<HashMap<SocketKey, SocketOrigin>>,
@@ -61,8 +60,7 @@ impl Snapshot {
             pod_cidrs: maps.entries(map::POD_CIDRS)?,
             peers: maps.entries::<_, u32>(map::TUNNEL_PEERS)?.into_iter().map(|(key, _)| key).collect(),
             affinity: RefCell::new(all(maps, map::AFFINITY)?),
-            new: RefCell::new(all(maps, map::FLOWS_NEW)?),
-            established: RefCell::new(all(maps, map::FLOWS)?),
+            flows: RefCell::new(all(maps, map::FLOWS)?),
             own_ports: RefCell::new(all(maps, map::OWN_PORTS)?),
             fragments: RefCell::default(),
             sockets: RefCell::default(),
@@ -81,13 +79,6 @@ impl Snapshot {
 
     fn note(&self, text: String) {
         self.notes.borrow_mut().push(text);
-    }
-
-    fn table(&self, table: FlowTable) -> &RefCell<HashMap<Tuple, Flow>> {
-        match table {
-            FlowTable::New => &self.new,
-            FlowTable::Established => &self.established,
-        }
     }
 }
 
@@ -187,15 +178,15 @@ impl Tables for Snapshot {
         self.peers.contains(node)
     }
 
-    fn flow<R>(&self, table: FlowTable, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R> {
-        let mut flows = self.table(table).borrow_mut();
+    fn flow<R>(&self, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R> {
+        let mut flows = self.flows.borrow_mut();
         let flow = flows.get_mut(key)?;
         self.note(format!("flow {} is known: becomes {}", shown(key), shown(&flow.to)));
         Some(f(flow))
     }
 
-    fn add_flow(&self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert {
-        match self.table(table).borrow_mut().entry(*key) {
+    fn add_flow(&self, key: &Tuple, flow: &Flow) -> Insert {
+        match self.flows.borrow_mut().entry(*key) {
             std::collections::hash_map::Entry::Occupied(_) => Insert::Exists,
             std::collections::hash_map::Entry::Vacant(vacant) => {
                 vacant.insert(*flow);
@@ -205,8 +196,14 @@ impl Tables for Snapshot {
         }
     }
 
-    fn remove_flow(&self, table: FlowTable, key: &Tuple) {
-        self.table(table).borrow_mut().remove(key);
+    fn remove_flow(&self, key: &Tuple) {
+        self.flows.borrow_mut().remove(key);
+    }
+
+    fn take_seat(&self, _: &Config, _: &Tuple, before: &mut Tuple) -> u16 {
+        // Whom it would cost its seat is no part of this packet's way.
+        *before = Tuple::default();
+        0
     }
 
     fn own_port(&self, kind: OwnPort, port: Be16) -> bool {
