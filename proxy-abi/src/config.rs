@@ -19,7 +19,8 @@ pub struct Config {
     pub flags: u32,
     /// `SO_NETNS_COOKIE` of the namespace that the node's own processes live in.
     pub host_netns_cookie: u64,
-    /// The uplink's own addresses: source of masqueraded traffic, VXLAN outer source. [`Addr::UNSPECIFIED`] if none.
+    /// The addresses of the uplink, the device towards the other nodes: VXLAN outer source, and source of what is masqueraded where
+    /// the device that it leaves by has none of its own. [`Addr::UNSPECIFIED`] if none.
     pub node_v4: Addr,
     pub node_v6: Addr,
     /// The router address of each pod CIDR (its first host address).

@@ -37,6 +37,23 @@ pub struct Link {
     pub flags: u16,
 }
 
+/// Value of `UPLINKS`, by ifindex (u32): a device that leads out of the node, and the node's addresses on it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Uplink {
+    /// [`Addr::UNSPECIFIED`] where the device has no address of the family.
+    pub v4: Addr,
+    pub v6: Addr,
+}
+
+impl Uplink {
+    /// The address of a family.
+    #[inline(always)]
+    pub const fn node(&self, v4: bool) -> &Addr {
+        if v4 { &self.v4 } else { &self.v6 }
+    }
+}
+
 /// Key of the LPM trie `POD_CIDRS`. `prefix_len` counts bits of the 128-bit form (an IPv4 /24 is 120).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
@@ -62,5 +79,6 @@ pub mod pod_cidr_flag {
 
 const _: () = assert!(size_of::<Endpoint>() == 16);
 const _: () = assert!(size_of::<Link>() == 40);
+const _: () = assert!(size_of::<Uplink>() == 32);
 const _: () = assert!(size_of::<PodCidrKey>() == 20);
 const _: () = assert!(size_of::<PodCidr>() == 20);

@@ -18,7 +18,7 @@ mod socket;
 
 pub use addr::{Addr, Be16};
 pub use config::{Config, Prefix, config_flag};
-pub use endpoint::{Endpoint, Link, PodCidr, PodCidrKey, endpoint_flag, pod_cidr_flag};
+pub use endpoint::{Endpoint, Link, PodCidr, PodCidrKey, Uplink, endpoint_flag, pod_cidr_flag};
 pub use flow::{Flow, FragmentKey, FragmentPorts, Seat, Tuple, flow_flag, flow_state};
 pub use frontend::{
     Affinity, AffinityKey, Frontend, FrontendKey, Member, Slot, SourceOf, SourceRangeKey, Window,

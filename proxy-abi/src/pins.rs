@@ -1,7 +1,7 @@
 use crate::{
     Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPorts, Peer, PodCidr, PodCidrKey, Reason, Seat, Slot, SocketKey,
-    SocketOrigin, SourceRangeKey, Tuple,
+    SocketOrigin, SourceRangeKey, Tuple, Uplink,
 };
 
 /// Folder on bpffs that everything of ours is pinned below: `maps/NAME`, `progs/NAME`, `links/HOOK-DEVICE`.
@@ -17,6 +17,7 @@ pub mod map {
     pub const MEMBERS: &str = "MEMBERS";
     pub const ENDPOINTS: &str = "ENDPOINTS";
     pub const LINKS: &str = "LINKS";
+    pub const UPLINKS: &str = "UPLINKS";
     pub const POD_CIDRS: &str = "POD_CIDRS";
     pub const TUNNEL_PEERS: &str = "TUNNEL_PEERS";
     pub const FLOWS: &str = "FLOWS";
@@ -90,6 +91,7 @@ pub const MAPS: &[MapSpec] = &[
     derived::<Member, u32>(map::MEMBERS, 65_536),
     state::<Addr, Endpoint>(map::ENDPOINTS, 4_096),
     state::<u32, Link>(map::LINKS, 2_048),
+    derived::<u32, Uplink>(map::UPLINKS, 64),
     derived::<PodCidrKey, PodCidr>(map::POD_CIDRS, 16_384),
     derived::<Addr, u32>(map::TUNNEL_PEERS, 16_384),
     state::<Tuple, Flow>(map::FLOWS, 262_144),

@@ -2,6 +2,7 @@ mod report;
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
+use aya::maps::{MapData, RingBuf};
 use proxy_abi::map;
 use proxy_state::{NodeTables, ObjectKey, State};
 use skerry_kernel::PerCpuMap;
@@ -113,7 +114,7 @@ async fn serve_until(
 ) -> Result<Option<MapSizes>, AgentError> {
     let client = client(config).await?;
     let pins = Pins::new(&config.pin_root);
-    let (node, drops) = Node::start(config.clone()).await?;
+    let Some((node, drops)) = start_node(config, shutdown).await? else { return Ok(None) };
     let counters = PerCpuMap::open(&pins.map(map::COUNTERS)).map_err(AgentError::Maps)?;
     let metrics = Arc::new(Metrics::new(counters));
     let readiness = Arc::new(Readiness::default());
@@ -170,6 +171,28 @@ async fn serve_until(
     // So that the sockets are free when this returns.
     tasks.shutdown().await;
     Ok(larger)
+}
+
+/// The node's side, once there is a way out. `None`: shut down before.
+async fn start_node(
+    config: &Config,
+    shutdown: &CancellationToken,
+) -> Result<Option<(Node, RingBuf<MapData>)>, AgentError> {
+    let (to_us, mut changed) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(monitor(to_us)?);
+    loop {
+        match Node::start(config.clone()).await {
+            Err(NodeError::Network(error)) if error.may_pass() => {
+                tracing::warn!(error = chain(&error), "no way out of this node yet: waiting for it");
+                tokio::select! {
+                    _ = changed.recv() => {}
+                    () = shutdown.cancelled() => return Ok(None),
+                }
+            }
+            started => return Ok(Some(started?)),
+        }
+    }
 }
 
 struct Agent {

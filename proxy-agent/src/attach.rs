@@ -59,11 +59,23 @@ pub enum AttachError {
 
 /// Where everything is to be attached.
 pub(crate) struct Hooks {
-    pub uplink: String,
+    /// The one towards the other nodes first.
+    pub uplinks: Vec<String>,
     pub overlay: String,
     pub cgroup: PathBuf,
-    /// Whether, and where, there is an XDP program on the uplink, too.
+    /// Whether, and where, there is an XDP program on the first uplink, too.
     pub xdp: Option<UplinkXdp>,
+}
+
+impl Hooks {
+    fn first_uplink(&self) -> &str {
+        self.uplinks.first().map_or("", String::as_str)
+    }
+
+    /// All of the node's own devices.
+    fn devices(&self) -> Vec<&str> {
+        self.uplinks.iter().chain([&self.overlay]).map(String::as_str).collect()
+    }
 }
 
 /// What [`Attachments::ensure`] had to do.
@@ -98,7 +110,7 @@ impl Attachments {
         let has_tcx = has_tcx().map_err(AttachError::Probe)?;
         if !has_tcx {
             tracing::info!("this kernel has no TCX links (Linux 6.6 has): filters on clsact do their work");
-            filters::detach_strays(&[&hooks.uplink, &hooks.overlay]);
+            filters::detach_strays(&hooks.devices());
         }
         let path = hooks.cgroup.clone();
         let failed = |source| AttachError::Cgroup { path: path.clone(), source };
@@ -123,8 +135,14 @@ impl Attachments {
         for (hook, direction) in OVERLAY_HOOKS {
             self.device(hook, &self.hooks.overlay, direction, &mut changes)?;
         }
-        for (hook, direction) in UPLINK_HOOKS {
-            self.device(hook, &self.hooks.uplink, direction, &mut changes)?;
+        for (index, uplink) in self.hooks.uplinks.iter().enumerate() {
+            for (hook, direction) in UPLINK_HOOKS {
+                match self.device(hook, uplink, direction, &mut changes) {
+                    // A second way out may go at any time.
+                    Err(AttachError::Attach { source, .. }) if index > 0 && source.is_not_found() => {}
+                    other => other?,
+                }
+            }
         }
         if let Some(mode) = self.hooks.xdp {
             self.xdp(mode, &mut changes)?;
@@ -137,20 +155,20 @@ impl Attachments {
         Ok(changes)
     }
 
-    /// The node's way out may change; the next [`Attachments::ensure`] follows.
-    pub fn set_uplink(&mut self, name: &str) {
-        if self.hooks.uplink != name {
-            name.clone_into(&mut self.hooks.uplink);
+    /// The node's ways out may change; the next [`Attachments::ensure`] follows.
+    pub fn set_uplinks(&mut self, names: Vec<String>) {
+        if self.hooks.uplinks != names {
+            self.hooks.uplinks = names;
             if !self.has_tcx {
-                filters::detach_strays(&[name, &self.hooks.overlay]);
+                filters::detach_strays(&self.hooks.devices());
             }
         }
     }
 
     /// Asks the kernel, not our own books, what stands at each of the node's device hooks.
     pub fn self_test(&self) -> Result<(), AttachError> {
-        let devices = [(&self.hooks.uplink, UPLINK_HOOKS), (&self.hooks.overlay, OVERLAY_HOOKS)];
-        for (device, hooks) in devices {
+        let uplinks = self.hooks.uplinks.iter().map(|device| (device, UPLINK_HOOKS));
+        for (device, hooks) in uplinks.chain([(&self.hooks.overlay, OVERLAY_HOOKS)]) {
             for (hook, direction) in hooks {
                 let failed =
                     |source| AttachError::ReadBack { program: hook.to_owned(), to: device.clone(), source };
@@ -202,7 +220,7 @@ impl Attachments {
     }
 
     fn xdp(&self, mode: UplinkXdp, changes: &mut Changes) -> Result<(), AttachError> {
-        let (hook, device) = (prog::UPLINK_XDP, self.hooks.uplink.as_str());
+        let (hook, device) = (prog::UPLINK_XDP, self.hooks.first_uplink());
         let failed = |source| AttachError::Attach { program: hook.to_owned(), to: device.to_owned(), source };
         let index = ifindex(device).map_err(failed)?;
         let attach = |program: &Program| match mode {
@@ -263,8 +281,9 @@ impl Attachments {
     }
 
     fn is_expected(&self, hook: &str, device: &str) -> bool {
-        let xdp = self.hooks.xdp.is_some() && hook == prog::UPLINK_XDP;
-        (device == self.hooks.uplink && (xdp || UPLINK_HOOKS.iter().any(|(name, _)| *name == hook)))
+        let xdp = self.hooks.xdp.is_some() && hook == prog::UPLINK_XDP && device == self.hooks.first_uplink();
+        let is_uplink = self.hooks.uplinks.iter().any(|uplink| uplink == device);
+        xdp || (is_uplink && UPLINK_HOOKS.iter().any(|(name, _)| *name == hook))
             || (device == self.hooks.overlay && OVERLAY_HOOKS.iter().any(|(name, _)| *name == hook))
     }
 

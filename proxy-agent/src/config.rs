@@ -18,6 +18,9 @@ pub struct Config {
     pub node_ips: Vec<IpAddr>,
     /// The device towards other nodes. `None`: the one that holds the first of `node_ips`, else that of the default route.
     pub uplink: Option<String>,
+    /// Further devices that lead out of the node: NodePorts are served there, and what pods send out of them gets the node's
+    /// address there. `None`: all with a default route.
+    pub other_uplinks: Option<Vec<String>>,
     /// `None`: the service account of the pod we run in.
     pub kubeconfig: Option<PathBuf>,
     /// ClusterIP ranges, at most one of each family.
@@ -113,6 +116,7 @@ impl Config {
             node_name: node_name.to_owned(),
             node_ips: Vec::new(),
             uplink: None,
+            other_uplinks: None,
             kubeconfig: None,
             service_cidrs: proxy_state::parse_cidr("10.96.0.0/12").into_iter().collect(),
             node_ports: 30_000..=32_767,

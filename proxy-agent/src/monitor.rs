@@ -6,13 +6,19 @@ use rtnetlink::{MulticastGroup, new_multicast_connection, packet_core::NetlinkPa
 use tokio::sync::mpsc;
 
 #[derive(Debug, thiserror::Error)]
-#[error("listen for changes of devices and addresses")]
+#[error("listen for changes of devices, addresses and routes")]
 pub struct MonitorError(#[source] std::io::Error);
 
-/// Says when devices or addresses changed in a way that may concern us. The socket is open when this returns; a burst of
+/// Says when devices, addresses or default routes changed in a way that may concern us. The socket is open when this returns; a burst of
 /// changes is one message.
 pub(crate) fn monitor(to: mpsc::Sender<()>) -> Result<impl Future<Output = ()>, MonitorError> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
     let (connection, _, mut messages) = new_multicast_connection(&groups).map_err(MonitorError)?;
     Ok(async move {
         let connection = tokio::spawn(connection);
@@ -41,6 +47,9 @@ fn concerns_us(message: &RouteNetlinkMessage) -> bool {
         }
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
             address.header.scope == AddressScope::Universe
+        }
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+            route.header.destination_prefix_length == 0
         }
         _ => false,
     }

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
 };
 use proxy_abi::OVERLAY_DEV_MAC;
@@ -47,6 +47,14 @@ pub enum NetworkError {
     ForeignDevice,
 }
 
+impl NetworkError {
+    /// Whether a device, an address or a route may yet appear that is lacking.
+    pub fn may_pass(&self) -> bool {
+        use NetworkError::{NoAddress, NoDefaultRoute, NoDevice, NoSuchAddress};
+        matches!(self, NoDevice(_) | NoSuchAddress(_) | NoDefaultRoute | NoAddress(_))
+    }
+}
+
 fn failed(operation: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
     let operation = operation.into();
     move |source| NetworkError::Netlink { operation, source }
@@ -69,6 +77,15 @@ impl Uplink {
     pub fn pod_mtu(&self) -> u32 {
         self.mtu.saturating_sub(if self.is_reached_by_v4 { OVERHEAD_V4 } else { OVERHEAD_V6 })
     }
+}
+
+/// Another device that leads out of the node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SideUplink {
+    pub name: String,
+    pub index: u32,
+    pub v4: Option<IpAddr>,
+    pub v6: Option<IpAddr>,
 }
 
 /// Whether the VXLAN device can have its port and its name, asked before anything is made.
@@ -133,6 +150,44 @@ impl Network {
             .find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None });
         let is_reached_by_v4 = v4.is_some() && (node_ips.is_empty() || node_ips.iter().any(IpAddr::is_ipv4));
         Ok(Uplink { name, index, mtu: mtu.unwrap_or(1500), v4, v6, is_reached_by_v4 })
+    }
+
+    /// Devices beside `first` that lead out, too: those that are named, else those with a default route. Named ones that are not
+    /// there come later.
+    pub async fn other_uplinks(
+        &self,
+        first: u32,
+        named: Option<&[String]>,
+    ) -> Result<Vec<SideUplink>, NetworkError> {
+        let wanted: BTreeSet<u32> = match named {
+            None => self.default_routes().await?.iter().filter_map(device_of).collect(),
+            Some([]) => return Ok(Vec::new()),
+            Some(named) => {
+                let links = self.links().await?;
+                let is_named = |link: &&LinkMessage| name_of(link).is_some_and(|name| named.contains(&name));
+                links.iter().filter(is_named).map(|link| link.header.index).collect()
+            }
+        };
+        if wanted.iter().all(|index| *index == first) {
+            return Ok(Vec::new());
+        }
+        let (links, addresses) = (self.links().await?, self.addresses().await?);
+        // The programs read Ethernet headers.
+        let others = links.iter().filter(|link| {
+            link.header.index != first
+                && link.header.link_layer_type == LinkLayerType::Ether
+                && wanted.contains(&link.header.index)
+        });
+        Ok(others
+            .filter_map(|link| {
+                let (index, name) = (link.header.index, name_of(link)?);
+                let mut here: Vec<&Address> =
+                    addresses.iter().filter(|a| a.index == index && a.is_global).collect();
+                here.sort_by_key(|address| !address.is_lasting);
+                let first = |is_v4| here.iter().map(|address| address.ip).find(|ip| ip.is_ipv4() == is_v4);
+                (name != OVERLAY).then(|| SideUplink { name, index, v4: first(true), v6: first(false) })
+            })
+            .collect())
     }
 
     /// All addresses of this node on which it may be reached: not loopback, not link-local, not our own devices'.
@@ -300,6 +355,17 @@ impl Network {
         Ok(routes)
     }
 
+    /// Default routes of the main table.
+    async fn default_routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {
+        let mut routes = self.routes().await?;
+        routes.retain(|route| {
+            route.header.destination_prefix_length == 0
+                && route.header.table == 254
+                && device_of(route).is_some()
+        });
+        Ok(routes)
+    }
+
     /// The device of the default route with the lowest metric, IPv4 first.
     async fn default_route_device(&self) -> Result<Option<u32>, NetworkError> {
         let metric = |route: &RouteMessage| {
@@ -308,14 +374,10 @@ impl Network {
                 .iter()
                 .find_map(|a| if let RouteAttribute::Priority(p) = a { Some(*p) } else { None })
         };
-        let routes = self.routes().await?;
-        let defaults = routes.iter().filter(|route| {
-            route.header.destination_prefix_length == 0
-                && route.header.table == 254
-                && device_of(route).is_some()
-        });
-        let best =
-            defaults.min_by_key(|route| (route.header.address_family != AddressFamily::Inet, metric(route)));
+        let routes = self.default_routes().await?;
+        let best = routes
+            .iter()
+            .min_by_key(|route| (route.header.address_family != AddressFamily::Inet, metric(route)));
         Ok(best.and_then(device_of))
     }
 }

@@ -1,8 +1,12 @@
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use aya::maps::{MapData, RingBuf};
 use ipnetwork::IpNetwork;
-use proxy_abi::{Addr, Config as Facts, Seat, endpoint_flag, map, prog};
+use proxy_abi::{Addr, Config as Facts, Seat, Uplink as WayOut, endpoint_flag, map, prog};
 use proxy_state::{NodeTables, router_address};
 use skerry_kernel::{Map, Update, cgroup2_mount, is_cgroup2, netns_cookie, pinned_map_info};
 
@@ -12,7 +16,7 @@ use crate::{
     conflist::{self, ConflistError},
     facts::{Found, facts},
     load::{LoadError, load},
-    network::{Network, NetworkError, OVERLAY, Uplink},
+    network::{Network, NetworkError, OVERLAY, SideUplink, Uplink},
     old_flows,
     pins::Pins,
     settings::{Settings, SettingsError},
@@ -25,7 +29,9 @@ pub(crate) struct Node {
     settings: Settings,
     attachments: Attachments,
     facts: Map<u32, Facts>,
+    ways_out: Map<u32, WayOut>,
     uplink: Uplink,
+    others: Vec<SideUplink>,
     host_netns_cookie: u64,
     flow_queue: u32,
     warned_of: Vec<PathBuf>,
@@ -49,6 +55,8 @@ pub enum NodeError {
     Facts(#[source] skerry_kernel::Error),
     #[error("read the network namespace's cookie (needs Linux 5.14)")]
     Cookie(#[source] skerry_kernel::Error),
+    #[error("write the devices that lead out to map UPLINKS")]
+    Uplinks(#[source] skerry_kernel::Error),
     #[error("look at the flow table")]
     Flows(#[source] skerry_kernel::Error),
     #[error("find the cgroup v2 hierarchy")]
@@ -61,6 +69,10 @@ pub enum NodeError {
     NotCgroup(PathBuf),
 }
 
+fn names(uplink: &Uplink, others: &[SideUplink]) -> Vec<String> {
+    [&uplink.name].into_iter().chain(others.iter().map(|other| &other.name)).cloned().collect()
+}
+
 impl Node {
     /// Makes the device, takes up or makes the maps, loads the programs and puts them in the place of those that run. No
     /// packet meets a moment without a program. Also returns the ring of drop records.
@@ -70,21 +82,18 @@ impl Node {
         let network = Network::open()?;
         let uplink = network.find_uplink(config.uplink.as_deref(), &config.node_ips).await?;
         let overlay_index = network.ensure_overlay(config.vxlan_port, uplink.pod_mtu()).await?;
-        settings.prepare_forwarding(&uplink.name, OVERLAY, false)?;
+        let others = network.other_uplinks(uplink.index, config.other_uplinks.as_deref()).await?;
+        let uplinks = names(&uplink, &others);
+        settings.prepare_forwarding(&uplinks, OVERLAY, false)?;
         let pins = Pins::new(&config.pin_root);
         if let Some(mounted) = pins.prepare().map_err(LoadError::from)? {
             settings.record_mount(&mounted)?;
         }
         let programs = load(&pins, &config.map_sizes, config.uplink_xdp.map(|_| prog::UPLINK_XDP))?;
         let facts = Map::open(&pins.map(map::CONFIG)).map_err(NodeError::Facts)?;
-        let hooks = Hooks {
-            uplink: uplink.name.clone(),
-            overlay: OVERLAY.to_owned(),
-            cgroup,
-            xdp: config.uplink_xdp,
-        };
+        let hooks = Hooks { uplinks, overlay: OVERLAY.to_owned(), cgroup, xdp: config.uplink_xdp };
         let flows = pinned_map_info(&pins.map(map::FLOWS)).map_err(NodeError::Flows)?;
-        let attachments = Attachments::new(pins, programs.by_name, hooks)?;
+        let attachments = Attachments::new(pins.clone(), programs.by_name, hooks)?;
         let host_netns_cookie = netns_cookie().map_err(NodeError::Cookie)?;
         let node = Node {
             config,
@@ -92,7 +101,9 @@ impl Node {
             settings,
             attachments,
             facts,
+            ways_out: Map::open(&pins.map(map::UPLINKS)).map_err(NodeError::Uplinks)?,
             uplink,
+            others,
             host_netns_cookie,
             flow_queue: Seat::in_use(flows.max_entries),
             warned_of: Vec::new(),
@@ -122,9 +133,12 @@ impl Node {
         }
         self.uplink = self.network.find_uplink(self.config.uplink.as_deref(), &self.config.node_ips).await?;
         let index = self.network.ensure_overlay(self.config.vxlan_port, self.uplink.pod_mtu()).await?;
-        self.attachments.set_uplink(&self.uplink.name);
+        self.others =
+            self.network.other_uplinks(self.uplink.index, self.config.other_uplinks.as_deref()).await?;
+        let uplinks = names(&self.uplink, &self.others);
         let has_v6_pods = tables.is_some_and(|tables| tables.own.iter().any(|cidr| cidr.is_ipv6()));
-        self.settings.prepare_forwarding(&self.uplink.name, OVERLAY, has_v6_pods)?;
+        self.settings.prepare_forwarding(&uplinks, OVERLAY, has_v6_pods)?;
+        self.attachments.set_uplinks(uplinks);
         let routers: Option<BTreeSet<IpAddr>> =
             tables.map(|tables| tables.own.iter().map(router_address).collect());
         self.write_facts(index, routers.as_ref())?;
@@ -139,9 +153,30 @@ impl Node {
         Ok(changes)
     }
 
+    /// The devices that lead out, for the programs. One that is gone goes.
+    fn write_ways_out(&self) -> Result<(), NodeError> {
+        let address = |ip: Option<IpAddr>| ip.map_or(Addr::UNSPECIFIED, Addr::from);
+        let first = WayOut {
+            v4: self.uplink.v4.map_or(Addr::UNSPECIFIED, Addr::from),
+            v6: self.uplink.v6.map_or(Addr::UNSPECIFIED, Addr::from),
+        };
+        let others = self.others.iter().map(|o| (o.index, WayOut { v4: address(o.v4), v6: address(o.v6) }));
+        let wanted: BTreeMap<u32, WayOut> = others.chain([(self.uplink.index, first)]).collect();
+        let now: BTreeMap<u32, WayOut> =
+            self.ways_out.entries().map_err(NodeError::Uplinks)?.into_iter().collect();
+        for (index, way) in wanted.iter().filter(|(index, way)| now.get(index) != Some(way)) {
+            self.ways_out.update(index, way, Update::Any).map_err(NodeError::Uplinks)?;
+        }
+        for index in now.keys().filter(|index| !wanted.contains_key(index)) {
+            self.ways_out.delete(index).map_err(NodeError::Uplinks)?;
+        }
+        Ok(())
+    }
+
     /// Attaches what is not attached. Flows that an older version's programs keep elsewhere come along, those too that they
     /// recorded until they were replaced.
     fn put_in_place(&self) -> Result<Changes, NodeError> {
+        self.write_ways_out()?;
         let pins = Pins::new(&self.config.pin_root);
         old_flows::adopt(&pins).map_err(NodeError::Flows)?;
         let changes = self.attachments.ensure()?;

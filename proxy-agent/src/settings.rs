@@ -58,7 +58,7 @@ impl Settings {
     /// Packets pass through us, and may come in by another way than their answers go out.
     pub fn prepare_forwarding(
         &mut self,
-        uplink: &str,
+        uplinks: &[String],
         overlay: &str,
         has_v6_pods: bool,
     ) -> Result<(), SettingsError> {
@@ -66,12 +66,18 @@ impl Settings {
         // Strict reverse path filtering (1) would drop what is balanced on arrival; the kernel takes the larger of
         // `all` and the device's.
         self.raise("net/ipv4/conf/all/rp_filter", |value| (value == "1").then_some("2"))?;
-        self.raise(&format!("net/ipv4/conf/{uplink}/rp_filter"), |value| (value == "1").then_some("2"))?;
+        for uplink in uplinks {
+            self.raise(&format!("net/ipv4/conf/{uplink}/rp_filter"), |value| (value == "1").then_some("2"))?;
+        }
         write(&format!("net/ipv4/conf/{overlay}/rp_filter"), "0")?;
         if has_v6_pods {
             // A router listens to no advertisements unless told so (2): without this the node would lose the default route
             // and the addresses that it has from them.
-            self.raise(&format!("net/ipv6/conf/{uplink}/accept_ra"), |value| (value == "1").then_some("2"))?;
+            for uplink in uplinks {
+                self.raise(&format!("net/ipv6/conf/{uplink}/accept_ra"), |value| {
+                    (value == "1").then_some("2")
+                })?;
+            }
             self.raise("net/ipv6/conf/all/forwarding", |_| Some("1"))?;
         }
         Ok(())

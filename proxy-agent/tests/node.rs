@@ -10,6 +10,7 @@ use std::{
 use proxy_abi::{
     Addr, Config as Facts, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, endpoint_flag, map,
 };
+use proxy_agent::Config;
 use serde_json::{Value, json};
 use skerry_kernel::{Direction, Link, Map, detach_filter, filter_program, ifindex};
 use support::{Agent, Api, TestNode, Underlay, eventually};
@@ -74,6 +75,34 @@ fn a_service_reaches_the_maps_and_the_node_is_wired() {
     api.delete("nodes", "other");
     eventually("no route", || (!node.netns.ip("route").unwrap().contains("10.244.2.0")).then_some(()));
     agent.wait("told", |progress| progress.services == 0);
+    agent.stop().unwrap();
+}
+
+#[test]
+fn an_uplink_that_comes_late_is_waited_for_and_one_that_changes_is_followed() {
+    support::log();
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("late", 1);
+    api.node(&node.name, "172.31.5.1", &node.pod_cidr());
+    api.listen_in(&node.netns, &node.kubeconfig());
+    let mut agent = Agent::start(&node, Config { uplink: Some("late0".to_owned()), ..node.config() });
+    node.netns.ip("link add late0 type veth peer name late1").unwrap();
+    node.netns.ip("link set late1 up").unwrap();
+    node.netns.ip("link set late0 up").unwrap();
+    assert!(!node.pin("maps", map::CONFIG).exists(), "it has no address yet");
+    node.netns.ip("addr add 172.31.5.1/24 dev late0").unwrap();
+    agent.wait_ready();
+    let facts = Map::<u32, Facts>::open(&node.pin("maps", map::CONFIG)).unwrap();
+    let fact = || facts.lookup(&0).unwrap().unwrap();
+    assert_eq!((fact().node_v4.to_ip().to_string(), fact().pod_mtu), ("172.31.5.1".to_owned(), 1450));
+    node.netns.ip("link set late0 mtu 9000").unwrap();
+    eventually("the larger MTU", || (fact().pod_mtu == 8950).then_some(()));
+    eventually("the tunnel's, too", || {
+        node.netns.ip("link show skerry0").unwrap().contains("mtu 8950").then_some(())
+    });
+    node.netns.ip("addr add 172.31.6.2/24 dev late0").unwrap();
+    node.netns.ip("addr del 172.31.5.1/24 dev late0").unwrap();
+    eventually("the new address", || (fact().node_v4.to_ip().to_string() == "172.31.6.2").then_some(()));
     agent.stop().unwrap();
 }
 

@@ -2,10 +2,13 @@
 
 mod support;
 
-use std::time::Instant;
+use std::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 
 use libtest_mimic::{Arguments, Trial};
-use proxy_abi::{Be16, Config, Frontend, FrontendKey, map};
+use proxy_abi::{Be16, Config, Frontend, FrontendKey, Uplink, map};
 use skerry_kernel::{Direction, Link, Map, MapSpec, Update, map_type};
 use support::{
     Api, TestNode, Underlay, eventually,
@@ -22,6 +25,7 @@ fn main() {
     let trials = vec![
         trial("a_service_answers_from_pods_nodes_and_outside_and_follows_its_endpoints", follows),
         trial(VLAN, on_a_vlan),
+        trial("a_second_way_out_serves_node_ports_and_hides_pods_while_it_is_there", second_way_out),
         trial("twenty_restarts_under_load_lose_nothing", || restarts(20, End::Leave)),
         trial("twenty_kills_under_load_lose_nothing", || restarts(20, End::Kill)),
         trial("five_changes_of_version_under_load_lose_nothing", || restarts(5, End::OtherVersion)),
@@ -68,6 +72,53 @@ fn on_a_vlan() {
     {
         let tally = a_moment(role);
         assert!(tally.lost.is_empty() && tally.answers.len() == 2, "{who}: {tally:?}");
+    }
+}
+
+/// It comes while the agent runs, gets a default route, goes, and comes again.
+fn second_way_out() {
+    const HERE: &str = "172.32.0.1";
+    let scene = Scene::new("TCP");
+    let (near, pod) = (&scene.near, &scene.client);
+    let other = skerry_lab::Netns::unique("other").unwrap();
+    let is_on = |device: &str| near.at_device(device, Direction::Ingress).is_some();
+    let ways_out = || {
+        let ways: Map<u32, Uplink> = Map::open(&near.pin("maps", map::UPLINKS)).unwrap();
+        ways.entries().unwrap().len()
+    };
+    let peer_of_a_pods_connection = || {
+        let server = other.run(|| TcpListener::bind("172.32.0.200:9000")).unwrap().unwrap();
+        let dialled = pod.netns.run(|| TcpStream::connect("172.32.0.200:9000")).unwrap();
+        dialled.map(|_| server.accept().unwrap().1.ip().to_string())
+    };
+    for round in 0..2 {
+        let into = other.name();
+        near.netns.ip(&format!("link add eth1 type veth peer name eth0 netns {into}")).unwrap();
+        other.ip("addr add 172.32.0.200/24 dev eth0").unwrap();
+        other.ip("link set eth0 up").unwrap();
+        near.netns.ip(&format!("addr add {HERE}/24 dev eth1")).unwrap();
+        near.netns.ip("link set eth1 up").unwrap();
+        assert!(!is_on("eth1"), "no way out yet: round {round}");
+        near.netns.ip("route add default via 172.32.0.200 dev eth1 metric 500").unwrap();
+        eventually("programs on the second way out", || (is_on("eth1") && ways_out() == 2).then_some(()));
+        let dialled = Role::start("dial", &[&format!("{HERE}:30080")], |line| {
+            let mut command = std::process::Command::new("sh");
+            command.arg("-c").arg(format!("exec nsenter --net={} -- {line}", other.path().display()));
+            command
+        });
+        let tally = a_moment(dialled);
+        assert!(tally.lost.is_empty() && tally.answers.len() == 2, "by the second: {tally:?}");
+        assert_eq!(
+            peer_of_a_pods_connection().unwrap(),
+            HERE,
+            "a pod's connection has that device's address"
+        );
+        let tally = a_moment(scene.outside("dial"));
+        assert!(tally.lost.is_empty() && tally.answers.len() == 2, "by the first: {tally:?}");
+        near.netns.ip("link del eth1").unwrap();
+        eventually("the second way out is forgotten", || (ways_out() == 1).then_some(()));
+        let tally = a_moment(scene.outside("dial"));
+        assert!(tally.lost.is_empty() && tally.answers.len() == 2, "after the second has gone: {tally:?}");
     }
 }
 

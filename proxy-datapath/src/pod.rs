@@ -9,6 +9,7 @@ use crate::{
     parse::{ETH, Kind, Shape},
     service::{Found, Side},
     tables::{Scratch, Tables},
+    uplink::source_on,
     verdict::Verdict,
 };
 
@@ -125,7 +126,7 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
         } else if matches!(s.hop.place, Place::Routed) {
             return Verdict::PASS;
         } else if matches!(s.hop.place, Place::Outside) {
-            match masquerade(packet, s, config) {
+            match masquerade(packet, tables, s, config) {
                 Masquerade::Yes => s.fresh.snat = true,
                 Masquerade::Stack => return Verdict::PASS,
                 Masquerade::Refuse(reason) => return Verdict::drop(reason),
@@ -170,22 +171,22 @@ fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
 #[derive(Clone, Copy)]
 enum Masquerade {
     Yes,
-    /// What the kernel would not send out of the uplink is left to the stack as it is.
+    /// What the kernel would not send out of an uplink is left to the stack as it is.
     Stack,
     Refuse(Reason),
 }
 
-/// Out of the uplink under the node's address, past the stack: other people's FORWARD rules never see it.
+/// Out of an uplink under the node's address there, past the stack: other people's FORWARD rules never see it.
 #[inline(always)]
-fn masquerade<P: Packet>(packet: &P, s: &mut Scratch, config: &Config) -> Masquerade {
-    let node = config.node(s.view.v4);
-    if config.flags & config_flag::MASQUERADE == 0 || node.is_unspecified() {
+fn masquerade<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Masquerade {
+    if config.flags & config_flag::MASQUERADE == 0 {
         return Masquerade::Stack;
     }
     packet.way_out(&s.to, &mut s.next);
-    if s.next.device() != Some(config.uplink_ifindex) {
+    let uplink = s.next.device().and_then(|ifindex| tables.uplink(ifindex));
+    let Some(node) = uplink.and_then(|uplink| source_on(uplink, config, s.view.v4)) else {
         return Masquerade::Stack;
-    }
+    };
     match s.view.kind {
         Kind::Error => return Masquerade::Refuse(Reason::NoFlow),
         Kind::Fragment => return Masquerade::Refuse(Reason::FragmentUnknown),

@@ -1,6 +1,6 @@
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, OwnPort, Peer, PodCidr, Slot, SocketKey, SocketOrigin, Tuple,
+    FrontendKey, Link, Member, OwnPort, Peer, PodCidr, Slot, SocketKey, SocketOrigin, Tuple, Uplink,
 };
 
 use crate::{
@@ -43,6 +43,8 @@ pub trait Tables {
     fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity);
     fn endpoint(&self, addr: &Addr) -> Option<&Endpoint>;
     fn link(&self, ifindex: u32) -> Option<&Link>;
+    /// What leads out of the node, by the device's number.
+    fn uplink(&self, ifindex: u32) -> Option<&Uplink>;
     fn pod_cidr(&self, addr: &Addr) -> Option<&PodCidr>;
     fn is_tunnel_peer(&self, node: &Addr) -> bool;
 

@@ -1,6 +1,6 @@
-//! The device that leads to the other nodes and the outside.
+//! The devices that lead to the other nodes and the outside.
 
-use proxy_abi::{Config, OwnPort, Reason, config_flag, endpoint_flag, flow_flag, proto};
+use proxy_abi::{Addr, Config, OwnPort, Reason, Uplink, config_flag, endpoint_flag, flow_flag, proto};
 
 use crate::{
     flow::Fresh,
@@ -80,11 +80,11 @@ fn set_right<T: Tables>(tables: &T, s: &mut Scratch) {
     }
 }
 
-/// What the node's stack sends out of the uplink: answers of its host-network backends are translated back, and what pods
+/// What the node's stack sends out of an uplink: answers of its host-network backends are translated back, and what pods
 /// or the router address send through the stack is masqueraded. What our own programs send here has the node's address and
 /// belongs to no entry: it passes.
 #[inline(always)]
-pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
     if is_from_own_socket(packet, tables, s, config) {
         return Verdict::PASS;
@@ -98,7 +98,7 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
         if !masquerade || config.flags & config_flag::MASQUERADE == 0 {
             return Verdict::PASS;
         }
-        if let Err(reason) = hide(s, config) {
+        if let Err(reason) = hide(tables, s, config, ifindex) {
             return Verdict::drop(reason);
         }
         if !tables.record_flow(s) {
@@ -143,18 +143,26 @@ pub(crate) fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Re
     Ok(true)
 }
 
+/// The node's address for what leaves by a device: the device's own, else that of the uplink towards the other nodes.
+#[inline(always)]
+pub(crate) fn source_on<'a>(uplink: &'a Uplink, config: &'a Config, v4: bool) -> Option<&'a Addr> {
+    let own = uplink.node(v4);
+    let source = if own.is_unspecified() { config.node(v4) } else { own };
+    if source.is_unspecified() { None } else { Some(source) }
+}
+
 /// Masquerade of what went through the stack: what its flow becomes.
 #[inline(always)]
-fn hide(s: &mut Scratch, config: &Config) -> Result<(), Reason> {
+fn hide<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, ifindex: u32) -> Result<(), Reason> {
     match s.view.kind {
         Kind::Error => return Err(Reason::NoFlow),
         Kind::Fragment => return Err(Reason::FragmentUnknown),
         _ => {}
     }
-    let node = config.node(s.view.v4);
-    if node.is_unspecified() {
+    let uplink = tables.uplink(ifindex);
+    let Some(node) = uplink.and_then(|uplink| source_on(uplink, config, s.view.v4)) else {
         return Err(Reason::Unroutable);
-    }
+    };
     s.to = s.view.tuple;
     s.to.src = *node;
     s.fresh = Fresh { service_id: 0, flags: 0, snat: true };

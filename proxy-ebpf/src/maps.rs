@@ -8,7 +8,7 @@ use aya_ebpf::{
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Config, Counter, DropEvent, Endpoint, Flow, FragmentKey, FragmentPorts,
     Frontend, FrontendKey, Link, MAPS, Member, OwnPorts, Peer, PodCidr, Reason, Seat, Slot, SocketKey,
-    SocketOrigin, SourceOf, Tuple, map,
+    SocketOrigin, SourceOf, Tuple, Uplink, map,
 };
 
 /// Default size of a map, out of the table that the agent reads too.
@@ -50,6 +50,8 @@ pub static MEMBERS: HashMap<Member, u32, { size(map::MEMBERS) }, SPARSE> = HashM
 pub static ENDPOINTS: HashMap<Addr, Endpoint, { size(map::ENDPOINTS) }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static LINKS: HashMap<u32, Link, { size(map::LINKS) }, SPARSE> = HashMap::new();
+#[btf_map]
+pub static UPLINKS: HashMap<u32, Uplink, { size(map::UPLINKS) }, SPARSE> = HashMap::new();
 #[btf_map]
 pub static POD_CIDRS: LpmTrie<Addr, PodCidr, { size(map::POD_CIDRS) }> = LpmTrie::new();
 #[btf_map]

@@ -13,14 +13,14 @@ use aya_ebpf::{
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf,
-    Tuple,
+    Tuple, Uplink,
 };
 use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables};
 
 use crate::{
     maps::{
         AFFINITY, CONFIG, ENDPOINTS, FLOW_QUEUE, FLOW_QUEUE_HEAD, FLOWS, FRAGMENTS, FRONTENDS, LINKS,
-        MEMBERS, OWN_PORTS, PEERS, POD_CIDRS, SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS,
+        MEMBERS, OWN_PORTS, PEERS, POD_CIDRS, SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS, UPLINKS,
     },
     steps,
 };
@@ -97,6 +97,12 @@ impl Tables for Kernel {
     fn link(&self, ifindex: u32) -> Option<&Link> {
         // SAFETY: as for endpoints.
         unsafe { LINKS.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn uplink(&self, ifindex: u32) -> Option<&Uplink> {
+        // SAFETY: elements are written whole by the agent and stay readable until this program ends.
+        unsafe { UPLINKS.get(ifindex) }
     }
 
     #[inline(always)]

@@ -58,7 +58,8 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
-    let verdict = proxy_datapath::to_uplink(&mut run.skb, &Kernel, run.scratch);
+    let ifindex = run.skb.ifindex();
+    let verdict = proxy_datapath::to_uplink(&mut run.skb, &Kernel, run.scratch, ifindex);
     run.finish(&verdict)
 }
 

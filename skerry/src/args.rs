@@ -128,6 +128,10 @@ pub struct TunnelOptions {
     /// The device that leads to the other nodes; the one with the node's address if absent
     #[arg(long)]
     pub uplink: Option<String>,
+    /// Further devices that lead out of the node, where NodePorts are served, too: `auto` (those with a default route), `none`, or
+    /// their names
+    #[arg(long, default_value = "auto", value_name = "auto|none|NAME,…")]
+    pub other_uplinks: OtherUplinks,
     #[arg(long, default_value_t = 4789)]
     pub vxlan_port: u16,
     #[arg(long, default_value_t = 1)]
@@ -273,6 +277,39 @@ impl std::fmt::Display for ExternalIps {
             None => f.write_str("all"),
             Some(list) if list.is_empty() => f.write_str("none"),
             Some(list) => f.write_str(&list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+        }
+    }
+}
+
+/// Devices that lead out beside the uplink; none named: those with a default route.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OtherUplinks(pub Option<Vec<String>>);
+
+impl std::str::FromStr for OtherUplinks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<OtherUplinks, String> {
+        // IFNAMSIZ, with its final 0.
+        let name = |text: &str| match text.trim() {
+            name if name.is_empty() || name.len() > 15 || name.contains('/') => Err(format!(
+                "`{name}` is no name of a device: write `auto`, `none` or names such as eth1,eth2"
+            )),
+            name => Ok(name.to_owned()),
+        };
+        match text {
+            "auto" => Ok(OtherUplinks(None)),
+            "none" => Ok(OtherUplinks(Some(Vec::new()))),
+            list => Ok(OtherUplinks(Some(list.split(',').map(name).collect::<Result<_, _>>()?))),
+        }
+    }
+}
+
+impl std::fmt::Display for OtherUplinks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            None => f.write_str("auto"),
+            Some(list) if list.is_empty() => f.write_str("none"),
+            Some(list) => f.write_str(&list.join(",")),
         }
     }
 }

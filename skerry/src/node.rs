@@ -147,6 +147,7 @@ pub fn proxy_config(
         cni_conf_dir,
         cni_bin,
         uplink: tunnel.uplink.clone(),
+        other_uplinks: tunnel.other_uplinks.0.clone(),
         node_port_addresses: tunnel.nodeport_addresses.clone(),
         external_ips: tunnel.external_ips.0.clone(),
         vxlan_port: tunnel.vxlan_port,

@@ -146,6 +146,7 @@ fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String>
     flag("cni-bin-dir", Some(path(&node.cni_bin_dir)));
     flag("pod-log-dir", Some(path(&node.pod_log_dir)));
     flag("uplink", node.tunnel.uplink.clone());
+    flag("other-uplinks", Some(node.tunnel.other_uplinks.to_string()));
     for cidr in &node.tunnel.nodeport_addresses {
         flag("nodeport-addresses", Some(cidr.to_string()));
     }
@@ -246,6 +247,8 @@ mod tests {
             "false",
             "--uplink-xdp",
             "generic",
+            "--other-uplinks",
+            "eth1,eth2",
         ];
         let Command::Up(args) = Cli::parse_from(typed).command else { panic!("up") };
         let api = "10.0.0.1:6443".parse::<SocketAddr>().unwrap();
@@ -266,6 +269,7 @@ mod tests {
         assert_eq!(node.node.tunnel.pin_root, Path::new("/p"));
         assert_eq!(node.node.tunnel.nodeport_addresses, args.node.tunnel.nodeport_addresses);
         assert_eq!(node.node.tunnel.external_ips, args.node.tunnel.external_ips);
+        assert_eq!(node.node.tunnel.other_uplinks, args.node.tunnel.other_uplinks);
         assert_eq!(node.node.tunnel.healthz_bind, args.node.tunnel.healthz_bind);
         assert_eq!((node.node.tunnel.announce, node.node.tunnel.uplink_xdp), (false, UplinkXdp::Generic));
     }

@@ -210,6 +210,10 @@ fn fill(object: &mut Object, state: &State, uplink: u32) -> Result<()> {
     let mut config = state.config;
     config.uplink_ifindex = uplink;
     object.set_config(config)?;
+    // A test run's packets leave by the loopback where the program is one of egress.
+    for ifindex in [uplink, POD_A_IFINDEX] {
+        state.uplinks(ifindex).try_for_each(|(ifindex, addresses)| object.set_uplink(ifindex, addresses))?;
+    }
     state.frontends.iter().try_for_each(|(key, frontend)| object.set_frontend(*key, *frontend))?;
     state.slots.iter().try_for_each(|(index, slot)| object.set_slot(*index, *slot))?;
     state.members.iter().try_for_each(|(member, windows)| object.set_member(*member, *windows))?;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use proxy_abi::{
     ABI_VERSION, Addr, Be16, Config, Endpoint, Flow, Frontend, FrontendKey, Link, Member, PodCidr, Prefix,
-    Slot, SourceRangeKey, Tuple, Window, config_flag, endpoint_flag, flow_flag, flow_state, frontend_flag,
-    frontend_kind, member_of, pod_cidr_flag,
+    Slot, SourceRangeKey, Tuple, Uplink, Window, config_flag, endpoint_flag, flow_flag, flow_state,
+    frontend_flag, frontend_kind, member_of, pod_cidr_flag,
 };
 
 pub const POD_A_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
@@ -193,6 +193,12 @@ impl State {
     pub fn config(mut self, change: impl FnOnce(&mut Config)) -> State {
         change(&mut self.config);
         self
+    }
+
+    /// The one device that leads out, by its number.
+    pub fn uplinks(&self, ifindex: u32) -> impl Iterator<Item = (u32, Uplink)> + use<> {
+        let Config { node_v4: v4, node_v6: v6, .. } = self.config;
+        [(ifindex, Uplink { v4, v6 })].into_iter()
     }
 
     /// Both entries of a flow `key` → `to`.

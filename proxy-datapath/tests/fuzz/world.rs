@@ -88,6 +88,6 @@ fn through(hook: Hook, packet: &mut Bytes, maps: &Maps, s: &mut Scratch) -> Verd
         Hook::FromOverlay(peer, vni) => from_overlay(packet, maps, s, tunnel(peer, vni)),
         Hook::ToOverlay => to_overlay(packet, maps, s, false),
         Hook::FromUplink => from_uplink(packet, maps, s),
-        Hook::ToUplink => to_uplink(packet, maps, s),
+        Hook::ToUplink => to_uplink(packet, maps, s, packet.uplink),
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin,
-    SourceRangeKey, Tuple,
+    SourceRangeKey, Tuple, Uplink,
 };
 use proxy_datapath::{
     Change, Insert, NextHop, Packet, Round, Scratch, Tables, Tunnel, Verdict, Way, from_overlay, from_pod,
@@ -107,6 +107,7 @@ pub struct Maps {
     links: HashMap<u32, Link>,
     pod_cidrs: Vec<(u32, Addr, PodCidr)>,
     tunnel_peers: Vec<Addr>,
+    uplinks: HashMap<u32, Uplink>,
     flows: RefCell<HashMap<Tuple, Flow>>,
     seats: RefCell<HashMap<u32, Tuple>>,
     next_seat: Cell<u32>,
@@ -131,6 +132,7 @@ impl Maps {
             links: state.links.iter().copied().collect(),
             pod_cidrs: state.pod_cidrs.clone(),
             tunnel_peers: state.tunnel_peers.clone(),
+            uplinks: state.uplinks(state.config.uplink_ifindex).collect(),
             flows: RefCell::default(),
             seats: RefCell::default(),
             next_seat: Cell::new(0),
@@ -196,6 +198,10 @@ impl Tables for Maps {
 
     fn link(&self, ifindex: u32) -> Option<&Link> {
         self.links.get(&ifindex)
+    }
+
+    fn uplink(&self, ifindex: u32) -> Option<&Uplink> {
+        self.uplinks.get(&ifindex)
     }
 
     fn pod_cidr(&self, addr: &Addr) -> Option<&PodCidr> {
@@ -305,6 +311,6 @@ pub fn run(hook: Hook, packet: &mut Bytes, maps: &Maps) -> Verdict {
         }
         Hook::ToOverlay => to_overlay(packet, maps, s, false),
         Hook::FromUplink => from_uplink(packet, maps, s),
-        Hook::ToUplink => to_uplink(packet, maps, s),
+        Hook::ToUplink => to_uplink(packet, maps, s, maps.config.uplink_ifindex),
     }
 }

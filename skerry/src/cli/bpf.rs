@@ -6,7 +6,8 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use proxy_abi::{
     Addr, Counter, Endpoint, Flow, Frontend, FrontendKey, LOST_EVENTS, Link, Peer, PodCidr, PodCidrKey,
-    Prefix, Reason, Slot, SocketKey, SocketOrigin, Tuple, map, pod_cidr_flag, proto, slot_flag, socket_flag,
+    Prefix, Reason, Slot, SocketKey, SocketOrigin, Tuple, Uplink, map, pod_cidr_flag, proto, slot_flag,
+    socket_flag,
 };
 use serde_json::{Value, json};
 use skerry_kernel::PerCpuMap;
@@ -39,6 +40,8 @@ pub enum What {
     Endpoints,
     /// Who may speak on a pod's device
     Links,
+    /// What leads out of the node
+    Uplinks,
     /// Which node a range of pods belongs to
     PodCidrs,
     /// Nodes that may send through the tunnel
@@ -59,6 +62,7 @@ pub fn run(args: BpfArgs) -> anyhow::Result<ExitCode> {
         What::Slots => slots(&maps)?,
         What::Endpoints => endpoints(&maps)?.sorted(),
         What::Links => links(&maps)?,
+        What::Uplinks => uplinks(&maps)?,
         What::PodCidrs => pod_cidrs(&maps)?.sorted(),
         What::Peers => peers(&maps)?.sorted(),
         What::Flows => flows(&maps)?.sorted(),
@@ -98,6 +102,14 @@ fn config(maps: &Maps) -> Sheet {
     ];
     facts.into_iter().for_each(|(name, value)| sheet.row(vec![json!(name), value]));
     sheet
+}
+
+fn uplinks(maps: &Maps) -> anyhow::Result<Sheet> {
+    let mut sheet = Sheet::new(&["device", "ifindex", "v4", "v6"]);
+    for (ifindex, uplink) in maps.entries::<u32, Uplink>(map::UPLINKS)? {
+        sheet.row(vec![json!(device(ifindex)), json!(ifindex), address(uplink.v4), address(uplink.v6)]);
+    }
+    Ok(sheet)
 }
 
 fn prefix(prefix: &Prefix) -> Value {

@@ -13,7 +13,7 @@ use aya::{
 };
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, PodCidr, Reason, Slot, SourceOf, SourceRangeKey, Tuple, map,
+    FrontendKey, Link, Member, PodCidr, Reason, Slot, SourceOf, SourceRangeKey, Tuple, Uplink, map,
 };
 use skerry_kernel::{Direction, Filter, attach_filters};
 use skerry_lab::{Netns, NetnsError};
@@ -288,6 +288,10 @@ impl Object {
             .map_err(|source| map_error(map::SOURCE_RANGES, source))
     }
 
+    pub fn set_uplink(&mut self, ifindex: u32, uplink: Uplink) -> Result<(), ObjectError> {
+        self.insert(map::UPLINKS, ifindex, uplink)
+    }
+
     pub fn set_member(&mut self, member: Member, windows: u32) -> Result<(), ObjectError> {
         self.insert(map::MEMBERS, member, windows)
     }
@@ -317,6 +321,7 @@ impl Object {
         self.empty::<AffinityKey, Affinity>(map::AFFINITY)?;
         self.empty::<Addr, Endpoint>(map::ENDPOINTS)?;
         self.empty::<u32, Link>(map::LINKS)?;
+        self.empty::<u32, Uplink>(map::UPLINKS)?;
         self.empty::<Addr, u32>(map::TUNNEL_PEERS)?;
         self.empty::<Tuple, Flow>(map::FLOWS)?;
         self.empty::<FragmentKey, FragmentPorts>(map::FRAGMENTS)?;

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use proxy_abi::{
     ABI_VERSION, Addr, Be16, Config, Endpoint, Frontend, FrontendKey, Link, OVERLAY_DEV_MAC, PodCidr, Prefix,
-    Seat, Slot, Window, config_flag, endpoint_flag, frontend_kind, pod_cidr_flag, prog,
+    Seat, Slot, Uplink, Window, config_flag, endpoint_flag, frontend_kind, pod_cidr_flag, prog,
 };
 use skerry_lab::Netns;
 
@@ -146,6 +146,7 @@ impl Node {
         };
         let mut object = Object::load().unwrap();
         object.set_config(config).unwrap();
+        object.set_uplink(uplink, Uplink { v4: address.into(), v6: Addr::UNSPECIFIED }).unwrap();
         let own = |flags| Endpoint { flags, ..Endpoint::default() };
         object.set_endpoint(address.into(), own(endpoint_flag::NODE | endpoint_flag::NODE_PORT)).unwrap();
         object.set_endpoint(router.into(), own(endpoint_flag::ROUTER)).unwrap();

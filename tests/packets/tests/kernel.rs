@@ -120,6 +120,12 @@ fn fill(object: &mut Object, state: &State, uplink: u32) {
     let mut config = state.config;
     config.uplink_ifindex = uplink;
     object.set_config(config).unwrap();
+    // A test run's packets leave by the loopback where the program is one of egress.
+    for ifindex in [uplink, POD_A_IFINDEX] {
+        for (ifindex, addresses) in state.uplinks(ifindex) {
+            object.set_uplink(ifindex, addresses).unwrap();
+        }
+    }
     for (key, frontend) in &state.frontends {
         object.set_frontend(*key, *frontend).unwrap();
     }

@@ -86,7 +86,7 @@ impl Way<'_> {
             let Some(to) = self.connect(to, true) else { return Ok(false) };
             return self.leave_node(from, to);
         }
-        println!("{from} is outside of this node: it comes in through the uplink");
+        println!("{from} is outside of this node: it comes in through an uplink");
         self.hook("from_uplink", from, to, [0; 6], from_uplink)
     }
 
@@ -127,8 +127,9 @@ impl Way<'_> {
                 to_overlay(frame, tables, s, false)
             });
         }
-        if out != 0 && out == config.uplink_ifindex {
-            return self.hook("to_uplink", from, to, [0; 6], to_uplink);
+        if self.snapshot.uplink(out).is_some() {
+            return self
+                .hook("to_uplink", from, to, [0; 6], |frame, tables, s| to_uplink(frame, tables, s, out));
         }
         if self.snapshot.link(out).is_some() {
             return self.hook("to_pod", from, to, [0; 6], to_pod);

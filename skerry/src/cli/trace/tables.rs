@@ -11,7 +11,7 @@ use bytemuck::Pod;
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, PodCidrKey, Slot, SocketKey, SocketOrigin,
-    SourceRangeKey, Tuple, frontend_kind, map,
+    SourceRangeKey, Tuple, Uplink, frontend_kind, map,
 };
 use proxy_datapath::{Insert, Round, Tables};
 
@@ -25,6 +25,7 @@ pub struct Snapshot {
     members: HashMap<Member, u32>,
     endpoints: HashMap<Addr, Endpoint>,
     links: HashMap<u32, Link>,
+    uplinks: HashMap<u32, Uplink>,
     pod_cidrs: Vec<(PodCidrKey, PodCidr)>,
     peers: Vec<Addr>,
     affinity: RefCell<HashMap<AffinityKey, Affinity>>,
@@ -57,6 +58,7 @@ impl Snapshot {
             members: all(maps, map::MEMBERS)?,
             endpoints: all(maps, map::ENDPOINTS)?,
             links: all(maps, map::LINKS)?,
+            uplinks: all(maps, map::UPLINKS)?,
             pod_cidrs: maps.entries(map::POD_CIDRS)?,
             peers: maps.entries::<_, u32>(map::TUNNEL_PEERS)?.into_iter().map(|(key, _)| key).collect(),
             affinity: RefCell::new(all(maps, map::AFFINITY)?),
@@ -162,6 +164,10 @@ impl Tables for Snapshot {
 
     fn link(&self, ifindex: u32) -> Option<&Link> {
         self.links.get(&ifindex)
+    }
+
+    fn uplink(&self, ifindex: u32) -> Option<&Uplink> {
+        self.uplinks.get(&ifindex)
     }
 
     fn pod_cidr(&self, addr: &Addr) -> Option<&PodCidr> {
