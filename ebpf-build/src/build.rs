@@ -80,7 +80,14 @@ fn rustflags() -> String {
     // Set by cargo for build scripts; elsewhere the machine we run on is the one we build for.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
     // BTF is made from the debug information; 0x1f separates flags in the encoded form.
-    [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f")
+    [
+        &format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2",
+        "-Ctarget-cpu=v3",
+        "-Clink-arg=--btf",
+        "-Clink-arg=--disable-expand-memcpy-in-order",
+    ]
+    .join("\x1f")
 }
 
 /// `bpf-linker` opens the first `libLLVM*` it finds in this variable: the one of rustup's stable toolchain has the version it

@@ -55,7 +55,7 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
         note(flow, view, now_s)
     });
     let Some(visited) = visited else { return false };
-    s.reverse_key = s.to.flip();
+    s.to.flip_to(&mut s.reverse_key);
     match visited {
         Visit::Use => {}
         Visit::Revived => revive(tables, s),
@@ -162,10 +162,10 @@ fn revive<T: Tables>(tables: &T, s: &mut Scratch) {
 /// closed, datagrams that have paused. One that lives stays, or whoever makes up a source could end it.
 #[inline(always)]
 pub(crate) fn forget_answers<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) {
-    s.reverse_key = s.view.tuple.flip();
+    s.view.tuple.flip_to(&mut s.reverse_key);
     let (to, tcp) = (&mut s.to, s.view.proto == proto::TCP);
     let is_over = tables.flow(&s.reverse_key, |flow| {
-        *to = flow.to.flip();
+        flow.to.flip_to(to);
         let over =
             if tcp { flow.state == flow_state::CLOSING } else { idle_s(now_s, flow.seen_s) >= CLOSED_S };
         over && flow.flags & flow_flag::REVERSE != 0
@@ -225,7 +225,7 @@ pub(crate) fn evict<T: Tables>(tables: &T, s: &mut Scratch, seat: u16) {
     }
     let twin = &mut s.leaver_twin;
     let leaves = tables.flow(&s.leaver, |flow| {
-        *twin = flow.to.flip();
+        flow.to.flip_to(twin);
         let stays = flow.state == flow_state::ESTABLISHED && flow.flags & flow_flag::DIRECT == 0;
         (flow.seat == seat && !stays).then_some(flow.flags & flow_flag::DIRECT == 0)
     });
@@ -279,13 +279,8 @@ pub(crate) fn create<T: Tables>(
 ) -> Result<(), Reason> {
     let fresh = s.fresh;
     let flags = fresh.flags | if fresh.snat { flow_flag::SNAT } else { 0 };
-    s.reverse = Flow {
-        to: s.view.tuple.flip(),
-        service_id: fresh.service_id,
-        seen_s: now_s,
-        flags: flags | flow_flag::REVERSE,
-        ..Flow::default()
-    };
+    s.view.tuple.flip_to(&mut s.reverse.to);
+    begin(&mut s.reverse, fresh.service_id, now_s, flags | flow_flag::REVERSE);
     s.attempt = Attempt::Again;
     tables.repeat(PORT_TRIES, |attempt| {
         s.attempt = reserve(tables, s, config, now_s, fresh, attempt);
@@ -299,15 +294,10 @@ pub(crate) fn create<T: Tables>(
     let seat = tables.take_seat(config, &s.view.tuple, &mut s.leaver);
     evict(tables, s, seat);
     let source_changed = fresh.snat || s.to.sport.raw() != s.view.tuple.sport.raw();
-    s.flow = Flow {
-        to: s.to,
-        service_id: fresh.service_id,
-        seen_s: now_s,
-        flags: flags | if source_changed { flow_flag::SNAT } else { 0 },
-        packets: 1,
-        seat,
-        ..Flow::default()
-    };
+    s.flow.to = s.to;
+    begin(&mut s.flow, fresh.service_id, now_s, flags | if source_changed { flow_flag::SNAT } else { 0 });
+    s.flow.packets = 1;
+    s.flow.seat = seat;
     match tables.add_flow(&s.view.tuple, &s.flow) {
         Insert::Done => Ok(()),
         Insert::Exists => adopt(tables, s),
@@ -316,6 +306,18 @@ pub(crate) fn create<T: Tables>(
             Err(Reason::FlowTableFull)
         }
     }
+}
+
+/// A new entry, but for what its packets become.
+#[inline(always)]
+fn begin(flow: &mut Flow, service_id: u32, now_s: u32, flags: u16) {
+    flow.service_id = service_id;
+    flow.seen_s = now_s;
+    flow.flags = flags;
+    flow.state = flow_state::EMBRYONIC;
+    flow.reserved = 0;
+    flow.packets = 0;
+    flow.seat = 0;
 }
 
 /// How one try for a source port ended.
@@ -352,7 +354,7 @@ fn reserve<T: Tables>(
             return Attempt::Exhausted;
         }
     }
-    s.reverse_key = s.to.flip();
+    s.to.flip_to(&mut s.reverse_key);
     let pressed = attempt >= PORT_TRIES / 2;
     let mut added = tables.add_flow(&s.reverse_key, &s.reverse);
     if matches!(added, Insert::Exists) && reclaim(tables, s, config, now_s, pressed) {
@@ -377,7 +379,7 @@ fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32, 
     };
     let to = &mut s.flow.to;
     let own = tables.flow(&s.reverse_key, |flow| {
-        *to = flow.to.flip();
+        flow.to.flip_to(to);
         dead(flow)
     });
     if own != Some(true) || tables.flow(&s.flow.to, |twin| dead(twin)) == Some(false) {

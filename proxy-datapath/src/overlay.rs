@@ -18,7 +18,7 @@ pub fn from_overlay<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     s: &mut Scratch,
-    outer: Option<Tunnel>,
+    outer: Option<&Tunnel>,
 ) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
     let Some(outer) = outer else { return Verdict::drop(Reason::UnknownTunnelPeer) };

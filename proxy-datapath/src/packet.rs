@@ -3,7 +3,7 @@ use proxy_abi::{Addr, Config, Tuple};
 use crate::{crc32c::Change, parse::Shape, step, tables::Scratch, verdict::Verdict};
 
 /// Outer header of a packet that came through the tunnel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Tunnel {
     /// Who sent it.
     pub peer: Addr,

@@ -39,16 +39,17 @@ impl Skb<'_> {
         unsafe { (*self.raw()).ifindex }
     }
 
-    /// Metadata of the tunnel the packet came through; on egress, where it is to go.
+    /// Metadata of the tunnel the packet came through; on egress, where it is to go. False: there is none.
     #[inline(always)]
-    pub fn tunnel(&self) -> Option<Tunnel> {
+    pub fn tunnel(&self, tunnel: &mut Tunnel) -> bool {
         // SAFETY: integers and arrays of them: all zeroes is a value.
         let mut key: bpf_tunnel_key = unsafe { mem::zeroed() };
         // SAFETY: the helper writes no more than the size it is told.
         if unsafe { helper::bpf_skb_get_tunnel_key(self.raw(), &mut key, TUNNEL_KEY_SIZE, 0) } == 0 {
             // SAFETY: without BPF_F_TUNINFO_IPV6 the helper has filled in the IPv4 arm, in host byte order.
-            let peer = Addr::from_v4_raw(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be());
-            return Some(Tunnel { peer, vni: key.tunnel_id });
+            tunnel.peer = Addr::from_v4_raw(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be());
+            tunnel.vni = key.tunnel_id;
+            return true;
         }
         // SAFETY: as above.
         if unsafe {
@@ -56,10 +57,11 @@ impl Skb<'_> {
         } == 0
         {
             // SAFETY: with the flag it is the IPv6 arm, in network byte order.
-            let peer = Addr(unsafe { key.__bindgen_anon_1.remote_ipv6 });
-            return Some(Tunnel { peer, vni: key.tunnel_id });
+            tunnel.peer = Addr(unsafe { key.__bindgen_anon_1.remote_ipv6 });
+            tunnel.vni = key.tunnel_id;
+            return true;
         }
-        None
+        false
     }
 
     /// Names the node that the VXLAN device will send the packet to. No outer checksum over IPv4: the inner one protects the

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_abi::{DropEvent, LOST_EVENTS, Reason};
-use proxy_datapath::{Action, Packet, Scratch, Tables, Verdict, View};
+use proxy_datapath::{Action, Packet, Scratch, Tables, Tunnel, Verdict, View};
 
 use crate::{
     maps::{COUNTERS, EVENTS},
@@ -34,7 +34,9 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_overlay(ctx: TcContext) -> i32 {
     let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
-    let outer = run.skb.tunnel();
+    let mut outer = Tunnel::default();
+    // A pointer, and no value that is undefined where there is none: the verifier refuses to keep such a one.
+    let outer = if run.skb.tunnel(&mut outer) { Some(&outer) } else { None };
     let verdict = proxy_datapath::from_overlay(&mut run.skb, &Kernel, run.scratch, outer);
     run.finish(&verdict)
 }
@@ -43,7 +45,7 @@ pub fn from_overlay(ctx: TcContext) -> i32 {
 pub fn to_overlay(ctx: TcContext) -> i32 {
     let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
     // The stack routes by replacing the skb's destination: only a packet of ours still has tunnel metadata here.
-    let keyed = run.skb.tunnel().is_some();
+    let keyed = run.skb.tunnel(&mut Tunnel::default());
     let verdict = proxy_datapath::to_overlay(&mut run.skb, &Kernel, run.scratch, keyed);
     run.finish(&verdict)
 }

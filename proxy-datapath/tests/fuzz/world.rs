@@ -81,11 +81,12 @@ fn take_services(maps: &mut Maps, state: &State) {
 }
 
 fn through(hook: Hook, packet: &mut Bytes, maps: &Maps, s: &mut Scratch) -> Verdict {
-    let tunnel = |peer: &str, vni: u32| Some(Tunnel { peer: addr(peer), vni });
     match hook {
         Hook::FromPod => from_pod(packet, maps, s, POD_A_IFINDEX),
         Hook::ToPod => to_pod(packet, maps, s),
-        Hook::FromOverlay(peer, vni) => from_overlay(packet, maps, s, tunnel(peer, vni)),
+        Hook::FromOverlay(peer, vni) => {
+            from_overlay(packet, maps, s, Some(&Tunnel { peer: addr(peer), vni }))
+        }
         Hook::ToOverlay => to_overlay(packet, maps, s, false),
         Hook::FromUplink => from_uplink(packet, maps, s),
         Hook::ToUplink => to_uplink(packet, maps, s, packet.uplink),

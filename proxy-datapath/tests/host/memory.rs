@@ -307,7 +307,7 @@ pub fn run(hook: Hook, packet: &mut Bytes, maps: &Maps) -> Verdict {
         Hook::ToPod => to_pod(packet, maps, s),
         Hook::FromOverlay(peer, vni) => {
             let peer = Addr::from(peer.parse::<IpAddr>().unwrap());
-            from_overlay(packet, maps, s, Some(Tunnel { peer, vni }))
+            from_overlay(packet, maps, s, Some(&Tunnel { peer, vni }))
         }
         Hook::ToOverlay => to_overlay(packet, maps, s, false),
         Hook::FromUplink => from_uplink(packet, maps, s),
