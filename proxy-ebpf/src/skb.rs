@@ -1,6 +1,6 @@
 //! `Packet` over an skb, and the helpers that carry out a verdict.
 
-use core::mem;
+use core::mem::{self, MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext,
@@ -17,6 +17,10 @@ use proxy_datapath::{Change, NextHop, Packet, Round, Scratch, Shape, Tables, Tun
 use crate::{fib, steps, tables::Kernel};
 
 const TUNNEL_HOPS: u8 = 64;
+
+/// Bytes where words are read as such: BPF reads what may lie anywhere byte by byte.
+#[repr(C, align(8))]
+pub(crate) struct Aligned<T>(pub T);
 
 /// The packet a tc program runs for.
 pub struct Skb<'a>(&'a TcContext);
@@ -104,7 +108,14 @@ impl Packet for Skb<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        self.0.load(at as usize).ok()
+        let mut aligned = Aligned(MaybeUninit::<[u8; N]>::uninit());
+        let to = aligned.0.as_mut_ptr().cast();
+        // SAFETY: the helper writes N bytes or, if it fails, zeroes.
+        match unsafe { helper::bpf_skb_load_bytes(self.raw().cast(), at, to, N as u32) } {
+            // SAFETY: written.
+            0 => Some(unsafe { aligned.0.assume_init() }),
+            _ => None,
+        }
     }
 
     #[inline(always)]

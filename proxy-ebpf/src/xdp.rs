@@ -19,7 +19,9 @@ use proxy_datapath::{
 };
 
 use crate::{
-    fib, steps,
+    fib,
+    skb::Aligned,
+    steps,
     tables::Kernel,
     tc::{count, report},
 };
@@ -141,12 +143,14 @@ impl Packet for Xdp<'_> {
             // SAFETY: within the packet.
             return Some(unsafe { from.read_unaligned() });
         }
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        let mut aligned = Aligned(MaybeUninit::<[u8; N]>::uninit());
+        let to = aligned.0.as_mut_ptr().cast();
         // SAFETY: the helper writes N bytes, all of them or it fails.
-        let failed =
-            unsafe { helper::bpf_xdp_load_bytes(self.raw(), at, bytes.as_mut_ptr().cast(), N as u32) };
-        // SAFETY: written, if it has not failed.
-        (failed == 0).then(|| unsafe { bytes.assume_init() })
+        match unsafe { helper::bpf_xdp_load_bytes(self.raw(), at, to, N as u32) } {
+            // SAFETY: written.
+            0 => Some(unsafe { aligned.0.assume_init() }),
+            _ => None,
+        }
     }
 
     #[inline(always)]
