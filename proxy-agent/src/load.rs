@@ -1,11 +1,17 @@
-use std::{collections::HashMap, os::fd::AsFd, path::PathBuf, time::Instant};
+use std::{
+    collections::HashMap,
+    os::fd::AsFd,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use aya::{
-    EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, MapError, RingBuf},
     programs::Program as Loaded,
 };
-use proxy_abi::{ABI_VERSION, Config as Facts, Frontend, FrontendKey, MAPS, PROGRAMS, map};
+use proxy_abi::{ABI_VERSION, Config as Facts, Frontend, FrontendKey, MAPS, PROGRAMS, map, prog};
 use skerry_kernel::{Map, Program, pinned_map_info};
 
 use crate::{
@@ -18,6 +24,11 @@ use crate::{
 
 /// The kernel programs, as `build.rs` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skerry-bpf"));
+
+/// Programs that the verifier takes longest for, the longest first.
+const LARGEST: [&str; 4] = [prog::FROM_UPLINK, prog::FROM_POD, prog::UPLINK_XDP, prog::TO_OVERLAY];
+/// More would wait for the last program.
+const MOST_THREADS: usize = 4;
 
 /// Programs that are loaded and pinned, by name, and the open drop ring.
 pub(crate) struct Programs {
@@ -86,13 +97,47 @@ pub(crate) fn load(
         own_ports::mark(pins)
             .map_err(|source| LoadError::OpenMap { path: pins.map(map::OWN_PORTS), source })?;
     }
-    let mut by_name = HashMap::new();
-    for name in PROGRAMS.iter().copied().chain(besides) {
-        let program = object.program_mut(name).ok_or(LoadError::Missing { kind: "program", name })?;
-        by_name.insert(name, load_program(pins, name, program)?);
-    }
+    let by_name = load_programs(pins, &mut object, besides)?;
     let events = object.take_map(map::EVENTS).ok_or(LoadError::Missing { kind: "map", name: map::EVENTS })?;
     Ok(Programs { by_name, events: RingBuf::try_from(events).map_err(LoadError::Ring)?, must_fill })
+}
+
+/// The verifier takes a CPU for each program: all of the machine's are used.
+fn load_programs(
+    pins: &Pins,
+    object: &mut Ebpf,
+    besides: Option<&'static str>,
+) -> Result<HashMap<&'static str, Program>, LoadError> {
+    let mut waiting = Vec::new();
+    for (name, program) in object.programs_mut() {
+        if let Some(name) = PROGRAMS.iter().copied().chain(besides).find(|wanted| *wanted == name) {
+            waiting.push((name, program));
+        }
+    }
+    let there = |wanted: &&str| waiting.iter().any(|(name, _)| name == wanted);
+    if let Some(name) = PROGRAMS.iter().copied().chain(besides).find(|wanted| !there(wanted)) {
+        return Err(LoadError::Missing { kind: "program", name });
+    }
+    // The largest are taken first, or the last thread would have one for itself.
+    waiting.sort_by_key(|(name, _)| LARGEST.iter().rev().position(|large| large == name));
+    let waiting = Mutex::new(waiting);
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || {
+        let mut loaded = Vec::new();
+        while let Some((name, program)) = next() {
+            loaded.push((name, load_program(pins, name, program)?));
+        }
+        Ok::<_, LoadError>(loaded)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut by_name: HashMap<_, _> = work()?.into_iter().collect();
+        for helper in helpers {
+            by_name.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(by_name)
+    })
 }
 
 fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result<Program, LoadError> {
