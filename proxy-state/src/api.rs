@@ -52,7 +52,7 @@ wire! {
         annotations: Annotations,
     }
 
-    /// The annotations of a Service that the proxy looks at.
+    /// The annotations of a Service or an EndpointSlice that the proxy looks at.
     pub struct Annotations {
         /// `random` (the default) or `maglev`.
         #[serde(rename = "service.skerry.io/balancing")]
@@ -60,6 +60,9 @@ wire! {
         /// Elements of its Maglev tables.
         #[serde(rename = "service.skerry.io/maglev-table-size")]
         maglev_table_size: Option<String>,
+        /// Of an EndpointSlice: the share of each of its endpoints, against those of the Service's other slices.
+        #[serde(rename = "service.skerry.io/weight")]
+        weight: Option<String>,
     }
 
     /// The labels that the proxy looks at.

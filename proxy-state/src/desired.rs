@@ -4,7 +4,7 @@ use proxy_abi::{Addr, Be16, Frontend, FrontendKey, frontend_flag, frontend_kind}
 
 use crate::{
     ingest::State,
-    layout::{Endpoints, Layout, has_any},
+    layout::{Endpoints, Layout, Weighed, has_any},
     model::{Endpoint, ObjectKey, Port, Service, Slice, endpoint_flag},
 };
 
@@ -174,9 +174,11 @@ impl State {
                 let zones = slice.zones.as_ref().and_then(|zones| zones.get(index));
                 let is_ours = zones.is_some_and(|zones| zone.is_some_and(|zone| zones.contains(&zone)));
                 let flags = *flags | if is_ours { endpoint_flag::ZONE_MATCHES } else { 0 };
-                let merged = found.entry((*addr, Be16::new(slice_port))).or_insert(flags);
-                let both_terminating = *merged & flags & endpoint_flag::TERMINATING;
-                *merged = (*merged | flags) & !endpoint_flag::TERMINATING | both_terminating;
+                let place = (*addr, Be16::new(slice_port));
+                let merged = found.entry(place).or_insert(Weighed { flags, weight: slice.weight });
+                let both_terminating = merged.flags & flags & endpoint_flag::TERMINATING;
+                merged.flags = (merged.flags | flags) & !endpoint_flag::TERMINATING | both_terminating;
+                merged.weight = merged.weight.max(slice.weight);
             }
         }
         found

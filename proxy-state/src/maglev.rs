@@ -14,15 +14,10 @@ pub(crate) fn size(asked: u32) -> u32 {
     SIZES.into_iter().find(|size| *size >= asked).unwrap_or(SIZES[SIZES.len() - 1])
 }
 
-/// A table in which each backend has nearly the same number of elements. It depends on the backends alone, not on their
-/// order or history: every node makes the same. Backends are told apart by address and port only, so that one that begins
-/// to terminate keeps its place. `size` is raised where there are too many backends for it.
-pub(crate) fn table(backends: &[Backend], size: u32) -> Vec<Backend> {
-    weighted(&backends.iter().map(|backend| (*backend, 1)).collect::<Vec<_>>(), size)
-}
-
-/// As [`table`]; each backend takes as many turns as its weight says, and has that share of the elements. One with weight 0
-/// has none.
+/// A table in which each backend takes as many turns as its weight says, and has nearly that share of the elements; one with
+/// weight 0 has none. It depends on the backends alone, not on their order or history: every node makes the same. Backends are
+/// told apart by address and port only, so that one that begins to terminate keeps its place. `size` is raised where there
+/// are too many backends for it.
 pub fn weighted(backends: &[(Backend, u32)], size: u32) -> Vec<Backend> {
     let mut sorted: Vec<(Backend, u32)> =
         backends.iter().filter(|(_, weight)| *weight > 0).copied().collect();
@@ -87,6 +82,10 @@ mod tests {
     use proxy_abi::Be16;
 
     use super::*;
+
+    fn table(backends: &[Backend], size: u32) -> Vec<Backend> {
+        weighted(&backends.iter().map(|backend| (*backend, 1)).collect::<Vec<_>>(), size)
+    }
 
     fn backends(count: u8) -> Vec<Backend> {
         let one =

@@ -180,6 +180,10 @@ pub(crate) struct Slice {
     pub zones: Option<Box<[Box<[NodeHash]>]>>,
     /// Endpoints whose address may not be a backend.
     pub refused: Option<Box<LeftOut>>,
+    /// Of each of its endpoints; at least 1.
+    pub weight: u8,
+    /// The annotation that was to say so and can't be read.
+    pub bad_weight: Option<Box<str>>,
 }
 
 /// A number for a node's name; the same on every node and in every version.
@@ -249,6 +253,7 @@ impl Slice {
         });
         let refused = LeftOut::of(unfit, |_| true).map(Box::new);
         let (endpoints, nodes): (Vec<Endpoint>, Vec<NodeHash>) = endpoints.unzip();
+        let weight = slice.metadata.annotations.weight.as_deref().map(|text| weight(text).ok_or(text));
         Some(Slice {
             service: ObjectKey::new(&slice.metadata.namespace, service),
             ports: slice
@@ -263,8 +268,22 @@ impl Slice {
             nodes: nodes.into(),
             zones,
             refused,
+            weight: weight.and_then(Result::ok).unwrap_or(1),
+            bad_weight: weight.and_then(Result::err).map(shortened),
         })
     }
+}
+
+/// The largest weight of an endpoint.
+pub(crate) const MOST_WEIGHT: u8 = 100;
+
+fn weight(text: &str) -> Option<u8> {
+    text.trim().parse().ok().filter(|weight| (1..=MOST_WEIGHT).contains(weight))
+}
+
+/// What a person needs to find it again.
+fn shortened(text: &str) -> Box<str> {
+    text.chars().take(32).collect::<String>().into()
 }
 
 /// Absent conditions: `ready` means true, `serving` what `ready` says, `terminating` false (KEP-1672).

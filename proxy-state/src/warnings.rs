@@ -7,7 +7,7 @@ use crate::{
     desired::{address_in_use, frontend_keys},
     ingest::State,
     ip::unfit,
-    model::{ObjectKey, Service, fnv1a, node_hash},
+    model::{MOST_WEIGHT, ObjectKey, Service, fnv1a, node_hash},
 };
 
 /// What its owner should know about a Service: something of it is not served, or is served and looks like a mistake.
@@ -32,17 +32,20 @@ pub enum Cause {
     AddressRefused,
     /// Loopback, link-local and multicast addresses in its EndpointSlices.
     EndpointRefused,
+    /// An annotation of its EndpointSlices can't be read.
+    AnnotationRefused,
     /// The maps are full.
     DoesNotFit,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 6] = [
+    pub const ALL: [Cause; 7] = [
         Cause::AddressTaken,
         Cause::AddressOfNode,
         Cause::AddressOfService,
         Cause::AddressRefused,
         Cause::EndpointRefused,
+        Cause::AnnotationRefused,
         Cause::DoesNotFit,
     ];
 
@@ -54,6 +57,7 @@ impl Cause {
             Cause::AddressOfService => "AddressOfService",
             Cause::AddressRefused => "AddressRefused",
             Cause::EndpointRefused => "EndpointRefused",
+            Cause::AnnotationRefused => "AnnotationRefused",
             Cause::DoesNotFit => "DoesNotFit",
         }
     }
@@ -66,6 +70,7 @@ impl Cause {
             Cause::AddressOfService => "address_of_service",
             Cause::AddressRefused => "address_refused",
             Cause::EndpointRefused => "endpoint_refused",
+            Cause::AnnotationRefused => "annotation_refused",
             Cause::DoesNotFit => "does_not_fit",
         }
     }
@@ -115,6 +120,7 @@ impl State {
             self.of_service(key, service),
             refused_addresses(service),
             self.refused_endpoints(key),
+            self.refused_weight(key),
         ]
         .into_iter()
         .flatten()
@@ -196,6 +202,22 @@ impl State {
             and_more(count as usize - 1)
         );
         Some(Warning { cause: Cause::EndpointRefused, note })
+    }
+}
+
+impl State {
+    fn refused_weight(&self, key: &ObjectKey) -> Option<Warning> {
+        let slices = self.slices_of.get(key).into_iter().flatten();
+        let mut refused =
+            slices.filter_map(|slice| Some((slice, self.slices.get(slice)?.bad_weight.as_ref()?)));
+        let (slice, text) = refused.next()?;
+        let note = format!(
+            "annotation service.skerry.io/weight of EndpointSlice {} is `{text}`{}: taken as 1; write a number from 1 to \
+             {MOST_WEIGHT}",
+            slice.parts().1,
+            and_more(refused.count()),
+        );
+        Some(Warning { cause: Cause::AnnotationRefused, note })
     }
 }
 

@@ -188,23 +188,25 @@ impl Tables {
     }
 
     fn backends(&self, names: &Names, name: &str) -> Sheet {
-        let mut sheet = Sheet::new(&["address", "backend", "for", "flows", "flags"]);
+        let mut sheet = Sheet::new(&["address", "backend", "for", "share", "flows", "flags"]);
         let frontends = self.frontends.iter().filter(|(key, _)| names.get(key).is_some_and(|n| n == name));
         for (key, frontend) in frontends {
-            let mut seen: BTreeMap<(Addr, Be16), (bool, bool, u16)> = BTreeMap::new();
-            for (window, is_inside) in [(&frontend.outside, false), (&frontend.inside, true)] {
+            // Elements in the window for outsiders and in that for insiders: a backend of more weight has more of them.
+            let mut seen: BTreeMap<(Addr, Be16), ([u32; 2], u16)> = BTreeMap::new();
+            for (of, window) in [&frontend.outside, &frontend.inside].into_iter().enumerate() {
                 for slot in self.window(window, frontend) {
-                    let (outside, inside, flags) = seen.entry((slot.addr, slot.port)).or_default();
-                    *(if is_inside { inside } else { outside }) = true;
+                    let (elements, flags) = seen.entry((slot.addr, slot.port)).or_default();
+                    elements[of] += 1;
                     *flags |= slot.flags;
                 }
             }
-            for ((addr, port), (outside, inside, flags)) in seen {
-                let clients = match (outside, inside) {
-                    (true, true) => "all",
-                    (true, false) => "outside",
-                    (false, _) => "inside",
+            for ((addr, port), ([outside, inside], flags)) in seen {
+                let (clients, elements, of) = match (outside, inside) {
+                    (1.., 1..) => ("all", inside, frontend.inside.count),
+                    (1.., 0) => ("outside", outside, frontend.outside.count),
+                    (0, _) => ("inside", inside, frontend.inside.count),
                 };
+                let share = f64::from(elements) * 100.0 / f64::from(of.max(1));
                 let flags: &[&str] = if flags & slot_flag::TERMINATING != 0 { &["terminating"] } else { &[] };
                 let dialled = match key.kind {
                     frontend_kind::ADDRESS => socket(key.addr, key.port),
@@ -215,6 +217,7 @@ impl Tables {
                     json!(dialled),
                     json!(socket(addr, port)),
                     json!(clients),
+                    json!(format!("{share:.1}%")),
                     json!(flows),
                     Value::from(flags),
                 ]);
