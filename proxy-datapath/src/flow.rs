@@ -368,14 +368,15 @@ fn reserve<T: Tables>(
 }
 
 /// Frees the answers' key from a flow that is dead: silent beyond its time in both directions or, when ports have become
-/// rare (`pressed`), closed a moment ago.
+/// rare (`pressed`), closed a moment ago or not established: a flood may have all ports of a destination, as it has all seats.
 #[inline(always)]
 fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32, pressed: bool) -> bool {
     let protocol = s.view.proto;
     let dead = |flow: &Flow| {
         let idle = idle_s(now_s, flow.seen_s);
-        let closed = pressed && flow.state == flow_state::CLOSING && idle >= CLOSED_S;
-        closed || expired(config, protocol, flow.state, idle)
+        let closed = flow.state == flow_state::CLOSING && idle >= CLOSED_S;
+        pressed && (closed || flow.state == flow_state::EMBRYONIC)
+            || expired(config, protocol, flow.state, idle)
     };
     let to = &mut s.flow.to;
     let own = tables.flow(&s.reverse_key, |flow| {

@@ -26,7 +26,7 @@ pub struct LbArgs {
     /// Prometheus metrics and /healthz
     #[arg(long)]
     pub metrics_bind: Option<SocketAddr>,
-    /// Entries of each of the two connection tables
+    /// Entries of the connection table, two a connection
     #[arg(long, default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1_024..))]
     pub flows: u32,
     /// Take the program off its devices, remove its tables, and end

@@ -193,6 +193,8 @@ fn udp_cases() -> Vec<Case> {
         ]),
         taken(flow_state::EMBRYONIC, 31).named("the port of an unanswered flow is free after its time"),
         taken(flow_state::ESTABLISHED, 121).named("the port of a silent flow is free after its time"),
+        taken(flow_state::EMBRYONIC, 0)
+            .named("the port of a flow that is not established is taken where there is no other"),
         case("no free source port towards a destination", {
             let taken = tuple(&format!("192.168.50.1:{SNAT_PORT}"), "203.0.113.9:53", proto::UDP);
             let other = tuple("10.244.1.3:1", "203.0.113.9:53", proto::UDP);

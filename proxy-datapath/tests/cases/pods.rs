@@ -188,6 +188,12 @@ fn outside() -> Vec<Case> {
             .passes(Hook::ToUplink, udp("192.168.50.1:4000", "192.168.50.2:4789")),
         case("one source port can serve many destinations, and one destination only once", State::standard())
             .sends_out(Hook::FromPod, tcp(a, outside, "S"), tcp(&node, outside, "S").hop())
+            .delivers(
+                Hook::FromUplink,
+                tcp(outside, &node, "SA"),
+                tcp(outside, a, "SA").hop().for_mac(POD_A_MAC),
+            )
+            .sends_out(Hook::FromPod, tcp(a, outside, "A"), tcp(&node, outside, "A").hop())
             .sends_out(Hook::FromPod, tcp(a, "203.0.113.9:80", "S"), tcp(&node, "203.0.113.9:80", "S").hop())
             .drops(Hook::FromPod, tcp("10.244.1.2:6001", outside, "S"), Reason::SnatExhausted),
     ]

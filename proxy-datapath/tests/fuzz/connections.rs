@@ -77,7 +77,10 @@ impl Connection {
 
     /// Whether its port may be given to another, if need be.
     fn gives_way(&self, config: &Config, now_s: u32) -> bool {
-        self.is_dead(config, now_s) || (self.over && self.seen_s.iter().all(|seen| now_s - seen >= CLOSED_S))
+        let begun = self.stage() == Stage::Begun;
+        begun
+            || self.is_dead(config, now_s)
+            || (self.over && self.seen_s.iter().all(|seen| now_s - seen >= CLOSED_S))
     }
 }
 
