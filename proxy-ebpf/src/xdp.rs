@@ -29,6 +29,7 @@ use crate::{
 /// Headers end before this; a power of two.
 const REACH: usize = 1024;
 /// Bytes that are moved without a helper's help.
+const READ_IN_PLACE: usize = 40;
 const IN_PLACE: usize = 8;
 
 #[xdp]
@@ -80,6 +81,43 @@ fn bounded(at: u64) -> u64 {
         asm!("{at} &= {mask}", at = inout(reg) at, mask = const REACH - 1, options(pure, nomem, nostack))
     };
     at
+}
+
+/// Reads bytes word by word, wherever they lie: the compiler would read what may lie anywhere byte by byte, and each would take
+/// a register and then a word of the 512 bytes of stack.
+///
+/// # Safety
+/// `from` must be readable.
+#[inline(always)]
+unsafe fn read<const N: usize>(from: *const [u8; N]) -> [u8; N] {
+    let mut to = Aligned(MaybeUninit::<[u8; N]>::uninit());
+    let (from, into) = (from.cast::<u8>(), to.0.as_mut_ptr().cast::<u8>());
+    let mut done = 0;
+    // SAFETY: all within the N bytes of either; `into` is aligned to 8, and each word lies at a multiple of its size.
+    unsafe {
+        while done + 8 <= N {
+            let word: u64;
+            asm!("{word} = *(u64 *)({from} + 0)", word = out(reg) word, from = in(reg) from.add(done), options(pure, readonly, nostack));
+            into.add(done).cast::<u64>().write(word);
+            done += 8;
+        }
+        if done + 4 <= N {
+            let word: u64;
+            asm!("{word} = *(u32 *)({from} + 0)", word = out(reg) word, from = in(reg) from.add(done), options(pure, readonly, nostack));
+            into.add(done).cast::<u32>().write(word as u32);
+            done += 4;
+        }
+        if done + 2 <= N {
+            let word: u64;
+            asm!("{word} = *(u16 *)({from} + 0)", word = out(reg) word, from = in(reg) from.add(done), options(pure, readonly, nostack));
+            into.add(done).cast::<u16>().write(word as u16);
+            done += 2;
+        }
+        if done < N {
+            into.add(done).write(from.add(done).read());
+        }
+        to.0.assume_init()
+    }
 }
 
 /// The packet an XDP program runs for.
@@ -138,10 +176,10 @@ impl Packet for Xdp<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        if N <= IN_PLACE {
+        if N <= READ_IN_PLACE {
             let from = self.at::<N>(at)?;
             // SAFETY: within the packet.
-            return Some(unsafe { from.read_unaligned() });
+            return Some(unsafe { read(from) });
         }
         let mut aligned = Aligned(MaybeUninit::<[u8; N]>::uninit());
         let to = aligned.0.as_mut_ptr().cast();
