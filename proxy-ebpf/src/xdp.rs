@@ -1,7 +1,7 @@
 //! `Packet` over an xdp_md, and the program of a balancer that stands in front of nodes.
 //!
-//! Few bytes are read and written in place, in a packet's first [`REACH`] bytes (the verifier wants a bound on every offset);
-//! longer stretches by helpers: BPF moves bytes whose alignment is not known one by one, and each would take a register.
+//! Headers are read in place, in a packet's first [`REACH`] bytes (the verifier wants a bound on every offset); more than a few
+//! bytes are written by helpers: BPF moves bytes whose alignment is not known one by one, and each would take a register.
 
 use core::{arch::asm, mem::MaybeUninit};
 
@@ -28,9 +28,9 @@ use crate::{
 
 /// Headers end before this; a power of two.
 const REACH: usize = 1024;
-/// Bytes that are moved without a helper's help.
+/// Bytes that are read and written without a helper's help.
 const READ_IN_PLACE: usize = 40;
-const IN_PLACE: usize = 8;
+const WRITTEN_IN_PLACE: usize = 8;
 
 #[xdp]
 pub fn lb_xdp(ctx: XdpContext) -> u32 {
@@ -198,7 +198,7 @@ impl Packet for Xdp<'_> {
 
     #[inline(always)]
     fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
-        if N <= IN_PLACE {
+        if N <= WRITTEN_IN_PLACE {
             let to = self.at::<N>(at)?;
             // SAFETY: within the packet.
             unsafe { to.write_unaligned(*bytes) };

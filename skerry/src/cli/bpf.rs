@@ -232,22 +232,21 @@ fn flows(maps: &Maps) -> anyhow::Result<Sheet> {
         "seen-s",
         "flags",
     ]);
-    {
-        for (key, flow) in maps.entries::<Tuple, Flow>(map::FLOWS)? {
-            sheet.row(vec![
-                json!(protocol(key.proto)),
-                json!(socket(key.src, key.sport)),
-                json!(socket(key.dst, key.dport)),
-                json!(socket(flow.to.src, flow.to.sport)),
-                json!(socket(flow.to.dst, flow.to.dport)),
-                json!(flow.service_id),
-                json!(flow_state(flow.state)),
-                json!(flow.packets),
-                json!(flow.seen_s),
-                flow_flags(flow.flags),
-            ]);
-        }
+    for (key, flow) in maps.entries::<Tuple, Flow>(map::FLOWS)? {
+        sheet.row(vec![
+            json!(protocol(key.proto)),
+            json!(socket(key.src, key.sport)),
+            json!(socket(key.dst, key.dport)),
+            json!(socket(flow.to.src, flow.to.sport)),
+            json!(socket(flow.to.dst, flow.to.dport)),
+            json!(flow.service_id),
+            json!(flow_state(flow.state)),
+            json!(flow.packets),
+            json!(flow.seen_s),
+            flow_flags(flow.flags),
+        ]);
     }
+
     Ok(sheet)
 }
 
