@@ -73,6 +73,8 @@ pub mod config_flag {
     pub const MASQUERADE: u32 = 1 << 0;
     /// The tunnel is used for remote pod CIDRs.
     pub const TUNNEL: u32 = 1 << 1;
+    /// The socket hooks leave pods alone: their packets carry service addresses, and are translated on their devices.
+    pub const PODS_BY_PACKET: u32 = 1 << 2;
 }
 
 const _: () = assert!(size_of::<Config>() == 176 && align_of::<Config>() == 8);

@@ -57,6 +57,8 @@ pub struct Config {
     pub healthz_bind: Option<SocketAddr>,
     /// Where what comes for backends elsewhere turns round before the uplink's network stack. `None`: nowhere.
     pub uplink_xdp: Option<UplinkXdp>,
+    /// Whose connections are translated at the socket.
+    pub socket_lb: SocketLb,
     /// Answer ARP and neighbour discovery on the uplink for load-balancer addresses that Skerry's own controller gave.
     pub announce: bool,
     /// At least; more where the cluster's Services need it.
@@ -73,6 +75,16 @@ pub struct Config {
     pub verify_interval: Duration,
     /// Between two walks over the flow table for entries that ran out.
     pub flow_gc_interval: Duration,
+}
+
+/// Whose connections are translated before their first packet exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SocketLb {
+    /// Those of pods and of the node.
+    All,
+    /// Those of the node's own processes. What redirects a pod's connections inside of it (a service mesh's sidecar) then sees
+    /// the service's address; pods' packets are translated on their devices.
+    Host,
 }
 
 /// Where an XDP program on the uplink runs.
@@ -135,6 +147,7 @@ impl Config {
             metrics_bind: None,
             healthz_bind: Some((Ipv6Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
             uplink_xdp: None,
+            socket_lb: SocketLb::All,
             announce: true,
             map_sizes: MapSizes {
                 frontends: size(proxy_abi::map::FRONTENDS),

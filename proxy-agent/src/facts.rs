@@ -3,7 +3,11 @@ use std::{net::IpAddr, ops::RangeInclusive};
 use ipnetwork::IpNetwork;
 use proxy_abi::{ABI_VERSION, Addr, Config as Facts, Prefix, config_flag};
 
-use crate::{config::Config, network::Uplink, settings};
+use crate::{
+    config::{Config, SocketLb},
+    network::Uplink,
+    settings,
+};
 
 /// What changes while the agent runs, beside its configuration.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +36,9 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
     let mut flags = 0;
     if config.masquerade {
         flags |= config_flag::MASQUERADE;
+    }
+    if config.socket_lb == SocketLb::Host {
+        flags |= config_flag::PODS_BY_PACKET;
     }
     if found.overlay_index != 0 {
         flags |= config_flag::TUNNEL;

@@ -1,6 +1,8 @@
 //! The socket hooks: a client's destination is swapped before a packet exists.
 
-use proxy_abi::{Addr, AffinityKey, Be16, Config, Peer, SocketKey, SocketOrigin, proto, socket_flag};
+use proxy_abi::{
+    Addr, AffinityKey, Be16, Config, Peer, SocketKey, SocketOrigin, config_flag, proto, socket_flag,
+};
 
 use crate::{
     service::{Choice, Client, Service, Side, select},
@@ -26,14 +28,14 @@ pub enum SocketVerdict {
     Refuse,
 }
 
-/// connect(2): every TCP socket, and the node's own UDP sockets. Pods' datagrams are translated on their device, where a flow
+/// connect(2): every TCP socket (pods' unless they are left alone), and the node's own UDP sockets. Pods' datagrams are translated on their device, where a flow
 /// can move when its backend goes.
 #[inline(always)]
 pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketVerdict {
     let Some(config) = tables.config() else { return SocketVerdict::Allow };
     match socket.protocol() {
-        proto::TCP => {}
-        proto::UDP if is_host(socket, config) => {}
+        proto::TCP if config.flags & config_flag::PODS_BY_PACKET == 0 => {}
+        proto::TCP | proto::UDP if is_host(socket, config) => {}
         _ => return SocketVerdict::Allow,
     }
     let (addr, port) = socket.address();

@@ -158,6 +158,25 @@ pub struct TunnelOptions {
     /// it, or in the driver where it can
     #[arg(long, default_value = "off")]
     pub uplink_xdp: UplinkXdp,
+    /// Whose connections to Services are translated at the socket: everyone's, or only those of the node's own processes: a
+    /// service mesh's sidecar then sees what its pod has dialled
+    #[arg(long, default_value = "all")]
+    pub socket_lb: SocketLb,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SocketLb {
+    All,
+    Host,
+}
+
+impl From<SocketLb> for proxy_agent::SocketLb {
+    fn from(asked: SocketLb) -> proxy_agent::SocketLb {
+        match asked {
+            SocketLb::All => proxy_agent::SocketLb::All,
+            SocketLb::Host => proxy_agent::SocketLb::Host,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

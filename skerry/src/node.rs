@@ -156,6 +156,7 @@ pub fn proxy_config(
         healthz_bind: Some(tunnel.healthz_bind).filter(|address| address.port() != 0),
         announce: tunnel.announce,
         uplink_xdp: tunnel.uplink_xdp.mode(),
+        socket_lb: tunnel.socket_lb.into(),
         service_cidrs: cluster.service_cidrs.clone(),
         node_ports: cluster.nodeport_range.0..=cluster.nodeport_range.1,
         ..proxy_agent::Config::new(&node_name)

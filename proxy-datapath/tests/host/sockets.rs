@@ -2,7 +2,7 @@
 
 use crate::cases::State;
 use crate::memory::Maps;
-use proxy_abi::{Addr, Be16, proto};
+use proxy_abi::{Addr, Be16, config_flag, proto};
 use proxy_datapath::{Socket, SocketVerdict, sock_connect, sock_peername, sock_recvmsg, sock_sendmsg};
 
 const HOST: u64 = 1;
@@ -87,6 +87,19 @@ fn what_is_no_service_is_left_alone() {
         assert_eq!(names(&socket), to);
     }
     assert!(maps.sockets.borrow().is_empty());
+}
+
+#[test]
+fn pods_sockets_are_left_alone_where_their_packets_are_translated() {
+    let state = State::standard().service(1, proto::TCP, "10.96.0.10:80", &["10.244.2.2:8080"]);
+    let maps = Maps::new(&state.config(|config| config.flags |= config_flag::PODS_BY_PACKET));
+    for (netns, becomes) in [(POD, "10.96.0.10:80"), (HOST, "10.244.2.2:8080")] {
+        let mut socket = socket("10.96.0.10:80", proto::TCP, netns);
+        assert_eq!(sock_connect(&mut socket, &maps), SocketVerdict::Allow);
+        assert_eq!(names(&socket), becomes);
+        sock_peername(&mut socket, &maps);
+        assert_eq!(names(&socket), "10.96.0.10:80");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{os::unix::process::CommandExt, process::Command};
 
-use proxy_abi::proto;
+use proxy_abi::{Config, config_flag, proto};
 use skerry_lab::{Cgroup, Netns};
 use skerry_packet_cases::{Echo, Greeter, NODE_PORT, VIP, World};
 
@@ -58,6 +58,29 @@ fn a_pods_tcp_connection_is_direct_and_shows_the_service_as_its_peer() {
     let node_port = format!("192.168.50.1:{NODE_PORT}");
     let said = folder.probe(&world.nodes[0].pod, &["tcp", &node_port]);
     assert!(said.starts_with(&format!("peer {node_port} said pod1:")), "{said}");
+    server.end(&world.nodes[1].pod);
+}
+
+#[test]
+fn where_pods_are_left_alone_a_sidecar_sees_what_its_pod_dialled() {
+    let (mut world, folder) = hooked("sidecar");
+    let config = world.nodes[0].config;
+    let flags = config.flags | config_flag::PODS_BY_PACKET;
+    world.nodes[0].object.set_config(Config { flags, ..config }).unwrap();
+    let server = Greeter::start(&world.nodes[1].pod, "0.0.0.0:8080", "pod1");
+    world.serve(1, proto::TCP, 80, None, &[(world.nodes[1].pod_address, 8080)]);
+    let vip = format!("{VIP}:80");
+    let said = folder.probe(&world.nodes[0].pod, &["tcp", &vip]);
+    assert!(said.starts_with(&format!("peer {vip} said pod1:10.244.1.2:")), "{said}");
+    let flows = world.nodes[0].object.flows().unwrap();
+    assert_eq!(flows.len(), 2, "translated on the pod's device: {flows:?}");
+    // What such a sidecar has done: the pod's own rules take all connections to a process of the pod.
+    let pod = &world.nodes[0].pod;
+    let sidecar = Greeter::start(pod, "127.0.0.1:15001", "sidecar");
+    pod.sh("iptables -t nat -A OUTPUT -p tcp --dport 80 -j REDIRECT --to-ports 15001").unwrap();
+    let said = folder.probe(pod, &["tcp", &vip]);
+    assert!(said.contains("said sidecar:"), "{said}");
+    sidecar.end(pod);
     server.end(&world.nodes[1].pod);
 }
 
