@@ -43,12 +43,17 @@ pub fn add(conf: &Conf, version: SpecVersion, request: &Attachment) -> Result<Va
     let pod_mac = requested_mac(conf, request)?;
     let pod_mac = pod_mac.unwrap_or_else(|| identity::pod_mac(&request.container_id, &request.ifname));
     let (mtu, previous, hooks) = (conf.mtu()?, conf.previous()?, conf.hooks()?);
+    let is_left_out = conf.is_left_out()?;
     let (netns, netns_path) = open_netns(request)?;
     // Before anything is made: without the agent's tables the pod would be cut off.
     let datapath = Datapath::open(&conf.pin_root()?)?;
 
     let store = Store::open(&conf.state_dir()?, &conf.boot_id_file()?)?;
-    let record = record(request, network, &netns_path, pod_mac);
+    let mut record = record(request, network, &netns_path, pod_mac);
+    if is_left_out {
+        let name = netns_path.display().to_string();
+        record.left_out = skerry_kernel::in_netns(netns.as_fd(), &name, skerry_kernel::netns_cookie)??;
+    }
     let mut claim = store.claim(record, &ranges, &requested, &is_dead)?;
     let wire = wire(&claim, pod_mac, mtu.or(agent_mtu(&datapath)).unwrap_or(DEFAULT_MTU), &ranges);
     let done = build(&wire, (&netns, &netns_path), (&datapath, hooks), &store, &mut claim)
@@ -107,6 +112,7 @@ fn record(request: &Attachment, network: String, netns: &Path, mac: [u8; 6]) -> 
         mac: identity::mac_text(mac),
         addresses: Vec::new(),
         pod,
+        left_out: 0,
         host_ifindex: 0,
     }
 }
@@ -152,7 +158,8 @@ fn build(
     let ifindex = skerry_kernel::ifindex(&wire.host_ifname)?;
     store.note_ifindex(claim, ifindex)?;
     let addresses = wire.addresses.iter().map(|(address, _)| *address).collect();
-    datapath.publish(&Entry { ifindex, mac: wire.pod_mac, addresses })?;
+    let left_out = claim.record.as_ref().map_or(0, |record| record.left_out);
+    datapath.publish(&Entry { ifindex, mac: wire.pod_mac, addresses, left_out })?;
     datapath.attach(hooks, ifindex, &wire.host_ifname)?;
     let mut pod =
         skerry_kernel::in_netns(netns.as_fd(), &netns_path.display().to_string(), || pod_side(wire))??;

@@ -54,7 +54,12 @@ pub fn check(conf: &Conf, request: &Attachment) -> Result<(), Failure> {
     })??);
     found.extend(differences_on_host(&record)?);
     if found.is_empty() {
-        let entry = Entry { ifindex: record.host_ifindex, mac, addresses: record.addresses.clone() };
+        let entry = Entry {
+            ifindex: record.host_ifindex,
+            mac,
+            addresses: record.addresses.clone(),
+            left_out: record.left_out,
+        };
         let datapath = Datapath::open(&conf.pin_root()?)?;
         found.extend(datapath.differences(conf.hooks()?, &entry, &record.host_ifname)?);
     }

@@ -15,6 +15,14 @@ const MAX_MTU: u64 = 65_535;
 /// More ranges than this are a mistake.
 const MAX_RANGES: usize = 32;
 
+/// What the injectors of Istio, Linkerd, Consul and Kuma write on a pod that they have put a sidecar into.
+const SIDECARS: [&str; 4] = [
+    "sidecar.istio.io/status",
+    "linkerd.io/proxy-version",
+    "consul.hashicorp.com/connect-inject-status",
+    "kuma.io/sidecar-injected",
+];
+
 /// A configuration whose syntax is right. What only ADD needs is looked at only there ([`Conf::ranges`] …): a DEL must
 /// work with a configuration that has gone bad since.
 #[derive(Debug, Default)]
@@ -118,6 +126,25 @@ impl Conf {
             invalid(field, format!("{value} is no unicast hardware address like 02:00:00:00:00:01"))
         })?;
         Ok(Some(mac))
+    }
+
+    /// Whether the socket hooks must leave the pod alone, as its annotations say (`runtimeConfig`, by containerd and CRI-O): in
+    /// words (`skerry.io/socket-lb`), or because a mesh's injector has put a sidecar into it, which must see what is dialled.
+    pub fn is_left_out(&self) -> Result<bool, Error> {
+        const OURS: &str = "skerry.io/socket-lb";
+        let Some((field, value)) = self.capability("io.kubernetes.cri.pod-annotations") else {
+            return Ok(false);
+        };
+        let annotations =
+            value.as_object().ok_or_else(|| invalid(field, format!("{value} is no set of annotations")))?;
+        match annotations.get(OURS).and_then(Value::as_str) {
+            Some("false") => Ok(true),
+            Some("true") => Ok(false),
+            Some(other) => {
+                Err(invalid(field, format!("annotation {OURS} is {other:?}: write \"true\" or \"false\"")))
+            }
+            None => Ok(SIDECARS.iter().any(|sidecar| annotations.contains_key(*sidecar))),
+        }
     }
 
     /// The result of the plugins before us, as it came.

@@ -76,6 +76,8 @@ pub struct Entry {
     /// Of the pod's end.
     pub mac: [u8; 6],
     pub addresses: Vec<IpAddr>,
+    /// The pod's network namespace, if the socket hooks leave it alone; else 0.
+    pub left_out: u64,
 }
 
 impl Entry {
@@ -119,11 +121,19 @@ impl Datapath {
 
     /// Writes the pod into the tables, who may speak first: a packet that comes early is dropped as spoofed, not passed.
     pub fn publish(&self, entry: &Entry) -> Result<(), DatapathError> {
+        if entry.left_out != 0 {
+            self.left_out()?.update(&entry.left_out, &0, Update::Any)?;
+        }
         self.links.update(&entry.ifindex, &entry.link(), Update::Any)?;
         for address in &entry.addresses {
             self.endpoints.update(&Addr::from(*address), &entry.endpoint(), Update::Any)?;
         }
         Ok(())
+    }
+
+    fn left_out(&self) -> Result<Map<u64, u32>, DatapathError> {
+        let path = map_pin(&self.root, map::LEFT_OUT);
+        Map::open(&path).map_err(|e| absent(path, e))
     }
 
     /// Attaches both programs to the host's end.
@@ -184,6 +194,9 @@ impl Datapath {
                 found.push(format!("{} does not lead {address} to {device}", map::ENDPOINTS));
             }
         }
+        if entry.left_out != 0 && self.left_out()?.lookup(&entry.left_out)?.is_none() {
+            found.push(format!("{} does not name the pod's network namespace", map::LEFT_OUT));
+        }
         for (name, direction, _) in &self.programs {
             let attached = match hooks {
                 Hooks::Tcx => self.link_is_attached(name, entry.ifindex, *direction, device)?,
@@ -221,6 +234,8 @@ pub struct Retraction<'a> {
     pub mac: Option<[u8; 6]>,
     /// Those that still are the pod's.
     pub addresses: &'a [IpAddr],
+    /// See [`Entry::left_out`].
+    pub left_out: u64,
 }
 
 /// Removes entries and pins, and goes on after a failure. Entries that another pod has written since stay.
@@ -229,6 +244,7 @@ pub fn retract(root: &Path, what: &Retraction<'_>) -> Vec<DatapathError> {
     let mut note = |result: Result<(), DatapathError>| errors.extend(result.err());
     note(retract_link(root, what));
     note(retract_endpoints(root, what));
+    note(retract_left_out(root, what.left_out));
     for (name, _) in PROGRAMS {
         note(unpin(&link_pin(root, name, what.device)));
     }
@@ -242,6 +258,15 @@ fn retract_link(root: &Path, what: &Retraction<'_>) -> Result<(), DatapathError>
         && what.mac.is_none_or(|mac| mac == link.mac)
     {
         links.delete(&what.ifindex)?;
+    }
+    Ok(())
+}
+
+fn retract_left_out(root: &Path, netns_cookie: u64) -> Result<(), DatapathError> {
+    if netns_cookie != 0
+        && let Some(left_out) = open_if_there::<u64, u32>(&map_pin(root, map::LEFT_OUT))?
+    {
+        left_out.delete(&netns_cookie)?;
     }
     Ok(())
 }
@@ -333,7 +358,7 @@ mod tests {
     #[test]
     fn a_pod_is_one_link_and_an_endpoint_for_each_address() {
         let addresses = vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-        let entry = Entry { ifindex: 7, mac: [2, 0, 0, 0, 0, 1], addresses };
+        let entry = Entry { ifindex: 7, mac: [2, 0, 0, 0, 0, 1], addresses, left_out: 0 };
         let link = entry.link();
         assert_eq!((link.v4, link.v6), (Addr::from_v4([10, 0, 0, 2]), Addr::from(entry.addresses[1])));
         let only_v4 = Entry { addresses: vec![entry.addresses[0]], ..entry.clone() };

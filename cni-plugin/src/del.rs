@@ -34,7 +34,7 @@ fn remove_unknown(conf: &Conf, store: Option<&Store>, request: &Attachment) -> R
     if keys.iter().any(|key| host_ifname(key) == device) {
         return Ok(());
     }
-    finish(remove_network(conf, &device, 0, None, &[])?)
+    finish(remove_network(conf, &device, 0, None, (&[], 0))?)
 }
 
 fn host_ifname(key: &str) -> String {
@@ -52,7 +52,8 @@ pub fn remove(conf: &Conf, store: &Store, claim: &Claim) -> Result<(), Failure> 
         None => store.taken()?.into_iter().collect(),
     };
     let own: Vec<IpAddr> = addresses.into_iter().filter(|a| store.owns(&claim.key, *a)).collect();
-    let mut errors = remove_network(conf, &device, ifindex, mac, &own)?;
+    let left_out = claim.record.as_ref().map_or(0, |record| record.left_out);
+    let mut errors = remove_network(conf, &device, ifindex, mac, (&own, left_out))?;
     // While the device is there an address must not go to another pod.
     if errors.is_empty() {
         errors.extend(store.release(claim).err().map(|e| chain(&e)));
@@ -65,12 +66,12 @@ fn remove_network(
     device: &str,
     ifindex: u32,
     mac: Option<[u8; 6]>,
-    addresses: &[IpAddr],
+    (addresses, left_out): (&[IpAddr], u64),
 ) -> Result<Vec<String>, Failure> {
     let root = conf.pin_root()?;
     let now = skerry_kernel::ifindex(device).unwrap_or(0);
     let ifindex = if now != 0 { now } else { ifindex };
-    let retraction = Retraction { device, ifindex, mac, addresses };
+    let retraction = Retraction { device, ifindex, mac, addresses, left_out };
     let mut errors: Vec<String> = Vec::new();
     if now != 0 {
         errors.extend(delete_pair(device).err().map(|e| chain(&e)));

@@ -67,9 +67,18 @@ pub struct Record {
     /// `K8S_POD_NAMESPACE` and the like out of CNI_ARGS, for people.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pod: BTreeMap<String, String>,
+    /// Of the pod's network namespace, if its sockets are left alone; else 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// Of the host side. On a line of its own in the file, and 0 until the device is there.
     #[serde(default, skip_serializing)]
     pub host_ifindex: u32,
+}
+
+/// For `skip_serializing_if`, which wants a reference.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A record that this process works on. The lock ends with it.

@@ -29,6 +29,7 @@ fn record(id: &str) -> Record {
         mac: "02:00:00:00:00:01".into(),
         addresses: Vec::new(),
         pod: BTreeMap::from([("K8S_POD_NAME".into(), "web".into())]),
+        left_out: 0,
         host_ifindex: 0,
     }
 }

@@ -5,8 +5,8 @@ mod support;
 use std::net::IpAddr;
 
 use proxy_abi::{Addr, endpoint_flag};
-use serde_json::json;
-use skerry_kernel::{Direction, detach_filter, filter_program, ifindex, tcx_attachments};
+use serde_json::{Value, json};
+use skerry_kernel::{Direction, Update, detach_filter, filter_program, ifindex, tcx_attachments};
 use skerry_lab::Netns;
 use support::{Node, address, reach};
 
@@ -108,6 +108,43 @@ fn a_pod_without_a_router_address_on_the_node_still_gets_its_route() {
     let pod = Netns::unique("pod").unwrap();
     node.add("c", &pod).expect_ok("ADD");
     assert_eq!(reach(&node.netns, &pod, "10.9.0.2"), "192.0.2.1");
+}
+
+#[test]
+fn a_pod_with_a_sidecar_is_left_out_of_the_socket_hooks() {
+    let (node, pod) = (Node::new("sidecar"), Netns::unique("pod").unwrap());
+    let cookie = pod.run(skerry_kernel::netns_cookie).unwrap().unwrap();
+    let left_out = || node.left_out.lookup(&cookie).unwrap().is_some();
+    let with = |annotations: Value| {
+        node.with(json!({"runtimeConfig": {"io.kubernetes.cri.pod-annotations": annotations}}))
+    };
+    for (annotations, expected) in [
+        (json!({"sidecar.istio.io/status": "{}"}), true),
+        (json!({"linkerd.io/proxy-version": "stable-2.14"}), true),
+        (json!({"skerry.io/socket-lb": "false"}), true),
+        (json!({"skerry.io/socket-lb": "true", "sidecar.istio.io/status": "{}"}), false),
+        (json!({"team": "shop"}), false),
+        (json!(null), false),
+    ] {
+        let conf = with(annotations.clone());
+        let result = node.call_with("ADD", "c1", Some(&pod.path()), &conf).expect_ok("ADD");
+        assert_eq!(left_out(), expected, "{annotations}");
+        let mut check = conf.clone();
+        check["prevResult"] = result;
+        node.call_with("CHECK", "c1", Some(&pod.path()), &check).expect_ok("CHECK");
+        if expected {
+            node.left_out.delete(&cookie).unwrap();
+            let (_, text) = node.call_with("CHECK", "c1", Some(&pod.path()), &check).expect_error("CHECK");
+            assert!(text.contains("LEFT_OUT"), "{text}");
+            node.left_out.update(&cookie, &0, Update::Any).unwrap();
+        }
+        node.call_with("DEL", "c1", Some(&pod.path()), &conf).expect_ok("DEL");
+        assert!(!left_out(), "gone with the pod: {annotations}");
+    }
+    let conf = with(json!({"skerry.io/socket-lb": "no"}));
+    let (_, text) = node.call_with("ADD", "c1", Some(&pod.path()), &conf).expect_error("ADD");
+    assert!(text.contains("skerry.io/socket-lb") && text.contains("\"true\" or \"false\""), "{text}");
+    node.expect_nothing_left();
 }
 
 #[test]

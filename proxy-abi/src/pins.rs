@@ -29,6 +29,7 @@ pub mod map {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const SOCKETS: &str = "SOCKETS";
     pub const PEERS: &str = "PEERS";
+    pub const LEFT_OUT: &str = "LEFT_OUT";
     pub const COUNTERS: &str = "COUNTERS";
     pub const EVENTS: &str = "EVENTS";
 }
@@ -101,6 +102,7 @@ pub const MAPS: &[MapSpec] = &[
     state::<FragmentKey, FragmentPorts>(map::FRAGMENTS, 8_192),
     state::<SocketKey, SocketOrigin>(map::SOCKETS, 16_384),
     state::<u32, Peer>(map::PEERS, Peer::PLACES),
+    state::<u64, u32>(map::LEFT_OUT, 8_192),
     derived::<u32, Counter>(map::COUNTERS, Reason::COUNT),
     derived::<(), ()>(map::EVENTS, 262_144),
 ];

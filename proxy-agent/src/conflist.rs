@@ -41,6 +41,8 @@ pub(crate) fn write(
             "type": PLUGIN, "mtu": mtu, "ranges": ranges, "pinRoot": pin_root, "stateDir": state_dir,
             // Filters are in place after 0.1 ms; each TCX link would wait 8 ms and more for a grace period.
             "attach": "clsact",
+            // Whether a mesh's sidecar is in the pod.
+            "capabilities": {"io.kubernetes.cri.pod-annotations": true},
         }],
     });
     let (path, contents) = (dir.join(FILE), format!("{list:#}\n"));

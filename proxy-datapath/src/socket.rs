@@ -34,8 +34,12 @@ pub enum SocketVerdict {
 pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketVerdict {
     let Some(config) = tables.config() else { return SocketVerdict::Allow };
     match socket.protocol() {
-        proto::TCP if config.flags & config_flag::PODS_BY_PACKET == 0 => {}
         proto::TCP | proto::UDP if is_host(socket, config) => {}
+        proto::TCP if config.flags & config_flag::PODS_BY_PACKET == 0 => {
+            if tables.is_left_out(socket.netns_cookie()) {
+                return SocketVerdict::Allow;
+            }
+        }
         _ => return SocketVerdict::Allow,
     }
     let (addr, port) = socket.address();

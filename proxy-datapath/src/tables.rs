@@ -66,6 +66,8 @@ pub trait Tables {
 
     fn socket(&self, key: &SocketKey) -> Option<SocketOrigin>;
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin);
+    /// Whether the socket hooks leave this network namespace alone.
+    fn is_left_out(&self, netns_cookie: u64) -> bool;
     /// None where another socket has taken the place.
     fn peer(&self, cookie: u64) -> Option<Peer>;
     fn set_peer(&self, peer: &Peer);

@@ -71,6 +71,8 @@ pub static SOCKETS: LruHashMap<SocketKey, SocketOrigin, { size(map::SOCKETS) }> 
 #[btf_map]
 pub static PEERS: Array<Peer, { Peer::PLACES as usize }> = Array::new();
 #[btf_map]
+pub static LEFT_OUT: LruHashMap<u64, u32, { size(map::LEFT_OUT) }> = LruHashMap::new();
+#[btf_map]
 pub static COUNTERS: PerCpuArray<Counter, { Reason::COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<DropEvent, { size(map::EVENTS) }> = RingBuf::new();

@@ -19,8 +19,8 @@ use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables};
 
 use crate::{
     maps::{
-        AFFINITY, CONFIG, ENDPOINTS, FLOW_QUEUE, FLOW_QUEUE_HEAD, FLOWS, FRAGMENTS, FRONTENDS, LINKS,
-        MEMBERS, OWN_PORTS, PEERS, POD_CIDRS, SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS, UPLINKS,
+        AFFINITY, CONFIG, ENDPOINTS, FLOW_QUEUE, FLOW_QUEUE_HEAD, FLOWS, FRAGMENTS, FRONTENDS, LEFT_OUT,
+        LINKS, MEMBERS, OWN_PORTS, PEERS, POD_CIDRS, SLOTS, SOCKETS, SOURCE_RANGES, TUNNEL_PEERS, UPLINKS,
     },
     steps,
 };
@@ -199,6 +199,11 @@ impl Tables for Kernel {
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
         // The table evicts; if it can't, getpeername shows the backend, which is true too.
         let _ = SOCKETS.insert(key, origin, 0);
+    }
+
+    #[inline(always)]
+    fn is_left_out(&self, netns_cookie: u64) -> bool {
+        LEFT_OUT.get_ptr(netns_cookie).is_some()
     }
 
     #[inline(always)]

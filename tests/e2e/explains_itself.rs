@@ -78,6 +78,23 @@ pub fn by_its_maps(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// The container runtime tells the CNI plugin what a mesh's injector has written on the pod.
+pub fn a_pod_with_a_sidecar_is_left_out(world: &World) -> Result<()> {
+    let ns = world.namespace("meshed")?;
+    let run = "run meshed --image=nginx:1.14.2 --annotations=sidecar.istio.io/status={}";
+    world.type_in(&format!("{run} -n {}", ns.name))?;
+    world.type_in("wait pod/meshed -n meshed --for=condition=Ready --timeout=40s")?;
+    let node = world.table("get pod meshed -n meshed -o wide")?.remove(0)["NODE"].clone();
+    let left_out =
+        || -> Result<usize> { Ok(list(&json(&world.node(&node)?, "bpf left-out -o json")?).len()) };
+    ensure!(left_out()? == 1, "its network namespace is not left out");
+    world.type_in("delete pod meshed -n meshed --wait=false")?;
+    eventually("nothing is left of it", SOON, || {
+        ensure!(left_out()? == 0, "still left out");
+        Ok(())
+    })
+}
+
 /// A packet that claims to come from a pod, sent by a stranger on the wire.
 fn drops_are_followed(world: &World, node: &Node, pod: &str) -> Result<()> {
     let stranger = format!("{}.200", pod.rsplit_once('.').context("an IPv4 address")?.0);

@@ -63,6 +63,10 @@ const CASES: &[(&str, Case)] = &[
     ("anonymous_clients_are_refused", bad_input::anonymous),
     ("status_and_kubeconfig_tell_what_runs", status::tell),
     ("the_proxy_explains_itself_by_its_maps", explains_itself::by_its_maps),
+    (
+        "a_pod_with_a_sidecar_is_left_out_of_the_socket_hooks",
+        explains_itself::a_pod_with_a_sidecar_is_left_out,
+    ),
     ("a_load_balancer_has_an_address_and_health_checks", load_balancer::has_address_and_health_checks),
     ("two_families_required_of_a_cluster_of_one_are_refused", dual_stack::required_on_one_family_is_refused),
 ];

@@ -23,6 +23,7 @@ pub struct Node {
     folder: tempfile::TempDir,
     pub endpoints: Map<Addr, Endpoint>,
     pub links: Map<u32, LinkEntry>,
+    pub left_out: Map<u64, u32>,
     config: Map<u32, Config>,
     /// The configuration that calls get; a test may change it.
     pub conf: Value,
@@ -76,6 +77,8 @@ impl Node {
         let config = Map::create(&spec("CONFIG", map_type::ARRAY, 1)).unwrap();
         let endpoints = Map::create(&spec("ENDPOINTS", map_type::HASH, 4_096)).unwrap();
         let links = Map::create(&spec("LINKS", map_type::HASH, 2_048)).unwrap();
+        let left_out = Map::create(&spec("LEFT_OUT", map_type::LRU_HASH, 8_192)).unwrap();
+        left_out.pin(&pins.join("maps/LEFT_OUT")).unwrap();
         config.pin(&pins.join("maps/CONFIG")).unwrap();
         endpoints.pin(&pins.join("maps/ENDPOINTS")).unwrap();
         links.pin(&pins.join("maps/LINKS")).unwrap();
@@ -89,7 +92,7 @@ impl Node {
             "cniVersion": "1.0.0", "name": "skerry", "type": "skerry-cni", "mtu": 1400, "ranges": ["10.9.0.0/24"],
             "pinRoot": pins, "stateDir": folder.path().join("state"), "bootIdFile": folder.path().join("boot_id"),
         });
-        let node = Node { netns, folder, endpoints, links, config, conf };
+        let node = Node { netns, folder, endpoints, links, left_out, config, conf };
         node.set_abi(ABI_VERSION);
         node
     }
@@ -169,6 +172,7 @@ impl Node {
         assert_eq!(names(&self.pins().join("links")), BTreeSet::new(), "pins");
         assert_eq!(self.endpoints.entries().unwrap(), [], "ENDPOINTS");
         assert_eq!(self.links.entries().unwrap(), [], "LINKS");
+        assert_eq!(self.left_out.entries().unwrap(), [], "LEFT_OUT");
     }
 }
 

@@ -108,6 +108,7 @@ pub struct Maps {
     pod_cidrs: Vec<(u32, Addr, PodCidr)>,
     tunnel_peers: Vec<Addr>,
     uplinks: HashMap<u32, Uplink>,
+    pub left_out: RefCell<HashSet<u64>>,
     flows: RefCell<HashMap<Tuple, Flow>>,
     seats: RefCell<HashMap<u32, Tuple>>,
     next_seat: Cell<u32>,
@@ -133,6 +134,7 @@ impl Maps {
             pod_cidrs: state.pod_cidrs.clone(),
             tunnel_peers: state.tunnel_peers.clone(),
             uplinks: state.uplinks(state.config.uplink_ifindex).collect(),
+            left_out: RefCell::default(),
             flows: RefCell::default(),
             seats: RefCell::default(),
             next_seat: Cell::new(0),
@@ -265,6 +267,10 @@ impl Tables for Maps {
 
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
         self.sockets.borrow_mut().insert(*key, *origin);
+    }
+
+    fn is_left_out(&self, netns_cookie: u64) -> bool {
+        self.left_out.borrow().contains(&netns_cookie)
     }
 
     fn peer(&self, cookie: u64) -> Option<Peer> {

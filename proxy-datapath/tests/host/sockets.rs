@@ -103,6 +103,26 @@ fn pods_sockets_are_left_alone_where_their_packets_are_translated() {
 }
 
 #[test]
+fn a_namespace_that_is_left_out_keeps_what_it_dials() {
+    const OTHER_POD: u64 = 3;
+    let maps = maps();
+    maps.left_out.borrow_mut().insert(POD);
+    for (dialled, netns, becomes) in [
+        ("10.96.0.10:80", POD, "10.96.0.10:80"),
+        ("[fd00:96::10]:80", POD, "[fd00:96::10]:80"),
+        ("10.96.0.10:80", OTHER_POD, "10.244.2.2:8080"),
+        ("10.96.0.10:80", HOST, "10.244.2.2:8080"),
+    ] {
+        let mut socket = socket(dialled, proto::TCP, netns);
+        assert_eq!(sock_connect(&mut socket, &maps), SocketVerdict::Allow);
+        assert_eq!(names(&socket), becomes, "{netns}");
+    }
+    // Refusal is the packet's to find out, too.
+    let mut socket = socket("10.96.0.11:80", proto::TCP, POD);
+    assert_eq!(sock_connect(&mut socket, &maps), SocketVerdict::Allow);
+}
+
+#[test]
 fn a_service_without_endpoints_refuses() {
     let mut socket = socket("10.96.0.11:80", proto::TCP, POD);
     assert_eq!(sock_connect(&mut socket, &maps()), SocketVerdict::Refuse);

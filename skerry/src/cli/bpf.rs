@@ -42,6 +42,8 @@ pub enum What {
     Links,
     /// What leads out of the node
     Uplinks,
+    /// Network namespaces whose sockets are left alone
+    LeftOut,
     /// Which node a range of pods belongs to
     PodCidrs,
     /// Nodes that may send through the tunnel
@@ -63,6 +65,7 @@ pub fn run(args: BpfArgs) -> anyhow::Result<ExitCode> {
         What::Endpoints => endpoints(&maps)?.sorted(),
         What::Links => links(&maps)?,
         What::Uplinks => uplinks(&maps)?,
+        What::LeftOut => left_out(&maps)?.sorted(),
         What::PodCidrs => pod_cidrs(&maps)?.sorted(),
         What::Peers => peers(&maps)?.sorted(),
         What::Flows => flows(&maps)?.sorted(),
@@ -108,6 +111,14 @@ fn uplinks(maps: &Maps) -> anyhow::Result<Sheet> {
     let mut sheet = Sheet::new(&["device", "ifindex", "v4", "v6"]);
     for (ifindex, uplink) in maps.entries::<u32, Uplink>(map::UPLINKS)? {
         sheet.row(vec![json!(device(ifindex)), json!(ifindex), address(uplink.v4), address(uplink.v6)]);
+    }
+    Ok(sheet)
+}
+
+fn left_out(maps: &Maps) -> anyhow::Result<Sheet> {
+    let mut sheet = Sheet::new(&["netns-cookie"]);
+    for (cookie, _) in maps.entries::<u64, u32>(map::LEFT_OUT)? {
+        sheet.row(vec![json!(cookie)]);
     }
     Ok(sheet)
 }

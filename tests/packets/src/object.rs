@@ -292,6 +292,14 @@ impl Object {
         self.insert(map::UPLINKS, ifindex, uplink)
     }
 
+    /// The socket hooks leave a network namespace alone.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn leave_out(&mut self, netns_cookie: u64) -> Result<(), ObjectError> {
+        self.insert(map::LEFT_OUT, netns_cookie, 0_u32)
+    }
+
     pub fn set_member(&mut self, member: Member, windows: u32) -> Result<(), ObjectError> {
         self.insert(map::MEMBERS, member, windows)
     }

@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt, process::Command};
 
 use proxy_abi::{Config, config_flag, proto};
 use skerry_lab::{Cgroup, Netns};
-use skerry_packet_cases::{Echo, Greeter, NODE_PORT, VIP, World};
+use skerry_packet_cases::{Echo, Greeter, NODE_PORT, Node, VIP, World};
 
 /// A node's cgroup, removed with its value.
 struct Folder(Cgroup);
@@ -63,10 +63,23 @@ fn a_pods_tcp_connection_is_direct_and_shows_the_service_as_its_peer() {
 
 #[test]
 fn where_pods_are_left_alone_a_sidecar_sees_what_its_pod_dialled() {
-    let (mut world, folder) = hooked("sidecar");
-    let config = world.nodes[0].config;
-    let flags = config.flags | config_flag::PODS_BY_PACKET;
-    world.nodes[0].object.set_config(Config { flags, ..config }).unwrap();
+    a_sidecar_sees("all", |node| {
+        let flags = node.config.flags | config_flag::PODS_BY_PACKET;
+        node.object.set_config(Config { flags, ..node.config }).unwrap();
+    });
+}
+
+#[test]
+fn a_pod_that_is_left_out_has_a_sidecar_that_sees_what_it_dialled() {
+    a_sidecar_sees("one", |node| {
+        let cookie = node.pod.run(skerry_kernel::netns_cookie).unwrap().unwrap();
+        node.object.leave_out(cookie).unwrap();
+    });
+}
+
+fn a_sidecar_sees(name: &str, leave_alone: impl Fn(&mut Node)) {
+    let (mut world, folder) = hooked(name);
+    leave_alone(&mut world.nodes[0]);
     let server = Greeter::start(&world.nodes[1].pod, "0.0.0.0:8080", "pod1");
     world.serve(1, proto::TCP, 80, None, &[(world.nodes[1].pod_address, 8080)]);
     let vip = format!("{VIP}:80");

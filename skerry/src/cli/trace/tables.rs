@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
 };
 
@@ -26,6 +26,7 @@ pub struct Snapshot {
     endpoints: HashMap<Addr, Endpoint>,
     links: HashMap<u32, Link>,
     uplinks: HashMap<u32, Uplink>,
+    left_out: HashSet<u64>,
     pod_cidrs: Vec<(PodCidrKey, PodCidr)>,
     peers: Vec<Addr>,
     affinity: RefCell<HashMap<AffinityKey, Affinity>>,
@@ -59,6 +60,11 @@ impl Snapshot {
             endpoints: all(maps, map::ENDPOINTS)?,
             links: all(maps, map::LINKS)?,
             uplinks: all(maps, map::UPLINKS)?,
+            left_out: maps
+                .entries::<u64, u32>(map::LEFT_OUT)?
+                .into_iter()
+                .map(|(cookie, _)| cookie)
+                .collect(),
             pod_cidrs: maps.entries(map::POD_CIDRS)?,
             peers: maps.entries::<_, u32>(map::TUNNEL_PEERS)?.into_iter().map(|(key, _)| key).collect(),
             affinity: RefCell::new(all(maps, map::AFFINITY)?),
@@ -238,6 +244,10 @@ impl Tables for Snapshot {
 
     fn set_socket(&self, key: &SocketKey, origin: &SocketOrigin) {
         self.sockets.borrow_mut().insert(*key, *origin);
+    }
+
+    fn is_left_out(&self, netns_cookie: u64) -> bool {
+        self.left_out.contains(&netns_cookie)
     }
 
     fn peer(&self, _cookie: u64) -> Option<Peer> {
