@@ -65,8 +65,15 @@ impl<K: Pod + PartialEq, V: Pod> Map<K, V> {
 
     /// All elements. What others write meanwhile may or may not be among them; a key comes once.
     pub fn entries(&self) -> Result<Vec<(K, V)>, Error> {
+        let mut entries = Vec::new();
+        self.for_each(|key, value| entries.push((key, value)))?;
+        Ok(entries)
+    }
+
+    /// As [`Map::entries`], chunk by chunk: a large table takes no memory of its own size.
+    pub fn for_each(&self, mut f: impl FnMut(K, V)) -> Result<(), Error> {
         let bound = self.info().max_entries as usize;
-        let (mut entries, mut chunk) = (Vec::new(), LOOKUP_CHUNK.min(bound.max(1)));
+        let mut chunk = LOOKUP_CHUNK.min(bound.max(1));
         let (mut mark, mut next) = (None::<Vec<u8>>, self.raw.place());
         // Every round brings an element, ends, or doubles the chunk.
         for _ in 0..=bound + usize::BITS as usize {
@@ -83,14 +90,14 @@ impl<K: Pod + PartialEq, V: Pod> Map<K, V> {
                     chunk *= 2;
                     continue;
                 }
-                Err(error) if mark.is_none() && no_batches(&error) => return self.walk(),
+                Err(error) if mark.is_none() && no_batches(&error) => return self.walk(f),
                 Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
                     return Err(self.error("read map", error));
                 }
                 end => {
-                    entries.extend(keys.into_iter().zip(values).take(count));
+                    keys.into_iter().zip(values).take(count).for_each(|(key, value)| f(key, value));
                     if end.is_err() {
-                        return Ok(entries);
+                        return Ok(());
                     }
                     mark = Some(next.clone());
                 }
@@ -99,13 +106,13 @@ impl<K: Pod + PartialEq, V: Pod> Map<K, V> {
         Err(Error::Restless { map: self.name.clone(), bound })
     }
 
-    fn walk(&self) -> Result<Vec<(K, V)>, Error> {
+    fn walk(&self, mut f: impl FnMut(K, V)) -> Result<(), Error> {
         let bound = (self.info().max_entries as usize).saturating_mul(WALK_FACTOR);
-        let (mut entries, mut key) = (Vec::new(), None);
+        let mut key = None;
         for _ in 0..=bound {
-            let Some(next) = self.next_key(key.as_ref())? else { return Ok(entries) };
+            let Some(next) = self.next_key(key.as_ref())? else { return Ok(()) };
             if let Some(value) = self.lookup(&next)? {
-                entries.push((next, value));
+                f(next, value);
             }
             key = Some(next);
         }

@@ -60,22 +60,44 @@ impl Flows {
 
     /// Removes flows that were silent in both directions for longer than their state allows. `now_s`: seconds of
     /// `CLOCK_MONOTONIC`, as the programs count them.
-    pub fn collect(&self, facts: &Facts, now_s: u32) -> Result<usize, Error> {
-        let entries: HashMap<Tuple, Flow> = self.flows.entries()?.into_iter().collect();
+    pub fn collect(&self, facts: &Facts, now_s: u32) -> Result<Collected, Error> {
+        let mut collected = Collected { capacity: self.flows.info().max_entries, ..Collected::default() };
         let is_idle =
             |key: &Tuple, flow: &Flow| now_s.saturating_sub(flow.seen_s) > timeout_s(facts, key.proto, flow);
-        let silent: Vec<Tuple> = entries
-            .iter()
-            .filter(|(key, flow)| is_idle(key, flow))
+        let mut idle: HashMap<Tuple, Tuple> = HashMap::new();
+        self.flows.for_each(|key, flow| {
+            *match flow.state {
+                flow_state::EMBRYONIC => &mut collected.embryonic,
+                flow_state::ESTABLISHED => &mut collected.established,
+                _ => &mut collected.closing,
+            } += 1;
+            if is_idle(&key, &flow) {
+                idle.insert(key, flow.to.flip());
+            }
+        })?;
+        let mut silent = Vec::new();
+        for (key, twin) in &idle {
             // One record, two entries: as long as one direction lives, both stay.
-            .filter(|(_, flow)| {
-                let twin = flow.to.flip();
-                entries.get(&twin).is_none_or(|other| is_idle(&twin, other))
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        self.flows.delete_batch(&silent)
+            let is_over =
+                idle.contains_key(twin) || self.flows.lookup(twin)?.is_none_or(|flow| is_idle(twin, &flow));
+            if is_over {
+                silent.push(*key);
+            }
+        }
+        collected.removed = self.flows.delete_batch(&silent)?;
+        Ok(collected)
     }
+}
+
+/// What [`Flows::collect`] has seen, and done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Collected {
+    pub removed: usize,
+    /// Entries by [`flow_state`], two a flow.
+    pub embryonic: u32,
+    pub established: u32,
+    pub closing: u32,
+    pub capacity: u32,
 }
 
 /// Calls [`Flows::collect`] on a timer, off the loop that events wait for.
@@ -90,7 +112,7 @@ pub(crate) async fn collect_forever(flows: Flows, pins: Pins, every: Duration, m
             flows.collect(&facts, monotonic_s())
         });
         match collected.await {
-            Ok(Ok(count)) => drop(metrics.flows_collected.inc_by(count as u64)),
+            Ok(Ok(collected)) => metrics.set_flows(&collected),
             Ok(Err(error)) => tracing::error!(error = chain(&error), "flow table not looked through"),
             Err(error) => tracing::error!(%error, "flow table not looked through"),
         }

@@ -8,8 +8,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use proxy_abi::{Counter as PacketCounter, LOST_EVENTS, Reason};
+use proxy_abi::{Counter as PacketCounter, LOST_EVENTS, Reason, map};
 use skerry_kernel::PerCpuMap;
+
+use crate::flows::Collected;
 
 /// What `/metrics` shows. Packet counters are read from the kernel when somebody asks.
 pub(crate) struct Metrics {
@@ -37,6 +39,7 @@ pub(crate) struct Metrics {
     pub events_written: Counter,
     pub events_failed: Counter,
     warnings: Family<CauseLabel, Gauge>,
+    flow_entries: Family<StateLabel, Gauge>,
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
     packets: Family<ReasonLabel, Counter<u64, AtomicU64>>,
@@ -48,6 +51,11 @@ pub(crate) struct Metrics {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct MapLabel {
     map: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -89,6 +97,7 @@ impl Metrics {
             events_written: Counter::default(),
             events_failed: Counter::default(),
             warnings: Family::default(),
+            flow_entries: Family::default(),
             map_entries: Family::default(),
             map_capacity: Family::default(),
             packets: Family::default(),
@@ -140,6 +149,11 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
         }
         registry.register("service_warnings", "Services with a warning, by its cause", self.warnings.clone());
+        registry.register(
+            "flow_entries",
+            "Entries of flows by their state, two a flow, as last looked through",
+            self.flow_entries.clone(),
+        );
         registry.register("map_entries", "Elements in use", self.map_entries.clone());
         registry.register("map_capacity", "Elements that fit", self.map_capacity.clone());
         registry.register("packets", "Packets by what became of them", self.packets.clone());
@@ -151,6 +165,17 @@ impl Metrics {
     pub fn set_usage(&self, map: &'static str, entries: u32, capacity: u32) {
         self.map_entries.get_or_create(&MapLabel { map }).set(entries.into());
         self.map_capacity.get_or_create(&MapLabel { map }).set(capacity.into());
+    }
+
+    pub fn set_flows(&self, seen: &Collected) {
+        self.flows_collected.inc_by(seen.removed as u64);
+        let states =
+            [("embryonic", seen.embryonic), ("established", seen.established), ("closing", seen.closing)];
+        for (state, entries) in states {
+            self.flow_entries.get_or_create(&StateLabel { state }).set(entries.into());
+        }
+        let entries = seen.embryonic + seen.established + seen.closing;
+        self.set_usage(map::FLOWS, entries, seen.capacity);
     }
 
     pub fn set_warnings(&self, cause: &'static str, services: usize) {

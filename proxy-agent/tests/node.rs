@@ -413,11 +413,15 @@ fn metrics_and_probes_are_answered() {
     api.set_away(false);
     agent.wait_ready();
     assert!(get("/readyz").unwrap().starts_with("HTTP/1.1 200"));
-    let metrics = get("/metrics").unwrap();
+    let metrics = eventually("the flows are looked through", || {
+        get("/metrics").ok().filter(|metrics| metrics.contains("skerry_proxy_flow_entries{"))
+    });
     for line in [
         "skerry_proxy_services 1",
         "skerry_proxy_map_entries{map=\"FRONTENDS\"} 3",
         "skerry_proxy_map_capacity{map=\"FRONTENDS\"} 1024",
+        "skerry_proxy_map_capacity{map=\"FLOWS\"} 8192",
+        "skerry_proxy_flow_entries{state=\"established\"} ",
         "skerry_proxy_divergence_total 0",
         "skerry_proxy_packets_total{reason=\"unallocated_service\"} ",
         "skerry_proxy_event_to_maps_seconds_count ",
