@@ -8,7 +8,7 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Trial};
-use proxy_abi::{Be16, Config, Frontend, FrontendKey, Uplink, map};
+use proxy_abi::{Addr, Be16, Config, Endpoint, Frontend, FrontendKey, Uplink, map};
 use skerry_kernel::{Direction, Link, Map, MapSpec, Update, map_type};
 use support::{
     Api, TestNode, Underlay, eventually,
@@ -86,6 +86,10 @@ fn second_way_out() {
         let ways: Map<u32, Uplink> = Map::open(&near.pin("maps", map::UPLINKS)).unwrap();
         ways.entries().unwrap().len()
     };
+    let is_served = |ip: &str| {
+        let own: Map<Addr, Endpoint> = Map::open(&near.pin("maps", map::ENDPOINTS)).unwrap();
+        own.lookup(&ip.parse::<std::net::IpAddr>().unwrap().into()).unwrap().is_some()
+    };
     let peer_of_a_pods_connection = || {
         let server = other.run(|| TcpListener::bind("172.32.0.200:9000")).unwrap().unwrap();
         let dialled = pod.netns.run(|| TcpStream::connect("172.32.0.200:9000")).unwrap();
@@ -101,6 +105,8 @@ fn second_way_out() {
         assert!(!is_on("eth1"), "no way out yet: round {round}");
         near.netns.ip("route add default via 172.32.0.200 dev eth1 metric 500").unwrap();
         eventually("programs on the second way out", || (is_on("eth1") && ways_out() == 2).then_some(()));
+        // The last that is written: what clients dial.
+        eventually("NodePorts on its address", || is_served(HERE).then_some(()));
         let dialled = Role::start("dial", &[&format!("{HERE}:30080")], |line| {
             let mut command = std::process::Command::new("sh");
             command.arg("-c").arg(format!("exec nsenter --net={} -- {line}", other.path().display()));
