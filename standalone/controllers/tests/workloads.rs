@@ -46,6 +46,7 @@ async fn complete(cluster: &Cluster, name: &str, replicas: i32) -> Deployment {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_run_on_three_workers_and_are_made_anew_when_their_set_is_deleted() {
     let cluster = Cluster::start(&["node1", "node2", "node3"]).await;
+    cluster.until_schedulable(&["node1", "node2", "node3"]).await;
     let taint = json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]);
     cluster.add_node("server", json!({"taints": taint})).await;
     cluster.apply(deployment("k8s-nginx", 3, "nginx")).await;

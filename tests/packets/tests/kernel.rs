@@ -158,9 +158,9 @@ fn fill(object: &mut Object, state: &State, uplink: u32) {
     }
 }
 
-/// The clock that the programs read.
+/// The clock that the programs read: it moves with the timer tick, so it may show the second before the fine clock's.
 fn monotonic_s() -> u32 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap();
     now.tv_sec() as u32
 }
 
