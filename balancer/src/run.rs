@@ -29,8 +29,6 @@ use crate::{
     plan::{GRACE_MS, Tables, Wanted, flags},
 };
 
-/// Elements of a Maglev table at least.
-const MAGLEV_SIZE: u32 = 4_093;
 const COLLECT: Duration = Duration::from_secs(30);
 /// Answers of probes that wait for the loop.
 const QUEUE: usize = 256;
@@ -109,6 +107,7 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
         maps.slots.info().max_entries,
         &maps.frontends.entries()?,
         &slots.collect::<Vec<_>>(),
+        &maps.source_ranges.entries()?.into_iter().map(|(range, _)| range).collect::<Vec<_>>(),
     );
     let (answers, mut heard) = mpsc::channel(QUEUE);
     let mut balancer = Balancer {
@@ -237,9 +236,16 @@ impl Balancer {
                 let living = vip.backends.iter().filter(|backend| lives(vip, backend.address));
                 let weighted: Vec<(Backend, u32)> =
                     living.map(|backend| (element(backend.address), backend.weight)).collect();
-                let elements =
-                    if vip.is_maglev { maglev_table(&weighted, MAGLEV_SIZE) } else { repeated(&weighted) };
-                Wanted { key: key(vip), flags: flags(vip.is_direct, vip.is_maglev), elements }
+                let elements = match vip.maglev {
+                    0 => repeated(&weighted),
+                    size => maglev_table(&weighted, size),
+                };
+                Wanted {
+                    key: key(vip),
+                    flags: flags(vip.is_direct, vip.maglev != 0, vip.allowed.is_some()),
+                    elements,
+                    ranges: vip.allowed.iter().flatten().copied().collect(),
+                }
             })
             .collect();
         let backends = self.config.vips.iter().flat_map(|vip| {
@@ -248,7 +254,7 @@ impl Balancer {
         });
         let backends = backends.collect();
         let now_ms = GRACE_MS + self.begun.elapsed().as_millis() as u64;
-        let (ops, full) = self.tables.plan(&wanted, now_ms);
+        let (ops, full) = self.tables.plan(&wanted, true, now_ms);
         self.maps.execute(&ops)?;
         let ended = if ops.is_empty() { 0 } else { self.flows.end_stale(&self.tables)? };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
