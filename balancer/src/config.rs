@@ -7,7 +7,7 @@ use std::{
 };
 
 use proxy_abi::{Addr, proto};
-use proxy_state::parse_cidr;
+use proxy_state::{parse_cidr, prefix};
 use serde_json::{Map, Value};
 
 /// What the balancer is to do.
@@ -259,9 +259,7 @@ impl<'a> Node<'a> {
     fn range(&self, is_v4: bool) -> Field<(Addr, u32)> {
         let text = self.text()?;
         match parse_cidr(text) {
-            Some(cidr) if cidr.is_ipv4() == is_v4 => {
-                Ok((cidr.network().into(), u32::from(cidr.prefix()) + if is_v4 { 96 } else { 0 }))
-            }
+            Some(cidr) if cidr.is_ipv4() == is_v4 => Ok(prefix(cidr)),
             Some(_) => self.wrong("is of another family than the virtual address"),
             None => self.wrong(&format!("`{text}` is no range: write one such as 192.0.2.0/24")),
         }

@@ -5,6 +5,7 @@
 //! the program on its devices does.
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod config;
 mod devices;
 mod flows;
@@ -14,6 +15,7 @@ mod metrics;
 mod neighbours;
 mod plan;
 mod run;
+mod watch;
 
 pub use config::{Config, ConfigError};
 pub use run::{Mode, Options, RunError, remove, run};
