@@ -136,6 +136,11 @@ impl Cluster {
         self.listed.len() == 3
     }
 
+    /// All addresses that Services of ours have.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.services.values().flat_map(|service| service.addresses.iter().copied())
+    }
+
     pub fn change(&mut self, change: Change) {
         match change {
             Change::Applied(object) => self.set(object, true),

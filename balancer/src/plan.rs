@@ -173,6 +173,11 @@ impl Tables {
         })
     }
 
+    /// The addresses of all that is served.
+    pub fn addresses(&self) -> impl Iterator<Item = Addr> + '_ {
+        self.known.keys().map(|key| key.addr)
+    }
+
     pub fn has(&self, key: &FrontendKey) -> bool {
         self.known.contains_key(key)
     }
