@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use proxy_abi::proto;
+use proxy_abi::{Addr, proto};
+use proxy_state::{parse_cidr, prefix};
 use serde_json::{Map, Value};
 
 /// What the balancer is to do.
@@ -24,7 +25,10 @@ pub struct Vip {
     pub proto: u8,
     /// The backend answers the client itself.
     pub is_direct: bool,
-    pub is_maglev: bool,
+    /// Elements of its Maglev table at least; 0: backends are drawn at random.
+    pub maglev: u32,
+    /// Who may use it: prefixes with their length in the 128-bit form (an IPv4 /24 is 120). `None`: everyone.
+    pub allowed: Option<Vec<(Addr, u32)>>,
     pub backends: Vec<Backend>,
     pub check: Option<Check>,
 }
@@ -36,7 +40,7 @@ pub struct Backend {
     pub weight: u32,
 }
 
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Check {
     /// The path that is asked for over HTTP; none: a TCP connection suffices.
     pub path: Option<String>,
@@ -62,7 +66,10 @@ pub enum ConfigError {
 
 type Field<T> = Result<T, (String, String)>;
 
-const MAX_WEIGHT: u64 = 256;
+/// The largest weight of a backend.
+pub const MAX_WEIGHT: u64 = 256;
+/// Elements of a Maglev table at least, where a file asks for one.
+const MAGLEV_SIZE: u32 = 4_093;
 const INTERVAL_MS: u64 = 2_000;
 const TIMEOUT_MS: u64 = 1_000;
 
@@ -100,8 +107,16 @@ impl Config {
 }
 
 fn vip(node: &Node<'_>) -> Field<Vip> {
-    let fields =
-        node.object(&["address", "port", "protocol", "mode", "balancing", "backends", "healthCheck"])?;
+    let fields = node.object(&[
+        "address",
+        "port",
+        "protocol",
+        "mode",
+        "balancing",
+        "sourceRanges",
+        "backends",
+        "healthCheck",
+    ])?;
     let address = SocketAddr::new(fields.need("address")?.ip()?, fields.need("port")?.port()?);
     let proto = match fields.get("protocol") {
         Some(node) => node.one_of(&[("TCP", proto::TCP), ("UDP", proto::UDP)])?,
@@ -111,10 +126,13 @@ fn vip(node: &Node<'_>) -> Field<Vip> {
         Some(node) => node.one_of(&[("snat", false), ("dsr", true)])?,
         None => false,
     };
-    let is_maglev = match fields.get("balancing") {
-        Some(node) => node.one_of(&[("maglev", true), ("random", false)])?,
-        None => true,
+    let maglev = match fields.get("balancing") {
+        Some(node) => node.one_of(&[("maglev", MAGLEV_SIZE), ("random", 0)])?,
+        None => MAGLEV_SIZE,
     };
+    let ranges = fields.get("sourceRanges").map(|node| node.list()).transpose()?;
+    let range = |node: &Node<'_>| node.range(address.is_ipv4());
+    let allowed = ranges.map(|list| list.iter().map(range).collect::<Field<_>>()).transpose()?;
     let mut backends = Vec::new();
     for node in fields.need("backends")?.list()? {
         let backend = backend(&node, address.port())?;
@@ -130,7 +148,7 @@ fn vip(node: &Node<'_>) -> Field<Vip> {
         backends.push(backend);
     }
     let check = fields.get("healthCheck").map(|node| check(&node)).transpose()?;
-    Ok(Vip { address, proto, is_direct, is_maglev, backends, check })
+    Ok(Vip { address, proto, is_direct, maglev, allowed, backends, check })
 }
 
 fn backend(node: &Node<'_>, port: u16) -> Field<Backend> {
@@ -238,6 +256,15 @@ impl<'a> Node<'a> {
         }
     }
 
+    fn range(&self, is_v4: bool) -> Field<(Addr, u32)> {
+        let text = self.text()?;
+        match parse_cidr(text) {
+            Some(cidr) if cidr.is_ipv4() == is_v4 => Ok(prefix(cidr)),
+            Some(_) => self.wrong("is of another family than the virtual address"),
+            None => self.wrong(&format!("`{text}` is no range: write one such as 192.0.2.0/24")),
+        }
+    }
+
     fn number(&self, least: u64, most: u64) -> Field<u64> {
         match self.value.as_u64() {
             Some(number) if (least..=most).contains(&number) => Ok(number),
@@ -296,7 +323,7 @@ mod tests {
         )
         .unwrap();
         let vip = &config.vips[0];
-        assert!(vip.is_direct && vip.is_maglev && vip.proto == proto::TCP);
+        assert!(vip.is_direct && vip.maglev == MAGLEV_SIZE && vip.proto == proto::TCP);
         assert_eq!(vip.backends, [Backend { address: "10.0.0.1:80".parse().unwrap(), weight: 2 }]);
         let check = vip.check.as_ref().unwrap();
         assert_eq!((check.path.as_deref(), check.interval.as_millis(), check.rise), (Some("/ok"), 500, 2));
@@ -313,6 +340,8 @@ mod tests {
             (vip("backends: [{address: '2001:db8::1'}]"), "vips[0].backends[0].address"),
             (vip("mode: dsr, backends: [{address: 10.0.0.1, port: 81}]"), "vips[0].backends[0].port"),
             (vip("mode: nat, backends: []"), "vips[0].mode"),
+            (vip("sourceRanges: [10.0.0.0], backends: []"), "vips[0].sourceRanges[0]"),
+            (vip("sourceRanges: ['fd00::/8'], backends: []"), "vips[0].sourceRanges[0]"),
             (vip("backends: [], healthCheck: {type: tcp, path: /}"), "vips[0].healthCheck.path"),
             (vip("backends: [], healthCheck: {type: tcp, timeout: soon}"), "vips[0].healthCheck.timeout"),
             (vip("protocol: TCP"), "vips[0].backends"),

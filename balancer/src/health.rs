@@ -1,13 +1,97 @@
 //! Which backends live: a judge that counts answers, and the probes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::mpsc,
+    task::AbortHandle,
 };
 
-use crate::config::Check;
+use crate::{
+    config::{Check, Vip},
+    neighbours,
+};
+
+/// Who is asked, and how: one probe for all virtual addresses that ask the same.
+pub type Target = (SocketAddr, Check);
+
+/// The target of a virtual address's backend; `None`: it is not probed.
+pub fn target(vip: &Vip, backend: SocketAddr) -> Option<Target> {
+    let check = vip.check.as_ref()?;
+    Some((SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port())), check.clone()))
+}
+
+/// The probes that run and what is believed of whom they ask. They end with this value.
+#[derive(Debug)]
+pub struct Probes {
+    judges: HashMap<Target, (Judge, AbortHandle)>,
+    /// Backends without a probe, whom nothing else would make the kernel find on their link.
+    resolved: HashSet<IpAddr>,
+    answers: mpsc::Sender<(Target, bool)>,
+}
+
+impl Probes {
+    pub fn new(answers: mpsc::Sender<(Target, bool)>) -> Probes {
+        Probes { judges: HashMap::new(), resolved: HashSet::new(), answers }
+    }
+
+    /// Probes for these virtual addresses and no others. Those that run go on; a new one takes over what is believed of
+    /// whom it asks, if another was asked there.
+    pub fn aim(&mut self, vips: &[Vip]) {
+        let (mut targets, mut unasked) = (HashSet::new(), HashSet::new());
+        for (vip, backend) in vips.iter().flat_map(|vip| vip.backends.iter().map(move |b| (vip, b.address))) {
+            match target(vip, backend) {
+                Some(target) => drop(targets.insert(target)),
+                None => drop(unasked.insert(backend.ip())),
+            }
+        }
+        let believed: HashMap<SocketAddr, Judge> =
+            self.judges.iter().map(|((to, _), (judge, _))| (*to, *judge)).collect();
+        self.judges.retain(|target, (_, task)| {
+            let stays = targets.contains(target);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for target in
+            targets.into_iter().filter(|target| !self.judges.contains_key(target)).collect::<Vec<_>>()
+        {
+            let judge = believed.get(&target.0).copied().unwrap_or_else(Judge::new);
+            let (asked, answers) = (target.clone(), self.answers.clone());
+            let task = tokio::spawn(watch(target.0, target.1.clone(), async move |answered| {
+                answers.send((asked.clone(), answered)).await.is_ok()
+            }));
+            self.judges.insert(target, (judge, task.abort_handle()));
+        }
+        for ip in unasked.difference(&self.resolved) {
+            tokio::spawn(neighbours::resolve(*ip));
+        }
+        self.resolved = unasked;
+    }
+
+    /// Takes an answer, which may come from a probe that has just been ended; whether a belief has changed.
+    pub fn hear(&mut self, target: &Target, answered: bool) -> bool {
+        self.judges.get_mut(target).is_some_and(|(judge, _)| judge.hear(&target.1, answered))
+    }
+
+    pub fn lives(&self, vip: &Vip, backend: SocketAddr) -> bool {
+        let judge = target(vip, backend).and_then(|target| self.judges.get(&target));
+        judge.is_none_or(|(judge, _)| judge.lives)
+    }
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.judges.values().for_each(|(_, task)| task.abort());
+    }
+}
 
 /// What is believed of a backend. Without any answer yet it lives, and the first failure suffices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -12,7 +12,8 @@ use aya::{
     programs::Xdp,
 };
 use proxy_abi::{
-    ABI_VERSION, Config as Facts, Counter, Frontend, FrontendKey, MAPS, Reason, Slot, map, prog,
+    ABI_VERSION, Config as Facts, Counter, Frontend, FrontendKey, MAPS, Reason, Slot, SourceRangeKey, map,
+    prog,
 };
 use proxy_state::Op;
 use skerry_kernel::{Link, Map, PerCpuMap, Program, Update, XdpMode};
@@ -63,6 +64,7 @@ pub struct Maps {
     pub config: Map<u32, Facts>,
     pub frontends: Map<FrontendKey, Frontend>,
     pub slots: Map<u32, Slot>,
+    pub source_ranges: Map<SourceRangeKey, u32>,
     pub counters: PerCpuMap<u32, Counter>,
 }
 
@@ -101,6 +103,7 @@ pub fn load(root: &Path, flows: u32) -> Result<(Program, Maps, RingBuf<MapData>)
         config: Map::open(&maps.join(map::CONFIG))?,
         frontends: Map::open(&maps.join(map::FRONTENDS))?,
         slots: Map::open(&maps.join(map::SLOTS))?,
+        source_ranges: Map::open(&maps.join(map::SOURCE_RANGES))?,
         counters: PerCpuMap::open(&maps.join(map::COUNTERS))?,
     };
     let ring = RingBuf::try_from(ring).map_err(KernelError::Ring)?;
@@ -192,6 +195,8 @@ impl Maps {
                 }
                 Op::SetFrontend { key, value } => self.frontends.update(key, value, Update::Any)?,
                 Op::DeleteFrontend { key } => drop(self.frontends.delete(key)?),
+                Op::SetSourceRange { range } => self.source_ranges.update(range, &0, Update::Any)?,
+                Op::DeleteSourceRange { range } => drop(self.source_ranges.delete(range)?),
                 // `plan` makes no others.
                 _ => {}
             }

@@ -1,10 +1,12 @@
 //! An L4 balancer that stands alone in front of nodes: `skerry lb`.
 //!
-//! A file names virtual addresses and their backends ([`Config`]); probes say which of those live (`health`); `plan` makes
+//! A file names virtual addresses and their backends ([`Config`]), or a cluster's Services do (`watch`, `cluster`); probes say which of those live (`health`); `plan` makes
 //! of both the tables of the XDP program `lb_xdp`, which are pinned below a root of their own and outlive this process, as
 //! the program on its devices does.
 #![forbid(unsafe_code)]
 
+mod balancer;
+mod cluster;
 mod config;
 mod devices;
 mod flows;
@@ -14,6 +16,9 @@ mod metrics;
 mod neighbours;
 mod plan;
 mod run;
+mod watch;
 
+pub use cluster::Rules;
 pub use config::{Config, ConfigError};
-pub use run::{Mode, Options, RunError, remove, run};
+pub use run::{Mode, Options, RunError, Source, remove, run};
+pub use watch::WatchError;

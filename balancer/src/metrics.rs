@@ -1,6 +1,7 @@
 //! `/metrics` and `/healthz`, by a server that knows no more of HTTP than they need.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -23,6 +24,13 @@ pub struct State {
     pub reloads: u64,
     pub refused_reloads: u64,
     pub flows_ended: u64,
+    /// Changes that found no room for a set of backends.
+    pub refused_changes: u64,
+    /// Of a cluster's objects what is not served as they ask, by cause. `None`: no cluster is followed.
+    pub left_out: Option<BTreeMap<&'static str, u64>>,
+    /// Every kind of the cluster's objects was listed once.
+    pub cluster_is_known: bool,
+    pub watch_failures: u64,
 }
 
 pub type Shared = Arc<Mutex<State>>;
@@ -87,8 +95,18 @@ fn text(state: &State, counted: impl Fn(Reason) -> (u64, u64)) -> String {
         ("reloads", state.reloads),
         ("refused_reloads", state.refused_reloads),
         ("flows_ended", state.flows_ended),
+        ("refused_changes", state.refused_changes),
+        ("watch_failures", state.watch_failures),
     ] {
         let _ = writeln!(text, "# TYPE skerry_lb_{name}_total counter\nskerry_lb_{name}_total {value}");
+    }
+    if let Some(left_out) = &state.left_out {
+        let known = u8::from(state.cluster_is_known);
+        let _ = writeln!(text, "# TYPE skerry_lb_cluster_known gauge\nskerry_lb_cluster_known {known}");
+        text.push_str("# TYPE skerry_lb_left_out gauge\n");
+        for (cause, count) in left_out {
+            let _ = writeln!(text, "skerry_lb_left_out{{cause=\"{cause}\"}} {count}");
+        }
     }
     text
 }
@@ -101,10 +119,14 @@ mod tests {
     fn backends_and_reasons_are_told() {
         let vip = "192.0.2.1:80".parse().unwrap();
         let backends = vec![(vip, "TCP", "10.0.0.1:80".parse().unwrap(), false)];
-        let text = text(&State { backends, ..State::default() }, |_| (7, 700));
+        let text = text(
+            &State { backends, left_out: Some([("address_taken", 2)].into()), ..State::default() },
+            |_| (7, 700),
+        );
         for line in [
             "skerry_lb_packets_total{reason=\"sent_out\"} 7\n",
             "skerry_lb_backend_up{vip=\"192.0.2.1:80\",protocol=\"TCP\",backend=\"10.0.0.1:80\"} 0\n",
+            "skerry_lb_left_out{cause=\"address_taken\"} 2\n",
         ] {
             assert!(text.contains(line), "{text}");
         }

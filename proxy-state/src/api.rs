@@ -52,7 +52,7 @@ wire! {
         annotations: Annotations,
     }
 
-    /// The annotations of a Service or an EndpointSlice that the proxy looks at.
+    /// The annotations of a Service, an EndpointSlice or a Node that the proxy or the balancer in front of nodes looks at.
     pub struct Annotations {
         /// `random` (the default) or `maglev`.
         #[serde(rename = "service.skerry.io/balancing")]
@@ -63,6 +63,12 @@ wire! {
         /// Of an EndpointSlice: the share of each of its endpoints, against those of the Service's other slices.
         #[serde(rename = "service.skerry.io/weight")]
         weight: Option<String>,
+        /// How the balancer in front of nodes forwards: `snat` (the default) or `dsr`.
+        #[serde(rename = "skerry.io/balancer-mode")]
+        balancer_mode: Option<String>,
+        /// Of a Node: its share of that balancer's new connections, against the other nodes'.
+        #[serde(rename = "skerry.io/balancer-weight")]
+        balancer_weight: Option<String>,
     }
 
     /// The labels that the proxy looks at.
@@ -100,6 +106,7 @@ wire! {
         external_traffic_policy: Policy,
         internal_traffic_policy: Policy,
         health_check_node_port: u16,
+        load_balancer_class: Option<String>,
         load_balancer_source_ranges: Vec<String>,
         session_affinity: String,
         session_affinity_config: AffinityConfig,
@@ -287,6 +294,6 @@ impl<'de> Deserialize<'de> for FirstAddress {
 }
 
 /// Whether a condition of this type is `True`.
-pub(crate) fn holds(conditions: &[StatusCondition], kind: &str) -> bool {
+pub fn holds(conditions: &[StatusCondition], kind: &str) -> bool {
     conditions.iter().any(|condition| condition.kind == kind && condition.status == "True")
 }

@@ -50,8 +50,8 @@ pub(crate) fn unfit(ip: IpAddr) -> Option<&'static str> {
     .or(is_other)
 }
 
-/// [`parse_ip`] of what is not [`unfit`].
-pub(crate) fn routable_addr(text: &str) -> Option<Addr> {
+/// [`parse_ip`] of what may be a backend or an external address: nothing of loopback, link-local, multicast and the like.
+pub fn routable_addr(text: &str) -> Option<Addr> {
     parse_ip(text).filter(|ip| unfit(*ip).is_none()).map(Addr::from)
 }
 

@@ -154,11 +154,13 @@ impl Service {
     }
 }
 
-fn prefix(cidr: IpNetwork) -> (Addr, u32) {
+/// A range's first address and its length in the 128-bit form: an IPv4 /24 is 120.
+pub fn prefix(cidr: IpNetwork) -> (Addr, u32) {
     (cidr.network().into(), u32::from(cidr.prefix()) + if cidr.is_ipv4() { 96 } else { 0 })
 }
 
-fn maglev_size(annotations: &api::Annotations) -> u32 {
+/// Elements of the Maglev tables that a Service's annotations ask for; 0: its backends are drawn at random.
+pub fn maglev_size(annotations: &api::Annotations) -> u32 {
     match annotations.balancing.as_deref().map(str::trim) {
         Some("maglev") => {
             let asked = annotations.maglev_table_size.as_deref().and_then(|size| size.trim().parse().ok());

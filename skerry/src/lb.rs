@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use skerry_balancer::{Mode, Options};
+use skerry_balancer::{Mode, Options, Rules, Source};
 
 /// A file names virtual addresses and backends:
 ///
@@ -12,8 +12,20 @@ use skerry_balancer::{Mode, Options};
 #[derive(Clone, Debug, Args)]
 pub struct LbArgs {
     /// YAML or JSON; read again on SIGHUP
-    #[arg(long, required_unless_present = "remove")]
+    #[arg(long, required_unless_present_any = ["kubeconfig", "in_cluster", "remove"])]
     pub config: Option<PathBuf>,
+    /// Balance a cluster's Services of type LoadBalancer, too: the file leads to its API server
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The same from inside of a pod, by its service account
+    #[arg(long, conflicts_with = "kubeconfig")]
+    pub in_cluster: bool,
+    /// Besides Services without loadBalancerClass, balance those of this one
+    #[arg(long)]
+    pub load_balancer_class: Option<String>,
+    /// How a cluster's nodes are asked for their health; Services of policy Local are asked at their healthCheckNodePort
+    #[arg(long, default_value = "kube-proxy", value_enum)]
+    pub health_check: HealthCheck,
     /// Device that clients' packets come in by, repeated; that of the default route if absent
     #[arg(long = "device")]
     pub devices: Vec<String>,
@@ -34,6 +46,14 @@ pub struct LbArgs {
     pub remove: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum HealthCheck {
+    /// Not at all: whatever Node is Ready gets traffic
+    None,
+    /// At http://NODE:10256/healthz, where kube-proxy and Skerry answer
+    KubeProxy,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum XdpMode {
     /// In the driver
@@ -49,9 +69,14 @@ pub fn run(args: LbArgs) -> anyhow::Result<ExitCode> {
         skerry_balancer::remove(&args.pin_root)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(config) = args.config else { anyhow::bail!("--config is missing") };
+    let rules = Rules {
+        class: args.load_balancer_class,
+        asks_kube_proxy: args.health_check == HealthCheck::KubeProxy,
+    };
+    let source = Source { kubeconfig: args.kubeconfig, rules };
     skerry_balancer::run(&Options {
-        config,
+        config: args.config,
+        cluster: (args.in_cluster || source.kubeconfig.is_some()).then_some(source),
         devices: args.devices,
         mode: match args.xdp_mode {
             XdpMode::Native => Mode::Native,

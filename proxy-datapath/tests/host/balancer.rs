@@ -81,3 +81,19 @@ fn a_packet_that_does_not_fit_is_answered_with_what_would() {
     assert_eq!(u16::from_be_bytes([answer[40], answer[41]]), 1_480);
     assert_eq!(answer.len(), 14 + 20 + 36);
 }
+
+#[test]
+fn who_is_in_no_range_of_the_address_is_dropped_in_both_modes() {
+    for (mode, sent) in
+        [(frontend_flag::LOAD_BALANCER, Reason::SentOut), (frontend_flag::DIRECT, Reason::Encapsulated)]
+    {
+        let state =
+            State::standard().service(1, proto::TCP, VIP, &[BACKEND]).source_range(1, "198.51.100.0", 24);
+        let maps =
+            Maps::new(&state.frontends(|frontend| frontend.flags = mode | frontend_flag::SOURCE_RANGES));
+        let (verdict, _) = balance(&maps, tcp("198.51.100.9:4000", VIP, "S").bytes());
+        assert_eq!((verdict.action, verdict.reason), (Action::Out, sent));
+        let (verdict, _) = balance(&maps, tcp("198.51.101.9:4000", VIP, "S").bytes());
+        assert_eq!((verdict.action, verdict.reason), (Action::Drop, Reason::SourceRange));
+    }
+}

@@ -1,0 +1,259 @@
+//! What is balanced, and the one place that moves the tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use proxy_abi::{Addr, Be16, Config as Facts, FrontendKey, frontend_kind, proto};
+use proxy_state::{Backend, maglev_table};
+
+use crate::{
+    cluster::{Cluster, Note, Room},
+    config::{Config, Vip},
+    devices,
+    flows::Flows,
+    health::{Probes, Target},
+    kernel::Maps,
+    metrics,
+    plan::{GRACE_MS, Tables, Wanted, flags},
+    run::RunError,
+    watch::Told,
+};
+
+/// What runs: the tables, and all that they follow from.
+pub struct Balancer {
+    pub devices: Vec<String>,
+    pub maps: Arc<Maps>,
+    pub flows: Flows,
+    pub tables: Tables,
+    pub facts: Facts,
+    /// What the file says.
+    pub file: Config,
+    pub cluster: Option<Cluster>,
+    /// What is balanced: the file's and the cluster's.
+    pub vips: Vec<Vip>,
+    pub notes: BTreeSet<Note>,
+    pub probes: Probes,
+    pub state: metrics::Shared,
+    pub begun: Instant,
+}
+
+impl Balancer {
+    /// A bad file changes nothing.
+    pub fn reload(&mut self, path: &Path) -> Result<(), RunError> {
+        let before = self.file.clone();
+        let done = Config::read(path).map_err(RunError::from).and_then(|file| self.adopt(file));
+        match done {
+            Ok(()) => {
+                self.state().reloads += 1;
+                tracing::info!(vips = self.vips.len(), "reloaded");
+            }
+            Err(error @ (RunError::Config(_) | RunError::NoSource { .. })) => {
+                self.file = before;
+                self.state().refused_reloads += 1;
+                tracing::error!(%error, "not reloaded: what runs stays");
+            }
+            Err(other) => return self.tolerate(Err(other)),
+        }
+        Ok(())
+    }
+
+    /// Balances what the file says from now on, and what the cluster asks for beside it.
+    pub fn adopt(&mut self, file: Config) -> Result<(), RunError> {
+        let facts = self.facts(&file)?;
+        self.maps.set_facts(&facts)?;
+        self.facts = facts;
+        self.file = file;
+        self.rebuild(true)
+    }
+
+    /// Takes what the cluster's watches told.
+    pub fn learn(&mut self, told: &mut Vec<Told>) -> Result<(), RunError> {
+        let Some(cluster) = &mut self.cluster else { return Ok(()) };
+        let was_known = cluster.is_known();
+        let mut failures = 0;
+        for told in told.drain(..) {
+            match told {
+                Told::Change(change) => cluster.change(change),
+                Told::Failed => failures += 1,
+            }
+        }
+        let is_known = cluster.is_known();
+        let mut state = self.state();
+        state.watch_failures += failures;
+        state.cluster_is_known = is_known;
+        drop(state);
+        if !is_known {
+            return Ok(());
+        }
+        if !was_known {
+            // Now all virtual addresses are known: none of them is this machine's own.
+            let facts = self.facts(&self.file)?;
+            self.maps.set_facts(&facts)?;
+            self.facts = facts;
+        }
+        let done = self.rebuild(!was_known);
+        if !was_known {
+            tracing::info!(vips = self.vips.len(), "the cluster is known");
+        }
+        self.tolerate(done)
+    }
+
+    /// A set that finds no room is left as it was; the others are served.
+    fn tolerate(&self, done: Result<(), RunError>) -> Result<(), RunError> {
+        match done {
+            Err(RunError::Full(full)) => {
+                self.state().refused_changes += 1;
+                tracing::error!(error = %full, "a virtual address keeps the backends it had");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn rebuild(&mut self, is_forced: bool) -> Result<(), RunError> {
+        let mut vips = self.file.vips.clone();
+        if let Some(cluster) = &self.cluster {
+            let asked = cluster.asked(&vips, self.room());
+            for note in asked.notes.difference(&self.notes) {
+                tracing::warn!(about = note.about, "{}", note.text);
+            }
+            let mut counts = BTreeMap::new();
+            asked.notes.iter().for_each(|note| *counts.entry(note.cause.label()).or_default() += 1);
+            self.state().left_out = Some(counts);
+            self.notes = asked.notes;
+            vips.extend(asked.vips);
+        }
+        if vips == self.vips && !is_forced {
+            return Ok(());
+        }
+        self.probes.aim(&vips);
+        self.vips = vips;
+        self.apply()
+    }
+
+    fn room(&self) -> Room {
+        let ranges: usize = self.file.vips.iter().filter_map(|vip| Some(vip.allowed.as_ref()?.len())).sum();
+        let left = |entries: u32, used: usize| (entries as usize).saturating_sub(used);
+        Room {
+            vips: left(self.maps.frontends.info().max_entries, self.file.vips.len()),
+            ranges: left(self.maps.source_ranges.info().max_entries, ranges),
+            sources: [!self.facts.node_v4.is_unspecified(), !self.facts.node_v6.is_unspecified()],
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, metrics::State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn hear(&mut self, target: &Target, answered: bool) -> Result<(), RunError> {
+        if !self.probes.hear(target, answered) {
+            return Ok(());
+        }
+        tracing::info!(asked = %target.0, lives = answered, "a backend's health changed");
+        let done = self.apply();
+        self.tolerate(done)
+    }
+
+    /// Moves the maps to what is asked for and the probes say. What an earlier process served stays until the cluster is known.
+    fn apply(&mut self) -> Result<(), RunError> {
+        let lives = |vip: &Vip, to: SocketAddr| self.probes.lives(vip, to);
+        let wanted: Vec<Wanted> = self
+            .vips
+            .iter()
+            .map(|vip| {
+                let living = vip.backends.iter().filter(|backend| lives(vip, backend.address));
+                let weighted: Vec<(Backend, u32)> =
+                    living.map(|backend| (element(backend.address), backend.weight)).collect();
+                let elements = match vip.maglev {
+                    0 => repeated(&weighted),
+                    size => maglev_table(&weighted, size),
+                };
+                Wanted {
+                    key: key(vip),
+                    flags: flags(vip.is_direct, vip.maglev != 0, vip.allowed.is_some()),
+                    elements,
+                    ranges: vip.allowed.iter().flatten().copied().collect(),
+                }
+            })
+            .collect();
+        let backends = self.vips.iter().flat_map(|vip| {
+            let protocol = if vip.proto == proto::UDP { "UDP" } else { "TCP" };
+            vip.backends.iter().map(move |b| (vip.address, protocol, b.address, lives(vip, b.address)))
+        });
+        let backends = backends.collect();
+        let now_ms = GRACE_MS + self.begun.elapsed().as_millis() as u64;
+        let (ops, full) =
+            self.tables.plan(&wanted, self.cluster.as_ref().is_none_or(Cluster::is_known), now_ms);
+        self.maps.execute(&ops)?;
+        let ended = if ops.is_empty() { 0 } else { self.flows.end_stale(&self.tables)? };
+        let mut state = self.state();
+        state.backends = backends;
+        state.flows_ended += ended as u64;
+        drop(state);
+        match full {
+            Some(full) => Err(full.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn facts(&self, config: &Config) -> Result<Facts, RunError> {
+        let of_file: Vec<IpAddr> = config.vips.iter().map(|vip| vip.address.ip()).collect();
+        let mut served = of_file.clone();
+        match &self.cluster {
+            Some(cluster) if cluster.is_known() => served.extend(cluster.addresses()),
+            Some(_) => served.extend(self.tables.addresses().map(|addr| addr.to_ip())),
+            None => {}
+        }
+        let source = |is_v4: bool| {
+            if let Some(named) = config.sources.iter().find(|ip| ip.is_ipv4() == is_v4) {
+                return Ok(Addr::from(*named));
+            }
+            let found = devices::address(&self.devices, is_v4, &served).map_err(RunError::Devices)?;
+            match found {
+                Some(ip) => Ok(Addr::from(ip)),
+                None if of_file.iter().any(|ip| ip.is_ipv4() == is_v4) => Err(RunError::NoSource {
+                    family: if is_v4 { "IPv4" } else { "IPv6" },
+                    devices: self.devices.join(", "),
+                }),
+                None => Ok(Addr::UNSPECIFIED),
+            }
+        };
+        Ok(Facts {
+            node_v4: source(true)?,
+            node_v6: source(false)?,
+            snat_min: 1_024,
+            snat_max: 29_999,
+            tcp_syn_s: 60,
+            tcp_established_s: 21_600,
+            tcp_closing_s: 10,
+            udp_s: 30,
+            udp_stream_s: 120,
+            icmp_s: 30,
+            flow_queue: self.flows.seats(),
+            ..Facts::default()
+        })
+    }
+}
+
+fn key(vip: &Vip) -> FrontendKey {
+    FrontendKey {
+        addr: vip.address.ip().into(),
+        port: Be16::new(vip.address.port()),
+        proto: vip.proto,
+        kind: frontend_kind::ADDRESS,
+    }
+}
+
+fn element(address: SocketAddr) -> Backend {
+    Backend { addr: address.ip().into(), port: Be16::new(address.port()), flags: 0 }
+}
+
+/// As many elements a backend as its weight says.
+fn repeated(weighted: &[(Backend, u32)]) -> Vec<Backend> {
+    weighted.iter().flat_map(|(backend, weight)| std::iter::repeat_n(*backend, *weight as usize)).collect()
+}
