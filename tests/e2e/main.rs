@@ -28,6 +28,7 @@ mod status;
 mod uninstall;
 mod world;
 mod xdp_balancer;
+mod xdp_balancer_of_a_cluster;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -79,6 +80,10 @@ const ALONE: &[(&str, Case)] = &[
     (
         "row_16_a_balancer_in_front_leaves_a_killed_node_out",
         xdp_balancer::spreads_and_leaves_a_killed_node_out,
+    ),
+    (
+        "a_balancer_in_front_serves_what_the_cluster_asks_for",
+        xdp_balancer_of_a_cluster::serves_what_it_asks_for,
     ),
 ];
 

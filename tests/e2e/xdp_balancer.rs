@@ -24,7 +24,7 @@ const REQUESTS: usize = 60;
 const VIP: u8 = 250;
 /// Two failures (`fall`) of `interval` + `timeout` at most, and as much again for a busy machine.
 const NOTICED: Duration = Duration::from_millis(2 * 2 * (200 + 200));
-const METRICS: &str = "http://127.0.0.1:9600/metrics";
+pub const METRICS_BIND: &str = "127.0.0.1:9600";
 const CONFIG: &str = "/var/log/lb.yaml";
 
 pub fn spreads_and_leaves_a_killed_node_out(world: &World) -> Result<()> {
@@ -42,7 +42,7 @@ pub fn spreads_and_leaves_a_killed_node_out(world: &World) -> Result<()> {
 
     let lab = world.lab()?;
     let vip = lab.subnet().host(VIP);
-    let (node, _wire) = beside_the_nodes(&lab, vip)?;
+    let (node, _wire) = beside_the_nodes(&lab, "lb", vip)?;
     let mut daemon = start(&node, vip, &addresses, port)?;
     let client = lab.client();
     let to = SocketAddr::new(vip.into(), 80);
@@ -86,18 +86,18 @@ pub fn spreads_and_leaves_a_killed_node_out(world: &World) -> Result<()> {
 
 /// A node of the lab that is no cluster node, with the virtual address. Its cable's other end makes checksums whole, as a
 /// wire's packets have them, and takes what XDP sends: on a veth that needs a program there.
-fn beside_the_nodes(lab: &Lab, vip: Ipv4Addr) -> Result<(Node, Link)> {
-    let node = lab.node("lb")?;
+pub fn beside_the_nodes(lab: &Lab, name: &str, vip: Ipv4Addr) -> Result<(Node, Link)> {
+    let node = lab.node(name)?;
     node.netns().ip(&format!("address add {vip}/32 dev lo"))?;
     let bridge = Netns::existing(&format!("{}-net", lab.name()));
-    bridge.sh("ethtool -K lb tx off")?;
+    bridge.sh(&format!("ethtool -K {name} tx off"))?;
     /// `BPF_PROG_TYPE_XDP`.
     const XDP: u32 = 6;
     /// `r0 = XDP_PASS; exit`.
     const PASS: [Instruction; 2] = [instruction(0xb7, 0, 0, 0, 2), instruction(0x95, 0, 0, 0, 0)];
     let pass = Program::load("pass", XDP, 0, &PASS)?;
     let link =
-        bridge.run(|| Link::attach_xdp(pass.fd(), skerry_kernel::ifindex("lb")?, XdpMode::Native))??;
+        bridge.run(|| Link::attach_xdp(pass.fd(), skerry_kernel::ifindex(name)?, XdpMode::Native))??;
     Ok((node, link))
 }
 
@@ -121,7 +121,7 @@ fn start(node: &Node, vip: Ipv4Addr, backends: &[Ipv4Addr], port: u16) -> Result
         "--xdp-mode",
         "native",
         "--metrics-bind",
-        "127.0.0.1:9600",
+        METRICS_BIND,
     ];
     let daemon = node.spawn("lb", program, &args)?;
     eventually("the balancer runs", SOON, || holds(node, "skerry_lb_backend_up"))
@@ -130,18 +130,23 @@ fn start(node: &Node, vip: Ipv4Addr, backends: &[Ipv4Addr], port: u16) -> Result
 }
 
 fn write(node: &Node, text: &str) -> Result<()> {
-    let path = node.outside(CONFIG)?;
+    write_to(node, CONFIG, text)
+}
+
+/// A file as the node sees it.
+pub fn write_to(node: &Node, path: &str, text: &str) -> Result<()> {
+    let path = node.outside(path)?;
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }
 
-fn holds(node: &Node, line: &str) -> Result<()> {
-    let metrics = node.sh(&format!("curl -sS --max-time 2 {METRICS}"))?;
+pub fn holds(node: &Node, line: &str) -> Result<()> {
+    let metrics = node.sh(&format!("curl -sS --max-time 2 http://{METRICS_BIND}/metrics"))?;
     ensure!(metrics.contains(line), "no {line} in\n{metrics}");
     Ok(())
 }
 
 /// Who answered [`REQUESTS`] requests, all of which work.
-fn answers(client: &Netns, to: SocketAddr) -> Result<HashSet<String>> {
+pub fn answers(client: &Netns, to: SocketAddr) -> Result<HashSet<String>> {
     let ask = |number: usize| {
         let said = get(to).with_context(|| format!("request {number}"))?;
         let host = said.split_whitespace().find(|word| word.starts_with("host="));
