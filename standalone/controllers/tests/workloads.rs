@@ -43,10 +43,30 @@ async fn complete(cluster: &Cluster, name: &str, replicas: i32) -> Deployment {
     .await
 }
 
+/// Waits until the scheduler knows each of these nodes and may use it: a pod that fits no other runs there, and stays.
+async fn until_schedulable(cluster: &Cluster, nodes: &[&str]) {
+    for node in nodes {
+        cluster
+            .apply(json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": format!("on-{node}"), "namespace": "kube-system"},
+                "spec": {
+                    "nodeSelector": {"kubernetes.io/hostname": node},
+                    "containers": [{"name": "c", "image": "pause"}],
+                },
+            }))
+            .await;
+    }
+    eventually("a pod runs on each node", async || {
+        (cluster.spread("kube-system").await.len() == nodes.len()).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_run_on_three_workers_and_are_made_anew_when_their_set_is_deleted() {
     let cluster = Cluster::start(&["node1", "node2", "node3"]).await;
-    cluster.until_schedulable(&["node1", "node2", "node3"]).await;
+    until_schedulable(&cluster, &["node1", "node2", "node3"]).await;
     let taint = json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]);
     cluster.add_node("server", json!({"taints": taint})).await;
     cluster.apply(deployment("k8s-nginx", 3, "nginx")).await;

@@ -99,25 +99,6 @@ impl Cluster {
         nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
     }
 
-    /// Waits until the scheduler knows each of these nodes and may use it: a pod that fits no other runs there, and stays.
-    pub async fn until_schedulable(&self, nodes: &[&str]) {
-        for node in nodes {
-            self.apply(json!({
-                "apiVersion": "v1", "kind": "Pod",
-                "metadata": {"name": format!("on-{node}"), "namespace": "kube-system"},
-                "spec": {
-                    "nodeSelector": {"kubernetes.io/hostname": node},
-                    "containers": [{"name": "c", "image": "pause"}],
-                },
-            }))
-            .await;
-        }
-        eventually("a pod runs on each node", async || {
-            (self.spread("kube-system").await.len() == nodes.len()).then_some(())
-        })
-        .await;
-    }
-
     pub async fn apply(&self, object: Value) {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
         let api_version = text("/apiVersion");
