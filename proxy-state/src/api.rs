@@ -63,6 +63,9 @@ wire! {
         /// Of an EndpointSlice: the share of each of its endpoints, against those of the Service's other slices.
         #[serde(rename = "service.skerry.io/weight")]
         weight: Option<String>,
+        /// Of a Service: `true` ends connections to endpoints that are gone; `false` (the default) leaves them alone.
+        #[serde(rename = "service.skerry.io/reset-on-endpoint-removal")]
+        reset_on_endpoint_removal: Option<String>,
     }
 
     /// The labels that the proxy looks at.
