@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use proxy_abi::map;
-use proxy_state::{NodeTables, ObjectKey, State};
+use proxy_state::{NodeTables, ObjectKey, Resets, State};
 use skerry_kernel::PerCpuMap;
 use tokio::{
     sync::{mpsc, watch as channel},
@@ -27,6 +27,7 @@ use crate::{
     outside::Outside,
     pins::Pins,
     reconcile::Reconciler,
+    reset::{Resetter, reset_forever},
     serve::{Readiness, ServeError, listen, serve},
     warn::{self, Warnings},
     watch::{Kind, Object, Received, Update, chain, follow},
@@ -77,6 +78,8 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 8192;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Endpoints change in bursts.
+const RESETS_DELAY: Duration = Duration::from_millis(100);
 /// Devices and addresses change in bursts.
 const SETTLE_DELAY: Duration = Duration::from_millis(200);
 
@@ -130,6 +133,9 @@ async fn serve_until(
     tasks.spawn(log_drops(drops, followers));
     let gc = Flows::open(&pins).map_err(AgentError::Maps)?;
     tasks.spawn(collect_forever(gc, pins.clone(), config.flow_gc_interval, metrics.clone()));
+    let (resets, changed_resets) = channel::channel(Resets::default());
+    let resetter = Resetter::open(&pins, &config.cni_state_dir).map_err(AgentError::Maps)?;
+    tasks.spawn(reset_forever(resetter, changed_resets, metrics.clone()));
     let warnings = Warnings::default();
     tasks.spawn(warn::tell(warnings.clone(), client.clone(), config.node_name.clone(), metrics.clone()));
     let (to_loop, updates) = mpsc::channel(QUEUE);
@@ -156,6 +162,8 @@ async fn serve_until(
         readiness,
         outside,
         warnings,
+        resets,
+        resets_at: None,
         progress: progress.clone(),
         started,
         refused: HashSet::new(),
@@ -206,6 +214,9 @@ struct Agent {
     readiness: Arc<Readiness>,
     outside: Outside,
     warnings: Warnings,
+    resets: channel::Sender<Resets>,
+    /// When they are to be told.
+    resets_at: Option<Instant>,
     progress: channel::Sender<Progress>,
     started: Instant,
     /// What did not fit at the last sync.
@@ -237,7 +248,7 @@ impl Agent {
         resync.tick().await;
         verify.tick().await;
         loop {
-            let (sync_at, settle_at) = (self.sync_at, self.settle_at);
+            let (sync_at, settle_at, resets_at) = (self.sync_at, self.settle_at, self.resets_at);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return None,
@@ -251,6 +262,7 @@ impl Agent {
                 }
                 () = at(sync_at) => self.sync().await,
                 () = at(settle_at) => self.settle().await,
+                () = at(resets_at) => self.tell_resets(),
                 Some(()) = changed.recv() => {
                     self.settle_at.get_or_insert(Instant::now() + SETTLE_DELAY);
                 }
@@ -322,6 +334,9 @@ impl Agent {
                 if synced.udp_changed || std::mem::take(&mut self.udp_again) {
                     self.udp_again = synced.udp_changed;
                     self.end_stale_udp();
+                }
+                if self.reconciler.state.take_resets_dirty() {
+                    self.resets_at.get_or_insert(Instant::now() + RESETS_DELAY);
                 }
                 must_settle |= self.node.maps_are_filled();
                 self.outside.synced(&mut self.reconciler.state, self.node.uplink_index());
@@ -402,6 +417,7 @@ impl Agent {
             Err(error) => tracing::error!(error = chain(&error), "maps not compared"),
         }
         self.end_stale_udp();
+        self.tell_resets();
     }
 
     fn now_ms(&self) -> u64 {

@@ -1,7 +1,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use proxy_abi::{
-    Addr, Be16, Config as Facts, Flow, SocketKey, SocketOrigin, Tuple, flow_state, map, proto, socket_flag,
+    Addr, Be16, Config as Facts, Flow, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map, proto,
+    socket_flag,
 };
 use proxy_state::Actual;
 use skerry_kernel::{Error, Map};
@@ -9,7 +10,7 @@ use skerry_kernel::{Error, Map};
 use crate::{
     metrics::Metrics,
     pins::Pins,
-    sockets::{self, SocketsError},
+    sockets::{self, Protocol, SocketsError},
     watch::chain,
 };
 
@@ -55,7 +56,33 @@ impl Flows {
             .iter()
             .filter(|(_, origin)| origin.flags & socket_flag::CHOICE == 0)
             .map(|(key, _)| (key.cookie, key.addr, key.port));
-        Ok(ended + sockets::end_udp(&connected.collect())?)
+        Ok(ended + sockets::end(Protocol::Udp, &connected.collect())?)
+    }
+
+    /// The TCP flows, by their forward entry, that `is_gone` says of their service's number and their backend.
+    pub fn tcp_by_backend(&self, is_gone: impl Fn(u32, (Addr, Be16)) -> bool) -> Result<Vec<Tuple>, Error> {
+        let mut found = Vec::new();
+        self.flows.for_each(|key, flow| {
+            let is_forward = key.proto == proto::TCP && flow.flags & flow_flag::REVERSE == 0;
+            let is_open = flow.service_id != 0 && flow.state != flow_state::CLOSING;
+            if is_forward && is_open && is_gone(flow.service_id, (flow.to.dst, flow.to.dport)) {
+                found.push(key);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Forgets flows by their forward entry: their next segment meets none, and is refused by who gets it. Returns how many
+    /// were there.
+    pub fn forget(&self, forward: &[Tuple]) -> Result<usize, Error> {
+        let mut both = Vec::new();
+        for key in forward {
+            if let Some(flow) = self.flows.lookup(key)? {
+                both.extend([*key, flow.to.flip()]);
+            }
+        }
+        self.flows.delete_batch(&both)?;
+        Ok(both.len() / 2)
     }
 
     /// Removes flows that were silent in both directions for longer than their state allows. `now_s`: seconds of

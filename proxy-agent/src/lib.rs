@@ -6,7 +6,8 @@
 //! * `capacity`: maps of Services grow with the cluster.
 //! * `node`: device, routes, settings, `load`ed and `attach`ed programs, `conflist`.
 //! * `outside`: `announce`s load-balancer addresses on the link, answers `health_check`s.
-//! * `flows`: what the agent does with connections; `metrics`, `serve`, `events`: what it tells; `warn`: what it tells
+//! * `flows`, `sockets`: what the agent does with connections; `reset`: ends those to endpoints that are gone, where a Service
+//!   asks for it; `metrics`, `serve`, `events`: what it tells; `warn`: what it tells
 //!   the owners of Services, by Events.
 #![forbid(unsafe_code)]
 
@@ -34,7 +35,9 @@ mod old_flows;
 mod outside;
 mod own_ports;
 mod pins;
+mod pod_namespaces;
 mod reconcile;
+mod reset;
 mod serve;
 mod settings;
 mod sockets;

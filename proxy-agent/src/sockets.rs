@@ -11,15 +11,48 @@ use proxy_abi::{Addr, Be16, proto};
 /// A connected socket: its cookie and its peer.
 pub(crate) type Connected = (u64, Addr, Be16);
 
-/// The node's own sockets could not be looked through or ended.
+/// Which sockets are looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Protocol {
+    Udp,
+    Tcp,
+}
+
+impl Protocol {
+    fn number(self) -> u8 {
+        match self {
+            Protocol::Udp => proto::UDP,
+            Protocol::Tcp => proto::TCP,
+        }
+    }
+
+    /// A bit for each state (`net/tcp_states.h`). Of TCP those in which somebody may wait for the peer: SYN_SENT,
+    /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2 and CLOSE_WAIT.
+    fn states(self) -> u32 {
+        match self {
+            Protocol::Udp => u32::MAX,
+            Protocol::Tcp => [1, 2, 4, 5, 8].iter().fold(0, |bits, state| bits | 1 << state),
+        }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Protocol::Udp { "UDP" } else { "TCP" })
+    }
+}
+
+/// The sockets of a network namespace could not be looked through or ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SocketsError {
     #[error("open a socket to the kernel's socket table")]
     Open(#[source] io::Error),
-    #[error("list UDP sockets")]
-    List(#[source] io::Error),
-    #[error("end a UDP socket")]
-    End(#[source] io::Error),
+    #[error("list {protocol} sockets")]
+    List { protocol: Protocol, source: io::Error },
+    #[error("end a {protocol} socket")]
+    End { protocol: Protocol, source: io::Error },
+    #[error("this kernel ends no sockets: it is built without CONFIG_INET_DIAG_DESTROY")]
+    NoDestroy,
 }
 
 /// `linux/sock_diag.h`, `linux/netlink.h`.
@@ -83,10 +116,10 @@ struct Answer {
     id: SocketId,
 }
 
-/// Ends those of the UDP sockets of this network namespace that are in `stuck`: their owners get ECONNABORTED and make
-/// new ones, which are balanced anew. A connected socket's peer can't be changed from outside, so this is the only way
-/// off a backend that is gone. Returns how many ended.
-pub(crate) fn end_udp(stuck: &HashSet<Connected>) -> Result<usize, SocketsError> {
+/// Ends those of the sockets of the calling thread's network namespace that are in `stuck`: their owners get ECONNABORTED
+/// and make new ones, which are balanced anew. A connected socket's peer can't be changed from outside, so this is the only
+/// way off a backend that is gone. Returns how many ended.
+pub(crate) fn end(protocol: Protocol, stuck: &HashSet<Connected>) -> Result<usize, SocketsError> {
     if stuck.is_empty() {
         return Ok(0);
     }
@@ -95,24 +128,30 @@ pub(crate) fn end_udp(stuck: &HashSet<Connected>) -> Result<usize, SocketsError>
     socket.connect(&SocketAddr::new(0, 0)).map_err(SocketsError::Open)?;
     let mut ended = 0;
     for family in [AF_INET, AF_INET6] {
-        for found in list(&socket, family).map_err(SocketsError::List)? {
+        let listed = list(&socket, protocol, family);
+        for found in listed.map_err(|source| SocketsError::List { protocol, source })? {
             if !stuck.contains(&connected(family, &found)) {
                 continue;
             }
-            match request(&socket, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, family, found, |_| {}) {
+            let flags = NLM_F_REQUEST | NLM_F_ACK;
+            match request(&socket, SOCK_DESTROY, flags, protocol, family, found, |_| {}) {
                 Ok(()) => ended += 1,
                 // Closed by its owner meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(SocketsError::End(error)),
+                Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
+                    return Err(SocketsError::NoDestroy);
+                }
+                Err(source) => return Err(SocketsError::End { protocol, source }),
             }
         }
     }
     Ok(ended)
 }
 
-fn list(socket: &Socket, family: u8) -> io::Result<Vec<SocketId>> {
+fn list(socket: &Socket, protocol: Protocol, family: u8) -> io::Result<Vec<SocketId>> {
     let mut found = Vec::new();
-    request(socket, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, family, SocketId::zeroed(), |answer| {
+    let flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request(socket, SOCK_DIAG_BY_FAMILY, flags, protocol, family, SocketId::zeroed(), |answer| {
         found.push(answer.id);
     })?;
     Ok(found)
@@ -131,13 +170,14 @@ fn request(
     socket: &Socket,
     kind: u16,
     flags: u16,
+    protocol: Protocol,
     family: u8,
     id: SocketId,
     mut each: impl FnMut(&Answer),
 ) -> io::Result<()> {
     let header = Header { length: size_of::<Request>() as u32, kind, flags, sequence: 1, port: 0 };
-    let message =
-        Request { header, family, protocol: proto::UDP, extensions: 0, reserved: 0, states: u32::MAX, id };
+    let (protocol, states) = (protocol.number(), protocol.states());
+    let message = Request { header, family, protocol, extensions: 0, reserved: 0, states, id };
     socket.send(bytes_of(&message), 0)?;
     for _ in 0..MAX_DATAGRAMS {
         let (datagram, _) = socket.recv_from_full()?;
@@ -190,15 +230,15 @@ mod tests {
         let diag = Socket::new(NETLINK_SOCK_DIAG).unwrap();
         diag.connect(&SocketAddr::new(0, 0)).unwrap();
         let all: Vec<Connected> =
-            list(&diag, AF_INET).unwrap().iter().map(|id| connected(AF_INET, id)).collect();
+            list(&diag, Protocol::Udp, AF_INET).unwrap().iter().map(|id| connected(AF_INET, id)).collect();
         let named: HashSet<Connected> = all
             .into_iter()
             .filter(|(_, ip, port)| (ip.to_ip(), port.get()) == (peer.ip(), peer.port()))
             .collect();
         assert_eq!(named.len(), 1);
-        assert_eq!(end_udp(&named).unwrap(), 1);
+        assert_eq!(end(Protocol::Udp, &named).unwrap(), 1);
         assert!(stuck.send(b"?").is_err());
         assert!(other.send(b"?").is_ok());
-        assert_eq!(end_udp(&named).unwrap(), 0);
+        assert_eq!(end(Protocol::Udp, &named).unwrap(), 0);
     }
 }

@@ -69,6 +69,9 @@ wire! {
         /// Of a Node: its share of that balancer's new connections, against the other nodes'.
         #[serde(rename = "skerry.io/balancer-weight")]
         balancer_weight: Option<String>,
+        /// Of a Service: `true` ends connections to endpoints that are gone; `false` (the default) leaves them alone.
+        #[serde(rename = "service.skerry.io/reset-on-endpoint-removal")]
+        reset_on_endpoint_removal: Option<String>,
     }
 
     /// The labels that the proxy looks at.

@@ -162,7 +162,7 @@ impl State {
     }
 
     /// All endpoints of a service port, each once: slices overlap while endpoints move between them.
-    fn endpoints(&self, key: &ObjectKey, port: &Port, is_v4: bool) -> Endpoints {
+    pub(crate) fn endpoints(&self, key: &ObjectKey, port: &Port, is_v4: bool) -> Endpoints {
         let zone = self.nodes.get(&ObjectKey::new("", &self.node_name)).and_then(|node| node.zone);
         let mut found = Endpoints::new();
         let slices = self.slices_of.get(key).into_iter().flatten().filter_map(|slice| self.slices.get(slice));

@@ -34,6 +34,9 @@ pub struct State {
     /// Services that somebody outside asks a node about.
     pub(crate) outside: BTreeSet<ObjectKey>,
     outside_is_dirty: bool,
+    /// Services that want connections to endpoints that are gone ended.
+    pub(crate) resetting: BTreeSet<ObjectKey>,
+    resets_are_dirty: bool,
     names: Names,
 }
 
@@ -54,6 +57,8 @@ impl State {
             nodes_are_dirty: true,
             outside: BTreeSet::new(),
             outside_is_dirty: true,
+            resetting: BTreeSet::new(),
+            resets_are_dirty: true,
             names: Names::default(),
         }
     }
@@ -166,6 +171,11 @@ impl State {
         std::mem::take(&mut self.outside_is_dirty)
     }
 
+    /// Whether [`State::resets`] may have changed since this was last asked.
+    pub fn take_resets_dirty(&mut self) -> bool {
+        std::mem::take(&mut self.resets_are_dirty)
+    }
+
     /// Numbers of services and EndpointSlices held.
     pub fn counts(&self) -> (usize, usize) {
         (self.services.len(), self.slices.len())
@@ -209,6 +219,12 @@ impl State {
             false => self.outside.remove(&key),
         };
         self.outside_is_dirty |= concerns_outside || did;
+        let resets = self.services.get(&key).is_some_and(|service| service.resets);
+        let did = match resets {
+            true => !self.resetting.insert(key.clone()),
+            false => self.resetting.remove(&key),
+        };
+        self.resets_are_dirty |= resets || did;
         let new_keys = self.services.get(&key).map(frontend_keys).unwrap_or_default();
         let old_keys = old.as_ref().map(frontend_keys).unwrap_or_default();
         for old_key in old_keys.iter().filter(|old_key| !new_keys.contains(old_key)) {
@@ -250,6 +266,8 @@ impl State {
         let old_service = old.map(|old| old.service);
         self.outside_is_dirty |=
             old_service.iter().chain(&new_service).any(|service| self.outside.contains(service));
+        self.resets_are_dirty |=
+            old_service.iter().chain(&new_service).any(|service| self.resetting.contains(service));
         if old_service != new_service {
             if let Some(service) = &old_service
                 && let Some(list) = self.slices_of.get_mut(service)

@@ -9,6 +9,7 @@
 //! * [`ServicePortTable`], [`NodeTables`] (desired): what the maps should say for one service, and for all nodes.
 //! * [`Actual`]: what the maps say; rebuilt from a [`Dump`] at start and after every failure.
 //! * [`State::demand`]: how large the maps have to be.
+//! * [`State::resets`]: which connections a Service wants ended.
 //! * [`State::warnings`]: what a Service's owner should know.
 //! * [`plan`]: the operations from one to the other, safe to stop after any of them.
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@ mod maglev;
 mod model;
 mod nodes;
 mod plan;
+mod resets;
 mod runs;
 mod warnings;
 
@@ -43,5 +45,6 @@ pub use maglev::weighted as maglev_table;
 pub use model::{ObjectKey, maglev_size, prefix};
 pub use nodes::{NodeTables, router_address};
 pub use plan::{Op, Plan, Refusal, plan};
+pub use resets::{Resets, Stale, Standing};
 pub use runs::{RunAllocator, RunsFull};
 pub use warnings::{Cause, Warning};

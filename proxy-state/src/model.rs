@@ -63,6 +63,10 @@ pub(crate) struct Service {
     pub is_announced: bool,
     /// External addresses that are not served.
     pub refused: Option<Box<LeftOut>>,
+    /// Connections to endpoints that are gone are ended.
+    pub resets: bool,
+    /// The annotation that was to say so and can't be read.
+    pub bad_resets: Option<Box<str>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,6 +102,8 @@ impl Service {
         let has_node_ports = is_load_balancer || spec.kind == "NodePort";
         let ingress = service.status.load_balancer.ingress.iter();
         let external_local = spec.external_traffic_policy == Policy::Local;
+        let resets = service.metadata.annotations.reset_on_endpoint_removal.as_deref();
+        let resets = resets.map(|text| truth(text).ok_or(text));
         Some(Service {
             created: timestamp_digits(&service.metadata.creation_timestamp),
             uid: uid_bits(&service.metadata.uid),
@@ -145,6 +151,8 @@ impl Service {
             },
             health_port: if is_load_balancer && external_local { spec.health_check_node_port } else { 0 },
             is_announced: is_load_balancer && api::holds(&service.status.conditions, api::ADDRESS_ASSIGNED),
+            resets: resets == Some(Ok(true)),
+            bad_resets: resets.and_then(Result::err).map(shortened),
         })
     }
 
@@ -281,6 +289,10 @@ pub(crate) const MOST_WEIGHT: u8 = 100;
 
 fn weight(text: &str) -> Option<u8> {
     text.trim().parse().ok().filter(|weight| (1..=MOST_WEIGHT).contains(weight))
+}
+
+fn truth(text: &str) -> Option<bool> {
+    text.trim().parse().ok()
 }
 
 /// What a person needs to find it again.

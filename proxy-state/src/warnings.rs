@@ -32,7 +32,7 @@ pub enum Cause {
     AddressRefused,
     /// Loopback, link-local and multicast addresses in its EndpointSlices.
     EndpointRefused,
-    /// An annotation of its EndpointSlices can't be read.
+    /// An annotation of it or of its EndpointSlices can't be read.
     AnnotationRefused,
     /// The maps are full.
     DoesNotFit,
@@ -120,7 +120,7 @@ impl State {
             self.of_service(key, service),
             refused_addresses(service),
             self.refused_endpoints(key),
-            self.refused_weight(key),
+            refused_resets(service).or_else(|| self.refused_weight(key)),
         ]
         .into_iter()
         .flatten()
@@ -228,6 +228,14 @@ fn refused_addresses(service: &Service) -> Option<Warning> {
         and_more(count as usize - 1)
     );
     Some(Warning { cause: Cause::AddressRefused, note })
+}
+
+fn refused_resets(service: &Service) -> Option<Warning> {
+    let text = service.bad_resets.as_ref()?;
+    let note = format!(
+        "annotation service.skerry.io/reset-on-endpoint-removal is `{text}`: taken as false; write true or false"
+    );
+    Some(Warning { cause: Cause::AnnotationRefused, note })
 }
 
 fn external(service: &Service) -> BTreeSet<Addr> {

@@ -64,6 +64,13 @@ impl Agent {
         }
     }
 
+    /// Tells who ends connections what the Services that ask for it have now.
+    pub(super) fn tell_resets(&mut self) {
+        self.resets_at = None;
+        let new = self.reconciler.state.resets(&self.reconciler.actual);
+        self.resets.send_if_modified(|old| std::mem::replace(old, new.clone()) != new);
+    }
+
     pub(super) fn report(&self, latency: Option<Duration>) {
         let (frontends, slots) = self.reconciler.actual.usage();
         let limits = self.reconciler.limits();

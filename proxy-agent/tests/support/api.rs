@@ -318,6 +318,12 @@ impl Api {
         );
     }
 
+    pub fn annotate(&self, plural: &str, key: &str, name: &str, value: &str) {
+        let mut object = self.get(plural, key).unwrap();
+        object["metadata"]["annotations"][name] = json!(value);
+        self.apply(plural, object);
+    }
+
     /// Ready endpoints as (address, node).
     pub fn endpoints(&self, service: &str, protocol: &str, port: u16, endpoints: &[(&str, &str)]) {
         let endpoints: Vec<Value> = endpoints
