@@ -87,7 +87,7 @@ pub mod flow_flag {
     /// TCP: a FIN was seen in this direction.
     pub const FIN: u16 = 1 << 4;
     /// The packet goes to its backend inside another, untouched, and the answer goes straight to the client: there is no
-    /// reverse entry (the balancer's mode `dsr`).
+    /// reverse entry here (direct server return).
     pub const DIRECT: u16 = 1 << 5;
     /// TCP: an RST was the last that was seen in this direction.
     pub const RESET: u16 = 1 << 6;

@@ -73,8 +73,9 @@ pub mod frontend_flag {
     pub const SOURCE_RANGES: u32 = 1 << 6;
     /// The windows are Maglev tables: the client's address and port name the element.
     pub const MAGLEV: u32 = 1 << 7;
-    /// Direct server return: packets go to the backend inside another packet (RFC 2003, RFC 2473), the backend answers the
-    /// client itself. Only the balancer in front of nodes has it.
+    /// Direct server return: packets go to the backend inside another packet, and the answer goes straight to the client. On
+    /// a node it is the tunnel's (see `DIRECT_MAC_TAG`), and backends of this node are reached as ever; the balancer in front
+    /// of nodes makes one of its own (RFC 2003, RFC 2473).
     pub const DIRECT: u32 = 1 << 8;
 }
 

@@ -49,3 +49,7 @@ pub mod proto {
 pub const OVERLAY_DEV_MAC: [u8; 6] = [0x02, 0x53, 0x6b, 0x65, 0x00, 0x01];
 /// See [`OVERLAY_DEV_MAC`].
 pub const OVERLAY_SRC_MAC: [u8; 6] = [0x02, 0x53, 0x6b, 0x65, 0x00, 0x02];
+/// First byte of both inner Ethernet addresses of a packet on its way to a backend that the sender has drawn (direct server
+/// return): unicast, locally administered, and none of the above. The other ten name the backend: the last 8 bytes of its
+/// address and its port, in network byte order, so that a direct packet is not longer than any other in the tunnel.
+pub const DIRECT_MAC_TAG: u8 = 0x0e;

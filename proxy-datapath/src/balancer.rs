@@ -4,20 +4,16 @@
 //! travels unchanged inside another one, the backend's node unwraps it, holds the service's address itself and answers the
 //! client; the balancer sees one direction only.
 
-use proxy_abi::{
-    Be16, Config, Flow, FrontendKey, Reason, Tuple, flow_flag, flow_state, frontend_flag, frontend_kind,
-    proto,
-};
+use proxy_abi::{Be16, Config, FrontendKey, Reason, Tuple, flow_flag, frontend_flag, frontend_kind};
 
 use crate::{
     checksum::{add_bytes, finish},
-    flow::{evict, expired, idle_s},
     fragment::follow,
     packet::{Frame, NextHop, Way},
-    parse::{ACK, ETH, ETHERTYPE_V4, ETHERTYPE_V6, FIN, Kind, RST, SYN, Shape, View},
+    parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, Kind, Shape, View},
     rewrite::count_hop,
     service::{Client, Found, Service, Side, select},
-    tables::{Insert, Scratch, Tables},
+    tables::{Scratch, Tables},
     verdict::Verdict,
 };
 
@@ -134,8 +130,7 @@ const fn refusal(hop: &NextHop) -> Step {
 
 #[inline(never)]
 fn direct<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Step {
-    let now_s = tables.now_s();
-    if !recall(tables, s, config, now_s) {
+    if !tables.find_flow(s) {
         if s.view.tuple.dport.raw() == 0 {
             return Step::Drop(Reason::FragmentUnknown);
         }
@@ -149,7 +144,13 @@ fn direct<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
             Service::Drop(reason) => return Step::Drop(reason),
             Service::Reject => return Step::Reject,
         }
-        remember(tables, s, config, now_s);
+        s.to = s.view.tuple;
+        s.balance();
+        s.fresh.flags |= flow_flag::DIRECT;
+        // Maglev says where an error goes, and nothing is opened by one.
+        if !matches!(s.view.kind, Kind::Error) && !tables.record_flow(s) {
+            return Step::Settled;
+        }
     }
     let source = config.node(s.view.v4);
     if source.is_unspecified() || source.is_v4() != s.to.dst.is_v4() {
@@ -175,93 +176,6 @@ fn translate<P: Frame>(packet: &mut P, s: &Scratch) -> Result<(), Reason> {
 #[inline(always)]
 const fn outer_header(view: &View) -> u32 {
     if view.v4 { OUTER_V4 } else { OUTER_V6 }
-}
-
-/// What an entry says about a packet that goes to its backend directly.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Recall {
-    Over,
-    Known,
-    /// The first packet in this second.
-    Returns,
-}
-
-/// The backend that the flow goes to, in `s.to.dst`. Such a flow may be evicted for as long as it lives, since the answers that
-/// would tell a real client from a made-up one pass us by; one that is used takes a new seat in each second. Maglev finds the
-/// same backend again as long as the set is the same.
-#[inline(always)]
-fn recall<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
-    let (view, to) = (&s.view, &mut s.to);
-    let error = matches!(view.kind, Kind::Error);
-    let tcp = view.proto == proto::TCP && matches!(view.kind, Kind::Ports);
-    let found = tables.flow(&view.tuple, |flow| {
-        *to = flow.to;
-        if error {
-            return Recall::Known;
-        }
-        let idle = idle_s(now_s, flow.seen_s);
-        if expired(config, view.proto, flow.state, idle) {
-            return Recall::Over;
-        }
-        if tcp && view.flags & (SYN | ACK) == SYN {
-            let over = flow.state == flow_state::CLOSING;
-            if over || (config.tcp_syn_s != 0 && idle > config.tcp_syn_s) {
-                return Recall::Over;
-            }
-        }
-        let returns = flow.seen_s != now_s;
-        flow.seen_s = now_s;
-        flow.packets = flow.packets.saturating_add(1);
-        if tcp && view.flags & (FIN | RST) != 0 {
-            flow.state = flow_state::CLOSING;
-        } else if flow.state == flow_state::EMBRYONIC && (!tcp || view.flags & (SYN | ACK) == ACK) {
-            flow.state = flow_state::ESTABLISHED;
-        }
-        if returns { Recall::Returns } else { Recall::Known }
-    });
-    match found {
-        None => return false,
-        Some(Recall::Over) => {
-            tables.remove_flow(&s.view.tuple);
-            return false;
-        }
-        Some(Recall::Returns) => {
-            let seat = tables.take_seat(config, &s.view.tuple, &mut s.leaver);
-            tables.flow(&s.view.tuple, |flow| flow.seat = seat);
-            evict(tables, s, seat);
-        }
-        Some(Recall::Known) => {}
-    }
-    true
-}
-
-/// Notes the backend that was drawn. A table without room costs nothing but the memory of it.
-#[inline(always)]
-fn remember<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) {
-    let backend = &s.choice.backend;
-    s.to = s.view.tuple;
-    s.to.dst = backend.addr;
-    s.to.dport = backend.port;
-    if matches!(s.view.kind, Kind::Error) {
-        return;
-    }
-    let service_id = backend.service_id;
-    let seat = tables.take_seat(config, &s.view.tuple, &mut s.leaver);
-    evict(tables, s, seat);
-    s.flow = Flow {
-        to: s.to,
-        service_id,
-        seen_s: now_s,
-        flags: flow_flag::DNAT | flow_flag::DIRECT,
-        packets: 1,
-        seat,
-        ..Flow::default()
-    };
-    if matches!(tables.add_flow(&s.view.tuple, &s.flow), Insert::Exists) {
-        // Another CPU was a moment earlier: its choice holds.
-        let to = &mut s.to;
-        tables.flow(&s.view.tuple, |flow| *to = flow.to);
-    }
 }
 
 /// Does not fit once it is wrapped: the sender is told what would, if it has forbidden to cut it.

@@ -9,14 +9,14 @@ use proxy_abi::{Be16, Config, Tuple, config_flag, flow_flag, proto};
 use crate::{
     balancer::frame,
     checksum::{add_bytes, finish},
-    forward::{Place, is_loopback},
+    forward::{Place, address_tunnel, is_loopback},
     glance::is_for_own_socket,
     packet::{Frame, Way},
     parse::{ETH, ETHERTYPE_V4, Kind, Shape},
-    rewrite::{address_tunnel_frame, count_hop},
+    rewrite::count_hop,
     service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
-    uplink::{choose_source, fits_tunnel, is_tunnel},
+    uplink::{fits_tunnel, is_tunnel, open},
     verdict::Verdict,
 };
 
@@ -53,7 +53,7 @@ pub fn from_nic<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch
     if matches!(step, Step::Pass) {
         return Verdict::PASS;
     }
-    if matches!(step, Step::Settled) || !packet.rewrite(s) {
+    if matches!(step, Step::Settled) || !(s.direct || packet.rewrite(s)) {
         return s.verdict;
     }
     if let Err(reason) = count_hop(packet, &s.view) {
@@ -101,9 +101,9 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
             return Step::Pass;
         }
         // The draw is noted even where the packet is left to the stack, or the local backends would be drawn twice.
-        s.fresh.flags |= flow_flag::FROM_UPLINK;
-        let Ok(snat) = choose_source(s, config) else { return Step::Pass };
-        s.fresh.snat = snat;
+        if open(s, config).is_err() {
+            return Step::Pass;
+        }
         if !tables.record_flow(s) {
             return Step::Settled;
         }
@@ -138,6 +138,7 @@ fn way<P: Frame>(packet: &P, s: &mut Scratch, config: &Config) -> Step {
             packet.next_hop(&s.reverse_key, length + OUTER, &mut s.next);
             if matches!(s.next.way, Way::Found) { Step::Tunnel } else { Step::Pass }
         }
+        _ if s.direct => Step::Pass,
         Place::Outside | Place::Routed => {
             packet.next_hop(&s.to, length, &mut s.next);
             if matches!(s.next.way, Way::Found) { Step::Translate } else { Step::Pass }
@@ -164,7 +165,7 @@ fn encapsulate<P: Frame, T: Tables>(
 ) -> Option<()> {
     let class: [u8; 2] = packet.load(ETH)?;
     let marks = if s.view.v4 { class[1] & 3 } else { class[1] >> 4 & 3 };
-    address_tunnel_frame(packet).ok()?;
+    address_tunnel(packet, s).ok()?;
     // From here on the inner frame's length counts: Ethernet header and IP packet.
     let udp = s.view.length.wrapping_add((ETH + 16) as u16);
     packet.prepend(OUTER)?;

@@ -4,6 +4,7 @@
 use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, proto};
 
 use crate::{
+    direct,
     parse::{ACK, FIN, Kind, RST, SYN, View},
     tables::{Insert, Round, Scratch, Tables},
 };
@@ -54,7 +55,12 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
         }
         note(flow, view, now_s)
     });
+    s.direct = visited.is_some() && s.flow.flags & flow_flag::DIRECT != 0;
     let Some(visited) = visited else { return false };
+    if s.direct {
+        let lives = matches!(visited, Visit::Use);
+        return direct::found(tables, s, config, lives, now_s);
+    }
     s.to.flip_to(&mut s.reverse_key);
     match visited {
         Visit::Use => {}
@@ -93,6 +99,10 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
 fn note(flow: &mut Flow, view: &View, now_s: u32) -> Visit {
     flow.seen_s = now_s;
     flow.packets = flow.packets.saturating_add(1);
+    if flow.flags & flow_flag::DIRECT != 0 {
+        direct::note(flow, view);
+        return Visit::Use;
+    }
     if view.proto != proto::TCP {
         return Visit::Use;
     }

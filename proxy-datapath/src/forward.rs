@@ -1,6 +1,7 @@
 use proxy_abi::{Addr, Config, Reason, config_flag, endpoint_flag, pod_cidr_flag};
 
 use crate::{
+    direct,
     packet::{Packet, Way},
     rewrite::{address_frame, address_tunnel_frame, count_hop},
     tables::{Scratch, Tables},
@@ -60,6 +61,9 @@ pub(crate) fn locate<T: Tables>(tables: &T, config: &Config, addr: &Addr, hop: &
 #[inline(always)]
 pub(crate) fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) -> Verdict {
     let (view, hop) = (&s.view, &s.hop);
+    if s.direct && !matches!(hop.place, Place::Remote) {
+        return Verdict::drop(Reason::UnknownEndpoint);
+    }
     match hop.place {
         Place::Node => Verdict::PASS,
         Place::Nobody => Verdict::drop(Reason::UnknownEndpoint),
@@ -68,7 +72,7 @@ pub(crate) fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Confi
             Err(reason) => Verdict::drop(reason),
         },
         Place::Remote if config.overlay_ifindex == 0 => Verdict::drop(Reason::TunnelDown),
-        Place::Remote => match count_hop(packet, view).and_then(|()| address_tunnel_frame(packet)) {
+        Place::Remote => match count_hop(packet, view).and_then(|()| address_tunnel(packet, s)) {
             Ok(()) => Verdict::tunnel(hop.node),
             Err(reason) => Verdict::drop(reason),
         },
@@ -88,6 +92,12 @@ pub(crate) fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Confi
             }
         }
     }
+}
+
+/// The frame's addresses on its way through the tunnel.
+#[inline(always)]
+pub(crate) fn address_tunnel<P: Packet>(packet: &mut P, s: &Scratch) -> Result<(), Reason> {
+    if s.direct { direct::address(packet, &s.to) } else { address_tunnel_frame(packet) }
 }
 
 /// 127.0.0.0/8 and ::1, which never belong on a device (RFC 1122 section 3.2.1.3).

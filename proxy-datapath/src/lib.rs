@@ -10,6 +10,7 @@ mod answer;
 mod balancer;
 mod checksum;
 mod crc32c;
+mod direct;
 mod express;
 mod flow;
 mod forward;

@@ -1,8 +1,9 @@
 //! The VXLAN device, in metadata mode: one device for all nodes.
 
-use proxy_abi::{Config, Reason, endpoint_flag};
+use proxy_abi::{Config, DIRECT_MAC_TAG, Reason, endpoint_flag};
 
 use crate::{
+    direct::from_ingress,
     flow::Fresh,
     forward::Place,
     packet::{Packet, Tunnel},
@@ -32,6 +33,9 @@ pub fn from_overlay<P: Packet, T: Tables>(
         Shape::Ip => {}
         Shape::Arp | Shape::Foreign => return Verdict::drop(Reason::UnknownProtocol),
         Shape::Broken => return s.verdict,
+    }
+    if s.view.src_mac[0] == DIRECT_MAC_TAG {
+        return from_ingress(packet, tables, s, config);
     }
     // A node speaks for its own pods and its router address only.
     let owner = tables.pod_cidr(&s.view.src);

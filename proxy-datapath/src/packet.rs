@@ -44,6 +44,9 @@ pub trait Packet {
     /// Cuts or grows the packet at its end.
     fn resize(&mut self, length: u32) -> Option<()>;
 
+    /// Counts a frame as addressed to this machine that was addressed to none of its devices; the stack would drop it.
+    fn take_in(&mut self) -> Option<()>;
+
     /// Asks the kernel's routes and neighbours about a packet that is forwarded, of any length.
     fn way_out(&self, tuple: &Tuple, hop: &mut NextHop);
 

@@ -60,6 +60,8 @@ pub(crate) struct Client<'a> {
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Choice {
     pub backend: Slot,
+    /// Its frontend wants answers to go straight to the client.
+    pub direct: bool,
     key: AffinityKey,
     member: Member,
     affinity: Affinity,
@@ -117,13 +119,19 @@ pub(crate) fn joins_midway<T: Tables>(tables: &T, view: &View) -> bool {
     if view.flags & SYN != 0 {
         return false;
     }
+    asked(tables, view).is_some_and(|frontend| frontend.flags & frontend_flag::MAGLEV != 0)
+}
+
+/// The frontend that a packet was sent to, at this node or at another.
+#[inline(always)]
+pub(crate) fn asked<'a, T: Tables>(tables: &'a T, view: &View) -> Option<&'a Frontend> {
     let (dst, port, proto) = view.destination();
     let mut key = FrontendKey { addr: *dst, port, proto, kind: frontend_kind::ADDRESS };
     if tables.frontend(&key).is_none() {
         key.addr = Addr::UNSPECIFIED;
         key.kind = node_port_kind(dst);
     }
-    tables.frontend(&key).is_some_and(|frontend| frontend.flags & frontend_flag::MAGLEV != 0)
+    tables.frontend(&key)
 }
 
 #[inline(always)]
@@ -162,6 +170,7 @@ fn draw<T: Tables>(tables: &T, frontend: &Frontend, client: &Client<'_>, choice:
             Service::Reject
         };
     }
+    choice.direct = frontend.flags & frontend_flag::DIRECT != 0;
     let sticky = frontend.affinity_s != 0;
     if sticky && recall(tables, frontend, client, choice) {
         remember(tables, choice);

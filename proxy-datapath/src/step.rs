@@ -8,7 +8,7 @@
 use proxy_abi::{Config, OwnPort, Reason, flow_flag};
 
 use crate::{
-    answer, flow, forward,
+    answer, direct, flow, forward,
     forward::Place,
     fragment::follow,
     glance,
@@ -36,7 +36,7 @@ pub fn glance<P: Packet>(packet: &P, s: &mut Scratch) -> bool {
 }
 
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`; `s.lively` tells whether another
-/// packet of it came in this second.
+/// packet of it came in this second, `s.direct` whether it goes on untouched.
 #[inline(always)]
 pub fn find_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     let Some(config) = tables.config() else { return false };
@@ -85,7 +85,13 @@ pub fn record_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
         Some(config) => {
             // Before its first answer can come.
             note_own_ports(tables, s, config);
-            flow::create(tables, s, config, tables.now_s())
+            match s.fresh.flags & flow_flag::DIRECT {
+                0 => flow::create(tables, s, config, tables.now_s()),
+                _ => {
+                    direct::record(tables, s, config, tables.now_s());
+                    Ok(())
+                }
+            }
         }
         None => Err(Reason::FlowTableFull),
     };

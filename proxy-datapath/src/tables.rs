@@ -153,4 +153,6 @@ pub struct Scratch {
     pub lively: bool,
     /// Its next station on the link.
     pub next: NextHop,
+    /// Its flow is answered by another node: it goes there untouched, `s.to` names its backend.
+    pub direct: bool,
 }

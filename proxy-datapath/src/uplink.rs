@@ -56,16 +56,14 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         return packet.too_big(s, config.pod_mtu);
     }
     if !known {
-        s.fresh.flags |= flow_flag::FROM_UPLINK;
-        match choose_source(s, config) {
-            Ok(snat) => s.fresh.snat = snat,
-            Err(reason) => return Verdict::drop(reason),
+        if let Err(reason) = open(s, config) {
+            return Verdict::drop(reason);
         }
         if !tables.record_flow(s) {
             return s.verdict;
         }
     }
-    if packet.rewrite(s) { packet.forward(s, config) } else { s.verdict }
+    if s.direct || packet.rewrite(s) { packet.forward(s, config) } else { s.verdict }
 }
 
 /// A client that reached a host-network backend by its service dials it directly, from the same port: the old flow's answers
@@ -123,12 +121,28 @@ pub(crate) const fn is_tunnel(view: &View, config: &Config) -> bool {
         && view.tuple.dport.get() == config.tunnel_port
 }
 
+/// What the flow from outside becomes whose backend was drawn and found: `s.fresh`, `s.to.src`.
+///
+/// # Errors
+/// [`Reason::Unroutable`]: it needs another source, and the node has no address of its family.
+#[inline(always)]
+pub(crate) fn open(s: &mut Scratch, config: &Config) -> Result<(), Reason> {
+    s.fresh.flags |= flow_flag::FROM_UPLINK;
+    s.direct = s.choice.direct && matches!(s.hop.place, Place::Remote);
+    if s.direct {
+        s.fresh.flags |= flow_flag::DIRECT;
+        return Ok(());
+    }
+    s.fresh.snat = choose_source(s, config)?;
+    Ok(())
+}
+
 /// Whether the first packet of a flow from outside to a service needs another source than the client.
 ///
 /// # Errors
 /// [`Reason::Unroutable`]: it does, and the node has no address of its family.
 #[inline(always)]
-pub(crate) fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
+fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
     let source = match s.hop.place {
         // The answer comes back through the tunnel because the router address is in our pod CIDR.
         Place::Remote => config.router(s.view.v4),

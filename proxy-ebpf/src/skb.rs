@@ -160,6 +160,13 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
+    fn take_in(&mut self) -> Option<()> {
+        const PACKET_HOST: u32 = 0;
+        // SAFETY: the context is valid for the whole run.
+        (unsafe { helper::bpf_skb_change_type(self.raw(), PACKET_HOST) } == 0).then_some(())
+    }
+
+    #[inline(always)]
     fn way_out(&self, tuple: &Tuple, hop: &mut NextHop) {
         // SAFETY: the context is valid for the whole run.
         let mut query = fib::query(tuple, unsafe { (*self.raw()).ingress_ifindex });

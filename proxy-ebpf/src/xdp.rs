@@ -241,6 +241,12 @@ impl Packet for Xdp<'_> {
         (unsafe { helper::bpf_xdp_adjust_tail(self.raw(), delta) } == 0).then_some(())
     }
 
+    /// The stack judges by what the packet says when it gets there.
+    #[inline(always)]
+    fn take_in(&mut self) -> Option<()> {
+        Some(())
+    }
+
     #[inline(always)]
     fn way_out(&self, tuple: &Tuple, hop: &mut NextHop) {
         self.next_hop(tuple, 0, hop);

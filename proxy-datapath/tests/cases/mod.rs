@@ -8,6 +8,7 @@
 //! services 10.96.0.0/12 and fd00:96::/112; the v6 twins end alike
 //! ```
 
+mod direct;
 mod errors;
 mod flows;
 mod fragments;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Case> {
         refusals::cases(),
         uplink::cases(),
         overlay::cases(),
+        direct::cases(),
         flows::cases(),
         errors::cases(),
         fragments::cases(),
@@ -121,6 +123,12 @@ impl Case {
 
     pub fn tunnels(self, hook: Hook, input: Packet, output: Packet) -> Case {
         let output = output.in_tunnel();
+        self.step(hook, input, Action::Tunnel, Reason::Encapsulated, Some(output))
+    }
+
+    /// Through the tunnel as it came, its backend named in the frame.
+    pub fn hands_on(self, hook: Hook, input: Packet, backend: &str) -> Case {
+        let output = input.clone().hop().for_backend(backend);
         self.step(hook, input, Action::Tunnel, Reason::Encapsulated, Some(output))
     }
 

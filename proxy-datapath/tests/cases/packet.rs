@@ -6,9 +6,9 @@ use etherparse::{
     EtherType, Ethernet2Header, IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder,
     TcpHeader,
 };
-use proxy_abi::{OVERLAY_DEV_MAC, OVERLAY_SRC_MAC};
+use proxy_abi::{DIRECT_MAC_TAG, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC};
 
-use super::state::{HOST_MAC, POD_A_MAC};
+use super::state::{HOST_MAC, POD_A_MAC, endpoint};
 
 /// A packet from pod A's device, or any other: the frame's addresses matter only where the code looks at them.
 #[derive(Clone, Debug)]
@@ -228,6 +228,16 @@ impl Packet {
 
     pub(super) fn in_tunnel(self) -> Packet {
         self.by_mac(OVERLAY_SRC_MAC).for_mac(OVERLAY_DEV_MAC)
+    }
+
+    /// For a backend that the sender has drawn.
+    pub fn for_backend(self, backend: &str) -> Packet {
+        let (addr, port) = endpoint(backend);
+        let [p, q] = port.get().to_be_bytes();
+        let mut low = [0; 8];
+        low.copy_from_slice(&addr.octets()[8..]);
+        let [a, b, c, d, e, f, g, h] = low;
+        self.for_mac([DIRECT_MAC_TAG, a, b, c, d, e]).by_mac([DIRECT_MAC_TAG, f, g, h, p, q])
     }
 
     pub(super) fn answering(self) -> Packet {

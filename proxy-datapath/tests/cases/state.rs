@@ -226,6 +226,7 @@ pub fn line(key: &Tuple, flow: &Flow) -> String {
         (flow_flag::SNAT, " snat"),
         (flow_flag::REVERSE, " back"),
         (flow_flag::FIN, " fin"),
+        (flow_flag::DIRECT, " direct"),
     ] {
         if flow.flags & flag != 0 {
             text.push_str(word);

@@ -81,6 +81,10 @@ impl Packet for Bytes {
         (0..Change::ROUNDS).for_each(|round| change.step(round));
     }
 
+    fn take_in(&mut self) -> Option<()> {
+        Some(())
+    }
+
     fn resize(&mut self, length: u32) -> Option<()> {
         self.data.resize(length as usize, 0);
         Some(())

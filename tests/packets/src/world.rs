@@ -10,7 +10,8 @@ use std::net::Ipv4Addr;
 
 use proxy_abi::{
     ABI_VERSION, Addr, Be16, Config, Endpoint, Frontend, FrontendKey, Link, OVERLAY_DEV_MAC, PodCidr, Prefix,
-    Seat, Slot, Uplink, Window, config_flag, endpoint_flag, frontend_kind, pod_cidr_flag, prog,
+    Seat, Slot, Uplink, Window, config_flag, endpoint_flag, frontend_flag, frontend_kind, pod_cidr_flag,
+    prog,
 };
 use skerry_lab::Netns;
 
@@ -36,6 +37,8 @@ pub struct Node {
     pub pod_address: Ipv4Addr,
     /// Host side of the pod's veth pair.
     pub pod_ifindex: u32,
+    /// Of the frontends that are served from now on.
+    pub frontend_flags: u32,
 }
 
 /// The whole set-up; gone with its value.
@@ -71,6 +74,13 @@ impl World {
             }
         }
         World { nodes, outside, wire }
+    }
+
+    /// What is served from now on is answered by the backends' nodes.
+    pub fn answer_directly(&mut self) {
+        for node in &mut self.nodes {
+            node.frontend_flags |= frontend_flag::DIRECT;
+        }
     }
 
     /// Writes a service into both nodes' maps: a ClusterIP, and a NodePort if one is named.
@@ -165,7 +175,7 @@ impl Node {
         ] {
             object.attach(&netns, program, device).unwrap_or_else(|error| panic!("{error}: {error:?}"));
         }
-        Node { netns, pod, object, config, address, router, pod_address, pod_ifindex }
+        Node { netns, pod, object, config, address, router, pod_address, pod_ifindex, frontend_flags: 0 }
     }
 
     /// See [`World::serve`].
@@ -182,8 +192,9 @@ impl Node {
             self.object.set_slot(first + index as u32, slot).unwrap();
         }
         let all = Window { first, count: backends.len() as u32 };
+        let flags = self.frontend_flags;
         let frontend =
-            Frontend { service_id: id, generation: 1, outside: all, inside: all, flags: 0, affinity_s: 0 };
+            Frontend { service_id: id, generation: 1, outside: all, inside: all, flags, affinity_s: 0 };
         let key =
             |addr: Addr, port: u16, proto, kind| FrontendKey { addr, port: Be16::new(port), proto, kind };
         let vip = Addr::from(VIP);

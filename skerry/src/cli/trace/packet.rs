@@ -80,6 +80,10 @@ impl Packet for Frame {
         (0..Change::ROUNDS).for_each(|round| change.step(round));
     }
 
+    fn take_in(&mut self) -> Option<()> {
+        Some(())
+    }
+
     fn resize(&mut self, length: u32) -> Option<()> {
         self.0.resize(length as usize, 0);
         Some(())
