@@ -17,7 +17,7 @@ use self::report::Capacity;
 use crate::{
     access::{client, lock},
     admin::{self, AdminError},
-    config::{Config, MapSizes},
+    config::{Config, LoadBalancerMode, MapSizes},
     events::log_drops,
     flows::{Flows, collect_forever},
     maps::PinnedTables,
@@ -151,6 +151,9 @@ async fn serve_until(
     let mut state = State::new(&config.node_name);
     if let Some(cidrs) = &config.external_ips {
         state.limit_external_ips(cidrs);
+    }
+    if config.load_balancer_mode == LoadBalancerMode::Dsr {
+        state.answer_directly();
     }
     let agent = Agent {
         reconciler: Reconciler::new(state, limits, tables, 0).map_err(AgentError::Maps)?,

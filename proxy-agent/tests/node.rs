@@ -420,7 +420,7 @@ fn metrics_and_probes_are_answered() {
         "skerry_proxy_services 1",
         "skerry_proxy_map_entries{map=\"FRONTENDS\"} 3",
         "skerry_proxy_map_capacity{map=\"FRONTENDS\"} 1024",
-        "skerry_proxy_map_capacity{map=\"FLOWS\"} 8192",
+        "skerry_proxy_map_capacity{map=\"FLOWS\"} 65536",
         "skerry_proxy_flow_entries{state=\"established\"} ",
         "skerry_proxy_divergence_total 0",
         "skerry_proxy_packets_total{reason=\"unallocated_service\"} ",

@@ -34,7 +34,6 @@ fn main() {
         trial("the_api_server_is_reached_through_its_own_service_after_a_restart", own_vip),
         trial("a_memory_limit_that_lets_no_map_be_made_is_named", out_of_memory),
         trial("udp_flow_moves_when_its_backend_is_removed", udp_moves),
-        trial("connections_to_a_removed_backend_end_only_where_the_service_asks_for_it", resets),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -357,57 +356,6 @@ fn udp_moves() {
         assert!(tally.answers.contains_key("far") && tally.answers["far"] > 100, "{who}: {tally:?}");
     }
     assert_eq!(scene.servers.len(), 2);
-}
-
-/// A backend that is gone for Kubernetes and still answers: whoever is not cut off goes on talking to it.
-fn resets() {
-    const ANNOTATION: &str = "service.skerry.io/reset-on-endpoint-removal";
-    let scene = Scene::new("TCP");
-    note_pod(&scene.near, &scene.client);
-    scene.backends("TCP", &["near"]);
-    eventually("only the near one answers", || {
-        let tally = a_moment(scene.in_pod("dial"));
-        (tally.lost.is_empty() && tally.answers.keys().eq(["near"])).then_some(())
-    });
-    let mut keeping =
-        [("pod", scene.in_pod("keep")), ("node", scene.on_node("keep")), ("outside", scene.outside("keep"))];
-    let mut direct =
-        Role::start("keep", &["10.244.1.5:8080"], |line| scene.client.command(&scene.near, line));
-    a_moment(scene.in_pod("dial"));
-    scene.backends("TCP", &["far"]);
-    eventually("only the far one answers", || {
-        let tally = a_moment(scene.in_pod("dial"));
-        (tally.lost.is_empty() && tally.answers.keys().eq(["far"])).then_some(())
-    });
-    // Longer than an endpoint must be gone.
-    std::thread::sleep(std::time::Duration::from_millis(1_500));
-    for (who, role) in &mut keeping {
-        assert!(!role.has_ended(), "{who}: nobody asked for its end");
-    }
-    let later = scene.in_pod("keep");
-    scene.api.annotate("services", "default/web", ANNOTATION, "true");
-    for (who, mut role) in keeping {
-        eventually(&format!("{who}: cut off"), || role.has_ended().then_some(()));
-        let tally = role.tally();
-        println!("{who}: {tally:?}");
-        assert!(tally.answers.keys().eq(["near"]) && tally.lost.len() == 1, "{who}: {tally:?}");
-        let how = tally.lost.keys().next().unwrap();
-        let wanted = if who == "outside" { "reset" } else { "abort" };
-        assert!(how.contains(wanted), "{who}: {how}");
-    }
-    let tally = later.tally();
-    assert!(tally.lost.is_empty() && tally.answers.keys().eq(["far"]), "to another backend: {tally:?}");
-    assert!(!direct.has_ended(), "it dialled the pod itself");
-    assert!(direct.tally().lost.is_empty());
-}
-
-/// As the CNI plugin notes what it has attached.
-fn note_pod(node: &TestNode, pod: &support::net::Pod) {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let folder = node.config().cni_state_dir.join(boot_id.trim()).join("attachments");
-    std::fs::create_dir_all(&folder).unwrap();
-    let record = serde_json::json!({"netns": pod.netns.path()});
-    std::fs::write(folder.join("pod@eth0"), format!("{record}\n")).unwrap();
 }
 
 /// Budgets P4 and P5 in a debug build on a busy machine: the bounds here are for what is grossly wrong, the figures are

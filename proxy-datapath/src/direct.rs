@@ -80,7 +80,7 @@ pub(crate) fn address<P: Packet>(packet: &mut P, to: &Tuple) -> Result<(), Reaso
 /// The backend that [`address`] wrote: one of this node's pods, so that it shares the first 8 bytes with the router address.
 #[inline(always)]
 fn addressed<P: Packet>(packet: &P, config: &Config, v4: bool, to: &mut Tuple) -> bool {
-    let Some([_, a, b, c, d, e, tag, f, g, h, i, j]) = packet.load::<12>(0) else { return false };
+    let Some([tag, a, b, c, d, e, _, f, g, h, i, j]) = packet.load::<12>(0) else { return false };
     let (high, low) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
     let router = config.router(v4);
     to.dst = Addr([router.0[0], router.0[1], high, low]);
@@ -100,7 +100,10 @@ pub(crate) fn from_ingress<P: Packet, T: Tables>(
     if tables.pod_cidr(&s.view.src).is_some() || is_loopback(&s.view.src) {
         return Verdict::drop(Reason::SourceSpoofed);
     }
-    let known = tables.find_flow(s);
+    let found = tables.find_flow(s);
+    let outdated = s.direct;
+    s.direct = false;
+    let known = found && !outdated;
     if !known {
         match s.view.kind {
             Kind::Ports if !s.view.is_stray() => {}
@@ -115,8 +118,12 @@ pub(crate) fn from_ingress<P: Packet, T: Tables>(
         s.fresh = Fresh { service_id, flags: flow_flag::DNAT | flow_flag::FROM_UPLINK, snat: false };
     }
     tables.locate(s);
-    if s.direct || !matches!(s.hop.place, Place::Pod) {
+    if !matches!(s.hop.place, Place::Pod) {
         return Verdict::drop(Reason::UnknownEndpoint);
+    }
+    if outdated {
+        // The client has reached this node first, and now another one.
+        tables.remove_flow(&s.view.tuple);
     }
     if !known && !tables.record_flow(s) {
         return s.verdict;

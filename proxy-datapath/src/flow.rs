@@ -391,7 +391,8 @@ fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32, 
     let to = &mut s.flow.to;
     let own = tables.flow(&s.reverse_key, |flow| {
         flow.to.flip_to(to);
-        dead(flow)
+        // One that has no twin goes with its seat.
+        flow.flags & flow_flag::DIRECT == 0 && dead(flow)
     });
     if own != Some(true) || tables.flow(&s.flow.to, |twin| dead(twin)) == Some(false) {
         return false;

@@ -42,7 +42,7 @@ pub fn from_overlay<P: Packet, T: Tables>(
     if !owner.is_some_and(|cidr| cidr.node.same(&outer.peer)) {
         return Verdict::drop(Reason::SourceSpoofed);
     }
-    let known = tables.find_flow(s);
+    let known = tables.find_translated(s);
     if !known {
         s.to = s.view.tuple;
         // An ICMP error goes where it says, not where the packet came from that it quotes.
@@ -101,7 +101,7 @@ fn speak_as_router<P: Packet, T: Tables>(
     if !from_node {
         return true;
     }
-    if !tables.find_flow(s) {
+    if !tables.find_translated(s) {
         let unknown = match s.view.kind {
             Kind::Error => Some(Reason::NoFlow),
             Kind::Fragment => Some(Reason::FragmentUnknown),

@@ -51,7 +51,7 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch)
         // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked at.
         s.view.tuple.src = *config.node(s.view.v4);
     }
-    if tables.find_flow(s) && !packet.rewrite(s) { s.verdict } else { Verdict::PASS }
+    if tables.find_translated(s) && !packet.rewrite(s) { s.verdict } else { Verdict::PASS }
 }
 
 #[inline(always)]
@@ -103,7 +103,7 @@ const fn admit_link_local(protocol: u8, icmp_type: u8) -> Verdict {
 
 #[inline(always)]
 fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, config: &Config) -> Verdict {
-    let known = tables.find_flow(s);
+    let known = tables.find_translated(s);
     s.fresh = Fresh::default();
     if !known {
         s.to = s.view.tuple;

@@ -89,6 +89,17 @@ pub trait Tables {
         step::find_flow(self, s)
     }
 
+    /// As [`Tables::find_flow`], where packets of direct flows have no business: only flows that are translated here.
+    #[inline(always)]
+    fn find_translated(&self, s: &mut Scratch) -> bool
+    where
+        Self: Sized,
+    {
+        let found = self.find_flow(s) && !s.direct;
+        s.direct = false;
+        found
+    }
+
     /// [`step::forget_answers`].
     #[inline(always)]
     fn forget_answers(&self, s: &mut Scratch)

@@ -92,7 +92,7 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
     }
     let Some(source) = tables.endpoint(&s.view.src) else { return Verdict::PASS };
     let masquerade = source.flags & endpoint_flag::NODE == 0;
-    if !tables.find_flow(s) {
+    if !tables.find_translated(s) {
         if !masquerade || config.flags & config_flag::MASQUERADE == 0 {
             return Verdict::PASS;
         }

@@ -72,6 +72,10 @@ wire! {
         /// Of a Service: `true` ends connections to endpoints that are gone; `false` (the default) leaves them alone.
         #[serde(rename = "service.skerry.io/reset-on-endpoint-removal")]
         reset_on_endpoint_removal: Option<String>,
+        /// Of a Service: how packets from outside reach backends on other nodes: `snat`, answers come back through the node
+        /// that the client has reached, or `dsr`, the backend's node answers itself. What the agent's configuration says if absent.
+        #[serde(rename = "service.skerry.io/forwarding-mode")]
+        forwarding_mode: Option<String>,
     }
 
     /// The labels that the proxy looks at.

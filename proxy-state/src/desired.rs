@@ -147,6 +147,9 @@ impl State {
             if service.maglev != 0 {
                 flags |= frontend_flag::MAGLEV;
             }
+            if service.is_direct && !is_internal && self.can_name_backends(is_v4) {
+                flags |= frontend_flag::DIRECT;
+            }
             if kind == frontend_flag::LOAD_BALANCER
                 && let Some(ranges) = &service.source_ranges
             {
@@ -159,6 +162,14 @@ impl State {
                 table.frontends.push(FrontendSpec { key: frontend, flags, affinity_s: service.affinity_s });
             }
         }
+    }
+
+    /// Whether 8 bytes say which of a node's pods is meant (`DIRECT_MAC_TAG`): all of them share the others. Nodes' ranges are
+    /// of one size.
+    fn can_name_backends(&self, is_v4: bool) -> bool {
+        let own = self.nodes.get(&ObjectKey::new("", &self.node_name));
+        is_v4
+            || own.is_some_and(|node| node.pod_cidrs.iter().any(|cidr| cidr.is_ipv6() && cidr.prefix() >= 64))
     }
 
     /// All endpoints of a service port, each once: slices overlap while endpoints move between them.

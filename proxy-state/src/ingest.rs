@@ -20,6 +20,8 @@ pub struct State {
     pub(crate) node_name: Box<str>,
     /// Where externalIPs may lie; `None`: anywhere.
     external_ip_cidrs: Option<Box<[IpNetwork]>>,
+    /// Services without a word of their own are answered by their backends' nodes.
+    answers_directly: bool,
     pub(crate) services: HashMap<ObjectKey, Service>,
     pub(crate) slices: HashMap<ObjectKey, Slice>,
     pub(crate) slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
@@ -46,6 +48,7 @@ impl State {
         State {
             node_name: node_name.into(),
             external_ip_cidrs: None,
+            answers_directly: false,
             services: HashMap::new(),
             slices: HashMap::new(),
             slices_of: HashMap::new(),
@@ -69,12 +72,17 @@ impl State {
         self.external_ip_cidrs = Some(cidrs.into());
     }
 
+    /// Clients outside are answered by their backends' nodes, of services applied from now on that do not say otherwise.
+    pub fn answer_directly(&mut self) {
+        self.answers_directly = true;
+    }
+
     /// `key` is that of the object: whoever has made it already shares its memory.
     pub fn apply_service(&mut self, key: ObjectKey, service: &api::Service) {
         let cidrs = self.external_ip_cidrs.as_deref();
         let may_be_external =
             |ip: IpAddr| cidrs.is_none_or(|cidrs| cidrs.iter().any(|cidr| cidr.contains(ip)));
-        let mut new = Service::from_api(service, may_be_external);
+        let mut new = Service::from_api(service, may_be_external, self.answers_directly);
         for port in new.iter_mut().flat_map(|new| &mut new.ports) {
             self.names.share(&mut port.name);
         }
@@ -109,8 +117,9 @@ impl State {
         let new = Node::from_api(node);
         if self.nodes.get(&key) != Some(&new) {
             let is_ours = key == ObjectKey::new("", &self.node_name);
-            if is_ours && self.nodes.get(&key).and_then(|old| old.zone) != new.zone {
-                // Topology hints now mean something else.
+            let meant = |node: &Node| (node.zone, node.pod_cidrs.clone());
+            if is_ours && self.nodes.get(&key).map(meant) != Some(meant(&new)) {
+                // Topology hints, and what a tunnel frame can name, are something else now.
                 self.dirty.extend(self.services.keys().cloned());
             }
             let addresses = new.addresses.clone();

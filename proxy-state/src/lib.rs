@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod actual;
+mod annotations;
 mod announce;
 pub mod api;
 mod claims;
@@ -35,6 +36,7 @@ mod runs;
 mod warnings;
 
 pub use actual::{Actual, Dump, Limits};
+pub use annotations::maglev_size;
 pub use demand::Demand;
 pub use desired::{Backend, FrontendSpec, Scope, ServicePortId, ServicePortTable, ServiceTables};
 pub use health::{Health, ServiceHealth};
@@ -42,7 +44,7 @@ pub use ingest::State;
 pub use ip::{parse_cidr, parse_ip, routable_addr};
 pub use layout::{Layout, Span};
 pub use maglev::weighted as maglev_table;
-pub use model::{ObjectKey, maglev_size, prefix};
+pub use model::{ObjectKey, prefix};
 pub use nodes::{NodeTables, router_address};
 pub use plan::{Op, Plan, Refusal, plan};
 pub use resets::{Resets, Stale, Standing};

@@ -4,9 +4,9 @@ use ipnetwork::IpNetwork;
 use proxy_abi::Addr;
 
 use crate::{
+    annotations::{Unread, Wishes, default_maglev},
     api::{self, FirstAddress, Policy},
     ip::{parse_cidr, parse_ip, routable_addr},
-    maglev,
     warnings::LeftOut,
 };
 
@@ -65,8 +65,10 @@ pub(crate) struct Service {
     pub refused: Option<Box<LeftOut>>,
     /// Connections to endpoints that are gone are ended.
     pub resets: bool,
-    /// The annotation that was to say so and can't be read.
-    pub bad_resets: Option<Box<str>>,
+    /// Answers to clients outside leave from the backend's node.
+    pub is_direct: bool,
+    /// Annotations that can't be read.
+    pub unread: Option<Box<[Unread]>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,8 +87,12 @@ const DEFAULT_AFFINITY_S: u32 = 10_800;
 impl Service {
     /// `None` for what a proxy must ignore: headless, ExternalName, without an address yet, or another proxy's.
     ///
-    /// `may_be_external`: what the configuration says of an external address.
-    pub fn from_api(service: &api::Service, may_be_external: impl Fn(IpAddr) -> bool) -> Option<Service> {
+    /// `may_be_external`: what the configuration says of an external address; `is_direct`: of the way of answers.
+    pub fn from_api(
+        service: &api::Service,
+        may_be_external: impl Fn(IpAddr) -> bool,
+        is_direct: bool,
+    ) -> Option<Service> {
         let spec = &service.spec;
         if service.metadata.labels.service_proxy_name.is_some() || spec.kind == "ExternalName" {
             return None;
@@ -102,8 +108,9 @@ impl Service {
         let has_node_ports = is_load_balancer || spec.kind == "NodePort";
         let ingress = service.status.load_balancer.ingress.iter();
         let external_local = spec.external_traffic_policy == Policy::Local;
-        let resets = service.metadata.annotations.reset_on_endpoint_removal.as_deref();
-        let resets = resets.map(|text| truth(text).ok_or(text));
+        let is_external = has_node_ports || !spec.external_ips.is_empty();
+        let wishes = Wishes::of(&service.metadata.annotations);
+        let is_direct = is_external && wishes.direct.unwrap_or(is_direct);
         Some(Service {
             created: timestamp_digits(&service.metadata.creation_timestamp),
             uid: uid_bits(&service.metadata.uid),
@@ -142,7 +149,8 @@ impl Service {
                     .max(1),
                 _ => 0,
             },
-            maglev: maglev_size(&service.metadata.annotations),
+            // Whoever sees one direction only can forget a connection: Maglev finds its backend again.
+            maglev: wishes.maglev.unwrap_or(default_maglev(is_direct)),
             source_ranges: match spec.load_balancer_source_ranges.as_slice() {
                 [] => None,
                 _ if !is_load_balancer => None,
@@ -151,8 +159,9 @@ impl Service {
             },
             health_port: if is_load_balancer && external_local { spec.health_check_node_port } else { 0 },
             is_announced: is_load_balancer && api::holds(&service.status.conditions, api::ADDRESS_ASSIGNED),
-            resets: resets == Some(Ok(true)),
-            bad_resets: resets.and_then(Result::err).map(shortened),
+            resets: wishes.resets.unwrap_or(false),
+            is_direct,
+            unread: wishes.unread,
         })
     }
 
@@ -165,17 +174,6 @@ impl Service {
 /// A range's first address and its length in the 128-bit form: an IPv4 /24 is 120.
 pub fn prefix(cidr: IpNetwork) -> (Addr, u32) {
     (cidr.network().into(), u32::from(cidr.prefix()) + if cidr.is_ipv4() { 96 } else { 0 })
-}
-
-/// Elements of the Maglev tables that a Service's annotations ask for; 0: its backends are drawn at random.
-pub fn maglev_size(annotations: &api::Annotations) -> u32 {
-    match annotations.balancing.as_deref().map(str::trim) {
-        Some("maglev") => {
-            let asked = annotations.maglev_table_size.as_deref().and_then(|size| size.trim().parse().ok());
-            maglev::size(asked.unwrap_or(maglev::DEFAULT_SIZE))
-        }
-        _ => 0,
-    }
 }
 
 /// An EndpointSlice of addresses (FQDN slices are not kept).
@@ -291,12 +289,8 @@ fn weight(text: &str) -> Option<u8> {
     text.trim().parse().ok().filter(|weight| (1..=MOST_WEIGHT).contains(weight))
 }
 
-fn truth(text: &str) -> Option<bool> {
-    text.trim().parse().ok()
-}
-
 /// What a person needs to find it again.
-fn shortened(text: &str) -> Box<str> {
+pub(crate) fn shortened(text: &str) -> Box<str> {
     text.chars().take(32).collect::<String>().into()
 }
 

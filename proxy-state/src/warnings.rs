@@ -3,6 +3,7 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 use proxy_abi::{Addr, FrontendKey, frontend_kind, proto};
 
 use crate::{
+    annotations::Unread,
     announce::weight,
     desired::{address_in_use, frontend_keys},
     ingest::State,
@@ -120,7 +121,7 @@ impl State {
             self.of_service(key, service),
             refused_addresses(service),
             self.refused_endpoints(key),
-            refused_resets(service).or_else(|| self.refused_weight(key)),
+            unread(service).or_else(|| self.refused_weight(key)),
         ]
         .into_iter()
         .flatten()
@@ -230,11 +231,11 @@ fn refused_addresses(service: &Service) -> Option<Warning> {
     Some(Warning { cause: Cause::AddressRefused, note })
 }
 
-fn refused_resets(service: &Service) -> Option<Warning> {
-    let text = service.bad_resets.as_ref()?;
-    let note = format!(
-        "annotation service.skerry.io/reset-on-endpoint-removal is `{text}`: taken as false; write true or false"
-    );
+fn unread(service: &Service) -> Option<Warning> {
+    let [first, others @ ..] = &**service.unread.as_ref()? else { return None };
+    let Unread { annotation, text, values } = first;
+    let note =
+        format!("annotation {annotation} is `{text}`{}: not obeyed; write {values}", and_more(others.len()));
     Some(Warning { cause: Cause::AnnotationRefused, note })
 }
 

@@ -496,6 +496,62 @@ fn a_full_table_of_members_is_refused_by_name_and_changes_nothing() {
 }
 
 #[test]
+fn a_direct_service_is_so_from_outside_alone_and_drawn_by_maglev() {
+    let mut world = World::with(Limits { slots: 8192, ..LIMITS });
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["type"] = json!("NodePort");
+    web["spec"]["ports"][0]["nodePort"] = json!(30080);
+    let flags = |world: &World, key: FrontendKey| world.maps.frontends[&key].flags;
+    let (inside, outside) = (key("10.96.0.1", 80, proto::TCP), node_port(30080));
+    let both = frontend_flag::DIRECT | frontend_flag::MAGLEV;
+    world.service(web.clone()).slice(slice("e", "web", &["10.0.0.1", "10.0.0.2"])).sync();
+    assert_eq!(flags(&world, outside) & both, 0);
+    for (text, balancing, expected) in [
+        ("dsr", None, both),
+        (" dsr ", Some("random"), frontend_flag::DIRECT),
+        ("snat", None, 0),
+        ("ipip", None, 0),
+    ] {
+        web["metadata"]["annotations"] = json!({"service.skerry.io/forwarding-mode": text});
+        if let Some(balancing) = balancing {
+            web["metadata"]["annotations"]["service.skerry.io/balancing"] = json!(balancing);
+        }
+        world.service(web.clone()).sync();
+        assert_eq!(flags(&world, outside) & both, expected, "{text} {balancing:?}");
+        assert_eq!(flags(&world, inside) & frontend_flag::DIRECT, 0, "{text}");
+        let warnings = world.state.warnings(&ObjectKey::new("ns", "web"));
+        assert_eq!(warnings.is_empty(), text != "ipip", "{warnings:?}");
+        for warning in warnings {
+            let names = ["forwarding-mode", "`ipip`", "snat or dsr"];
+            assert!(names.iter().all(|name| warning.note.contains(name)), "{}", warning.note);
+        }
+    }
+    // Where the configuration says so, a Service need not.
+    world.state.answer_directly();
+    web["metadata"]["annotations"] = json!({});
+    world.service(web.clone()).sync();
+    assert_eq!(flags(&world, outside) & both, both);
+    web["metadata"]["annotations"] = json!({"service.skerry.io/forwarding-mode": "snat"});
+    world.service(web).sync();
+    assert_eq!(flags(&world, outside) & both, 0);
+}
+
+#[test]
+fn a_direct_service_of_ipv6_needs_nodes_ranges_that_eight_bytes_tell_apart() {
+    let mut world = World::with(Limits { slots: 8192, ..LIMITS });
+    let mut web = service("web", "fd00::1");
+    web["spec"]["externalIPs"] = json!(["2001:db8::7"]);
+    web["metadata"]["annotations"] = json!({"service.skerry.io/forwarding-mode": "dsr"});
+    let node = |cidr: &str| json!({"metadata": {"name": "here"}, "spec": {"podCIDRs": [cidr]}});
+    world.service(web).sync();
+    for (cidr, is_direct) in [("fd01::/64", true), ("fd01::/60", false), ("fd01::/80", true)] {
+        world.node(node(cidr)).sync();
+        let flags = world.maps.frontends[&key("2001:db8::7", 80, proto::TCP)].flags;
+        assert_eq!(flags & frontend_flag::DIRECT != 0, is_direct, "{cidr}");
+    }
+}
+
+#[test]
 fn maglev_by_annotation_gives_each_backend_its_share() {
     let mut world = World::with(Limits { slots: 8192, ..LIMITS });
     let mut web = service("web", "10.96.0.1");

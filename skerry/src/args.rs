@@ -162,6 +162,25 @@ pub struct TunnelOptions {
     /// service mesh's sidecar then sees what its pod has dialled
     #[arg(long, default_value = "all")]
     pub socket_lb: SocketLb,
+    /// How clients outside reach backends on other nodes, of Services that don't say (service.skerry.io/forwarding-mode):
+    /// answers come back through the node that they reached, or the backend's node answers itself (direct server return)
+    #[arg(long, default_value = "snat")]
+    pub load_balancer_mode: LoadBalancerMode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LoadBalancerMode {
+    Snat,
+    Dsr,
+}
+
+impl From<LoadBalancerMode> for proxy_agent::LoadBalancerMode {
+    fn from(asked: LoadBalancerMode) -> proxy_agent::LoadBalancerMode {
+        match asked {
+            LoadBalancerMode::Snat => proxy_agent::LoadBalancerMode::Snat,
+            LoadBalancerMode::Dsr => proxy_agent::LoadBalancerMode::Dsr,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -157,9 +157,15 @@ fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String>
     flag("metrics-bind", node.tunnel.metrics_bind.map(|bind| bind.to_string()));
     flag("healthz-bind", Some(node.tunnel.healthz_bind.to_string()));
     flag("announce", Some(node.tunnel.announce.to_string()));
-    flag("socket-lb", node.tunnel.socket_lb.to_possible_value().map(|value| value.get_name().to_owned()));
-    flag("uplink-xdp", node.tunnel.uplink_xdp.to_possible_value().map(|value| value.get_name().to_owned()));
+    flag("socket-lb", named(node.tunnel.socket_lb));
+    flag("load-balancer-mode", named(node.tunnel.load_balancer_mode));
+    flag("uplink-xdp", named(node.tunnel.uplink_xdp));
     list
+}
+
+/// A choice as it is typed.
+fn named(choice: impl ValueEnum) -> Option<String> {
+    choice.to_possible_value().map(|value| value.get_name().to_owned())
 }
 
 fn folder_args(args: &UpArgs) -> Vec<String> {
@@ -213,7 +219,7 @@ fn wait_for(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Cli, Command, SocketLb, UplinkXdp};
+    use crate::args::{Cli, Command, LoadBalancerMode, SocketLb, UplinkXdp};
     use clap::Parser;
 
     #[test]
@@ -250,6 +256,8 @@ mod tests {
             "generic",
             "--socket-lb",
             "host",
+            "--load-balancer-mode",
+            "dsr",
             "--other-uplinks",
             "eth1,eth2",
         ];
@@ -273,6 +281,7 @@ mod tests {
         assert_eq!(node.node.tunnel.nodeport_addresses, args.node.tunnel.nodeport_addresses);
         assert_eq!(node.node.tunnel.external_ips, args.node.tunnel.external_ips);
         assert_eq!(node.node.tunnel.socket_lb, SocketLb::Host);
+        assert_eq!(node.node.tunnel.load_balancer_mode, LoadBalancerMode::Dsr);
         assert_eq!(node.node.tunnel.other_uplinks, args.node.tunnel.other_uplinks);
         assert_eq!(node.node.tunnel.healthz_bind, args.node.tunnel.healthz_bind);
         assert_eq!((node.node.tunnel.announce, node.node.tunnel.uplink_xdp), (false, UplinkXdp::Generic));

@@ -68,7 +68,7 @@ impl Service {
             notes.push(unread(
                 "service.skerry.io/balancing",
                 other,
-                "taken as random; write random or maglev",
+                "taken as maglev; write random or maglev",
             ));
         }
         let mut ports: Vec<Port> = Vec::new();
@@ -104,7 +104,7 @@ impl Service {
             is_local,
             health_port: if is_local { spec.health_check_node_port } else { 0 },
             is_direct,
-            maglev: maglev_size(annotations),
+            maglev: maglev_size(annotations, true),
             allowed: (!ranges.is_empty())
                 .then(|| ranges.iter().filter_map(|text| parse_cidr(text)).map(prefix).collect()),
             notes,

@@ -204,7 +204,7 @@ pub fn config(name: &str, dir: &Path, cgroup: &Path) -> Config {
         map_sizes: MapSizes {
             frontends: 1024,
             slots: 4096,
-            flows: 8192,
+            flows: 65_536,
             sockets: 4096,
             ..Config::new(name).map_sizes
         },

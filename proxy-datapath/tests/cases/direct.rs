@@ -120,6 +120,16 @@ fn at_the_backends_node() -> Vec<Case> {
                 drawn(tcp(CLIENT, AT_TWO, "A"), "10.244.1.3:8080"),
                 delivered(tcp(CLIENT, LOCAL, "A"), "10.244.1.3:8080"),
             ),
+        case("a client that comes by another node now is that node's, whatever was drawn here", {
+            with(proto::TCP, &[REMOTE], frontend_flag::MAGLEV)
+        })
+        .hands_on(UP, tcp(CLIENT, AT, "S"), REMOTE)
+        .delivers(TWO, drawn(tcp(CLIENT, AT, "A"), LOCAL), pod(tcp(CLIENT, LOCAL, "A")))
+        .delivers(UP, tcp(CLIENT, AT, "A"), tcp(CLIENT, LOCAL, "A").hop().for_mac(POD_A_MAC))
+        .leaves(&[
+            "new 203.0.113.9:5000>192.168.50.1:30080/6 => 203.0.113.9:5000>10.244.1.2:8080 dnat",
+            "new 10.244.1.2:8080>203.0.113.9:5000/6 => 192.168.50.1:30080>203.0.113.9:5000 dnat back",
+        ]),
         case("direct fragments reach their backend", with(proto::UDP, &[LOCAL], 0))
             .delivers(TWO, drawn(first(AT_TWO), LOCAL), pod(first(LOCAL)))
             .delivers(TWO, drawn(later(AT_TWO), LOCAL), pod(later(LOCAL))),

@@ -31,6 +31,8 @@ pub struct Connection {
     established: bool,
     /// Closed by both sides, or reset.
     over: bool,
+    /// Its answers pass elsewhere.
+    pub direct: bool,
 }
 
 #[derive(Default)]
@@ -72,7 +74,8 @@ impl Connection {
 
     fn is_dead(&self, config: &Config, now_s: u32) -> bool {
         let limit = limit_s(config, self.key.proto, self.stage());
-        self.seen_s.iter().all(|seen| now_s - seen > limit)
+        let seen = if self.direct { &self.seen_s[..1] } else { &self.seen_s };
+        seen.iter().all(|seen| now_s - seen > limit)
     }
 
     /// Whether its port may be given to another, if need be.
@@ -89,7 +92,7 @@ impl Connections {
         self.0.iter().enumerate().find_map(|(index, known)| {
             if known.key == *tuple {
                 Some((index, 0))
-            } else if known.to.flip() == *tuple {
+            } else if !known.direct && known.to.flip() == *tuple {
                 Some((index, 1))
             } else {
                 None
@@ -101,13 +104,13 @@ impl Connections {
         if way == 0 { self.0[index].to } else { self.0[index].key.flip() }
     }
 
-    /// What an ICMP error about a connection becomes: the connection itself is left alone.
-    pub fn peek(&self, tuple: &Tuple) -> Option<Tuple> {
-        self.find(tuple).map(|found| self.translation(found))
+    /// What an ICMP error about a connection becomes, and whether that is a direct one: the connection itself is left alone.
+    pub fn peek(&self, tuple: &Tuple) -> Option<(Tuple, bool)> {
+        self.find(tuple).map(|found| (self.translation(found), self.0[found.0].direct))
     }
 
-    /// A packet of a connection: what its tuple becomes; none if it belongs to none that lives.
-    pub fn meet(&mut self, config: &Config, tuple: &Tuple, flags: u8, now_s: u32) -> Option<Tuple> {
+    /// A packet of a connection: what its tuple becomes, and whether it is a direct one; none if it belongs to none that lives.
+    pub fn meet(&mut self, config: &Config, tuple: &Tuple, flags: u8, now_s: u32) -> Option<(Tuple, bool)> {
         let (index, way) = self.find(tuple)?;
         let known = &mut self.0[index];
         let tcp = tuple.proto == proto::TCP;
@@ -119,6 +122,12 @@ impl Connections {
         }
         let later = std::mem::replace(&mut known.seen_s[way], now_s) != now_s;
         known.answered |= way == 1;
+        if known.direct {
+            // The client's side alone tells.
+            known.over |= tcp && flags & (FIN | RST) != 0;
+            known.established |= !known.over && (!tcp || flags & (SYN | ACK) == ACK);
+            return Some((known.to, true));
+        }
         if tcp {
             known.hear(way, flags);
         }
@@ -128,18 +137,25 @@ impl Connections {
             _ => later,
         };
         known.established |= known.answered && proven && !known.over;
-        Some(self.translation((index, way)))
+        Some((self.translation((index, way)), false))
     }
 
     /// Whether a connection that became `to` could be told from all others by its answers, nobody else's taken away that
     /// still needs it.
     pub fn is_free(&self, config: &Config, to: &Tuple, now_s: u32) -> bool {
-        self.find(&to.flip()).is_none_or(|(index, _)| self.0[index].is_dead(config, now_s))
+        self.find(&to.flip())
+            .is_none_or(|(index, _)| !self.0[index].direct && self.0[index].is_dead(config, now_s))
     }
 
     /// As [`Connections::is_free`], or it is the port of one that is closed.
     pub fn could_be_freed(&self, config: &Config, to: &Tuple, now_s: u32) -> bool {
-        self.find(&to.flip()).is_none_or(|(index, _)| self.0[index].gives_way(config, now_s))
+        self.find(&to.flip())
+            .is_none_or(|(index, _)| !self.0[index].direct && self.0[index].gives_way(config, now_s))
+    }
+
+    /// Another node has taken the client over.
+    pub fn forget_direct(&mut self, key: &Tuple) {
+        self.0.retain(|known| !known.direct || known.key != *key);
     }
 
     /// Forgets the connection whose answers would look as if they came from the packet's receiver, if it is over: closed, or
@@ -153,8 +169,8 @@ impl Connections {
         }
     }
 
-    pub fn begin(&mut self, key: Tuple, to: Tuple, now_s: u32) {
-        if let Some((index, _)) = self.find(&to.flip()) {
+    pub fn begin(&mut self, key: Tuple, to: Tuple, now_s: u32, direct: bool) {
+        if !direct && let Some((index, _)) = self.find(&to.flip()) {
             self.0.remove(index);
         }
         self.0.push(Connection {
@@ -166,6 +182,7 @@ impl Connections {
             answered: false,
             established: false,
             over: false,
+            direct,
         });
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use proxy_abi::{Addr, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason, Tuple, proto};
+use proxy_abi::{Addr, Be16, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason, Tuple, proto};
 use proxy_datapath::{Action, Verdict};
 
 use crate::{
@@ -23,6 +23,8 @@ pub enum Way {
     Out(u32),
     /// The stack's own, into the tunnel device.
     Keyed(Addr),
+    /// To a node, for the backend that the frame names.
+    Backend(Addr, Addr, Be16),
 }
 
 /// What should become of a frame.
@@ -76,13 +78,13 @@ pub fn agrees(
         Fate::Sent(way, to) => {
             match way {
                 Way::Pod(..) => is(Action::Deliver, Reason::Delivered)?,
-                Way::Node(_) => is(Action::Tunnel, Reason::Encapsulated)?,
+                Way::Node(_) | Way::Backend(..) => is(Action::Tunnel, Reason::Encapsulated)?,
                 Way::Out(_) => is(Action::Out, Reason::SentOut)?,
                 Way::Keyed(_) => is(Action::Keyed, Reason::Encapsulated)?,
             }
             let right = match way {
                 Way::Pod(ifindex, _) | Way::Out(ifindex) => verdict.ifindex == *ifindex,
-                Way::Node(node) | Way::Keyed(node) => verdict.node == *node,
+                Way::Node(node) | Way::Keyed(node) | Way::Backend(node, ..) => verdict.node == *node,
             };
             if !right {
                 return Err(format!("{verdict:?} instead of {way:?}"));
@@ -127,9 +129,17 @@ fn translated(
             want[..6].copy_from_slice(&OVERLAY_DEV_MAC);
             want[6..12].copy_from_slice(&OVERLAY_SRC_MAC);
         }
+        Some(Way::Backend(_, addr, port)) => {
+            let low = &addr.octets()[8..];
+            want[0] = 0x0e;
+            want[1..6].copy_from_slice(&low[..5]);
+            want[6] = 0x0e;
+            want[7..10].copy_from_slice(&low[5..]);
+            want[10..12].copy_from_slice(&port.get().to_be_bytes());
+        }
         Some(Way::Out(_)) | None => {}
     }
-    if matches!(way, Some(Way::Pod(..) | Way::Node(_) | Way::Out(_))) {
+    if matches!(way, Some(Way::Pod(..) | Way::Node(_) | Way::Backend(..) | Way::Out(_))) {
         want[14 + if ip.v4 { 8 } else { 7 }] -= 1;
     }
     if let Some(to) = to {

@@ -10,7 +10,7 @@ use crate::{
         packet::{Transport, internet_sum, sctp, sctp_unsummed, tcp, udp},
     },
     random::Random,
-    tables::{NODE, OTHER_NODE, OUTSIDE, OWN_POD, REMOTE_POD, ROUTER, WHO},
+    tables::{self, NODE, OTHER_NODE, OUTSIDE, OWN_POD, REMOTE_POD, ROUTER, WHO},
 };
 
 const PORTS: [u16; 18] = [
@@ -45,7 +45,16 @@ pub fn next(random: &mut Random, known: &[Tuple], focus: Option<Focus>) -> (Hook
     } else {
         fresh(random)
     };
-    let packet = dress(random, packet);
+    let mut packet = dress(random, packet);
+    let mut hook = hook;
+    let is_outsiders = matches!(hook, Hook::FromUplink);
+    if is_outsiders && random.once_in(5) {
+        hook = overlay(random, "192.168.50.2");
+    }
+    if matches!(hook, Hook::FromOverlay(..)) && (is_outsiders || random.once_in(20)) {
+        let family = usize::from(packet.src.is_ipv6() != random.once_in(50));
+        packet = packet.for_backend(&tables::drawn(random, family));
+    }
     let mut frame = packet.bytes();
     if packet.src.is_ipv4() && random.once_in(10) {
         may_be_cut(&mut frame);

@@ -23,6 +23,12 @@ pub struct Service {
     pub some_stale: bool,
 }
 
+impl Service {
+    pub fn is_direct(&self) -> bool {
+        self.frontend.flags & frontend_flag::DIRECT != 0
+    }
+}
+
 pub fn endpoint_flags(state: &State, addr: &Addr) -> Option<u16> {
     state.endpoints.iter().find(|(known, _)| known == addr).map(|(_, endpoint)| endpoint.flags)
 }

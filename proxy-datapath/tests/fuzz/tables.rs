@@ -87,6 +87,13 @@ const BACKENDS: [(usize, u16); 8] = [
     (OUTSIDE, 8_080),
 ];
 
+/// A backend as a first node names it: mostly one of this node's pods.
+pub fn drawn(random: &mut Random, v6: usize) -> String {
+    let (index, port) = if random.once_in(5) { random.pick(&BACKENDS) } else { random.pick(&BACKENDS[..2]) };
+    let host = WHO[v6][index];
+    if v6 == 1 { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 pub fn state(random: &mut Random) -> State {
     let mut state = facts(random);
     if random.once_in(40) {
@@ -225,9 +232,12 @@ fn policies(random: &mut Random, state: &mut State, id: u32, family: usize) {
         };
         (frontend.inside, frontend.outside) = (part(random), part(random));
     }
-    for (flag, times) in
-        [(frontend_flag::DROP_IF_EMPTY, 3), (frontend_flag::MAGLEV, 8), (frontend_flag::SOURCE_RANGES, 6)]
-    {
+    for (flag, times) in [
+        (frontend_flag::DROP_IF_EMPTY, 3),
+        (frontend_flag::MAGLEV, 8),
+        (frontend_flag::SOURCE_RANGES, 6),
+        (frontend_flag::DIRECT, 4),
+    ] {
         if random.once_in(times) {
             frontend.flags |= flag;
         }

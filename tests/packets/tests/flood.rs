@@ -10,7 +10,7 @@ use std::{
 };
 
 use etherparse::PacketBuilder;
-use proxy_abi::{Reason, Seat, flow_state, proto};
+use proxy_abi::{Reason, Seat, flow_flag, flow_state, frontend_flag, proto};
 use skerry_kernel::{ClassicInstruction, PacketSocket};
 use skerry_lab::Netns;
 use skerry_packet_cases::{Greeter, NODE_PORT, TABLE, VIP, World, dial, mac, mirror};
@@ -88,8 +88,9 @@ impl Standing {
 
 /// A world in which the backends of two services, on the nodes' ports and on a ClusterIP, are in one pod; answers to made-up
 /// sources leave by the uplink and end there.
-fn world(backend: usize) -> World {
+fn world(backend: usize, frontend_flags: u32) -> World {
     let mut world = World::new();
+    world.nodes.iter_mut().for_each(|node| node.frontend_flags = frontend_flags);
     let pod = world.nodes[backend].pod_address;
     for (id, port) in (1..).zip(PORTS) {
         world.serve(id, proto::TCP, port, Some(NODE_PORT + port - PORTS[0]), &[(pod, port)]);
@@ -100,8 +101,20 @@ fn world(backend: usize) -> World {
     world
 }
 
-/// Floods while a connection stands and new ones are made. `at`: the two services' addresses as the client dials them.
-fn survives(world: &mut World, backend: usize, client: fn(&World) -> &Netns, at: [String; 2], flood: &Flood) {
+/// Where the parts are.
+struct Places {
+    /// The node of the backends.
+    backend: usize,
+    /// The node that sees both directions of each connection.
+    tracker: usize,
+    client: fn(&World) -> &Netns,
+    /// The two services' addresses as the client dials them.
+    at: [String; 2],
+}
+
+/// Floods while a connection stands and new ones are made.
+fn survives(world: &mut World, places: Places, flood: &Flood) {
+    let Places { backend, tracker, client, at } = places;
     let server = mirror(&world.nodes[backend].pod, &format!("0.0.0.0:{}", PORTS[0]));
     let greeter = Greeter::start(&world.nodes[backend].pod, &format!("0.0.0.0:{}", PORTS[1]), "pod");
     let from = client(world);
@@ -130,12 +143,12 @@ fn survives(world: &mut World, backend: usize, client: fn(&World) -> &Netns, at:
     drop(standing);
     server.join().unwrap().unwrap();
     greeter.end(&world.nodes[backend].pod);
-    let flows = world.nodes[0].object.flows().unwrap();
+    let flows = world.nodes[tracker].object.flows().unwrap();
     let count = |state: u8| flows.iter().filter(|(_, flow)| flow.state == state).count() as u32;
     let (new, established) = (count(flow_state::EMBRYONIC), count(flow_state::ESTABLISHED));
     let closing = count(flow_state::CLOSING);
     println!("{} SYNs; {new} new, {established} established, {closing} closing entries", sent.into_inner());
-    let object = &mut world.nodes[0].object;
+    let object = &mut world.nodes[tracker].object;
     for reason in Reason::ALL.iter().filter(|reason| reason.is_drop()) {
         let count = object.counted(*reason).unwrap();
         if count > 0 {
@@ -165,24 +178,36 @@ fn from_one_pod(n: u32) -> Ends {
 
 #[test]
 fn a_flood_at_a_node_port_costs_no_connection_to_a_pod_of_this_node() {
-    let mut world = world(0);
+    let mut world = world(0, 0);
     let flood = Flood { device: "up0", to_mac: mac(&world.nodes[0].netns, "up0"), ends: from_anywhere };
     let at = [NODE_PORT, NODE_PORT + 1].map(|port| format!("192.168.50.1:{port}"));
-    survives(&mut world, 0, |world| &world.outside, at, &flood);
+    survives(&mut world, Places { backend: 0, tracker: 0, client: |world| &world.outside, at }, &flood);
 }
 
 #[test]
 fn a_flood_at_a_node_port_costs_no_connection_to_a_pod_of_another_node() {
-    let mut world = world(1);
+    let mut world = world(1, 0);
     let flood = Flood { device: "up0", to_mac: mac(&world.nodes[0].netns, "up0"), ends: from_anywhere };
     let at = [NODE_PORT, NODE_PORT + 1].map(|port| format!("192.168.50.1:{port}"));
-    survives(&mut world, 1, |world| &world.outside, at, &flood);
+    survives(&mut world, Places { backend: 1, tracker: 0, client: |world| &world.outside, at }, &flood);
+}
+
+/// The first node forgets a direct connection, as it must; Maglev draws its backend again, whose node has not forgotten.
+#[test]
+fn a_flood_at_a_direct_node_port_costs_no_connection() {
+    let mut world = world(1, frontend_flag::DIRECT | frontend_flag::MAGLEV);
+    let flood = Flood { device: "up0", to_mac: mac(&world.nodes[0].netns, "up0"), ends: from_anywhere };
+    let at = [NODE_PORT, NODE_PORT + 1].map(|port| format!("192.168.50.1:{port}"));
+    survives(&mut world, Places { backend: 1, tracker: 1, client: |world| &world.outside, at }, &flood);
+    let first = world.nodes[0].object.flows().unwrap();
+    assert!(first.iter().all(|(_, flow)| flow.flags & flow_flag::DIRECT != 0));
+    assert!(first.len() as u32 <= Seat::in_use(TABLE), "{} entries", first.len());
 }
 
 #[test]
 fn a_flood_from_a_pod_costs_no_connection() {
-    let mut world = world(1);
+    let mut world = world(1, 0);
     let flood = Flood { device: "eth0", to_mac: mac(&world.nodes[0].netns, "sk0"), ends: from_one_pod };
     let at = PORTS.map(|port| format!("{VIP}:{port}"));
-    survives(&mut world, 1, |world| &world.nodes[0].pod, at, &flood);
+    survives(&mut world, Places { backend: 1, tracker: 0, client: |world| &world.nodes[0].pod, at }, &flood);
 }

@@ -6,7 +6,8 @@ mod ways;
 use std::collections::{HashMap, HashSet};
 
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Be16, Config, Reason, Tuple, config_flag, endpoint_flag, frontend_flag,
+    Addr, Affinity, AffinityKey, Be16, Config, DIRECT_MAC_TAG, Reason, Tuple, config_flag, endpoint_flag,
+    frontend_flag,
 };
 use proxy_datapath::{Action, Tables, Verdict};
 
@@ -96,7 +97,7 @@ impl Model {
         let fate = match hook {
             Hook::FromPod => self.at_from_pod(&read, input, seen)?,
             Hook::ToPod => self.at_to_pod(&read),
-            Hook::FromOverlay(peer, vni) => self.at_from_overlay(&read, &addr(peer), vni),
+            Hook::FromOverlay(peer, vni) => self.at_from_overlay(&read, input, &addr(peer), vni, seen)?,
             Hook::ToOverlay => self.at_to_overlay(&read, seen)?,
             Hook::FromUplink => self.at_from_uplink(&read, input, seen)?,
             Hook::ToUplink => self.at_to_uplink(&read, seen)?,
@@ -188,11 +189,11 @@ impl Model {
         if is_loopback(&ip.src) || is_loopback(&ip.dst) {
             return Ok(Fate::Dropped(Reason::LoopbackSource));
         }
-        if let Some(to) = self.meet(ip) {
+        if let Some((to, direct)) = self.meet_any(ip) {
             if matches!(self.place(&to.dst), Place::Remote(_)) && !self.fits(ip) {
                 return Ok(self.too_big(ip, input));
             }
-            return Ok(self.send(ip, Some(to)));
+            return Ok(if direct { self.hand_on(ip, to) } else { self.send(ip, Some(to)) });
         }
         if self.has(config_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some() {
             return Ok(Fate::Dropped(Reason::SourceSpoofed));
@@ -219,29 +220,70 @@ impl Model {
         }
     }
 
-    fn at_from_overlay(&mut self, read: &Frame, peer: &Addr, vni: u32) -> Fate {
+    fn at_from_overlay(
+        &mut self,
+        read: &Frame,
+        input: &[u8],
+        peer: &Addr,
+        vni: u32,
+        seen: &Seen<'_>,
+    ) -> Result<Fate, String> {
         if vni != self.config().vni {
-            return Fate::Dropped(Reason::WrongVni);
+            return Ok(Fate::Dropped(Reason::WrongVni));
         }
         if !self.state.tunnel_peers.contains(peer) {
-            return Fate::Dropped(Reason::UnknownTunnelPeer);
+            return Ok(Fate::Dropped(Reason::UnknownTunnelPeer));
         }
         let ip = match read {
-            Frame::Broken => return Fate::Dropped(Reason::Malformed),
-            Frame::Mapped => return Fate::Dropped(Reason::MappedOnWire),
-            Frame::Arp | Frame::Foreign => return Fate::Dropped(Reason::UnknownProtocol),
+            Frame::Broken => return Ok(Fate::Dropped(Reason::Malformed)),
+            Frame::Mapped => return Ok(Fate::Dropped(Reason::MappedOnWire)),
+            Frame::Arp | Frame::Foreign => return Ok(Fate::Dropped(Reason::UnknownProtocol)),
             Frame::Ip(ip) => ip,
         };
+        if input[6] == DIRECT_MAC_TAG {
+            return self.at_backends_node(ip, input, seen);
+        }
         if self.pod_cidr(&ip.src).is_none_or(|(node, _)| node != *peer) {
-            return Fate::Dropped(Reason::SourceSpoofed);
+            return Ok(Fate::Dropped(Reason::SourceSpoofed));
         }
         if let Some(to) = self.meet(ip) {
-            return self.send(ip, Some(to));
+            return Ok(self.send(ip, Some(to)));
         }
-        match self.place(&ip.dst) {
+        Ok(match self.place(&ip.dst) {
             Place::Pod(..) | Place::Node => self.send(ip, None),
             _ => Fate::Dropped(Reason::UnknownEndpoint),
+        })
+    }
+
+    /// What another node has drawn a pod of this one for.
+    fn at_backends_node(&mut self, ip: &Ip, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
+        let is_pods = |model: &Model, addr: &Addr| matches!(model.place(addr), Place::Pod(..));
+        if self.pod_cidr(&ip.src).is_some() || is_loopback(&ip.src) {
+            return Ok(Fate::Dropped(Reason::SourceSpoofed));
         }
+        if let Some(to) = self.meet(ip) {
+            let known = is_pods(self, &to.dst);
+            return Ok(if known { self.send(ip, Some(to)) } else { Fate::Dropped(Reason::UnknownEndpoint) });
+        }
+        match ip.body {
+            Body::Later => return Ok(Fate::Dropped(Reason::FragmentUnknown)),
+            Body::Ports { .. } if !opens_nothing(ip) => {}
+            _ => return Ok(Fate::Dropped(Reason::NoFlow)),
+        }
+        let mut octets = self.config().router(ip.v4).octets();
+        octets[8..13].copy_from_slice(&input[1..6]);
+        octets[13..].copy_from_slice(&input[7..10]);
+        let backend = (Addr::from_v6(octets), Be16::new(u16::from_be_bytes([input[10], input[11]])));
+        if input[0] != DIRECT_MAC_TAG || backend.0.is_v4() != ip.v4 {
+            return Ok(Fate::Dropped(Reason::Malformed));
+        }
+        if !is_pods(self, &backend.0) {
+            return Ok(Fate::Dropped(Reason::UnknownEndpoint));
+        }
+        self.connections.forget_direct(&ip.tuple());
+        self.note_ports(ip, backend);
+        let opened = self.begin(ip, backend, Source::Kept, seen)?;
+        Ok(opened.map_or_else(Fate::Dropped, |to| self.send(ip, Some(to))))
     }
 
     fn at_to_overlay(&mut self, read: &Frame, seen: &Seen<'_>) -> Result<Fate, String> {

@@ -32,7 +32,9 @@ impl Model {
                 Fate::Answered(reason, _) | Fate::Refused(reason) => seen.verdict.reason == *reason,
                 _ => false,
             };
-            let mut fates = allowed.iter().filter_map(|backend| self.unbegun(ip, input, *backend, outside));
+            let direct = outside && service.is_direct();
+            let unbegun = |backend: &(Addr, Be16)| self.unbegun(ip, input, *backend, outside, direct);
+            let mut fates = allowed.iter().filter_map(unbegun);
             return match fates.find(agrees) {
                 Some(Fate::Dropped(Reason::SnatExhausted)) if outside => Ok(Fate::Anything),
                 Some(fate) => Ok(fate),
@@ -46,13 +48,20 @@ impl Model {
             return Err(format!("{chosen:?} was drawn, not one of {allowed:?}"));
         }
         self.remember(ip, service, outside, chosen);
+        if outside {
+            self.note_ports(ip, chosen);
+        }
+        if outside && service.is_direct() && matches!(self.place(&chosen.0), Place::Remote(_)) {
+            if recorded.src != ip.src || recorded.sport != ip.tuple().sport {
+                return Err(format!("{recorded:?}: a direct packet keeps its source"));
+            }
+            self.connections.begin(ip.tuple(), recorded, self.now_s, true);
+            return Ok(self.hand_on(ip, recorded));
+        }
         let source = match self.source(ip, &chosen.0, outside) {
             Ok(source) => source,
             Err(reason) => return Ok(Fate::Dropped(reason)),
         };
-        if outside {
-            self.note_ports(ip, chosen);
-        }
         let opened = self.begin(ip, chosen, source, seen)?;
         Ok(opened.map_or_else(Fate::Dropped, |to| self.send(ip, Some(to))))
     }
@@ -64,9 +73,13 @@ impl Model {
         input: &[u8],
         backend: (Addr, Be16),
         outside: bool,
+        direct: bool,
     ) -> Option<Fate> {
         if outside && matches!(self.place(&backend.0), Place::Remote(_)) && !self.fits(ip) {
             return Some(self.too_big(ip, input));
+        }
+        if direct && matches!(self.place(&backend.0), Place::Remote(_)) {
+            return None;
         }
         match self.source(ip, &backend.0, outside) {
             Err(reason) => Some(Fate::Dropped(reason)),
@@ -182,7 +195,7 @@ impl Model {
         let possible = self.free_ports(ip, to, source);
         match seen.recorded(&key) {
             Some(recorded) if possible.contains(&recorded) => {
-                self.connections.begin(key, recorded, self.now_s);
+                self.connections.begin(key, recorded, self.now_s, false);
                 Ok(Ok(recorded))
             }
             Some(recorded) => {

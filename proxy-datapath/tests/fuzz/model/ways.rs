@@ -16,8 +16,17 @@ impl Model {
         self.meet_as(ip, ip.src)
     }
 
+    /// As [`Model::meet`], where direct connections come: the backend, and whether it is one.
+    pub(super) fn meet_any(&mut self, ip: &Ip) -> Option<(Tuple, bool)> {
+        self.look_up(ip, ip.src)
+    }
+
     /// As [`Model::meet`], as if the packet came from `source`.
     pub(super) fn meet_as(&mut self, ip: &Ip, source: Addr) -> Option<Tuple> {
+        self.look_up(ip, source).filter(|(_, direct)| !direct).map(|(to, _)| to)
+    }
+
+    fn look_up(&mut self, ip: &Ip, source: Addr) -> Option<(Tuple, bool)> {
         let mut tuple = ip.tuple();
         if source != ip.src {
             tuple.src = source;
@@ -85,6 +94,16 @@ impl Model {
             Place::Routed | Place::Outside => Way::Out(self.config().uplink_ifindex),
         };
         if ip.ttl <= 1 { Fate::Dropped(Reason::TtlExpired) } else { Fate::Sent(way, to) }
+    }
+
+    /// As it came, to the node of the backend, if that is another one.
+    pub(super) fn hand_on(&self, ip: &Ip, to: Tuple) -> Fate {
+        match self.place(&to.dst) {
+            Place::Remote(_) if self.config().overlay_ifindex == 0 => Fate::Dropped(Reason::TunnelDown),
+            Place::Remote(_) if ip.ttl <= 1 => Fate::Dropped(Reason::TtlExpired),
+            Place::Remote(node) => Fate::Sent(Way::Backend(node, to.dst, to.dport), None),
+            _ => Fate::Dropped(Reason::UnknownEndpoint),
+        }
     }
 
     /// The node's own traffic: no translated connection has ever had the port.

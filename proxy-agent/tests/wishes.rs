@@ -1,0 +1,135 @@
+//! What a Service asks for by annotations, seen by its clients.
+
+mod support;
+
+use libtest_mimic::{Arguments, Trial};
+use proxy_abi::{
+    Addr, Be16, Flow, Frontend, FrontendKey, Tuple, flow_flag, frontend_flag, frontend_kind, map,
+};
+use skerry_kernel::Map;
+use support::{
+    TestNode, eventually,
+    net::Pod,
+    roles::{ROLE, Role, Tally, play},
+    scene::{NODE_PORT, Scene},
+};
+
+const SERVICE: &str = "default/web";
+
+fn main() {
+    if let Ok(role) = std::env::var(ROLE) {
+        return play(&role);
+    }
+    let arguments = Arguments::from_args();
+    let trials = vec![
+        trial("connections_to_a_removed_backend_end_only_where_the_service_asks_for_it", resets),
+        trial("a_service_changes_between_snat_and_direct_return_under_load", || changes_forwarding("TCP")),
+        trial("datagrams_change_between_snat_and_direct_return_under_load", || changes_forwarding("UDP")),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial(name: &str, test: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}
+
+/// Lets a client ask for a while, and returns what it saw.
+fn a_moment(role: Role) -> Tally {
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    role.tally()
+}
+
+/// A backend that is gone for Kubernetes and still answers: whoever is not cut off goes on talking to it.
+fn resets() {
+    const ANNOTATION: &str = "service.skerry.io/reset-on-endpoint-removal";
+    let scene = Scene::new("TCP");
+    note_pod(&scene.near, &scene.client);
+    scene.backends("TCP", &["near"]);
+    eventually("only the near one answers", || {
+        let tally = a_moment(scene.in_pod("dial"));
+        (tally.lost.is_empty() && tally.answers.keys().eq(["near"])).then_some(())
+    });
+    let mut keeping =
+        [("pod", scene.in_pod("keep")), ("node", scene.on_node("keep")), ("outside", scene.outside("keep"))];
+    let mut direct =
+        Role::start("keep", &["10.244.1.5:8080"], |line| scene.client.command(&scene.near, line));
+    a_moment(scene.in_pod("dial"));
+    scene.backends("TCP", &["far"]);
+    eventually("only the far one answers", || {
+        let tally = a_moment(scene.in_pod("dial"));
+        (tally.lost.is_empty() && tally.answers.keys().eq(["far"])).then_some(())
+    });
+    // Longer than an endpoint must be gone.
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    for (who, role) in &mut keeping {
+        assert!(!role.has_ended(), "{who}: nobody asked for its end");
+    }
+    let later = scene.in_pod("keep");
+    scene.api.annotate("services", SERVICE, ANNOTATION, "true");
+    for (who, mut role) in keeping {
+        eventually(&format!("{who}: cut off"), || role.has_ended().then_some(()));
+        let tally = role.tally();
+        println!("{who}: {tally:?}");
+        assert!(tally.answers.keys().eq(["near"]) && tally.lost.len() == 1, "{who}: {tally:?}");
+        let how = tally.lost.keys().next().unwrap();
+        let wanted = if who == "outside" { "reset" } else { "abort" };
+        assert!(how.contains(wanted), "{who}: {how}");
+    }
+    let tally = later.tally();
+    assert!(tally.lost.is_empty() && tally.answers.keys().eq(["far"]), "to another backend: {tally:?}");
+    assert!(!direct.has_ended(), "it dialled the pod itself");
+    assert!(direct.tally().lost.is_empty());
+}
+
+/// As the CNI plugin notes what it has attached.
+fn note_pod(node: &TestNode, pod: &Pod) {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let folder = node.config().cni_state_dir.join(boot_id.trim()).join("attachments");
+    std::fs::create_dir_all(&folder).unwrap();
+    let record = serde_json::json!({"netns": pod.netns.path()});
+    std::fs::write(folder.join("pod@eth0"), format!("{record}\n")).unwrap();
+}
+
+/// New connections, and those that were begun in either mode, go on through all changes.
+fn changes_forwarding(protocol: &str) {
+    const ANNOTATION: &str = "service.skerry.io/forwarding-mode";
+    let role = if protocol == "TCP" { "dial" } else { "ask" };
+    let scene = Scene::new(protocol);
+    eventually("it answers", || {
+        let tally = a_moment(scene.outside(role));
+        (tally.lost.is_empty() && tally.total() > 0).then_some(())
+    });
+    let mut clients = vec![scene.outside(role), scene.outside(role)];
+    let table: Map<FrontendKey, Frontend> = Map::open(&scene.near.pin("maps", map::FRONTENDS)).unwrap();
+    let proto = if protocol == "TCP" { proxy_abi::proto::TCP } else { proxy_abi::proto::UDP };
+    let key = FrontendKey {
+        addr: Addr::UNSPECIFIED,
+        port: Be16::new(NODE_PORT),
+        proto,
+        kind: frontend_kind::NODE_PORT_V4,
+    };
+    let is_direct =
+        || table.lookup(&key).unwrap().is_some_and(|frontend| frontend.flags & frontend_flag::DIRECT != 0);
+    for mode in ["dsr", "snat", "dsr", "snat", "dsr"] {
+        scene.api.annotate("services", SERVICE, ANNOTATION, mode);
+        eventually(mode, || (is_direct() == (mode == "dsr")).then_some(()));
+        if protocol == "TCP" {
+            clients.push(scene.outside("keep"));
+        }
+        let tally = a_moment(scene.outside(role));
+        assert!(tally.lost.is_empty() && !tally.answers.is_empty(), "{mode}: {tally:?}");
+    }
+    let flows: Map<Tuple, Flow> = Map::open(&scene.near.pin("maps", map::FLOWS)).unwrap();
+    let flows = flows.entries().unwrap();
+    let count = |flag: u16| flows.iter().filter(|(_, flow)| flow.flags & flag != 0).count();
+    println!("{} direct flows, {} translated entries", count(flow_flag::DIRECT), count(flow_flag::SNAT));
+    assert!(count(flow_flag::DIRECT) > 0 && count(flow_flag::SNAT) > 0);
+    for client in clients {
+        let tally = client.tally();
+        println!("{tally:?}");
+        assert!(tally.lost.is_empty() && tally.total() > 100, "{tally:?}");
+    }
+}
