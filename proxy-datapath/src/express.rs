@@ -101,7 +101,7 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
             return Step::Pass;
         }
         // The draw is noted even where the packet is left to the stack, or the local backends would be drawn twice.
-        if open(s, config).is_err() {
+        if open(tables, s, config).is_err() {
             return Step::Pass;
         }
         if !tables.record_flow(s) {

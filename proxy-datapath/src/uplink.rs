@@ -56,7 +56,7 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         return packet.too_big(s, config.pod_mtu);
     }
     if !known {
-        if let Err(reason) = open(s, config) {
+        if let Err(reason) = open(tables, s, config) {
             return Verdict::drop(reason);
         }
         if !tables.record_flow(s) {
@@ -126,9 +126,10 @@ pub(crate) const fn is_tunnel(view: &View, config: &Config) -> bool {
 /// # Errors
 /// [`Reason::Unroutable`]: it needs another source, and the node has no address of its family.
 #[inline(always)]
-pub(crate) fn open(s: &mut Scratch, config: &Config) -> Result<(), Reason> {
+pub(crate) fn open<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Result<(), Reason> {
     s.fresh.flags |= flow_flag::FROM_UPLINK;
-    s.direct = s.choice.direct && matches!(s.hop.place, Place::Remote);
+    // A node may speak for one of its pods here: the answer must come to it from outside, and never would from its own pod.
+    s.direct = s.choice.direct && matches!(s.hop.place, Place::Remote) && !tables.is_tunnel_peer(&s.view.src);
     if s.direct {
         s.fresh.flags |= flow_flag::DIRECT;
         return Ok(());

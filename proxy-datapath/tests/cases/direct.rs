@@ -5,7 +5,7 @@ use proxy_abi::{Reason, frontend_flag, proto};
 use super::{
     Case, Hook, Packet, State, case,
     packet::{quoting, tcp, udp},
-    state::POD_A_MAC,
+    state::{POD_A_MAC, SNAT_PORT},
 };
 
 /// The client reached node two.
@@ -59,6 +59,11 @@ fn at_the_first_node() -> Vec<Case> {
         case("a direct NodePort's backend on this node is reached as ever", web(LOCAL))
             .delivers(UP, tcp(CLIENT, AT, "S"), tcp(CLIENT, LOCAL, "S").hop().for_mac(POD_A_MAC))
             .sends_out(Hook::FromPod, tcp(LOCAL, CLIENT, "SA"), tcp(AT, CLIENT, "SA").hop()),
+        case("a node, or a pod behind it, is answered the way that it came", web(REMOTE)).tunnels(
+            UP,
+            tcp("192.168.50.2:5000", AT, "S"),
+            tcp(&format!("10.244.1.1:{SNAT_PORT}"), REMOTE, "S").hop(),
+        ),
         case("direct fragments follow their first", with(proto::UDP, &[REMOTE], 0))
             .hands_on(UP, first(AT), REMOTE)
             .hands_on(UP, later(AT), REMOTE),

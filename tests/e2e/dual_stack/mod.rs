@@ -23,6 +23,7 @@ pub fn both_families() -> Result<()> {
     a_pod_through_its_own_service(&scene)?;
     large_packets(&scene)?;
     services_from_everywhere(&scene)?;
+    direct_return(&scene)?;
     host_network_backends(&scene)?;
     the_way_out(&scene)?;
     mapped_addresses(&scene)?;
@@ -35,6 +36,7 @@ pub fn ipv6_alone() -> Result<()> {
     a_pod_through_its_own_service(&scene)?;
     large_packets(&scene)?;
     services_from_everywhere(&scene)?;
+    direct_return(&scene)?;
     host_network_backends(&scene)?;
     the_way_out(&scene)
 }
@@ -115,6 +117,42 @@ fn services_from_everywhere(scene: &Scene) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Clients outside are answered by the backends' nodes, which see them by their own address; clients inside as ever.
+fn direct_return(scene: &Scene) -> Result<()> {
+    const BYTES: usize = 1_000_000;
+    scene.kubectl().run("annotate service echo service.skerry.io/forwarding-mode=dsr")?;
+    let pods = scene.pods("app=echo", 2)?;
+    let backends: BTreeSet<String> = pods.iter().map(name_of).collect();
+    let outside = scene.outside();
+    for is_v4 in scene.is_v4() {
+        let own = scene.outsiders_ip(is_v4);
+        for protocol in Protocol::BOTH {
+            for to in scene.ways("echo", is_v4, protocol, &outside)? {
+                let what = format!("{} {to} answers outside directly", protocol.name());
+                eventually(&what, SOON, || {
+                    let answers = outside.ask_both(protocol, to)?;
+                    let hosts: BTreeSet<String> = answers.iter().map(|answer| answer.host.clone()).collect();
+                    ensure!(hosts == backends, "only {answers:?}");
+                    ensure!(answers.iter().all(|answer| answer.peer == own), "{answers:?}: not {own}");
+                    Ok(())
+                })?;
+            }
+            let to = scene.ways("echo", is_v4, protocol, &scene.pod("alone"))?;
+            for to in to {
+                scene.pod("alone").ask_both(protocol, to)?;
+            }
+        }
+        let port = scene.node_port("echo", Protocol::Tcp)?;
+        for number in 0..scene.cluster().nodes().len() {
+            let to = SocketAddr::new(scene.node_ip(number, is_v4)?, port);
+            let line = format!("curl -gsS --max-time 10 http://{to}/{BYTES} | wc -c");
+            let count: usize = outside.bash(&line)?.trim().parse()?;
+            ensure!(count > BYTES, "{count} bytes of {to} from outside");
+        }
+    }
+    scene.kubectl().run("annotate service echo service.skerry.io/forwarding-mode-").map(drop)
 }
 
 /// Backends on the nodes' own network.

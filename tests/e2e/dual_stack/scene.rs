@@ -143,6 +143,12 @@ impl Scene {
         pod.map(|pod| self.ip_of(pod, is_v4)).transpose()
     }
 
+    /// The outside client's address.
+    pub fn outsiders_ip(&self, is_v4: bool) -> IpAddr {
+        let subnet = self.cluster.lab().subnet();
+        if is_v4 { subnet.host(CLIENT).into() } else { subnet.host6(CLIENT).into() }
+    }
+
     pub fn pod_mtu(&self, pod: &str) -> Result<usize> {
         let text = self.pod(pod).bash("cat /sys/class/net/eth0/mtu")?;
         text.trim().parse().with_context(|| format!("the MTU {text}"))
@@ -166,7 +172,7 @@ fn of_family(ips: &[String], is_v4: bool) -> Result<IpAddr> {
 
 /// An echo server beyond the cluster, for as long as this value lives.
 pub struct Outsider<'a> {
-    lab: &'a Lab,
+    scene: &'a Scene,
     server: Child,
 }
 
@@ -181,7 +187,7 @@ impl<'a> Outsider<'a> {
             .stdin(Stdio::null())
             .spawn()
             .context("start the outside server")?;
-        let outsider = Outsider { lab, server };
+        let outsider = Outsider { scene, server };
         for is_v4 in scene.is_v4() {
             let to = outsider.address(is_v4);
             eventually("the outside server answers", SOON, || scene.outside().ask(Protocol::Tcp, to))?;
@@ -190,9 +196,7 @@ impl<'a> Outsider<'a> {
     }
 
     pub fn address(&self, is_v4: bool) -> SocketAddr {
-        let subnet = self.lab.subnet();
-        let ip: IpAddr = if is_v4 { subnet.host(CLIENT).into() } else { subnet.host6(CLIENT).into() };
-        SocketAddr::new(ip, OUTSIDER_PORT)
+        SocketAddr::new(self.scene.outsiders_ip(is_v4), OUTSIDER_PORT)
     }
 }
 

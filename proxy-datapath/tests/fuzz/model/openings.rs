@@ -32,7 +32,7 @@ impl Model {
                 Fate::Answered(reason, _) | Fate::Refused(reason) => seen.verdict.reason == *reason,
                 _ => false,
             };
-            let direct = outside && service.is_direct();
+            let direct = outside && self.answers_directly(ip, service);
             let unbegun = |backend: &(Addr, Be16)| self.unbegun(ip, input, *backend, outside, direct);
             let mut fates = allowed.iter().filter_map(unbegun);
             return match fates.find(agrees) {
@@ -51,7 +51,8 @@ impl Model {
         if outside {
             self.note_ports(ip, chosen);
         }
-        if outside && service.is_direct() && matches!(self.place(&chosen.0), Place::Remote(_)) {
+        if outside && self.answers_directly(ip, service) && matches!(self.place(&chosen.0), Place::Remote(_))
+        {
             if recorded.src != ip.src || recorded.sport != ip.tuple().sport {
                 return Err(format!("{recorded:?}: a direct packet keeps its source"));
             }
@@ -64,6 +65,11 @@ impl Model {
         };
         let opened = self.begin(ip, chosen, source, seen)?;
         Ok(opened.map_or_else(Fate::Dropped, |to| self.send(ip, Some(to))))
+    }
+
+    /// Nodes are answered the way that they came.
+    fn answers_directly(&self, ip: &Ip, service: &Service) -> bool {
+        service.is_direct() && !self.state.tunnel_peers.contains(&ip.src)
     }
 
     /// Why a packet for a backend may end before anything is recorded.
