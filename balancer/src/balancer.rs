@@ -10,6 +10,7 @@ use std::{
 
 use proxy_abi::{Addr, Be16, Config as Facts, FrontendKey, frontend_kind, proto};
 use proxy_state::{Backend, maglev_table};
+use skerry_announce::Announcer;
 
 use crate::{
     cluster::{Cluster, Note, Room},
@@ -38,6 +39,7 @@ pub struct Balancer {
     pub vips: Vec<Vip>,
     pub notes: BTreeSet<Note>,
     pub probes: Probes,
+    pub announcers: Vec<Announcer>,
     pub state: metrics::Shared,
     pub begun: Instant,
 }
@@ -75,10 +77,10 @@ impl Balancer {
     pub fn learn(&mut self, told: &mut Vec<Told>) -> Result<(), RunError> {
         let Some(cluster) = &mut self.cluster else { return Ok(()) };
         let was_known = cluster.is_known();
-        let mut failures = 0;
+        let (mut failures, mut must_look) = (0, false);
         for told in told.drain(..) {
             match told {
-                Told::Change(change) => cluster.change(change),
+                Told::Change(change) => must_look |= cluster.change(change),
                 Told::Failed => failures += 1,
             }
         }
@@ -87,7 +89,7 @@ impl Balancer {
         state.watch_failures += failures;
         state.cluster_is_known = is_known;
         drop(state);
-        if !is_known {
+        if !is_known || !must_look {
             return Ok(());
         }
         if !was_known {
@@ -133,7 +135,21 @@ impl Balancer {
         }
         self.probes.aim(&vips);
         self.vips = vips;
-        self.apply()
+        let done = self.apply();
+        let balanced: BTreeSet<IpAddr> = self.tables.addresses().map(|addr| addr.to_ip()).collect();
+        self.announcers.iter().for_each(|announcer| announcer.set_addresses(balanced.clone()));
+        done
+    }
+
+    /// The virtual addresses; until the cluster is known with those that an earlier process served.
+    fn served(&self, file: &Config) -> Vec<IpAddr> {
+        let mut served: Vec<IpAddr> = file.vips.iter().map(|vip| vip.address.ip()).collect();
+        match &self.cluster {
+            Some(cluster) if cluster.is_known() => served.extend(cluster.addresses()),
+            Some(_) => served.extend(self.tables.addresses().map(|addr| addr.to_ip())),
+            None => {}
+        }
+        served
     }
 
     fn room(&self) -> Room {
@@ -202,13 +218,7 @@ impl Balancer {
     }
 
     fn facts(&self, config: &Config) -> Result<Facts, RunError> {
-        let of_file: Vec<IpAddr> = config.vips.iter().map(|vip| vip.address.ip()).collect();
-        let mut served = of_file.clone();
-        match &self.cluster {
-            Some(cluster) if cluster.is_known() => served.extend(cluster.addresses()),
-            Some(_) => served.extend(self.tables.addresses().map(|addr| addr.to_ip())),
-            None => {}
-        }
+        let served = self.served(config);
         let source = |is_v4: bool| {
             if let Some(named) = config.sources.iter().find(|ip| ip.is_ipv4() == is_v4) {
                 return Ok(Addr::from(*named));
@@ -216,10 +226,12 @@ impl Balancer {
             let found = devices::address(&self.devices, is_v4, &served).map_err(RunError::Devices)?;
             match found {
                 Some(ip) => Ok(Addr::from(ip)),
-                None if of_file.iter().any(|ip| ip.is_ipv4() == is_v4) => Err(RunError::NoSource {
-                    family: if is_v4 { "IPv4" } else { "IPv6" },
-                    devices: self.devices.join(", "),
-                }),
+                None if config.vips.iter().any(|vip| vip.address.is_ipv4() == is_v4) => {
+                    Err(RunError::NoSource {
+                        family: if is_v4 { "IPv4" } else { "IPv6" },
+                        devices: self.devices.join(", "),
+                    })
+                }
                 None => Ok(Addr::UNSPECIFIED),
             }
         };

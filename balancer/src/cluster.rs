@@ -141,7 +141,9 @@ impl Cluster {
         self.services.values().flat_map(|service| service.addresses.iter().copied())
     }
 
-    pub fn change(&mut self, change: Change) {
+    /// Whether [`Cluster::asked`] may say something else now: nodes and slices tell of themselves all the time.
+    #[must_use]
+    pub fn change(&mut self, change: Change) -> bool {
         match change {
             Change::Applied(object) => self.set(object, true),
             Change::Deleted(object) => self.set(object, false),
@@ -151,28 +153,40 @@ impl Cluster {
                     Kind::Slices => self.slices.clear(),
                     Kind::Nodes => self.nodes.clear(),
                 }
-                objects.into_iter().for_each(|object| self.set(object, true));
+                for object in objects {
+                    self.set(object, true);
+                }
                 self.listed.insert(kind);
+                true
             }
         }
     }
 
-    fn set(&mut self, object: Object, is_there: bool) {
-        fn put<T>(all: &mut BTreeMap<ObjectKey, T>, meta: &api::Meta, new: Option<T>) {
+    fn set(&mut self, object: Object, is_there: bool) -> bool {
+        fn put<T: PartialEq>(all: &mut BTreeMap<ObjectKey, T>, meta: &api::Meta, new: Option<T>) -> bool {
             let key = ObjectKey::of(meta);
+            if all.get(&key) == new.as_ref() {
+                return false;
+            }
             match new {
                 Some(new) => drop(all.insert(key, new)),
                 None => drop(all.remove(&key)),
             }
+            true
         }
         match object {
             Object::Service(service) => {
                 let new = is_there.then(|| Service::of(&service, self.rules.class.as_deref())).flatten();
-                put(&mut self.services, &service.metadata, new);
+                put(&mut self.services, &service.metadata, new)
             }
             Object::Slice(slice) => {
                 let new = is_there.then(|| Slice::of(&slice)).flatten();
-                put(&mut self.slices, &slice.metadata, new);
+                let old = self.slices.get(&ObjectKey::of(&slice.metadata));
+                let services = &self.services;
+                let counts = old.iter().copied().chain(&new).any(|slice| {
+                    services.get(&slice.service).is_some_and(|service| service.is_local)
+                });
+                put(&mut self.slices, &slice.metadata, new) && counts
             }
             Object::Node(node) => put(&mut self.nodes, &node.metadata, is_there.then(|| Node::of(&node))),
         }

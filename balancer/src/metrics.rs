@@ -4,11 +4,12 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use proxy_abi::Reason;
+use skerry_announce::Count;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -31,9 +32,36 @@ pub struct State {
     /// Every kind of the cluster's objects was listed once.
     pub cluster_is_known: bool,
     pub watch_failures: u64,
+    /// Addresses that are answered for on a link, and what was said there.
+    pub answered_for: u64,
+    pub announcements: u64,
+    pub neighbour_answers: u64,
 }
 
 pub type Shared = Arc<Mutex<State>>;
+
+/// Counts what is said on a link.
+pub struct Counted(pub Shared);
+
+impl Counted {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Count for Counted {
+    fn answered_for(&self, addresses: usize) {
+        self.state().answered_for = addresses as u64;
+    }
+
+    fn announced(&self) {
+        self.state().announcements += 1;
+    }
+
+    fn answered(&self) {
+        self.state().neighbour_answers += 1;
+    }
+}
 
 const REQUEST_MAX: usize = 8_192;
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,12 +119,16 @@ fn text(state: &State, counted: impl Fn(Reason) -> (u64, u64)) -> String {
             u8::from(*lives)
         );
     }
+    let answered_for = state.answered_for;
+    let _ = writeln!(text, "# TYPE skerry_lb_announced gauge\nskerry_lb_announced {answered_for}");
     for (name, value) in [
         ("reloads", state.reloads),
         ("refused_reloads", state.refused_reloads),
         ("flows_ended", state.flows_ended),
         ("refused_changes", state.refused_changes),
         ("watch_failures", state.watch_failures),
+        ("announcements", state.announcements),
+        ("neighbour_answers", state.neighbour_answers),
     ] {
         let _ = writeln!(text, "# TYPE skerry_lb_{name}_total counter\nskerry_lb_{name}_total {value}");
     }

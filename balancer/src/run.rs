@@ -10,10 +10,12 @@ use std::{
 
 use proxy_abi::Config as Facts;
 use proxy_state::RunsFull;
+use skerry_announce::Announcer;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::JoinSet,
 };
 
 pub use crate::kernel::Mode;
@@ -45,6 +47,8 @@ pub struct Options {
     /// On a BPF file system, of this balancer alone.
     pub pin_root: PathBuf,
     pub metrics_bind: Option<SocketAddr>,
+    /// The virtual addresses are answered for on the devices' links.
+    pub announce: bool,
     /// Entries of each connection table.
     pub flows: u32,
 }
@@ -133,6 +137,15 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
         }
     }
     drop(tell);
+    let state = metrics::Shared::default();
+    // They end with this function.
+    let mut speaking = JoinSet::new();
+    let mut announcers = Vec::new();
+    for device in devices.iter().filter(|_| options.announce) {
+        let announcer = Announcer::start(&mut speaking, Arc::new(metrics::Counted(state.clone())));
+        announcer.set_device(skerry_kernel::ifindex(device)?);
+        announcers.push(announcer);
+    }
     let mut balancer = Balancer {
         devices,
         flows: Flows::open(&options.pin_root)?,
@@ -144,7 +157,8 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
         vips: Vec::new(),
         notes: Default::default(),
         probes: Probes::new(answers),
-        state: metrics::Shared::default(),
+        announcers,
+        state,
         begun: Instant::now(),
     };
     balancer.adopt(config)?;

@@ -6,7 +6,7 @@ use skerry_kernel::{Direction, Link, Map, detach_filter};
 use crate::{
     access::LOCK,
     admin::SOCKET,
-    announce::memory,
+    announced,
     attach::detach_from_nodes_devices,
     config::Config,
     conflist::{self, ConflistError},
@@ -62,7 +62,7 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
         Ok(settings) => errors.extend(settings.restore().into_iter().map(Into::into)),
         Err(error) => errors.push(error.into()),
     }
-    errors.extend(remove_file(&memory::path(&config.run_dir)).err());
+    errors.extend(remove_file(&announced::path(&config.run_dir)).err());
     errors
         .extend([LOCK, SOCKET].into_iter().filter_map(|name| remove_file(&config.run_dir.join(name)).err()));
     // Gone only if nobody else keeps something there; others' files stay.

@@ -5,7 +5,7 @@
 //! * `watch` → `proxy_state` → `reconcile` → `maps`: from an event to a written map.
 //! * `capacity`: maps of Services grow with the cluster.
 //! * `node`: device, routes, settings, `load`ed and `attach`ed programs, `conflist`.
-//! * `outside`: `announce`s load-balancer addresses on the link, answers `health_check`s.
+//! * `outside`: has load-balancer addresses `announced` on the link, answers `health_check`s.
 //! * `flows`, `sockets`: what the agent does with connections; `reset`: ends those to endpoints that are gone, where a Service
 //!   asks for it; `metrics`, `serve`, `events`: what it tells; `warn`: what it tells
 //!   the owners of Services, by Events.
@@ -14,7 +14,7 @@
 mod access;
 mod admin;
 mod agent;
-mod announce;
+mod announced;
 mod attach;
 mod capacity;
 mod cleanup;

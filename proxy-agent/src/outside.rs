@@ -1,19 +1,19 @@
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use proxy_state::State;
+use skerry_announce::{Announcer, Count};
 use tokio::task::JoinSet;
 
-use crate::{
-    announce::{Announcer, memory},
-    config::Config,
-    health_check::HealthChecks,
-    metrics::Metrics,
-    serve::Readiness,
-};
+use crate::{announced, config::Config, health_check::HealthChecks, metrics::Metrics, serve::Readiness};
+
+/// How long an agent that has just started waits for the API server before it answers for what its predecessor did.
+const RECALL: Duration = Duration::from_secs(5);
 
 /// What others than our own packets ask this node about: who has a load-balancer address, who has healthy endpoints.
 pub(crate) struct Outside {
     announcer: Option<Announcer>,
+    /// Where the addresses that are answered for are noted.
+    noted: PathBuf,
     health: HealthChecks,
 }
 
@@ -27,12 +27,14 @@ impl Outside {
         tasks: &mut JoinSet<()>,
     ) -> Outside {
         let outside = Outside {
-            announcer: config
-                .announce
-                .then(|| Announcer::start(tasks, memory::path(&config.run_dir), metrics.clone())),
+            announcer: config.announce.then(|| Announcer::start(tasks, metrics.clone())),
+            noted: announced::path(&config.run_dir),
             health: HealthChecks::start(config, readiness.clone(), metrics.clone(), tasks),
         };
         outside.set_uplink(uplink);
+        if let Some(announcer) = &outside.announcer {
+            tasks.spawn(recall(announcer.clone(), outside.noted.clone()));
+        }
         outside
     }
 
@@ -43,7 +45,11 @@ impl Outside {
         if state.take_outside_dirty() {
             self.health.set(state.health());
             if let Some(announcer) = &self.announcer {
-                announcer.set_addresses(state.announced());
+                let addresses = state.announced();
+                if let Err(error) = announced::write(&self.noted, &addresses) {
+                    tracing::warn!(%error, path = %self.noted.display(), "what is announced can't be noted");
+                }
+                announcer.set_addresses(addresses);
             }
         }
     }
@@ -56,5 +62,27 @@ impl Outside {
         if let Some(announcer) = &self.announcer {
             announcer.set_device(uplink);
         }
+    }
+}
+
+/// While the API server is away the last state stays in force.
+async fn recall(announcer: Announcer, noted: PathBuf) {
+    tokio::time::sleep(RECALL).await;
+    if announcer.resume(announced::read(&noted)) {
+        tracing::warn!("the API server was not heard yet: answering for what was announced last");
+    }
+}
+
+impl Count for Metrics {
+    fn answered_for(&self, addresses: usize) {
+        self.announced.set(addresses as i64);
+    }
+
+    fn announced(&self) {
+        self.announcements.inc();
+    }
+
+    fn answered(&self) {
+        self.neighbour_answers.inc();
     }
 }

@@ -35,6 +35,9 @@ pub struct LbArgs {
     /// Below it the program and its tables are pinned (bpffs; mounted if it is not)
     #[arg(long, default_value = "/sys/fs/bpf/skerry-lb")]
     pub pin_root: PathBuf,
+    /// Answer ARP and neighbour discovery for the virtual addresses on the devices
+    #[arg(long)]
+    pub announce: bool,
     /// Prometheus metrics and /healthz
     #[arg(long)]
     pub metrics_bind: Option<SocketAddr>,
@@ -85,6 +88,7 @@ pub fn run(args: LbArgs) -> anyhow::Result<ExitCode> {
         },
         pin_root: args.pin_root,
         metrics_bind: args.metrics_bind,
+        announce: args.announce,
         flows: args.flows,
     })?;
     Ok(ExitCode::SUCCESS)

@@ -21,6 +21,7 @@ mod node_port_service;
 mod other_node;
 mod pod_addresses;
 mod preflight;
+mod proxy_in_front;
 mod restarts;
 mod service_policies;
 mod simple_pod;
@@ -80,6 +81,10 @@ const ALONE: &[(&str, Case)] = &[
     (
         "row_16_a_balancer_in_front_leaves_a_killed_node_out",
         xdp_balancer::spreads_and_leaves_a_killed_node_out,
+    ),
+    (
+        "row_16_nginx_in_front_leaves_a_killed_node_out",
+        proxy_in_front::nginx_spreads_and_leaves_a_killed_node_out,
     ),
     (
         "a_balancer_in_front_serves_what_the_cluster_asks_for",

@@ -15,7 +15,7 @@ use skerry_tests::{eventually, get, get_within, manifest};
 
 use crate::{
     node_port_service::node_port,
-    world::{SOON, World},
+    world::{Namespace, SOON, World},
 };
 
 /// Three backends are all hit: one is left out by this many requests once in 10^10 runs.
@@ -28,21 +28,11 @@ pub const METRICS_BIND: &str = "127.0.0.1:9600";
 const CONFIG: &str = "/var/log/lb.yaml";
 
 pub fn spreads_and_leaves_a_killed_node_out(world: &World) -> Result<()> {
-    let echo = images::echo()?;
-    for name in ["node1", "node2", "node3"] {
-        world.node(name)?.import(std::slice::from_ref(&echo))?;
-    }
-    let _ns = world.namespace("front")?;
-    world.type_in(&format!("apply -n front -f {}", manifest("front.yaml")))?;
-    world.ready_pods("front", "app=front", 3)?;
-    let port = node_port(&world.json("get service front -n front")?)?;
-    let workers = ["node1", "node2", "node3"];
-    let addresses = workers.map(|name| world.node(name).map(|node| node.ip()));
-    let addresses: Vec<Ipv4Addr> = addresses.into_iter().collect::<Result<_>>()?;
-
+    let (_ns, addresses, port) = workers_with_a_pod(world, "front")?;
     let lab = world.lab()?;
     let vip = lab.subnet().host(VIP);
-    let (node, _wire) = beside_the_nodes(&lab, "lb", vip)?;
+    let (node, _wire) = beside_the_nodes(&lab, "lb")?;
+    node.netns().ip(&format!("address add {vip}/32 dev lo"))?;
     let mut daemon = start(&node, vip, &addresses, port)?;
     let client = lab.client();
     let to = SocketAddr::new(vip.into(), 80);
@@ -84,11 +74,28 @@ pub fn spreads_and_leaves_a_killed_node_out(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// A node of the lab that is no cluster node, with the virtual address. Its cable's other end makes checksums whole, as a
+/// A pod on each worker behind a NodePort that leads to a worker's own only: the workers' addresses and the port.
+pub fn workers_with_a_pod<'a>(
+    world: &'a World,
+    namespace: &str,
+) -> Result<(Namespace<'a>, Vec<Ipv4Addr>, u16)> {
+    let echo = images::echo()?;
+    let workers = ["node1", "node2", "node3"];
+    for name in workers {
+        world.node(name)?.import(std::slice::from_ref(&echo))?;
+    }
+    let ns = world.namespace(namespace)?;
+    world.type_in(&format!("apply -n {namespace} -f {}", manifest("front.yaml")))?;
+    world.ready_pods(namespace, "app=front", workers.len())?;
+    let port = node_port(&world.json(&format!("get service front -n {namespace}"))?)?;
+    let addresses = workers.map(|name| world.node(name).map(|node| node.ip()));
+    Ok((ns, addresses.into_iter().collect::<Result<_>>()?, port))
+}
+
+/// A node of the lab that is no cluster node. Its cable's other end makes checksums whole, as a
 /// wire's packets have them, and takes what XDP sends: on a veth that needs a program there.
-pub fn beside_the_nodes(lab: &Lab, name: &str, vip: Ipv4Addr) -> Result<(Node, Link)> {
+pub fn beside_the_nodes(lab: &Lab, name: &str) -> Result<(Node, Link)> {
     let node = lab.node(name)?;
-    node.netns().ip(&format!("address add {vip}/32 dev lo"))?;
     let bridge = Netns::existing(&format!("{}-net", lab.name()));
     bridge.sh(&format!("ethtool -K {name} tx off"))?;
     /// `BPF_PROG_TYPE_XDP`.

@@ -9,12 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use skerry_lab::{Daemon, Netns, Node, images, paths};
+use skerry_lab::{Daemon, Netns, Node, paths};
 use skerry_tests::{eventually, get_within, manifest};
 
 use crate::{
     world::{SOON, World, name_of},
-    xdp_balancer::{METRICS_BIND, answers, beside_the_nodes, holds, write_to},
+    xdp_balancer::{METRICS_BIND, answers, beside_the_nodes, holds, workers_with_a_pod, write_to},
 };
 
 const WORKERS: [&str; 3] = ["node1", "node2", "node3"];
@@ -26,18 +26,12 @@ const KUBECONFIG: &str = "/var/log/lb-kubeconfig.yaml";
 const NOWHERE: &str = "/var/log/lb-nowhere.yaml";
 
 pub fn serves_what_it_asks_for(world: &World) -> Result<()> {
-    let echo = images::echo()?;
-    for name in WORKERS {
-        world.node(name)?.import(std::slice::from_ref(&echo))?;
-    }
-    let _ns = world.namespace("front-lb")?;
-    world.type_in(&format!("apply -n front-lb -f {}", manifest("front.yaml")))?;
+    let (_ns, ..) = workers_with_a_pod(world, "front-lb")?;
     world.type_in(&format!("apply -n front-lb -f {}", manifest("front-lb.yaml")))?;
-    world.ready_pods("front-lb", "app=front", WORKERS.len())?;
 
     let lab = world.lab()?;
     let vip = lab.subnet().host(VIP);
-    let (node, _wire) = beside_the_nodes(&lab, "lb2", vip)?;
+    let (node, _wire) = beside_the_nodes(&lab, "lb2")?;
     let kubeconfig = fs::read_to_string(world.kubectl().kubeconfig())?;
     write_to(&node, KUBECONFIG, &kubeconfig)?;
     write_to(&node, NOWHERE, &kubeconfig.replace(":6443", ":9"))?;
@@ -111,7 +105,7 @@ pub fn serves_what_it_asks_for(world: &World) -> Result<()> {
 fn start(node: &Node, kubeconfig: &str) -> Result<Daemon> {
     let args =
         ["lb", "--kubeconfig", kubeconfig, "--load-balancer-class", "example.com/lb", "--device", "eth0"];
-    let more = ["--xdp-mode", "native", "--metrics-bind", METRICS_BIND];
+    let more = ["--xdp-mode", "native", "--announce", "--metrics-bind", METRICS_BIND];
     let daemon = node.spawn("lb", paths::binary("skerry")?, &[&args[..], &more[..]].concat())?;
     eventually("the balancer runs", SOON, || holds(node, "skerry_lb_cluster_known"))
         .with_context(|| daemon.tail(20))?;

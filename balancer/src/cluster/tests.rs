@@ -65,7 +65,9 @@ fn slice(service: &str, endpoints: &[(&str, Value)]) -> Object {
 
 fn cluster(objects: Vec<Object>) -> Cluster {
     let mut cluster = Cluster::new(Rules { class: Some("ours".to_owned()), asks_kube_proxy: true });
-    objects.into_iter().for_each(|object| cluster.change(Change::Applied(object)));
+    for object in objects {
+        let _ = cluster.change(Change::Applied(object));
+    }
     cluster
 }
 
@@ -99,10 +101,26 @@ fn a_service_leads_to_the_node_port_of_nodes_that_take_traffic() {
     assert_eq!(vip.allowed, Some(vec![(Addr::from_v4([198, 51, 100, 0]), 120)]));
     let check = vip.check.as_ref().unwrap();
     assert_eq!((check.path.as_deref(), check.port), (Some("/healthz"), Some(10_256)));
-    cluster.change(Change::Deleted(node(1, json!({}))));
+    assert!(cluster.change(Change::Deleted(node(1, json!({})))));
     assert_eq!(backends(&cluster.asked(&[], ROOM).vips[0]), ["10.0.0.2:30080"]);
-    cluster.change(Change::Listed(Kind::Services, Vec::new()));
+    assert!(cluster.change(Change::Listed(Kind::Services, Vec::new())));
     assert_eq!(cluster.asked(&[], ROOM).vips, []);
+}
+
+/// Nodes tell of themselves every few seconds, and most slices are of Services inside.
+#[test]
+fn what_does_not_matter_asks_for_no_new_look() {
+    let local = json!({"spec": {"externalTrafficPolicy": "Local"}});
+    let mut cluster = cluster(vec![node(1, json!({})), service("web", json!({})), service("near", local)]);
+    let mut matters = |object: Object| cluster.change(Change::Applied(object));
+    let heartbeat = json!({"metadata": {"resourceVersion": "9"}, "status": {"nodeInfo": {"x": "y"}}});
+    assert!(!matters(node(1, heartbeat)));
+    assert!(matters(node(1, json!({"metadata": {"annotations": {"skerry.io/balancer-weight": "2"}}}))));
+    assert!(!matters(service("web", json!({"metadata": {"labels": {"a": "b"}}}))));
+    for (name, expected) in [("web", false), ("unknown", false), ("near", true)] {
+        assert_eq!(matters(slice(name, &[("n1", json!({}))])), expected, "{name}");
+        assert!(!matters(slice(name, &[("n1", json!({}))])), "the same again");
+    }
 }
 
 #[test]
@@ -129,7 +147,7 @@ fn a_local_policy_keeps_to_nodes_with_endpoints_and_asks_at_its_own_port() {
     let mut cluster =
         cluster(vec![node(1, json!({})), node(2, json!({})), node(3, json!({})), service("web", local)]);
     let mut of = |endpoints: &[(&str, Value)]| {
-        cluster.change(Change::Applied(slice("web", endpoints)));
+        let _ = cluster.change(Change::Applied(slice("web", endpoints)));
         let vip = cluster.asked(&[], ROOM).vips.remove(0);
         (backends(&vip), vip.check.unwrap().port)
     };

@@ -7,7 +7,7 @@ use std::{
 use skerry_kernel::{ClassicInstruction, PacketSocket};
 use tokio::io::unix::AsyncFd;
 
-use super::{
+use crate::{
     filter::{self, FRAME},
     frame::{ETHER_ARP, ETHER_IPV6, Mac, Question, announcements, answer, parse, solicited_node},
 };

@@ -1,20 +1,20 @@
-//! Answers ARP and neighbour discovery for the load-balancer addresses of which this node was elected
-//! ([`proxy_state::State::announced`]), and tells the link when it takes one over.
+//! Answers ARP and neighbour discovery for load-balancer addresses that this machine stands for, and tells the link when it
+//! takes one over.
 //!
 //! The addresses stand on no device and nothing is written into the kernel: the answers come from packet sockets that end with
 //! the process. (The kernel's own proxy entries answer only for what it would route out of another device, and late.) What
 //! then comes in for such an address is served by the programs on the uplink.
 
+#![forbid(unsafe_code)]
+
 mod filter;
 mod frame;
-pub(crate) mod memory;
 mod speaker;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -22,11 +22,10 @@ use std::{
 use tokio::{
     sync::watch::{Receiver, Sender},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 
 use self::{frame::Question, speaker::Speaker};
-use crate::{agent::at, metrics::Metrics, watch::chain};
 
 /// How often an address is announced when it is taken over, and the pause between: a frame may get lost, and switches that
 /// have just learnt of the other place may be slow.
@@ -34,26 +33,36 @@ const ROUNDS: u8 = 5;
 const ROUND_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries to open sockets.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long an agent that has just started waits for the API server before it answers for what its predecessor did.
-const RECALL: Duration = Duration::from_secs(5);
 /// `ENETDOWN`: the device went down; the socket lives on and works again when it is up.
 const NETWORK_DOWN: i32 = nix::libc::ENETDOWN;
+
+/// Counts what is said.
+pub trait Count: Send + Sync + 'static {
+    /// So many addresses are answered for now.
+    fn answered_for(&self, addresses: usize);
+    /// An address was announced unasked, once.
+    fn announced(&self);
+    fn answered(&self);
+}
 
 /// What is to be answered for, and where.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Wanted {
     /// Number of the device; 0: none yet.
     device: u32,
-    /// `None`: the API server was not heard yet.
+    /// `None`: nobody has said yet.
     addresses: Option<BTreeSet<IpAddr>>,
+    /// They were answered for from here until a moment ago: the link knows.
+    is_resumed: bool,
 }
 
 /// Tells the task what is to be announced.
-pub(crate) struct Announcer(Sender<Wanted>);
+#[derive(Clone, Debug)]
+pub struct Announcer(Arc<Sender<Wanted>>);
 
 impl Announcer {
-    /// Starts the task; when it is dropped, nobody answers any more. `memory`: a file of its own.
-    pub fn start(tasks: &mut JoinSet<()>, memory: PathBuf, metrics: Arc<Metrics>) -> Announcer {
+    /// Starts the task; when `tasks` is dropped, nobody answers any more.
+    pub fn start(tasks: &mut JoinSet<()>, count: Arc<dyn Count>) -> Announcer {
         let (sender, wanted) = tokio::sync::watch::channel(Wanted::default());
         let task = Task {
             wanted,
@@ -62,12 +71,10 @@ impl Announcer {
             rounds: BTreeMap::new(),
             round_at: None,
             retry_at: None,
-            recall_at: Some(Instant::now() + RECALL),
-            memory,
-            metrics,
+            count,
         };
         tasks.spawn(task.run());
-        Announcer(sender)
+        Announcer(Arc::new(sender))
     }
 
     pub fn set_device(&self, device: u32) {
@@ -78,9 +85,21 @@ impl Announcer {
         self.0.send_if_modified(|wanted| {
             let addresses = Some(addresses);
             let changed = wanted.addresses != addresses;
-            wanted.addresses = addresses;
+            (wanted.addresses, wanted.is_resumed) = (addresses, false);
             changed
         });
+    }
+
+    /// Answers for what a predecessor did, until the first [`Announcer::set_addresses`]; after that it does nothing. Somebody
+    /// else may have been elected meanwhile, so nothing is announced unasked. Whether it did anything.
+    pub fn resume(&self, addresses: BTreeSet<IpAddr>) -> bool {
+        self.0.send_if_modified(|wanted| {
+            let is_first = wanted.addresses.is_none() && !addresses.is_empty();
+            if is_first {
+                (wanted.addresses, wanted.is_resumed) = (Some(addresses), true);
+            }
+            is_first
+        })
     }
 }
 
@@ -92,15 +111,13 @@ struct Task {
     rounds: BTreeMap<IpAddr, u8>,
     round_at: Option<Instant>,
     retry_at: Option<Instant>,
-    recall_at: Option<Instant>,
-    memory: PathBuf,
-    metrics: Arc<Metrics>,
+    count: Arc<dyn Count>,
 }
 
 impl Task {
     async fn run(mut self) {
         loop {
-            let (round_at, retry_at, recall_at) = (self.round_at, self.retry_at, self.recall_at);
+            let (round_at, retry_at) = (self.round_at, self.retry_at);
             tokio::select! {
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => self.follow(),
@@ -112,41 +129,17 @@ impl Task {
                 },
                 () = at(round_at) => self.announce(),
                 () = at(retry_at) => self.follow(),
-                () = at(recall_at) => self.recall(),
             }
-        }
-    }
-
-    /// The API server is away: the last state stays in force. Another node may have been elected meanwhile, if it is away for
-    /// us alone, so nothing is announced unasked.
-    fn recall(&mut self) {
-        self.recall_at = None;
-        self.known = memory::read(&self.memory);
-        if !self.known.is_empty() {
-            let addresses = self.known.len();
-            tracing::warn!(
-                addresses,
-                "the API server was not heard yet: answering for what was announced last"
-            );
-            self.follow();
         }
     }
 
     fn follow(&mut self) {
         self.retry_at = None;
-        let Wanted { device, addresses } = self.wanted.borrow_and_update().clone();
-        if device == 0 {
-            return;
+        let Wanted { device, addresses, is_resumed } = self.wanted.borrow_and_update().clone();
+        let Some(addresses) = addresses.filter(|_| device != 0) else { return };
+        if is_resumed {
+            self.known.clone_from(&addresses);
         }
-        if addresses.is_some() {
-            self.recall_at = None;
-        }
-        if let Some(addresses) = &addresses
-            && let Err(error) = memory::write(&self.memory, addresses)
-        {
-            tracing::warn!(%error, path = %self.memory.display(), "what is announced can't be noted");
-        }
-        let addresses = addresses.unwrap_or_else(|| self.known.clone());
         for gone in self.known.difference(&addresses) {
             tracing::info!(address = %gone, "no longer announced from here");
         }
@@ -160,7 +153,7 @@ impl Task {
             self.speaker.close();
             self.retry_at = Some(Instant::now() + RETRY);
         }
-        self.metrics.announced.set(addresses.len() as i64);
+        self.count.answered_for(addresses.len());
         self.known = addresses;
         self.announce();
     }
@@ -178,7 +171,7 @@ impl Task {
             return;
         }
         match self.speaker.answer(question) {
-            Ok(true) => drop(self.metrics.neighbour_answers.inc()),
+            Ok(true) => self.count.answered(),
             Ok(false) => {}
             Err(error) => tracing::debug!(error = chain(&error), address = %question.target, "not answered"),
         }
@@ -186,10 +179,10 @@ impl Task {
 
     /// One round; an address that could not be announced keeps its rounds.
     fn announce(&mut self) {
-        let (speaker, metrics) = (&self.speaker, &self.metrics);
+        let (speaker, count) = (&self.speaker, &self.count);
         self.rounds.retain(|address, left| match speaker.announce(*address) {
             Ok(()) => {
-                metrics.announcements.inc();
+                count.announced();
                 *left -= 1;
                 *left > 0
             }
@@ -211,4 +204,17 @@ impl Task {
             self.retry_at = Some(Instant::now() + RETRY);
         }
     }
+}
+
+/// Returns at the deadline; never where there is none.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
