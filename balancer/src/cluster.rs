@@ -183,9 +183,11 @@ impl Cluster {
                 let new = is_there.then(|| Slice::of(&slice)).flatten();
                 let old = self.slices.get(&ObjectKey::of(&slice.metadata));
                 let services = &self.services;
-                let counts = old.iter().copied().chain(&new).any(|slice| {
-                    services.get(&slice.service).is_some_and(|service| service.is_local)
-                });
+                let counts = old
+                    .iter()
+                    .copied()
+                    .chain(&new)
+                    .any(|slice| services.get(&slice.service).is_some_and(|service| service.is_local));
                 put(&mut self.slices, &slice.metadata, new) && counts
             }
             Object::Node(node) => put(&mut self.nodes, &node.metadata, is_there.then(|| Node::of(&node))),

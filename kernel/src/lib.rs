@@ -10,6 +10,7 @@
 //! - [`attach_filters`], [`filter_program`], [`detach_filter`]: the same hooks by tc filters, where TCX is absent or slow.
 //! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
 //! - [`PacketSocket`]: frames of one device, past the network stack.
+//! - [`return_freed_memory`]: what a process that lives long asks of the C library.
 //! - [`netns_cookie`], [`ifindex`], [`ifname`], [`in_netns`]: network namespaces and their devices.
 #![deny(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod error;
 mod fs;
 mod link;
 mod map;
+mod memory;
 mod net;
 mod packet;
 mod program;
@@ -33,6 +35,7 @@ pub use link::{
     has_tcx, link_ids, tcx_attachments,
 };
 pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type, pinned_map_info};
+pub use memory::return_freed_memory;
 pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie};
 pub use packet::{ClassicInstruction, PacketSocket};
 pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};

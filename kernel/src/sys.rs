@@ -411,3 +411,19 @@ pub(crate) fn if_indextoname(index: u32) -> io::Result<String> {
     let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
     Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
+
+/// `malloc.h` of glibc.
+pub(crate) const MALLOC_TRIM_THRESHOLD: i32 = -1;
+pub(crate) const MALLOC_MMAP_THRESHOLD: i32 = -3;
+pub(crate) const MALLOC_ARENAS: i32 = -8;
+
+/// mallopt(3), where the C library has it.
+pub(crate) fn set_malloc(settings: &[(i32, i32)]) {
+    #[cfg(target_env = "gnu")]
+    for (name, value) in settings {
+        // SAFETY: plain numbers; what the library does not know it refuses.
+        unsafe { libc::mallopt(*name, *value) };
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = settings;
+}

@@ -17,7 +17,7 @@ use self::report::Capacity;
 use crate::{
     access::{client, lock},
     admin::{self, AdminError},
-    config::{Config, LoadBalancerMode, MapSizes},
+    config::{Config, MapSizes},
     events::log_drops,
     flows::{Flows, collect_forever},
     maps::PinnedTables,
@@ -152,9 +152,7 @@ async fn serve_until(
     if let Some(cidrs) = &config.external_ips {
         state.limit_external_ips(cidrs);
     }
-    if config.load_balancer_mode == LoadBalancerMode::Dsr {
-        state.answer_directly();
-    }
+    state.set_defaults(config.service_defaults);
     let agent = Agent {
         reconciler: Reconciler::new(state, limits, tables, 0).map_err(AgentError::Maps)?,
         flows: Flows::open(&pins).map_err(AgentError::Maps)?,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
+use proxy_state::Defaults as ServiceDefaults;
 
 use crate::capacity::{default_flows, default_max_bytes};
 
@@ -57,8 +58,8 @@ pub struct Config {
     pub healthz_bind: Option<SocketAddr>,
     /// Where what comes for backends elsewhere turns round before the uplink's network stack. `None`: nowhere.
     pub uplink_xdp: Option<UplinkXdp>,
-    /// How packets from outside reach backends on other nodes, of Services that don't say.
-    pub load_balancer_mode: LoadBalancerMode,
+    /// How Services are served that don't say it by annotations.
+    pub service_defaults: ServiceDefaults,
     /// Whose connections are translated at the socket.
     pub socket_lb: SocketLb,
     /// Answer ARP and neighbour discovery on the uplink for load-balancer addresses that Skerry's own controller gave.
@@ -77,16 +78,6 @@ pub struct Config {
     pub verify_interval: Duration,
     /// Between two walks over the flow table for entries that ran out.
     pub flow_gc_interval: Duration,
-}
-
-/// How packets from outside reach backends on other nodes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LoadBalancerMode {
-    /// Under an address of the node that the client has reached: answers come back through it.
-    Snat,
-    /// As they came, inside the tunnel: the backend's node answers the client itself (direct server return). Every node
-    /// must understand that before one does it.
-    Dsr,
 }
 
 /// Whose connections are translated before their first packet exists.
@@ -146,7 +137,7 @@ impl Config {
             node_ports: 30_000..=32_767,
             node_port_addresses: Vec::new(),
             external_ips: None,
-            load_balancer_mode: LoadBalancerMode::Snat,
+            service_defaults: ServiceDefaults::default(),
             snat_ports: None,
             vxlan_port: 4789,
             vni: 1,

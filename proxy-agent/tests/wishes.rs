@@ -6,6 +6,7 @@ use libtest_mimic::{Arguments, Trial};
 use proxy_abi::{
     Addr, Be16, Flow, Frontend, FrontendKey, Tuple, flow_flag, frontend_flag, frontend_kind, map,
 };
+use serde_json::json;
 use skerry_kernel::Map;
 use support::{
     TestNode, eventually,
@@ -23,6 +24,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let trials = vec![
         trial("connections_to_a_removed_backend_end_only_where_the_service_asks_for_it", resets),
+        trial("weights_share_out_what_is_dialled", weights),
         trial("a_service_changes_between_snat_and_direct_return_under_load", || changes_forwarding("TCP")),
         trial("datagrams_change_between_snat_and_direct_return_under_load", || changes_forwarding("UDP")),
     ];
@@ -91,6 +93,38 @@ fn note_pod(node: &TestNode, pod: &Pod) {
     std::fs::create_dir_all(&folder).unwrap();
     let record = serde_json::json!({"netns": pod.netns.path()});
     std::fs::write(folder.join("pod@eth0"), format!("{record}\n")).unwrap();
+}
+
+/// Random draws and Maglev, at the socket and on the uplink.
+fn weights() {
+    let scene = Scene::new("TCP");
+    let slice = |name: &str, ip: &str, weight: &str| {
+        json!({"metadata": {"name": name, "namespace": "default",
+                   "labels": {"kubernetes.io/service-name": "web"},
+                   "annotations": {"service.skerry.io/weight": weight}},
+               "addressType": "IPv4", "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+               "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}]})
+    };
+    scene.api.apply("endpointslices", slice("web-1", "10.244.1.5", "3"));
+    scene.api.apply("endpointslices", slice("web-2", "10.244.2.6", "1"));
+    let table: Map<FrontendKey, Frontend> = Map::open(&scene.near.pin("maps", map::FRONTENDS)).unwrap();
+    let elements =
+        || table.entries().unwrap().iter().map(|(_, frontend)| frontend.outside.count).max().unwrap();
+    eventually("three shares and one", || (elements() == 4).then_some(()));
+    for balancing in ["random", "maglev"] {
+        scene.api.annotate("services", SERVICE, "service.skerry.io/balancing", balancing);
+        eventually(balancing, || ((elements() > 4) == (balancing == "maglev")).then_some(()));
+        for (who, role) in [("pod", scene.in_pod("dial")), ("outside", scene.outside("dial"))] {
+            std::thread::sleep(std::time::Duration::from_millis(700));
+            let tally = role.tally();
+            let (near, all) = (tally.answers["near"] as f64, tally.total() as f64);
+            println!("{balancing}, {who}: {near} of {all}");
+            // 5 standard deviations.
+            let off = 5.0 * (0.75 * 0.25 / all).sqrt() + 0.01;
+            assert!(tally.lost.is_empty() && all > 100.0, "{tally:?}");
+            assert!((near / all - 0.75).abs() < off, "{balancing}, {who}: {near} of {all}, {off} allowed");
+        }
+    }
 }
 
 /// New connections, and those that were begun in either mode, go on through all changes.

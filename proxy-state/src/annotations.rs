@@ -2,14 +2,31 @@
 
 use crate::{api, maglev, model::shortened};
 
-/// What the annotations say; `None`: nothing.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Wishes {
+/// How Services are served that say nothing of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Defaults {
+    /// Answers to clients outside leave from the backend's node. Such a Service is balanced by Maglev, whatever `is_maglev` says:
+    /// who sees one direction only can forget a connection, and finds its backend again.
+    pub is_direct: bool,
+    /// Backends are named by Maglev tables, not drawn at random.
+    pub is_maglev: bool,
+    /// Elements of a Maglev table at least.
+    pub maglev_size: u32,
+}
+
+impl Default for Defaults {
+    fn default() -> Defaults {
+        Defaults { is_direct: false, is_maglev: false, maglev_size: maglev::DEFAULT_SIZE }
+    }
+}
+
+/// What comes of the annotations.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Asked {
     /// Elements of its Maglev tables; 0: backends are drawn at random.
-    pub maglev: Option<u32>,
-    pub resets: Option<bool>,
-    /// Answers to clients outside leave from the backend's node.
-    pub direct: Option<bool>,
+    pub maglev: u32,
+    pub resets: bool,
+    pub is_direct: bool,
     pub unread: Option<Box<[Unread]>>,
 }
 
@@ -26,18 +43,21 @@ const TABLE_SIZE: &str = "service.skerry.io/maglev-table-size";
 const RESETS: &str = "service.skerry.io/reset-on-endpoint-removal";
 const FORWARDING: &str = "service.skerry.io/forwarding-mode";
 
-impl Wishes {
-    pub fn of(annotations: &api::Annotations) -> Wishes {
+impl Asked {
+    /// `is_external`: clients outside can reach it.
+    pub fn of(annotations: &api::Annotations, is_external: bool, defaults: &Defaults) -> Asked {
         let mut unread = Vec::new();
         let mut read = Reader(&mut unread);
         let is_maglev = read.one_of(&annotations.balancing, BALANCING, &MODES, "random or maglev");
         let size = read.parsed(&annotations.maglev_table_size, TABLE_SIZE, "a number of elements");
         let resets = read.parsed(&annotations.reset_on_endpoint_removal, RESETS, "true or false");
         let direct = read.one_of(&annotations.forwarding_mode, FORWARDING, &FORWARDINGS, "snat or dsr");
-        Wishes {
-            maglev: is_maglev.map(|is_maglev| if is_maglev { table(size) } else { 0 }),
-            resets,
-            direct,
+        let is_direct = is_external && direct.unwrap_or(defaults.is_direct);
+        let is_maglev = is_maglev.unwrap_or(defaults.is_maglev || is_direct);
+        Asked {
+            maglev: if is_maglev { maglev::size(size.unwrap_or(defaults.maglev_size)) } else { 0 },
+            resets: resets.unwrap_or(false),
+            is_direct,
             unread: (!unread.is_empty()).then(|| unread.into()),
         }
     }
@@ -45,10 +65,6 @@ impl Wishes {
 
 const MODES: [(&str, bool); 2] = [("random", false), ("maglev", true)];
 const FORWARDINGS: [(&str, bool); 2] = [("snat", false), ("dsr", true)];
-
-fn table(asked: Option<u32>) -> u32 {
-    maglev::size(asked.unwrap_or(maglev::DEFAULT_SIZE))
-}
 
 struct Reader<'a>(&'a mut Vec<Unread>);
 
@@ -89,13 +105,8 @@ impl Reader<'_> {
     }
 }
 
-/// Elements of the Maglev tables that a Service's annotations ask for; 0: its backends are drawn at random. `otherwise`: without
-/// a word of them.
-pub fn maglev_size(annotations: &api::Annotations, otherwise: bool) -> u32 {
-    Wishes::of(annotations).maglev.unwrap_or(default_maglev(otherwise))
-}
-
-/// Elements of a Maglev table that nobody has asked for.
-pub(crate) fn default_maglev(is_maglev: bool) -> u32 {
-    if is_maglev { table(None) } else { 0 }
+/// Elements of the Maglev tables that a Service's annotations ask for, or that it gets without a word of them; 0: its backends
+/// are drawn at random.
+pub fn maglev_size(annotations: &api::Annotations) -> u32 {
+    Asked::of(annotations, true, &Defaults { is_maglev: true, ..Defaults::default() }).maglev
 }

@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use proxy_abi::{Addr, FrontendKey};
 
 use crate::{
+    annotations::Defaults,
     api,
     claims::Claims,
     desired::{address_in_use, frontend_keys},
@@ -20,8 +21,7 @@ pub struct State {
     pub(crate) node_name: Box<str>,
     /// Where externalIPs may lie; `None`: anywhere.
     external_ip_cidrs: Option<Box<[IpNetwork]>>,
-    /// Services without a word of their own are answered by their backends' nodes.
-    answers_directly: bool,
+    defaults: Defaults,
     pub(crate) services: HashMap<ObjectKey, Service>,
     pub(crate) slices: HashMap<ObjectKey, Slice>,
     pub(crate) slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
@@ -48,7 +48,7 @@ impl State {
         State {
             node_name: node_name.into(),
             external_ip_cidrs: None,
-            answers_directly: false,
+            defaults: Defaults::default(),
             services: HashMap::new(),
             slices: HashMap::new(),
             slices_of: HashMap::new(),
@@ -72,9 +72,9 @@ impl State {
         self.external_ip_cidrs = Some(cidrs.into());
     }
 
-    /// Clients outside are answered by their backends' nodes, of services applied from now on that do not say otherwise.
-    pub fn answer_directly(&mut self) {
-        self.answers_directly = true;
+    /// How services applied from now on are served that do not say otherwise.
+    pub fn set_defaults(&mut self, defaults: Defaults) {
+        self.defaults = defaults;
     }
 
     /// `key` is that of the object: whoever has made it already shares its memory.
@@ -82,7 +82,7 @@ impl State {
         let cidrs = self.external_ip_cidrs.as_deref();
         let may_be_external =
             |ip: IpAddr| cidrs.is_none_or(|cidrs| cidrs.iter().any(|cidr| cidr.contains(ip)));
-        let mut new = Service::from_api(service, may_be_external, self.answers_directly);
+        let mut new = Service::from_api(service, may_be_external, &self.defaults);
         for port in new.iter_mut().flat_map(|new| &mut new.ports) {
             self.names.share(&mut port.name);
         }

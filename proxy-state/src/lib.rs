@@ -36,7 +36,7 @@ mod runs;
 mod warnings;
 
 pub use actual::{Actual, Dump, Limits};
-pub use annotations::maglev_size;
+pub use annotations::{Defaults, maglev_size};
 pub use demand::Demand;
 pub use desired::{Backend, FrontendSpec, Scope, ServicePortId, ServicePortTable, ServiceTables};
 pub use health::{Health, ServiceHealth};

@@ -4,7 +4,7 @@ use ipnetwork::IpNetwork;
 use proxy_abi::Addr;
 
 use crate::{
-    annotations::{Unread, Wishes, default_maglev},
+    annotations::{Asked, Defaults, Unread},
     api::{self, FirstAddress, Policy},
     ip::{parse_cidr, parse_ip, routable_addr},
     warnings::LeftOut,
@@ -87,11 +87,11 @@ const DEFAULT_AFFINITY_S: u32 = 10_800;
 impl Service {
     /// `None` for what a proxy must ignore: headless, ExternalName, without an address yet, or another proxy's.
     ///
-    /// `may_be_external`: what the configuration says of an external address; `is_direct`: of the way of answers.
+    /// `may_be_external`: what the configuration says of an external address; `defaults`: of the rest.
     pub fn from_api(
         service: &api::Service,
         may_be_external: impl Fn(IpAddr) -> bool,
-        is_direct: bool,
+        defaults: &Defaults,
     ) -> Option<Service> {
         let spec = &service.spec;
         if service.metadata.labels.service_proxy_name.is_some() || spec.kind == "ExternalName" {
@@ -109,8 +109,7 @@ impl Service {
         let ingress = service.status.load_balancer.ingress.iter();
         let external_local = spec.external_traffic_policy == Policy::Local;
         let is_external = has_node_ports || !spec.external_ips.is_empty();
-        let wishes = Wishes::of(&service.metadata.annotations);
-        let is_direct = is_external && wishes.direct.unwrap_or(is_direct);
+        let asked = Asked::of(&service.metadata.annotations, is_external, defaults);
         Some(Service {
             created: timestamp_digits(&service.metadata.creation_timestamp),
             uid: uid_bits(&service.metadata.uid),
@@ -149,8 +148,7 @@ impl Service {
                     .max(1),
                 _ => 0,
             },
-            // Whoever sees one direction only can forget a connection: Maglev finds its backend again.
-            maglev: wishes.maglev.unwrap_or(default_maglev(is_direct)),
+            maglev: asked.maglev,
             source_ranges: match spec.load_balancer_source_ranges.as_slice() {
                 [] => None,
                 _ if !is_load_balancer => None,
@@ -159,9 +157,9 @@ impl Service {
             },
             health_port: if is_load_balancer && external_local { spec.health_check_node_port } else { 0 },
             is_announced: is_load_balancer && api::holds(&service.status.conditions, api::ADDRESS_ASSIGNED),
-            resets: wishes.resets.unwrap_or(false),
-            is_direct,
-            unread: wishes.unread,
+            resets: asked.resets,
+            is_direct: asked.is_direct,
+            unread: asked.unread,
         })
     }
 

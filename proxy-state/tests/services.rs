@@ -8,7 +8,7 @@ use proxy_abi::{
     Addr, Be16, Flow, Frontend, FrontendKey, Tuple, Window, endpoint_flag, flow_flag, frontend_flag,
     frontend_kind, pod_cidr_flag, proto,
 };
-use proxy_state::{Actual, Limits, ObjectKey, Op, Refusal, plan};
+use proxy_state::{Actual, Defaults, Limits, ObjectKey, Op, Refusal, plan};
 use serde_json::{Value, json};
 use world::{LIMITS, World, service, slice};
 
@@ -527,13 +527,35 @@ fn a_direct_service_is_so_from_outside_alone_and_drawn_by_maglev() {
         }
     }
     // Where the configuration says so, a Service need not.
-    world.state.answer_directly();
+    world.state.set_defaults(Defaults { is_direct: true, ..Defaults::default() });
     web["metadata"]["annotations"] = json!({});
     world.service(web.clone()).sync();
     assert_eq!(flags(&world, outside) & both, both);
     web["metadata"]["annotations"] = json!({"service.skerry.io/forwarding-mode": "snat"});
     world.service(web).sync();
     assert_eq!(flags(&world, outside) & both, 0);
+}
+
+#[test]
+fn what_a_service_does_not_say_the_configuration_does() {
+    let mut world = World::with(Limits { slots: 65_536, ..LIMITS });
+    let mut web = service("web", "10.96.0.1");
+    world.state.set_defaults(Defaults { is_maglev: true, maglev_size: 4_000, ..Defaults::default() });
+    world.slice(slice("e", "web", &["10.0.0.1", "10.0.0.2"]));
+    for (annotations, elements) in [
+        (json!({}), 4_093),
+        (json!({"service.skerry.io/maglev-table-size": "2039"}), 2_039),
+        (json!({"service.skerry.io/maglev-table-size": "large"}), 4_093),
+        (json!({"service.skerry.io/balancing": "random"}), 2),
+        (json!({"service.skerry.io/balancing": "maglev"}), 4_093),
+    ] {
+        web["metadata"]["annotations"] = annotations.clone();
+        world.service(web.clone()).sync();
+        let frontend = world.maps.frontends[&key("10.96.0.1", 80, proto::TCP)];
+        assert_eq!(frontend.inside.count, elements, "{annotations}");
+        let is_told = !world.state.warnings(&ObjectKey::new("ns", "web")).is_empty();
+        assert_eq!(is_told, annotations.to_string().contains("large"), "{annotations}");
+    }
 }
 
 #[test]

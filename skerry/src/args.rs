@@ -166,21 +166,35 @@ pub struct TunnelOptions {
     /// answers come back through the node that they reached, or the backend's node answers itself (direct server return)
     #[arg(long, default_value = "snat")]
     pub load_balancer_mode: LoadBalancerMode,
+    /// How backends are drawn, of Services that don't say (service.skerry.io/balancing); with `--load-balancer-mode dsr` maglev
+    #[arg(long, default_value = "random")]
+    pub balancing: Balancing,
+    /// Elements of a Maglev table at least, of Services that don't say (service.skerry.io/maglev-table-size): 251 to 65521, rounded up
+    /// to a prime of ours
+    #[arg(long, default_value_t = 1021, value_parser = clap::value_parser!(u32).range(1..=65_521))]
+    pub maglev_table_size: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Balancing {
+    Random,
+    Maglev,
+}
+
+impl TunnelOptions {
+    pub fn service_defaults(&self) -> proxy_agent::ServiceDefaults {
+        proxy_agent::ServiceDefaults {
+            is_direct: self.load_balancer_mode == LoadBalancerMode::Dsr,
+            is_maglev: self.balancing == Balancing::Maglev,
+            maglev_size: self.maglev_table_size,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum LoadBalancerMode {
     Snat,
     Dsr,
-}
-
-impl From<LoadBalancerMode> for proxy_agent::LoadBalancerMode {
-    fn from(asked: LoadBalancerMode) -> proxy_agent::LoadBalancerMode {
-        match asked {
-            LoadBalancerMode::Snat => proxy_agent::LoadBalancerMode::Snat,
-            LoadBalancerMode::Dsr => proxy_agent::LoadBalancerMode::Dsr,
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

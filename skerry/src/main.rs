@@ -24,6 +24,7 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> std::process::ExitCode {
+    skerry_kernel::return_freed_memory();
     let cli = Cli::parse();
     start_log();
     let done = match cli.command {

@@ -157,7 +157,7 @@ pub fn proxy_config(
         announce: tunnel.announce,
         uplink_xdp: tunnel.uplink_xdp.mode(),
         socket_lb: tunnel.socket_lb.into(),
-        load_balancer_mode: tunnel.load_balancer_mode.into(),
+        service_defaults: tunnel.service_defaults(),
         service_cidrs: cluster.service_cidrs.clone(),
         node_ports: cluster.nodeport_range.0..=cluster.nodeport_range.1,
         ..proxy_agent::Config::new(&node_name)

@@ -159,6 +159,8 @@ fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String>
     flag("announce", Some(node.tunnel.announce.to_string()));
     flag("socket-lb", named(node.tunnel.socket_lb));
     flag("load-balancer-mode", named(node.tunnel.load_balancer_mode));
+    flag("balancing", named(node.tunnel.balancing));
+    flag("maglev-table-size", Some(node.tunnel.maglev_table_size.to_string()));
     flag("uplink-xdp", named(node.tunnel.uplink_xdp));
     list
 }
@@ -219,7 +221,7 @@ fn wait_for(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Cli, Command, LoadBalancerMode, SocketLb, UplinkXdp};
+    use crate::args::{Cli, Command, SocketLb, UplinkXdp};
     use clap::Parser;
 
     #[test]
@@ -258,6 +260,10 @@ mod tests {
             "host",
             "--load-balancer-mode",
             "dsr",
+            "--balancing",
+            "maglev",
+            "--maglev-table-size",
+            "4093",
             "--other-uplinks",
             "eth1,eth2",
         ];
@@ -281,7 +287,8 @@ mod tests {
         assert_eq!(node.node.tunnel.nodeport_addresses, args.node.tunnel.nodeport_addresses);
         assert_eq!(node.node.tunnel.external_ips, args.node.tunnel.external_ips);
         assert_eq!(node.node.tunnel.socket_lb, SocketLb::Host);
-        assert_eq!(node.node.tunnel.load_balancer_mode, LoadBalancerMode::Dsr);
+        assert_eq!(node.node.tunnel.service_defaults(), args.node.tunnel.service_defaults());
+        assert_eq!(node.node.tunnel.service_defaults().maglev_size, 4093);
         assert_eq!(node.node.tunnel.other_uplinks, args.node.tunnel.other_uplinks);
         assert_eq!(node.node.tunnel.healthz_bind, args.node.tunnel.healthz_bind);
         assert_eq!((node.node.tunnel.announce, node.node.tunnel.uplink_xdp), (false, UplinkXdp::Generic));

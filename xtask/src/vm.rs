@@ -34,10 +34,12 @@ const PROGRAMS: &[(&str, Duration, &[&str])] = &[
     ("skerry-packet-cases/kernel", Duration::from_secs(180), &[]),
     ("skerry-packet-cases/sockets", Duration::from_secs(600), &[]),
     ("skerry-packet-cases/nodes", Duration::from_secs(900), &[]),
+    ("skerry-packet-cases/direct", Duration::from_secs(600), &[]),
     ("skerry-vm-cases/sctp", Duration::from_secs(180), &[]),
     (BALANCER, Duration::from_secs(300), &[]),
     ("proxy-agent/node", Duration::from_secs(600), &[]),
     ("proxy-agent/traffic", Duration::from_secs(900), ON_SLOW_CPUS),
+    ("proxy-agent/wishes", Duration::from_secs(600), &["--test-threads=1"]),
 ];
 /// One at a time, since clients are busy all the while; what is about sizes and times is the real CPU's to tell.
 const ON_SLOW_CPUS: &[&str] =

@@ -104,7 +104,7 @@ impl Service {
             is_local,
             health_port: if is_local { spec.health_check_node_port } else { 0 },
             is_direct,
-            maglev: maglev_size(annotations, true),
+            maglev: maglev_size(annotations),
             allowed: (!ranges.is_empty())
                 .then(|| ranges.iter().filter_map(|text| parse_cidr(text)).map(prefix).collect()),
             notes,

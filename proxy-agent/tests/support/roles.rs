@@ -270,6 +270,8 @@ fn named(line: &str) -> io::Result<String> {
 
 /// An agent that ends by being killed, or when its standard input is closed. It is ready when the maps are in sync.
 fn agent(config: Config) {
+    // As `skerry` does.
+    skerry_kernel::return_freed_memory();
     super::log();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {

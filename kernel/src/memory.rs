@@ -1,0 +1,15 @@
+use crate::sys;
+
+/// Freed memory goes back to the kernel from here on. Left alone, glibc raises its thresholds with the first large block that
+/// is freed (mallopt(3), `M_MMAP_THRESHOLD`) and keeps what a list of ten thousand objects took while it was read; and each
+/// thread that allocates beside others gets an arena of its own.
+///
+/// To be called before the first thread is started. Elsewhere than on glibc it does nothing.
+pub fn return_freed_memory() {
+    const THRESHOLD: i32 = 128 << 10;
+    sys::set_malloc(&[
+        (sys::MALLOC_TRIM_THRESHOLD, THRESHOLD),
+        (sys::MALLOC_MMAP_THRESHOLD, THRESHOLD),
+        (sys::MALLOC_ARENAS, 2),
+    ]);
+}
