@@ -19,7 +19,7 @@ use crate::{
     admin::{self, AdminError},
     config::{Config, MapSizes},
     events::log_drops,
-    flows::{Flows, collect_forever},
+    flows::{self, Flows, collect_forever},
     maps::PinnedTables,
     metrics::Metrics,
     monitor::{MonitorError, monitor},
@@ -147,7 +147,8 @@ async fn serve_until(
 
     let started = Instant::now();
     let tables = PinnedTables::open(&pins).map_err(AgentError::Maps)?;
-    let limits = tables.limits(config.slot_grace.as_millis() as u64);
+    let known = flows::last_service_id(&pins).map_err(AgentError::Maps)?;
+    let limits = tables.limits(config.slot_grace.as_millis() as u64, known);
     let mut state = State::new(&config.node_name);
     if let Some(cidrs) = &config.external_ips {
         state.limit_external_ips(cidrs);

@@ -103,14 +103,14 @@ fn pin<K: Pod, V: Pod>(spec: &MapSpec<'_>, path: &std::path::Path) -> Result<(),
     Map::<K, V>::create(spec)?.pin(path)
 }
 
+/// The maps that say what Services there are: frontends point into the slots, and name the others' entries by number. They are
+/// changed together, or programs of another version would see elements of theirs given to somebody else.
+pub(crate) const OF_SERVICES: [&str; 4] = [map::SOURCE_RANGES, map::MEMBERS, map::SLOTS, map::FRONTENDS];
+
 /// In the order in which they are put in place: the frontends last, so that whoever finds the old ones finds all old.
 fn tables(sizes: &MapSizes) -> [(&'static str, u32); 4] {
-    [
-        (map::SOURCE_RANGES, sizes.source_ranges),
-        (map::MEMBERS, sizes.members),
-        (map::SLOTS, sizes.slots),
-        (map::FRONTENDS, sizes.frontends),
-    ]
+    let sizes = [sizes.source_ranges, sizes.members, sizes.slots, sizes.frontends];
+    std::array::from_fn(|index| (OF_SERVICES[index], sizes[index]))
 }
 
 fn limits(now: &Limits) -> [u32; 4] {

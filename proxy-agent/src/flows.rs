@@ -1,8 +1,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use proxy_abi::{
-    Addr, Be16, Config as Facts, Flow, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map, proto,
-    socket_flag,
+    Addr, Be16, Config as Facts, Flow, Peer, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map,
+    proto, socket_flag,
 };
 use proxy_state::Actual;
 use skerry_kernel::{Error, Map};
@@ -114,6 +114,16 @@ impl Flows {
         collected.removed = self.flows.delete_batch(&silent)?;
         Ok(collected)
     }
+}
+
+/// The largest number of a service that a connection knows: a service that gets it anew would be taken for the old one.
+pub(crate) fn last_service_id(pins: &Pins) -> Result<u32, Error> {
+    let mut last = 0;
+    Map::<Tuple, Flow>::open(&pins.map(map::FLOWS))?.for_each(|_, flow| last = last.max(flow.service_id))?;
+    Map::<u32, Peer>::open(&pins.map(map::PEERS))?.for_each(|_, peer| last = last.max(peer.service_id))?;
+    Map::<SocketKey, SocketOrigin>::open(&pins.map(map::SOCKETS))?
+        .for_each(|_, origin| last = last.max(origin.service_id))?;
+    Ok(last)
 }
 
 /// What [`Flows::collect`] has seen, and done.

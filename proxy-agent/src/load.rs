@@ -15,7 +15,7 @@ use proxy_abi::{ABI_VERSION, Config as Facts, Frontend, FrontendKey, MAPS, PROGR
 use skerry_kernel::{Map, Program, pinned_map_info};
 
 use crate::{
-    capacity::{element_bytes, enlarge},
+    capacity::{OF_SERVICES, element_bytes, enlarge},
     config::MapSizes,
     own_ports,
     pins::{Pins, PinsError},
@@ -167,8 +167,9 @@ fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result
     Ok(program)
 }
 
-/// Unpins maps that another version made in another layout: what it attached keeps them, for as long as it runs. Flows,
-/// pods and sockets must be kept, or nothing is changed. Returns whether an agent of another version wrote last.
+/// Unpins maps that another version made in another layout: what it attached keeps them, for as long as it runs. Of the maps of
+/// Services all go with one, the frontends first: without them the next agent goes on here if this one is killed. Flows, pods and
+/// sockets must be kept, or nothing is changed. Returns whether an agent of another version wrote last.
 fn make_room(pins: &Pins) -> Result<bool, LoadError> {
     let found = abi_version(pins)?;
     let mut others = Vec::new();
@@ -186,6 +187,13 @@ fn make_room(pins: &Pins) -> Result<bool, LoadError> {
             return Err(LoadError::OtherLayout { root: pins.root().to_owned(), map: spec.name, found });
         }
         others.push(path);
+    }
+    let of_services = OF_SERVICES.iter().rev().map(|name| pins.map(name));
+    let of_services: Vec<PathBuf> = of_services.filter(|path| path.exists()).collect();
+    let has_frontends = of_services.contains(&pins.map(map::FRONTENDS));
+    if !has_frontends || of_services.iter().any(|path| others.contains(path)) {
+        others.retain(|path| !of_services.contains(path));
+        others.splice(..0, of_services);
     }
     for path in &others {
         tracing::info!(path = %path.display(), found, "a map of another layout makes room");

@@ -38,8 +38,9 @@ impl PinnedTables {
         })
     }
 
-    /// The sizes that the maps really have: one that was pinned before keeps its own.
-    pub fn limits(&self, grace_ms: u64) -> Limits {
+    /// The sizes that the maps really have: one that was pinned before keeps its own. `ids_until`: numbers of services that
+    /// connections may know.
+    pub fn limits(&self, grace_ms: u64, ids_until: u32) -> Limits {
         Limits {
             frontends: self.frontends.info().max_entries,
             slots: self.slots.info().max_entries,
@@ -48,6 +49,7 @@ impl PinnedTables {
             pod_cidrs: self.pod_cidrs.info().max_entries,
             tunnel_peers: self.tunnel_peers.info().max_entries,
             grace_ms,
+            ids_until,
         }
     }
 }

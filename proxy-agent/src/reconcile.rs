@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use proxy_state::{Actual, Limits, ObjectKey, Refusal, State, plan};
+use proxy_state::{Actual, Dump, Limits, ObjectKey, Refusal, State, plan};
 use skerry_kernel::Error;
 
 use crate::maps::Tables;
@@ -40,7 +40,8 @@ impl<T: Tables> Reconciler<T> {
     /// The maps could not be read or written. The next call begins by reading them again.
     pub fn sync(&mut self, now_ms: u64) -> Result<Synced, Error> {
         if self.is_blind {
-            self.actual = Actual::restore(self.limits, self.tables.dump()?, now_ms);
+            let dump = self.tables.dump()?;
+            self.restore(dump, now_ms);
             self.is_blind = false;
         }
         let plan = plan(&mut self.state, &mut self.actual, now_ms);
@@ -61,9 +62,14 @@ impl<T: Tables> Reconciler<T> {
         let dump = self.tables.dump()?;
         let divergence = self.actual.divergence(&dump);
         if divergence > 0 {
-            self.actual = Actual::restore(self.limits, dump, now_ms);
+            self.restore(dump, now_ms);
         }
         Ok(divergence)
+    }
+
+    fn restore(&mut self, dump: Dump, now_ms: u64) {
+        self.limits.ids_until = self.actual.last_service_id();
+        self.actual = Actual::restore(self.limits, dump, now_ms);
     }
 
     pub fn limits(&self) -> &Limits {
@@ -89,6 +95,7 @@ mod tests {
         pod_cidrs: 8,
         tunnel_peers: 8,
         grace_ms: 100,
+        ids_until: 0,
     };
 
     /// Maps in memory that fail at the operation with this number, once.

@@ -169,7 +169,8 @@ fn restarts(times: u32, end: End) {
     let start = || {
         let (dir, cgroup) =
             (scene.near.dir().display().to_string(), scene.near.cgroup.dir().display().to_string());
-        Role::start("agent", &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
+        let role = if end == End::OtherVersion { "hasty agent" } else { "agent" };
+        Role::start(role, &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
     };
     let mut agent = start();
     let look = || Witness::of(&scene.near, &[("client", &scene.underlay.client)]);

@@ -18,6 +18,8 @@ pub struct Limits {
     pub tunnel_peers: u32,
     /// A program that read a frontend just before it flipped reads its slot well within this time.
     pub grace_ms: u64,
+    /// New services get larger numbers: connections may know these.
+    pub ids_until: u32,
 }
 
 /// Contents of the maps as they were read.
@@ -112,7 +114,7 @@ impl Actual {
             members: dump.members,
             source_ranges: dump.source_ranges,
             is_restored: true,
-            next_service_id: 1,
+            next_service_id: limits.ids_until.wrapping_add(1).max(1),
             pod_cidrs: dump.pod_cidrs,
             tunnel_peers: dump.tunnel_peers,
             endpoints: dump
@@ -226,7 +228,7 @@ impl Actual {
                 self.found.entry(service_id).or_default().runs.push(run);
             }
         }
-        self.next_service_id = last_id.wrapping_add(1).max(1);
+        self.next_service_id = self.next_service_id.max(last_id.wrapping_add(1)).max(1);
     }
 
     fn find_extras(&mut self) {
@@ -261,6 +263,11 @@ impl Actual {
             self.retired.push_back(Retired { first, count, since_ms });
             index += count as usize;
         }
+    }
+
+    /// The largest number that a service has had.
+    pub fn last_service_id(&self) -> u32 {
+        self.next_service_id.wrapping_sub(1)
     }
 
     pub(crate) fn new_service_id(&mut self) -> u32 {

@@ -291,6 +291,21 @@ fn ids_survive_a_restart_and_an_agent_that_knows_nothing_yet_plans_nothing() {
 }
 
 #[test]
+fn a_number_that_connections_may_know_is_given_to_no_other_service() {
+    let mut world = World::with(Limits { ids_until: 41, ..LIMITS });
+    let id = |world: &World, ip: &str| world.maps.frontends[&key(ip, 80, proto::TCP)].service_id;
+    world.service(service("a", "10.96.0.1")).slice(slice("e", "a", &["10.0.0.1"])).sync();
+    assert_eq!(id(&world, "10.96.0.1"), 42);
+    world.state.delete_service(&ObjectKey::new("ns", "a"));
+    world.sync();
+    // Another agent finds nothing of it in the maps, but in the connections.
+    assert_eq!(world.actual.last_service_id(), 42);
+    let mut again = World::with(Limits { ids_until: 42, ..LIMITS });
+    again.service(service("b", "10.96.0.2")).sync();
+    assert_eq!(id(&again, "10.96.0.2"), 43);
+}
+
+#[test]
 fn udp_flows_are_current_only_while_they_would_be_balanced_alike() {
     let mut world = World::new();
     let mut dns = service("dns", "10.96.0.10");

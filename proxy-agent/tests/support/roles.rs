@@ -127,6 +127,10 @@ pub fn play(role: &str) {
         ("keep", [to]) => client(to, keep()),
         ("ask", [to]) => client(to, ask()),
         ("agent", [name, dir, cgroup]) => agent(net::config(name, dir.as_ref(), cgroup.as_ref())),
+        // Runs of slots that nobody points to are used again at once, as where the lists take long to come.
+        ("hasty agent", [name, dir, cgroup]) => {
+            agent(Config { slot_grace: Duration::ZERO, ..net::config(name, dir.as_ref(), cgroup.as_ref()) })
+        }
         // With the maps of a real node.
         ("big agent", [name, dir, cgroup]) => agent(Config {
             map_sizes: Config::new(name).map_sizes,

@@ -15,6 +15,7 @@ pub const LIMITS: Limits = Limits {
     pod_cidrs: 64,
     tunnel_peers: 64,
     grace_ms: 1000,
+    ids_until: 0,
 };
 
 type Backends = BTreeSet<(Addr, u16, u16)>;

@@ -14,6 +14,7 @@ mkdir -p /dev/pts /dev/shm /run/out /run/lock
 mount -t devpts pts /dev/pts
 mount -t tmpfs memory /dev/shm
 mount -t cgroup2 cgroup /sys/fs/cgroup
+echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 mount -t bpf bpf /sys/fs/bpf
 mount -t 9p -o "$options,cache=none" out /run/out
 # A workspace below /tmp is hidden by now.
