@@ -163,6 +163,7 @@ mod tests {
         pod_cidrs: 16_384,
         tunnel_peers: 16_384,
         grace_ms: 1000,
+        ids_until: 0,
     };
 
     #[test]
