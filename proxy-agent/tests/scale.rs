@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use proxy_abi::{Be16, Frontend, FrontendKey, PodCidr, PodCidrKey, Slot, map};
 use serde_json::{Value, json};
 use skerry_kernel::Map;
 use support::{
     Api, TestNode, Underlay, eventually,
     roles::{ROLE, Role, play},
+    trial,
 };
 
 fn main() {
@@ -28,13 +29,6 @@ fn main() {
         trial("one_service_has_a_hundred_thousand_endpoints", huge),
     ];
     libtest_mimic::run(&arguments, trials).exit();
-}
-
-fn trial(name: &str, test: fn()) -> Trial {
-    Trial::test(name, move || {
-        test();
-        Ok(())
-    })
 }
 
 const SERVICES: u32 = 10_000;

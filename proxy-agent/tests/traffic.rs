@@ -7,13 +7,14 @@ use std::{
     time::Instant,
 };
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use proxy_abi::{Addr, Be16, Config, Endpoint, Frontend, FrontendKey, Uplink, map};
 use skerry_kernel::{Direction, Link, Map, MapSpec, Update, map_type};
 use support::{
     Api, TestNode, Underlay, eventually,
     roles::{ROLE, Role, Tally, play},
     scene::Scene,
+    trial,
     witness::Witness,
 };
 
@@ -38,19 +39,6 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn trial(name: &str, test: fn()) -> Trial {
-    Trial::test(name, move || {
-        test();
-        Ok(())
-    })
-}
-
-/// Starts a client, lets it ask until both servers (or the expected ones) have answered, and returns what it saw.
-fn a_moment(role: Role) -> Tally {
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    role.tally()
-}
-
 const VLAN: &str = "a_vlan_device_serves_as_the_uplink";
 
 /// Its name has a dot, which pins can't have; its packets come with the tag taken off.
@@ -70,7 +58,7 @@ fn on_a_vlan() {
     for (who, role) in
         [("pod", scene.in_pod("dial")), ("node", scene.on_node("dial")), ("outside", scene.outside("dial"))]
     {
-        let tally = a_moment(role);
+        let tally = role.for_a_moment();
         assert!(tally.lost.is_empty() && tally.answers.len() == 2, "{who}: {tally:?}");
     }
 }
@@ -112,18 +100,18 @@ fn second_way_out() {
             command.arg("-c").arg(format!("exec nsenter --net={} -- {line}", other.path().display()));
             command
         });
-        let tally = a_moment(dialled);
+        let tally = dialled.for_a_moment();
         assert!(tally.lost.is_empty() && tally.answers.len() == 2, "by the second: {tally:?}");
         assert_eq!(
             peer_of_a_pods_connection().unwrap(),
             HERE,
             "a pod's connection has that device's address"
         );
-        let tally = a_moment(scene.outside("dial"));
+        let tally = scene.outside("dial").for_a_moment();
         assert!(tally.lost.is_empty() && tally.answers.len() == 2, "by the first: {tally:?}");
         near.netns.ip("link del eth1").unwrap();
         eventually("the second way out is forgotten", || (ways_out() == 1).then_some(()));
-        let tally = a_moment(scene.outside("dial"));
+        let tally = scene.outside("dial").for_a_moment();
         assert!(tally.lost.is_empty() && tally.answers.len() == 2, "after the second has gone: {tally:?}");
     }
 }
@@ -133,19 +121,19 @@ fn follows() {
     for (who, role) in
         [("pod", scene.in_pod("dial")), ("node", scene.on_node("dial")), ("outside", scene.outside("dial"))]
     {
-        let tally = a_moment(role);
+        let tally = role.for_a_moment();
         assert!(tally.lost.is_empty() && tally.answers.len() == 2, "{who}: {tally:?}");
     }
     scene.backends("TCP", &["far"]);
     eventually("only the far one answers", || {
-        let tally = a_moment(scene.in_pod("dial"));
+        let tally = scene.in_pod("dial").for_a_moment();
         (tally.lost.is_empty() && tally.answers.keys().eq(["far"])).then_some(())
     });
-    let tally = a_moment(scene.outside("dial"));
+    let tally = scene.outside("dial").for_a_moment();
     assert!(tally.lost.is_empty() && tally.answers.keys().eq(["far"]), "{tally:?}");
     scene.backends("TCP", &[]);
     eventually("refused", || {
-        let tally = a_moment(scene.in_pod("dial"));
+        let tally = scene.in_pod("dial").for_a_moment();
         (tally.total() == 0 && tally.lost.keys().all(|error| error.contains("refused"))).then_some(())
     });
 }
@@ -298,7 +286,7 @@ fn own_vip() {
     // And what changes is heard through it.
     scene.backends("TCP", &["far"]);
     eventually("only the far one answers", || {
-        let tally = a_moment(scene.in_pod("dial"));
+        let tally = scene.in_pod("dial").for_a_moment();
         (tally.lost.is_empty() && tally.answers.keys().eq(["far"])).then_some(())
     });
     drop(agent);
@@ -339,7 +327,7 @@ fn udp_moves() {
     scene.backends("UDP", &["near"]);
     let wait_for = |name: &str| {
         eventually(name, || {
-            let tally = a_moment(scene.in_pod("ask"));
+            let tally = scene.in_pod("ask").for_a_moment();
             (tally.lost.is_empty() && tally.answers.keys().eq([name])).then_some(())
         });
     };

@@ -2,7 +2,7 @@
 
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use proxy_abi::{
     Addr, Be16, Flow, Frontend, FrontendKey, Tuple, flow_flag, frontend_flag, frontend_kind, map,
 };
@@ -11,8 +11,9 @@ use skerry_kernel::Map;
 use support::{
     TestNode, eventually,
     net::Pod,
-    roles::{ROLE, Role, Tally, play},
+    roles::{ROLE, Role, play},
     scene::{NODE_PORT, Scene},
+    trial,
 };
 
 const SERVICE: &str = "default/web";
@@ -31,19 +32,6 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn trial(name: &str, test: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        test();
-        Ok(())
-    })
-}
-
-/// Lets a client ask for a while, and returns what it saw.
-fn a_moment(role: Role) -> Tally {
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    role.tally()
-}
-
 /// A backend that is gone for Kubernetes and still answers: whoever is not cut off goes on talking to it.
 fn resets() {
     const ANNOTATION: &str = "service.skerry.io/reset-on-endpoint-removal";
@@ -51,17 +39,17 @@ fn resets() {
     note_pod(&scene.near, &scene.client);
     scene.backends("TCP", &["near"]);
     eventually("only the near one answers", || {
-        let tally = a_moment(scene.in_pod("dial"));
+        let tally = scene.in_pod("dial").for_a_moment();
         (tally.lost.is_empty() && tally.answers.keys().eq(["near"])).then_some(())
     });
     let mut keeping =
         [("pod", scene.in_pod("keep")), ("node", scene.on_node("keep")), ("outside", scene.outside("keep"))];
     let mut direct =
         Role::start("keep", &["10.244.1.5:8080"], |line| scene.client.command(&scene.near, line));
-    a_moment(scene.in_pod("dial"));
+    scene.in_pod("dial").for_a_moment();
     scene.backends("TCP", &["far"]);
     eventually("only the far one answers", || {
-        let tally = a_moment(scene.in_pod("dial"));
+        let tally = scene.in_pod("dial").for_a_moment();
         (tally.lost.is_empty() && tally.answers.keys().eq(["far"])).then_some(())
     });
     // Longer than an endpoint must be gone.
@@ -133,7 +121,7 @@ fn changes_forwarding(protocol: &str) {
     let role = if protocol == "TCP" { "dial" } else { "ask" };
     let scene = Scene::new(protocol);
     eventually("it answers", || {
-        let tally = a_moment(scene.outside(role));
+        let tally = scene.outside(role).for_a_moment();
         (tally.lost.is_empty() && tally.total() > 0).then_some(())
     });
     let mut clients = vec![scene.outside(role), scene.outside(role)];
@@ -153,7 +141,7 @@ fn changes_forwarding(protocol: &str) {
         if protocol == "TCP" {
             clients.push(scene.outside("keep"));
         }
-        let tally = a_moment(scene.outside(role));
+        let tally = scene.outside(role).for_a_moment();
         assert!(tally.lost.is_empty() && !tally.answers.is_empty(), "{mode}: {tally:?}");
     }
     let flows: Map<Tuple, Flow> = Map::open(&scene.near.pin("maps", map::FLOWS)).unwrap();

@@ -94,6 +94,12 @@ impl Role {
         serde_json::from_str(&self.end()).unwrap()
     }
 
+    /// Lets a client ask for a while, and returns what it saw.
+    pub fn for_a_moment(self) -> Tally {
+        std::thread::sleep(Duration::from_millis(300));
+        self.tally()
+    }
+
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()

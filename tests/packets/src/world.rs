@@ -8,6 +8,7 @@
 
 use std::net::Ipv4Addr;
 
+use aya::programs::XdpMode;
 use proxy_abi::{
     ABI_VERSION, Addr, Be16, Config, Endpoint, Frontend, FrontendKey, Link, OVERLAY_DEV_MAC, PodCidr, Prefix,
     Seat, Slot, Uplink, Window, config_flag, endpoint_flag, frontend_flag, frontend_kind, pod_cidr_flag,
@@ -15,7 +16,10 @@ use proxy_abi::{
 };
 use skerry_lab::Netns;
 
-use crate::object::{Object, TABLE};
+use crate::{
+    object::{Object, TABLE},
+    talk::dial,
+};
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 pub const NODE_PORT: u16 = 30_080;
@@ -74,6 +78,28 @@ impl World {
             }
         }
         World { nodes, outside, wire }
+    }
+
+    /// Puts the program of a node's uplink on the first node's, before its stack. XDP sees a packet as it is on a wire, so the
+    /// clients' side makes checksums whole; native XDP on a veth can send back only where the cable's other end has a program too:
+    /// the one that is returned, without a configuration, which passes everything.
+    pub fn with_xdp(&mut self, mode: XdpMode) -> Object {
+        self.outside.sh("ethtool -K up0 tx off").unwrap();
+        let mut idle = Object::load().unwrap();
+        idle.attach_xdp(&self.wire, prog::UPLINK_XDP, "n0", mode).unwrap();
+        // A neighbour that is not known yet is the stack's to ask for: make it known.
+        let refused = dial(&self.nodes[0].netns, &format!("{}:1", self.nodes[1].address)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let node = &mut self.nodes[0];
+        node.object
+            .attach_xdp(&node.netns, prog::UPLINK_XDP, "up0", mode)
+            .unwrap_or_else(|error| panic!("{error}: {error:?}"));
+        idle
+    }
+
+    /// The first node's NodePort, as a client outside dials it.
+    pub fn node_port(&self) -> String {
+        format!("{}:{NODE_PORT}", self.nodes[0].address)
     }
 
     /// What is served from now on is answered by the backends' nodes.

@@ -1,30 +1,19 @@
 //! Direct server return between two nodes: by the tc programs, and by XDP on the first one's uplink.
 
 use aya::programs::XdpMode;
-use proxy_abi::{Reason, prog, proto};
+use proxy_abi::{Reason, proto};
 use skerry_packet_cases::{
     Echo, Greeter, NODE_PORT, Object, World, ask, dial, exchange, mirror, pattern, tunnelled,
 };
 
 const BULK: usize = 8 << 20;
 
-/// Nodes that answer directly. `xdp`: the first takes what comes before its stack does (see `express.rs`).
+/// Nodes that answer directly. `xdp`: the first takes what comes before its stack does.
 fn world(xdp: Option<XdpMode>) -> (World, Option<Object>) {
     let mut world = World::new();
     world.answer_directly();
-    let Some(mode) = xdp else { return (world, None) };
-    world.outside.sh("ethtool -K up0 tx off").unwrap();
-    let mut idle = Object::load().unwrap();
-    idle.attach_xdp(&world.wire, prog::UPLINK_XDP, "n0", mode).unwrap();
-    let refused = dial(&world.nodes[0].netns, &format!("{}:1", world.nodes[1].address)).unwrap_err();
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
-    let node = &mut world.nodes[0];
-    node.object.attach_xdp(&node.netns, prog::UPLINK_XDP, "up0", mode).unwrap();
-    (world, Some(idle))
-}
-
-fn node_port(world: &World) -> String {
-    format!("{}:{NODE_PORT}", world.nodes[0].address)
+    let idle = xdp.map(|mode| world.with_xdp(mode));
+    (world, idle)
 }
 
 /// Packets that the first node sent out of its uplink in the service's name.
@@ -39,7 +28,7 @@ fn the_backend_sees_the_client_and_its_node_answers() {
         let server = Greeter::start(&world.nodes[1].pod, "0.0.0.0:8080", "pod1");
         world.serve(2, proto::TCP, 80, Some(NODE_PORT), &[(world.nodes[1].pod_address, 8080)]);
         for _ in 0..40 {
-            let said = dial(&world.outside, &node_port(&world)).unwrap();
+            let said = dial(&world.outside, &world.node_port()).unwrap();
             assert!(said.starts_with("pod1:192.168.50.100:"), "{xdp:?}: {said}");
         }
         let handed_on = world.nodes[0].object.counted(Reason::Encapsulated).unwrap();
@@ -60,7 +49,7 @@ fn bulk_arrives_whole_both_ways() {
         let (mut world, _idle) = world(xdp);
         world.serve(2, proto::TCP, 80, Some(NODE_PORT), &[(world.nodes[1].pod_address, 8080)]);
         let server = mirror(&world.nodes[1].pod, "0.0.0.0:8080");
-        let back = exchange(&world.outside, &node_port(&world), BULK).unwrap();
+        let back = exchange(&world.outside, &world.node_port(), BULK).unwrap();
         assert!(back == pattern(BULK), "{xdp:?}: {} bytes came back", back.len());
         assert_eq!(server.join().unwrap().unwrap(), BULK as u64);
         assert_eq!(answered_by_the_first(&mut world), 0, "{xdp:?}");
@@ -74,9 +63,9 @@ fn datagrams_travel_in_fragments_too() {
         let _echo = Echo::start(&world.nodes[1].pod, "0.0.0.0:7000", "pod1");
         world.serve(1, proto::UDP, 53, Some(NODE_PORT), &[(world.nodes[1].pod_address, 7000)]);
         for text in ["one".to_owned(), "x".repeat(4_000), "two".to_owned()] {
-            let (said, from) = ask(&world.outside, "0.0.0.0:6000", &node_port(&world), &text).unwrap();
+            let (said, from) = ask(&world.outside, "0.0.0.0:6000", &world.node_port(), &text).unwrap();
             assert_eq!(said, format!("pod1:192.168.50.100:6000:{text}"), "{xdp:?}");
-            assert_eq!(from.to_string(), node_port(&world), "{xdp:?}");
+            assert_eq!(from.to_string(), world.node_port(), "{xdp:?}");
         }
         assert_eq!(answered_by_the_first(&mut world), 0, "{xdp:?}");
     }
@@ -90,7 +79,7 @@ fn a_backend_on_the_first_node_gets_its_share() {
     let backends = [0, 1].map(|node| (world.nodes[node].pod_address, 8080));
     world.serve(2, proto::TCP, 80, Some(NODE_PORT), &backends);
     let local = (0..200)
-        .map(|_| dial(&world.outside, &node_port(&world)).unwrap())
+        .map(|_| dial(&world.outside, &world.node_port()).unwrap())
         .inspect(|said| assert!(said.contains(":192.168.50.100:"), "{said}"))
         .filter(|said| said.starts_with("pod0"))
         .count();

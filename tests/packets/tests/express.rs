@@ -1,7 +1,7 @@
 //! XDP on a node's uplink: what comes for a backend elsewhere turns round before the network stack.
 
 use aya::programs::XdpMode;
-use proxy_abi::{Reason, prog, proto};
+use proxy_abi::{Reason, proto};
 use skerry_packet_cases::{
     Echo, Greeter, NODE_PORT, Object, VIP, World, ask, dial, exchange, mirror, pattern, tunnelled,
 };
@@ -9,26 +9,11 @@ use skerry_packet_cases::{
 const BULK: usize = 8 << 20;
 const DIALS: u64 = 40;
 
-/// A world whose first node has the program on its uplink. XDP sees a packet as it is on a wire, so the clients' side makes
-/// checksums whole; native XDP on a veth can send back only where the cable's other end has a program too: one without a
-/// configuration, which passes everything.
+/// A world whose first node has the program on its uplink.
 fn world(mode: XdpMode) -> (World, Object) {
     let mut world = World::new();
-    world.outside.sh("ethtool -K up0 tx off").unwrap();
-    let mut idle = Object::load().unwrap();
-    idle.attach_xdp(&world.wire, prog::UPLINK_XDP, "n0", mode).unwrap();
-    // A neighbour that is not known yet is the stack's to ask for: make it known.
-    let refused = dial(&world.nodes[0].netns, &format!("{}:1", world.nodes[1].address)).unwrap_err();
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
-    let node = &mut world.nodes[0];
-    node.object
-        .attach_xdp(&node.netns, prog::UPLINK_XDP, "up0", mode)
-        .unwrap_or_else(|e| panic!("{e}: {e:?}"));
+    let idle = world.with_xdp(mode);
     (world, idle)
-}
-
-fn node_port(world: &World) -> String {
-    format!("{}:{NODE_PORT}", world.nodes[0].address)
 }
 
 #[test]
@@ -38,7 +23,7 @@ fn connections_to_a_backend_elsewhere_turn_round_before_the_stack() {
         let server = Greeter::start(&world.nodes[1].pod, "0.0.0.0:8080", "pod1");
         world.serve(2, proto::TCP, 80, Some(NODE_PORT), &[(world.nodes[1].pod_address, 8080)]);
         for _ in 0..DIALS {
-            let said = dial(&world.outside, &node_port(&world)).unwrap();
+            let said = dial(&world.outside, &world.node_port()).unwrap();
             assert!(said.starts_with("pod1:10.244.1.1:"), "{mode:?}: the router address is seen, not {said}");
         }
         let all = world.nodes[0].object.counted(Reason::Encapsulated).unwrap();
@@ -54,12 +39,12 @@ fn datagrams_keep_their_flow_between_both_programs() {
     let (mut world, _idle) = world(XdpMode::Skb);
     let _echo = Echo::start(&world.nodes[1].pod, "0.0.0.0:7000", "pod1");
     world.serve(1, proto::UDP, 53, Some(NODE_PORT), &[(world.nodes[1].pod_address, 7000)]);
-    let (first, _) = ask(&world.outside, "0.0.0.0:6000", &node_port(&world), "one").unwrap();
+    let (first, _) = ask(&world.outside, "0.0.0.0:6000", &world.node_port(), "one").unwrap();
     // Too large for one packet: its fragments go by tc, along the same flow.
     let large = "x".repeat(4_000);
-    let (second, from) = ask(&world.outside, "0.0.0.0:6000", &node_port(&world), &large).unwrap();
+    let (second, from) = ask(&world.outside, "0.0.0.0:6000", &world.node_port(), &large).unwrap();
     assert_eq!(first.strip_suffix(":one"), second.strip_suffix(&format!(":{large}")), "one source port");
-    assert_eq!(from.to_string(), node_port(&world));
+    assert_eq!(from.to_string(), world.node_port());
     assert!(tunnelled(&world.nodes[0]) > 0);
 }
 
@@ -70,7 +55,7 @@ fn a_local_backend_gets_its_share_and_the_clients_address() {
     let backends = [0, 1].map(|node| (world.nodes[node].pod_address, 8080));
     world.serve(2, proto::TCP, 80, Some(NODE_PORT), &backends);
     let local = (0..200)
-        .map(|_| dial(&world.outside, &node_port(&world)).unwrap())
+        .map(|_| dial(&world.outside, &world.node_port()).unwrap())
         .filter(|said| said.starts_with("pod:192.168.50.100:"))
         .count();
     // Half of them, and not the quarter that two draws would leave: 5 standard deviations are 35.
@@ -86,7 +71,7 @@ fn bulk_arrives_whole() {
         let (mut world, _idle) = world(mode);
         world.serve(2, proto::TCP, 80, Some(NODE_PORT), &[(world.nodes[1].pod_address, 8080)]);
         let server = mirror(&world.nodes[1].pod, "0.0.0.0:8080");
-        let back = exchange(&world.outside, &node_port(&world), BULK).unwrap();
+        let back = exchange(&world.outside, &world.node_port(), BULK).unwrap();
         assert!(back == pattern(BULK), "{mode:?}: {} bytes came back", back.len());
         assert_eq!(server.join().unwrap().unwrap(), BULK as u64);
         let (all, by_stack) =
@@ -104,7 +89,7 @@ fn what_is_not_for_elsewhere_passes_as_it_came() {
     assert!(said.starts_with("node0:192.168.50.100:"), "{said}");
     server.end(&world.nodes[0].netns);
     world.serve(3, proto::TCP, 81, Some(NODE_PORT), &[]);
-    let refused = dial(&world.outside, &node_port(&world)).unwrap_err();
+    let refused = dial(&world.outside, &world.node_port()).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     let _echo = Echo::start(&world.outside, "0.0.0.0:7000", "outside");
     let (said, _) = ask(&world.nodes[0].pod, "0.0.0.0:6000", "192.168.50.100:7000", "hello").unwrap();
