@@ -298,7 +298,7 @@ fn out_of_memory() {
     api.listen_in(&node.netns, &node.kubeconfig());
     let (group, limit) = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"]
         .iter()
-        .map(|root| std::path::Path::new(root).join(node.netns.name()))
+        .map(|root| std::path::Path::new(root).join(format!("{}-tight", node.netns.name())))
         .zip(["memory.limit_in_bytes", "memory.max"])
         .find(|(group, limit)| {
             std::fs::create_dir(group).is_ok() && std::fs::write(group.join(limit), "33554432").is_ok()

@@ -1,7 +1,7 @@
 //! A refused packet becomes its own answer: RST for TCP (RFC 9293 section 3.5.2), "port unreachable" for the rest (RFC 1122
 //! section 3.2.2.1, RFC 4443 section 3.1).
 
-use proxy_abi::{Reason, proto};
+use proxy_abi::{Addr, Reason, proto};
 
 use crate::{
     checksum::{add, add_addr, add_bytes, finish},
@@ -41,16 +41,39 @@ pub(crate) fn too_big<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> Verdi
     if answered { Verdict::answer(Reason::TooBig) } else { Verdict::drop(Reason::TooBig) }
 }
 
+/// Tells the sender that the packet was on its last hop here, at `from`: "time exceeded in transit" (RFC 792, RFC 4443 section
+/// 3.3).
+#[inline(always)]
+pub(crate) fn expired<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> Verdict {
+    let answered = match view.kind {
+        Kind::Fragment => false,
+        _ if view.is_icmp_error() || from.is_unspecified() => false,
+        _ if view.v4 => expired_v4(packet, view, from),
+        _ => expired_v6(packet, view, from),
+    };
+    if answered { Verdict::answer(Reason::TtlExpired) } else { Verdict::drop(Reason::TtlExpired) }
+}
+
+#[inline(never)]
+fn expired_v4<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> bool {
+    tell_v4(packet, view, from, [11, 0, 0, 0, 0, 0, 0, 0]).is_some()
+}
+
+#[inline(never)]
+fn expired_v6<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> bool {
+    tell_v6(packet, view, from, [3, 0, 0, 0, 0, 0, 0, 0]).is_some()
+}
+
 #[inline(never)]
 fn too_big_v4<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> bool {
     let [a, b] = (mtu as u16).to_be_bytes();
-    tell_v4(packet, view, [3, 4, 0, 0, 0, 0, a, b]).is_some()
+    tell_v4(packet, view, &view.dst, [3, 4, 0, 0, 0, 0, a, b]).is_some()
 }
 
 #[inline(never)]
 fn too_big_v6<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> bool {
     let [a, b, c, d] = mtu.to_be_bytes();
-    tell_v6(packet, view, [2, 0, 0, 0, a, b, c, d]).is_some()
+    tell_v6(packet, view, &view.dst, [2, 0, 0, 0, a, b, c, d]).is_some()
 }
 
 /// Not inlined, as the next two: their arrays need a stack frame of their own, and few packets come here.
@@ -77,21 +100,21 @@ fn reset<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
         old[2], old[3], old[0], old[1], seq[0], seq[1], seq[2], seq[3], a, b, c, d, 0x50, flags, 0, 0, 0, 0,
         0, 0,
     ];
-    let [e, f] = finish(add_bytes(pseudo(view, 20, proto::TCP), &header)).to_ne_bytes();
+    let [e, f] = finish(add_bytes(pseudo(view, &view.dst, 20, proto::TCP), &header)).to_ne_bytes();
     header[16] = e;
     header[17] = f;
-    let at = frame(packet, view, 20, proto::TCP)?;
+    let at = frame(packet, view, &view.dst, 20, proto::TCP)?;
     packet.store_new(at, &header)
 }
 
 #[inline(never)]
 fn unreachable_v4<P: Packet>(packet: &mut P, view: &View) -> bool {
     // Type 3, code 3.
-    tell_v4(packet, view, [3, 3, 0, 0, 0, 0, 0, 0]).is_some()
+    tell_v4(packet, view, &view.dst, [3, 3, 0, 0, 0, 0, 0, 0]).is_some()
 }
 
 #[inline(always)]
-fn tell_v4<P: Packet>(packet: &mut P, view: &View, mut icmp: [u8; 8]) -> Option<()> {
+fn tell_v4<P: Packet>(packet: &mut P, view: &View, from: &Addr, mut icmp: [u8; 8]) -> Option<()> {
     // A header with options is not quoted: nobody sends them.
     if view.l4 as u32 != ETH + 20 {
         return None;
@@ -100,7 +123,7 @@ fn tell_v4<P: Packet>(packet: &mut P, view: &View, mut icmp: [u8; 8]) -> Option<
     let [a, b] = finish(add_bytes(add_bytes(0, &icmp), &quoted)).to_ne_bytes();
     icmp[2] = a;
     icmp[3] = b;
-    let at = frame(packet, view, 36, proto::ICMP)?;
+    let at = frame(packet, view, from, 36, proto::ICMP)?;
     packet.store_new(at, &icmp)?;
     packet.store_new(at + 8, &quoted)
 }
@@ -108,35 +131,35 @@ fn tell_v4<P: Packet>(packet: &mut P, view: &View, mut icmp: [u8; 8]) -> Option<
 #[inline(never)]
 fn unreachable_v6<P: Packet>(packet: &mut P, view: &View) -> bool {
     // Type 1, code 4.
-    tell_v6(packet, view, [1, 4, 0, 0, 0, 0, 0, 0]).is_some()
+    tell_v6(packet, view, &view.dst, [1, 4, 0, 0, 0, 0, 0, 0]).is_some()
 }
 
 #[inline(always)]
-fn tell_v6<P: Packet>(packet: &mut P, view: &View, mut icmp: [u8; 8]) -> Option<()> {
+fn tell_v6<P: Packet>(packet: &mut P, view: &View, from: &Addr, mut icmp: [u8; 8]) -> Option<()> {
     if view.l4 as u32 != ETH + 40 {
         return None;
     }
     let quoted: [u8; 48] = packet.load(ETH)?;
-    let sum = add_bytes(add_bytes(pseudo(view, 56, proto::ICMPV6), &icmp), &quoted);
+    let sum = add_bytes(add_bytes(pseudo(view, from, 56, proto::ICMPV6), &icmp), &quoted);
     let [a, b] = finish(sum).to_ne_bytes();
     icmp[2] = a;
     icmp[3] = b;
-    let at = frame(packet, view, 56, proto::ICMPV6)?;
+    let at = frame(packet, view, from, 56, proto::ICMPV6)?;
     packet.store_new(at, &icmp)?;
     packet.store_new(at + 8, &quoted)
 }
 
-/// Sum of the pseudo header of an answer with `length` bytes after the IP header.
+/// Sum of the pseudo header of an answer from `from` with `length` bytes after the IP header.
 #[inline(always)]
-fn pseudo(view: &View, length: u16, protocol: u8) -> u32 {
+fn pseudo(view: &View, from: &Addr, length: u16, protocol: u8) -> u32 {
     let sum = add(add_addr(0, &view.src), 0);
-    let sum = add_addr(sum, &view.dst);
+    let sum = add_addr(sum, from);
     add(add(sum, length.to_be() as u32), (protocol as u16).to_be() as u32)
 }
 
-/// Resizes the packet and writes Ethernet and IP headers of the answer; returns where its transport header goes.
+/// Resizes the packet and writes Ethernet and IP headers of the answer, which comes from `from`; returns where its transport header goes.
 #[inline(always)]
-fn frame<P: Packet>(packet: &mut P, view: &View, payload: u16, protocol: u8) -> Option<u32> {
+fn frame<P: Packet>(packet: &mut P, view: &View, from: &Addr, payload: u16, protocol: u8) -> Option<u32> {
     let ip = if view.v4 { 20 } else { 40 };
     packet.resize(ETH + ip + payload as u32)?;
     let dst: [u8; 6] = packet.load(0)?;
@@ -145,7 +168,7 @@ fn frame<P: Packet>(packet: &mut P, view: &View, payload: u16, protocol: u8) -> 
     packet.store_new(6, &dst)?;
     if view.v4 {
         let [a, b] = (payload + 20).to_be_bytes();
-        let [c, d, e, f] = view.dst.v4_raw().to_ne_bytes();
+        let [c, d, e, f] = from.v4_raw().to_ne_bytes();
         let [g, h, i, j] = view.src.v4_raw().to_ne_bytes();
         let mut header = [0x45, 0, a, b, 0, 0, DF, 0, HOPS, protocol, 0, 0, c, d, e, f, g, h, i, j];
         let [k, l] = finish(add_bytes(0, &header)).to_ne_bytes();
@@ -155,7 +178,7 @@ fn frame<P: Packet>(packet: &mut P, view: &View, payload: u16, protocol: u8) -> 
     } else {
         let [a, b] = payload.to_be_bytes();
         packet.store_new(ETH, &[0x60, 0, 0, 0, a, b, protocol, HOPS])?;
-        packet.store_new(ETH + 8, &view.dst.octets())?;
+        packet.store_new(ETH + 8, &from.octets())?;
         packet.store_new(ETH + 24, &view.src.octets())?;
     }
     Some(ETH + ip)

@@ -57,6 +57,12 @@ pub(crate) fn locate<T: Tables>(tables: &T, config: &Config, addr: &Addr, hop: &
     };
 }
 
+/// Whether a packet that goes to `s.hop` would have to be forwarded and may not be, since this is its last hop.
+#[inline(always)]
+pub(crate) fn ends_here(s: &Scratch) -> bool {
+    s.view.ttl <= 1 && matches!(s.hop.place, Place::Pod | Place::Remote | Place::Outside)
+}
+
 /// Sends a packet, already translated, to where its destination lives.
 #[inline(always)]
 pub(crate) fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) -> Verdict {

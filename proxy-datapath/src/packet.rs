@@ -97,6 +97,17 @@ pub trait Packet {
         s.verdict
     }
 
+    /// [`step::expired`], at the address `at`.
+    #[inline(always)]
+    fn expired(&mut self, s: &mut Scratch, at: &Addr) -> Verdict
+    where
+        Self: Sized,
+    {
+        s.to.src = *at;
+        step::expired(self, s);
+        s.verdict
+    }
+
     /// [`step::too_big`].
     #[inline(always)]
     fn too_big(&mut self, s: &mut Scratch, mtu: u32) -> Verdict

@@ -4,7 +4,7 @@ use proxy_abi::{Addr, Config, Link, Reason, config_flag, endpoint_flag, proto};
 
 use crate::{
     flow::Fresh,
-    forward::{Place, is_link_local_v6, is_loopback, is_multicast},
+    forward::{Place, ends_here, is_link_local_v6, is_loopback, is_multicast},
     packet::Packet,
     parse::{ETH, Kind, Shape},
     service::{Found, Side},
@@ -117,6 +117,9 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
         }
     }
     tables.locate(s);
+    if ends_here(s) {
+        return packet.expired(s, config.router(s.view.v4));
+    }
     if !known {
         if s.fresh.flags != 0 {
             match choose_source(s, config) {

@@ -137,6 +137,12 @@ pub fn too_big<P: Packet>(packet: &mut P, s: &mut Scratch, mtu: u32) {
     s.verdict = answer::too_big(packet, &s.view, mtu);
 }
 
+/// Turns the packet into the answer that it was on its last hop here, at `s.to.src`: `s.verdict`.
+#[inline(always)]
+pub fn expired<P: Packet>(packet: &mut P, s: &mut Scratch) {
+    s.verdict = answer::expired(packet, &s.view, &s.to.src);
+}
+
 #[inline(always)]
 fn settle(done: Result<(), Reason>, s: &mut Scratch) -> bool {
     if let Err(reason) = done {

@@ -4,7 +4,7 @@ use proxy_abi::{Addr, Config, OwnPort, Reason, Uplink, config_flag, endpoint_fla
 
 use crate::{
     flow::Fresh,
-    forward::{Place, is_loopback},
+    forward::{Place, ends_here, is_loopback},
     glance::{is_for_own_socket, is_from_own_socket},
     packet::Packet,
     parse::{Kind, Shape, View},
@@ -52,6 +52,9 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         }
     }
     tables.locate(s);
+    if ends_here(s) {
+        return packet.expired(s, config.node(s.view.v4));
+    }
     if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config) {
         return packet.too_big(s, config.pod_mtu);
     }

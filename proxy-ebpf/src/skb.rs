@@ -201,6 +201,13 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
+    fn expired(&mut self, s: &mut Scratch, at: &Addr) -> Verdict {
+        s.to.src = *at;
+        steps::skb_expired(self.raw(), s);
+        s.verdict
+    }
+
+    #[inline(always)]
     fn too_big(&mut self, s: &mut Scratch, mtu: u32) -> Verdict {
         steps::skb_too_big(self.raw(), s, mtu);
         s.verdict

@@ -77,6 +77,7 @@ global_packet! { __sk_buff, TcContext::new =>
     skb_rewrite(packet, s) -> bool, false, step::rewrite(packet, s);
     skb_forward(packet, s) -> u32, 0, { forward(packet, s); 0 };
     skb_reject(packet, s) -> u32, 0, { step::reject(packet, s); 0 };
+    skb_expired(packet, s) -> u32, 0, { step::expired(packet, s); 0 };
     skb_too_big(packet, s, mtu: u32) -> u32, 0, { step::too_big(packet, s, mtu); 0 };
 }
 

@@ -4,7 +4,7 @@ use proxy_abi::{Reason, proto};
 
 use super::{
     Case, Hook, Packet, State, case,
-    packet::{internet_sum, tcp, udp},
+    packet::{internet_sum, quoting, tcp, udp},
     state::{POD_A_MAC, POD_B_MAC, SNAT_PORT},
 };
 
@@ -105,24 +105,24 @@ fn hop_limits() -> Vec<Case> {
     let (second_to_last, router) = (2, format!("10.244.1.1:{SNAT_PORT}"));
     vec![
         case("a packet to a NodePort on its last hop goes no further", web("10.244.1.3:8080"))
-            .drops(Hook::FromUplink, syn().ttl(1), Reason::TtlExpired)
-            .drops(Hook::FromUplink, syn().ttl(0), Reason::TtlExpired)
+            .ends(Hook::FromUplink, syn().ttl(1), quoting("192.168.50.1", &syn().ttl(1), 11, 0))
+            .ends(Hook::FromUplink, syn().ttl(0), quoting("192.168.50.1", &syn().ttl(0), 11, 0))
             .delivers(
                 Hook::FromUplink,
                 syn().ttl(second_to_last),
                 tcp(client, "10.244.1.3:8080", "S").ttl(1).for_mac(POD_B_MAC),
             ),
         case("a packet to a NodePort on its last hop, backend elsewhere", web("10.244.2.2:8080"))
-            .drops(Hook::FromUplink, syn().ttl(1), Reason::TtlExpired)
+            .ends(Hook::FromUplink, syn().ttl(1), quoting("192.168.50.1", &syn().ttl(1), 11, 0))
             .tunnels(
                 Hook::FromUplink,
                 syn().ttl(second_to_last),
                 tcp(&router, "10.244.2.2:8080", "S").ttl(1),
             ),
-        case("a packet to a NodePort on its last hop, v6", web("[fd00:1::3]:8080")).drops(
+        case("a packet to a NodePort on its last hop, v6", web("[fd00:1::3]:8080")).ends(
             Hook::FromUplink,
             tcp(client6, at6, "S").ttl(1),
-            Reason::TtlExpired,
+            quoting("2001:db8::1", &tcp(client6, at6, "S").ttl(1), 3, 0),
         ),
         case("the last hop may be this node itself", web("192.168.50.1:8080")).changes(
             Hook::FromUplink,

@@ -152,6 +152,12 @@ impl Case {
         self.step(hook, input, Action::Answer, Reason::TooBig, Some(output))
     }
 
+    /// As [`Case::answers`], for a packet on its last hop.
+    pub fn ends(self, hook: Hook, input: Packet, output: Packet) -> Case {
+        let output = output.answering();
+        self.step(hook, input, Action::Answer, Reason::TtlExpired, Some(output))
+    }
+
     pub fn named(mut self, name: &'static str) -> Case {
         self.name = name;
         self

@@ -4,7 +4,7 @@ use proxy_abi::{Reason, config_flag, proto};
 
 use super::{
     Case, Hook, Packet, State, case, echo,
-    packet::{tcp, udp},
+    packet::{quoting, tcp, udp},
     state::{HOST_MAC, POD_A_MAC, POD_B_MAC, SNAT_PORT},
 };
 
@@ -21,7 +21,8 @@ pub fn cases() -> Vec<Case> {
 
 fn reach() -> Vec<Case> {
     let (b, remote) = ("10.244.1.3:7000", "10.244.2.2:7000");
-    let a = "10.244.1.2:6000";
+    let (a, out) = ("10.244.1.2:6000", "203.0.113.9:53");
+    let (a6, out6) = ("[fd00:1::2]:6000", "[2001:db8:9::9]:53");
     vec![
         case("a pod of the same node is reached past the stack", State::standard())
             .delivers(Hook::FromPod, udp(a, b), udp(a, b).hop().for_mac(POD_B_MAC))
@@ -46,9 +47,13 @@ fn reach() -> Vec<Case> {
             .drops(Hook::FromPod, udp(a, remote), Reason::TunnelDown),
         case("a remote pod without the tunnel is the kernel's", State::standard().config(|c| c.flags = 0))
             .passes(Hook::FromPod, udp(a, remote)),
-        case("a packet on its last hop goes no further", State::standard())
-            .drops(Hook::FromPod, udp(a, b).ttl(1), Reason::TtlExpired)
-            .drops(Hook::FromPod, udp(a, remote).ttl(1), Reason::TtlExpired),
+        case("a packet on its last hop ends at the router, as traceroute sees it", State::standard())
+            .ends(Hook::FromPod, udp(a, b).ttl(1), quoting("10.244.1.1", &udp(a, b).ttl(1), 11, 0))
+            .ends(Hook::FromPod, udp(a, remote).ttl(1), quoting("10.244.1.1", &udp(a, remote).ttl(1), 11, 0))
+            .ends(Hook::FromPod, udp(a, out).ttl(1), quoting("10.244.1.1", &udp(a, out).ttl(1), 11, 0))
+            .ends(Hook::FromPod, udp(a6, out6).ttl(1), quoting("fd00:1::1", &udp(a6, out6).ttl(1), 3, 0))
+            .drops(Hook::FromPod, quoting("10.244.1.2", &udp(b, a), 3, 3).ttl(1), Reason::TtlExpired)
+            .leaves(&[]),
         case(
             "without a configuration everything is the stack's",
             State::standard().config(|c| c.abi_version = 0),

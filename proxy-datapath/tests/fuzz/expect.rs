@@ -355,8 +355,13 @@ pub fn reset(ip: &Ip, input: &[u8]) -> Vec<u8> {
 }
 
 /// An ICMP error about a packet, from the address it was sent to, with its header and 8 bytes.
-pub fn told(ip: &Ip, input: &[u8], (kind, code): (u8, u8), mtu: u32) -> Vec<u8> {
-    let mut packet = echo(&ip.dst.to_ip().to_string(), &ip.src.to_ip().to_string(), 0, false);
+pub fn told(ip: &Ip, input: &[u8], kind: (u8, u8), mtu: u32) -> Vec<u8> {
+    told_by(ip, input, &ip.dst, kind, mtu)
+}
+
+/// As [`told`], by somebody else.
+pub fn told_by(ip: &Ip, input: &[u8], from: &Addr, (kind, code): (u8, u8), mtu: u32) -> Vec<u8> {
+    let mut packet = echo(&from.to_ip().to_string(), &ip.src.to_ip().to_string(), 0, false);
     packet.transport = Transport::Error { kind, code, mtu };
     packet.payload = input[14..14 + ip.header + 8].to_vec();
     back(packet, input)

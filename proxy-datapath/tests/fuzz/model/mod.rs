@@ -132,8 +132,10 @@ impl Model {
         if let Some(fate) = admission(ip, &link) {
             return Ok(fate);
         }
+        let router = *self.config().router(ip.v4);
         if let Some(to) = self.meet(ip) {
-            return Ok(self.send(ip, Some(to)));
+            let ended = self.last_hop(ip, input, &to.dst, &router);
+            return Ok(ended.unwrap_or_else(|| self.send(ip, Some(to))));
         }
         match find(&self.state, ip, false) {
             Found::Drop(reason) => Ok(Fate::Dropped(reason)),
@@ -142,6 +144,13 @@ impl Model {
                 Ok(Fate::Dropped(Reason::StaleSlot))
             }
             Found::Served(service) if opens_nothing(ip) => {
+                let allowed = self.allowed(ip, &service, false);
+                let mut ended = allowed.iter().filter_map(|(dst, _)| self.last_hop(ip, input, dst, &router));
+                if seen.verdict.reason == Reason::TtlExpired
+                    && let Some(fate) = ended.next()
+                {
+                    return Ok(fate);
+                }
                 let unroutable =
                     service.backends.iter().any(|(addr, _)| self.source(ip, addr, false).is_err());
                 let reason = if unroutable && seen.is_drop(Reason::Unroutable) {
@@ -152,7 +161,10 @@ impl Model {
                 Ok(Fate::Dropped(reason))
             }
             Found::Served(service) => self.serve(ip, input, &service, false, seen),
-            Found::No => self.leave(ip, seen),
+            Found::No => match self.last_hop(ip, input, &ip.dst, &router) {
+                Some(fate) => Ok(fate),
+                None => self.leave(ip, seen),
+            },
         }
     }
 
@@ -189,7 +201,11 @@ impl Model {
         if is_loopback(&ip.src) || is_loopback(&ip.dst) {
             return Ok(Fate::Dropped(Reason::LoopbackSource));
         }
+        let node = *self.config().node(ip.v4);
         if let Some((to, direct)) = self.meet_any(ip) {
+            if let Some(fate) = self.last_hop(ip, input, &to.dst, &node) {
+                return Ok(fate);
+            }
             if matches!(self.place(&to.dst), Place::Remote(_)) && !self.fits(ip) {
                 return Ok(self.too_big(ip, input));
             }

@@ -81,6 +81,10 @@ impl Model {
         outside: bool,
         direct: bool,
     ) -> Option<Fate> {
+        let here = if outside { self.config().node(ip.v4) } else { self.config().router(ip.v4) };
+        if let Some(fate) = self.last_hop(ip, input, &backend.0, here) {
+            return Some(fate);
+        }
         if outside && matches!(self.place(&backend.0), Place::Remote(_)) && !self.fits(ip) {
             return Some(self.too_big(ip, input));
         }

@@ -5,7 +5,7 @@ use proxy_abi::{Addr, Be16, Link, Reason, Tuple, config_flag, endpoint_flag, pod
 use super::{Model, Place};
 use crate::{
     connections::{ACK, FIN, RST, SYN},
-    expect::{Fate, Way, reset, told},
+    expect::{Fate, Way, reset, told, told_by},
     read::{Body, Ip},
     services::is_address_of_service,
 };
@@ -94,6 +94,23 @@ impl Model {
             Place::Routed | Place::Outside => Way::Out(self.config().uplink_ifindex),
         };
         if ip.ttl <= 1 { Fate::Dropped(Reason::TtlExpired) } else { Fate::Sent(way, to) }
+    }
+
+    /// A packet that would have to be forwarded and is on its last hop at `here`; none: it may go on.
+    pub(super) fn last_hop(&self, ip: &Ip, input: &[u8], dst: &Addr, here: &Addr) -> Option<Fate> {
+        let goes_on = matches!(self.place(dst), Place::Pod(..) | Place::Remote(_) | Place::Outside);
+        if ip.ttl > 1 || !goes_on {
+            return None;
+        }
+        let plain = if ip.v4 { ip.header == 20 } else { ip.l4 == 54 };
+        Some(if ip.is_report() || matches!(ip.body, Body::Later) || here.is_unspecified() {
+            Fate::Dropped(Reason::TtlExpired)
+        } else if !plain || ip.end < 14 + ip.header + 8 {
+            Fate::Refused(Reason::TtlExpired)
+        } else {
+            let kind = if ip.v4 { (11, 0) } else { (3, 0) };
+            Fate::Answered(Reason::TtlExpired, told_by(ip, input, here, kind, 0))
+        })
     }
 
     /// As it came, to the node of the backend, if that is another one.
