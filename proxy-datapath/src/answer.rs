@@ -54,29 +54,29 @@ pub(crate) fn expired<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> Ve
     if answered { Verdict::answer(Reason::TtlExpired) } else { Verdict::drop(Reason::TtlExpired) }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn expired_v4<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> bool {
-    tell_v4(packet, view, from, [11, 0, 0, 0, 0, 0, 0, 0]).is_some()
+    tell_v4(packet, view, from, &[11, 0, 0, 0, 0, 0, 0, 0]).is_some()
 }
 
-#[inline(never)]
+#[inline(always)]
 fn expired_v6<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> bool {
-    tell_v6(packet, view, from, [3, 0, 0, 0, 0, 0, 0, 0]).is_some()
+    tell_v6(packet, view, from, &[3, 0, 0, 0, 0, 0, 0, 0]).is_some()
 }
 
-#[inline(never)]
+#[inline(always)]
 fn too_big_v4<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> bool {
     let [a, b] = (mtu as u16).to_be_bytes();
-    tell_v4(packet, view, &view.dst, [3, 4, 0, 0, 0, 0, a, b]).is_some()
+    tell_v4(packet, view, &view.dst, &[3, 4, 0, 0, 0, 0, a, b]).is_some()
 }
 
-#[inline(never)]
+#[inline(always)]
 fn too_big_v6<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> bool {
     let [a, b, c, d] = mtu.to_be_bytes();
-    tell_v6(packet, view, &view.dst, [2, 0, 0, 0, a, b, c, d]).is_some()
+    tell_v6(packet, view, &view.dst, &[2, 0, 0, 0, a, b, c, d]).is_some()
 }
 
-/// Not inlined, as the next two: their arrays need a stack frame of their own, and few packets come here.
+/// Not inlined: its arrays need a stack frame of their own, and few packets come here.
 #[inline(never)]
 fn reset_tcp<P: Packet>(packet: &mut P, view: &View) -> bool {
     reset(packet, view).is_some()
@@ -107,14 +107,16 @@ fn reset<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
     packet.store_new(at, &header)
 }
 
-#[inline(never)]
+#[inline(always)]
 fn unreachable_v4<P: Packet>(packet: &mut P, view: &View) -> bool {
     // Type 3, code 3.
-    tell_v4(packet, view, &view.dst, [3, 3, 0, 0, 0, 0, 0, 0]).is_some()
+    tell_v4(packet, view, &view.dst, &[3, 3, 0, 0, 0, 0, 0, 0]).is_some()
 }
 
-#[inline(always)]
-fn tell_v4<P: Packet>(packet: &mut P, view: &View, from: &Addr, mut icmp: [u8; 8]) -> Option<()> {
+/// Not inlined, as its twin: the three messages of a family share it.
+#[inline(never)]
+fn tell_v4<P: Packet>(packet: &mut P, view: &View, from: &Addr, icmp: &[u8; 8]) -> Option<()> {
+    let mut icmp = *icmp;
     // A header with options is not quoted: nobody sends them.
     if view.l4 as u32 != ETH + 20 {
         return None;
@@ -128,14 +130,15 @@ fn tell_v4<P: Packet>(packet: &mut P, view: &View, from: &Addr, mut icmp: [u8; 8
     packet.store_new(at + 8, &quoted)
 }
 
-#[inline(never)]
+#[inline(always)]
 fn unreachable_v6<P: Packet>(packet: &mut P, view: &View) -> bool {
     // Type 1, code 4.
-    tell_v6(packet, view, &view.dst, [1, 4, 0, 0, 0, 0, 0, 0]).is_some()
+    tell_v6(packet, view, &view.dst, &[1, 4, 0, 0, 0, 0, 0, 0]).is_some()
 }
 
-#[inline(always)]
-fn tell_v6<P: Packet>(packet: &mut P, view: &View, from: &Addr, mut icmp: [u8; 8]) -> Option<()> {
+#[inline(never)]
+fn tell_v6<P: Packet>(packet: &mut P, view: &View, from: &Addr, icmp: &[u8; 8]) -> Option<()> {
+    let mut icmp = *icmp;
     if view.l4 as u32 != ETH + 40 {
         return None;
     }
