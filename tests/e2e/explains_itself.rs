@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The rights of a person are needed where pods of other nodes are asked for: the server's own kubeconfig.
-const SKERRY: &str = "/opt/skerry/bin/skerry";
+pub const SKERRY: &str = "/opt/skerry/bin/skerry";
 
 pub fn by_its_maps(world: &World) -> Result<()> {
     let ns = world.namespace("explained")?;

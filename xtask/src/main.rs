@@ -5,6 +5,8 @@
 mod bench;
 mod build;
 mod cluster;
+#[cfg(test)]
+mod documents;
 mod host;
 mod lints;
 mod reach;

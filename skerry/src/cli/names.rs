@@ -50,6 +50,7 @@ pub fn frontend_flags(flags: u32) -> Value {
             (frontend_flag::DROP_IF_EMPTY, "drop-if-empty"),
             (frontend_flag::SOURCE_RANGES, "source-ranges"),
             (frontend_flag::MAGLEV, "maglev"),
+            (frontend_flag::DIRECT, "direct"),
         ],
     )
 }
@@ -75,6 +76,9 @@ pub fn flow_flags(flags: u16) -> Value {
             (flow_flag::SNAT.into(), "snat"),
             (flow_flag::FROM_UPLINK.into(), "from-uplink"),
             (flow_flag::FIN.into(), "fin"),
+            (flow_flag::DIRECT.into(), "direct"),
+            (flow_flag::RESET.into(), "reset"),
+            (flow_flag::SETTLED.into(), "settled"),
         ],
     )
 }

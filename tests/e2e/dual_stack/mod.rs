@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 use skerry_lab::cluster::Families;
 use skerry_tests::eventually;
 
-use crate::world::{SOON, World};
+use crate::{
+    explains_itself::SKERRY,
+    world::{SOON, World},
+};
 use client::Protocol;
 use scene::{Outsider, Scene};
 
@@ -145,6 +148,11 @@ fn direct_return(scene: &Scene) -> Result<()> {
             }
         }
         let port = scene.node_port("echo", Protocol::Tcp)?;
+        // The server has no pods: every backend is elsewhere.
+        let to = SocketAddr::new(scene.node_ip(0, is_v4)?, port);
+        let server = scene.cluster().nodes().first().context("a node")?;
+        let said = server.sh(&format!("{SKERRY} trace --from {own} --to {to}"))?;
+        ensure!(said.contains("whose node answers the client itself"), "{said}");
         for number in 0..scene.cluster().nodes().len() {
             let to = SocketAddr::new(scene.node_ip(number, is_v4)?, port);
             let line = format!("curl -gsS --max-time 10 http://{to}/{BYTES} | wc -c");

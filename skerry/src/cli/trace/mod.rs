@@ -159,6 +159,10 @@ impl Way<'_> {
                 println!("  it becomes {} → {}", now.0, now.1);
             }
         }
+        if scratch.direct && verdict.action == Action::Tunnel {
+            let backend = names::socket(scratch.to.dst, scratch.to.dport);
+            println!("  it stays as it is, for {backend}, whose node answers the client itself");
+        }
         println!("  → {}", explain(&verdict));
         Ok(!verdict.reason.is_drop() && verdict.action != Action::Answer)
     }
@@ -175,7 +179,7 @@ fn explain(verdict: &Verdict) -> String {
         Action::Deliver => format!("into the pod behind device {}", device(verdict.ifindex)),
         Action::Tunnel | Action::Keyed => format!("through the tunnel to node {}", verdict.node),
         Action::Out | Action::Addressed => format!("out of device {}", device(verdict.ifindex)),
-        Action::Answer => "answered at once with RST or ICMP port unreachable".to_owned(),
+        Action::Answer => "answered at once with RST or an ICMP message".to_owned(),
     };
     format!("{what} ({})", verdict.reason.label())
 }

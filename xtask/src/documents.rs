@@ -1,0 +1,54 @@
+//! What the documents say of tests is true of the sources.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use skerry_lab::paths;
+
+/// Where tests are named: in code type, or the rows of the case table in quotes.
+const DOCUMENT: &str = "docs/behaviours.md";
+
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let root = paths::workspace();
+    let text = fs::read_to_string(root.join(DOCUMENT)).unwrap();
+    let tests = between(&text, '`').into_iter().map(|name| format!("fn {name}("));
+    // Some are named where they are listed for a runner of our own.
+    let listed = |name: &str| format!("\"{name}\"");
+    let mut missing: BTreeSet<String> = tests.collect();
+    let mut rows: BTreeSet<String> = between(&text, '"').into_iter().map(listed).collect();
+    assert!(missing.len() > 50 && rows.len() > 30, "{} tests and {} rows", missing.len(), rows.len());
+    let mut sources = Vec::new();
+    collect(&root, &mut sources);
+    for path in sources {
+        let source = fs::read_to_string(&path).unwrap();
+        missing.retain(|name| {
+            let bare = name.trim_start_matches("fn ").trim_end_matches('(');
+            !source.contains(name.as_str()) && !source.contains(&listed(bare))
+        });
+        rows.retain(|row| !source.contains(row.as_str()));
+    }
+    assert!(
+        missing.is_empty() && rows.is_empty(),
+        "{DOCUMENT} names what is not there: {missing:?} {rows:?}"
+    );
+}
+
+fn between(text: &str, mark: char) -> Vec<&str> {
+    text.split(mark).skip(1).step_by(2).collect()
+}
+
+fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            collect(&path, into);
+        } else if name.ends_with(".rs") {
+            into.push(path);
+        }
+    }
+}
