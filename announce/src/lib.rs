@@ -81,13 +81,14 @@ impl Announcer {
         self.0.send_if_modified(|wanted| std::mem::replace(&mut wanted.device, device) != device);
     }
 
-    pub fn set_addresses(&self, addresses: BTreeSet<IpAddr>) {
+    /// Whether it has changed anything.
+    pub fn set_addresses(&self, addresses: BTreeSet<IpAddr>) -> bool {
         self.0.send_if_modified(|wanted| {
             let addresses = Some(addresses);
             let changed = wanted.addresses != addresses;
             (wanted.addresses, wanted.is_resumed) = (addresses, false);
             changed
-        });
+        })
     }
 
     /// Answers for what a predecessor did, until the first [`Announcer::set_addresses`]; after that it does nothing. Somebody

@@ -46,10 +46,11 @@ impl Outside {
             self.health.set(state.health());
             if let Some(announcer) = &self.announcer {
                 let addresses = state.announced();
-                if let Err(error) = announced::write(&self.noted, &addresses) {
+                if announcer.set_addresses(addresses.clone())
+                    && let Err(error) = announced::write(&self.noted, &addresses)
+                {
                     tracing::warn!(%error, path = %self.noted.display(), "what is announced can't be noted");
                 }
-                announcer.set_addresses(addresses);
             }
         }
     }

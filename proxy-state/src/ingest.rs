@@ -117,8 +117,8 @@ impl State {
         let new = Node::from_api(node);
         if self.nodes.get(&key) != Some(&new) {
             let is_ours = key == ObjectKey::new("", &self.node_name);
-            let meant = |node: &Node| (node.zone, node.pod_cidrs.clone());
-            if is_ours && self.nodes.get(&key).map(meant) != Some(meant(&new)) {
+            let meant = |node: &Node| (node.zone, &node.pod_cidrs) == (new.zone, &new.pod_cidrs);
+            if is_ours && !self.nodes.get(&key).is_some_and(meant) {
                 // Topology hints, and what a tunnel frame can name, are something else now.
                 self.dirty.extend(self.services.keys().cloned());
             }

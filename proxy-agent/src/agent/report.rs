@@ -68,7 +68,11 @@ impl Agent {
     pub(super) fn tell_resets(&mut self) {
         self.resets_at = None;
         let new = self.reconciler.state.resets(&self.reconciler.actual);
-        self.resets.send_if_modified(|old| std::mem::replace(old, new.clone()) != new);
+        self.resets.send_if_modified(|old| {
+            let changed = *old != new;
+            *old = new;
+            changed
+        });
     }
 
     pub(super) fn report(&self, latency: Option<Duration>) {
