@@ -66,10 +66,8 @@ impl Balancer {
 
     /// Balances what the file says from now on, and what the cluster asks for beside it.
     pub fn adopt(&mut self, file: Config) -> Result<(), RunError> {
-        let facts = self.facts(&file)?;
-        self.maps.set_facts(&facts)?;
-        self.facts = facts;
         self.file = file;
+        self.set_facts()?;
         self.rebuild(true)
     }
 
@@ -94,9 +92,7 @@ impl Balancer {
         }
         if !was_known {
             // Now all virtual addresses are known: none of them is this machine's own.
-            let facts = self.facts(&self.file)?;
-            self.maps.set_facts(&facts)?;
-            self.facts = facts;
+            self.set_facts()?;
         }
         let done = self.rebuild(!was_known);
         if !was_known {
@@ -137,13 +133,15 @@ impl Balancer {
         self.vips = vips;
         let done = self.apply();
         let balanced: BTreeSet<IpAddr> = self.tables.addresses().map(|addr| addr.to_ip()).collect();
-        self.announcers.iter().for_each(|announcer| announcer.set_addresses(balanced.clone()));
+        for announcer in &self.announcers {
+            announcer.set_addresses(balanced.clone());
+        }
         done
     }
 
     /// The virtual addresses; until the cluster is known with those that an earlier process served.
-    fn served(&self, file: &Config) -> Vec<IpAddr> {
-        let mut served: Vec<IpAddr> = file.vips.iter().map(|vip| vip.address.ip()).collect();
+    fn served(&self) -> Vec<IpAddr> {
+        let mut served: Vec<IpAddr> = self.file.vips.iter().map(|vip| vip.address.ip()).collect();
         match &self.cluster {
             Some(cluster) if cluster.is_known() => served.extend(cluster.addresses()),
             Some(_) => served.extend(self.tables.addresses().map(|addr| addr.to_ip())),
@@ -217,16 +215,24 @@ impl Balancer {
         }
     }
 
-    fn facts(&self, config: &Config) -> Result<Facts, RunError> {
-        let served = self.served(config);
+    /// Looks at the machine again, and tells the program.
+    fn set_facts(&mut self) -> Result<(), RunError> {
+        let facts = self.facts()?;
+        self.maps.set_facts(&facts)?;
+        self.facts = facts;
+        Ok(())
+    }
+
+    fn facts(&self) -> Result<Facts, RunError> {
+        let served = self.served();
         let source = |is_v4: bool| {
-            if let Some(named) = config.sources.iter().find(|ip| ip.is_ipv4() == is_v4) {
+            if let Some(named) = self.file.sources.iter().find(|ip| ip.is_ipv4() == is_v4) {
                 return Ok(Addr::from(*named));
             }
             let found = devices::address(&self.devices, is_v4, &served).map_err(RunError::Devices)?;
             match found {
                 Some(ip) => Ok(Addr::from(ip)),
-                None if config.vips.iter().any(|vip| vip.address.is_ipv4() == is_v4) => {
+                None if self.file.vips.iter().any(|vip| vip.address.is_ipv4() == is_v4) => {
                     Err(RunError::NoSource {
                         family: if is_v4 { "IPv4" } else { "IPv6" },
                         devices: self.devices.join(", "),

@@ -20,10 +20,9 @@ pub(crate) fn reject<P: Packet>(packet: &mut P, view: &View) -> Verdict {
         // Never an answer to a reset or to an ICMP error: two of us would talk for ever.
         (proto::TCP, Kind::Ports) if view.flags & RST != 0 => return Verdict::drop(Reason::Rejected),
         (proto::TCP, Kind::Ports) => reset_tcp(packet, view),
-        (_, Kind::Fragment) => return Verdict::drop(Reason::Rejected),
-        _ if view.is_icmp_error() => return Verdict::drop(Reason::Rejected),
-        _ if view.v4 => unreachable_v4(packet, view),
-        _ => unreachable_v6(packet, view),
+        _ if !may_be_told(view) => return Verdict::drop(Reason::Rejected),
+        // Port unreachable.
+        _ => tell(packet, view, &view.dst, &[3, 3, 0, 0, 0, 0, 0, 0], &[1, 4, 0, 0, 0, 0, 0, 0]),
     };
     if answered { Verdict::ANSWER } else { Verdict::drop(Reason::RewriteFailed) }
 }
@@ -32,12 +31,9 @@ pub(crate) fn reject<P: Packet>(packet: &mut P, view: &View) -> Verdict {
 /// 4443 section 3.2).
 #[inline(always)]
 pub(crate) fn too_big<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> Verdict {
-    let answered = match view.kind {
-        Kind::Fragment => false,
-        _ if view.is_icmp_error() => false,
-        _ if view.v4 => too_big_v4(packet, view, mtu),
-        _ => too_big_v6(packet, view, mtu),
-    };
+    let [a, b, c, d] = mtu.to_be_bytes();
+    let answered = may_be_told(view)
+        && tell(packet, view, &view.dst, &[3, 4, 0, 0, 0, 0, c, d], &[2, 0, 0, 0, a, b, c, d]);
     if answered { Verdict::answer(Reason::TooBig) } else { Verdict::drop(Reason::TooBig) }
 }
 
@@ -45,35 +41,23 @@ pub(crate) fn too_big<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> Verdi
 /// 3.3).
 #[inline(always)]
 pub(crate) fn expired<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> Verdict {
-    let answered = match view.kind {
-        Kind::Fragment => false,
-        _ if view.is_icmp_error() || from.is_unspecified() => false,
-        _ if view.v4 => expired_v4(packet, view, from),
-        _ => expired_v6(packet, view, from),
-    };
+    let answered = !from.is_unspecified()
+        && may_be_told(view)
+        && tell(packet, view, from, &[11, 0, 0, 0, 0, 0, 0, 0], &[3, 0, 0, 0, 0, 0, 0, 0]);
     if answered { Verdict::answer(Reason::TtlExpired) } else { Verdict::drop(Reason::TtlExpired) }
 }
 
+/// No message is about a later fragment, and none about another.
 #[inline(always)]
-fn expired_v4<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> bool {
-    tell_v4(packet, view, from, &[11, 0, 0, 0, 0, 0, 0, 0]).is_some()
+fn may_be_told(view: &View) -> bool {
+    !matches!(view.kind, Kind::Fragment) && !view.is_icmp_error()
 }
 
+/// Turns the packet into a message from `from` about it: the first 8 bytes of the family's, without their checksum.
 #[inline(always)]
-fn expired_v6<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> bool {
-    tell_v6(packet, view, from, &[3, 0, 0, 0, 0, 0, 0, 0]).is_some()
-}
-
-#[inline(always)]
-fn too_big_v4<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> bool {
-    let [a, b] = (mtu as u16).to_be_bytes();
-    tell_v4(packet, view, &view.dst, &[3, 4, 0, 0, 0, 0, a, b]).is_some()
-}
-
-#[inline(always)]
-fn too_big_v6<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> bool {
-    let [a, b, c, d] = mtu.to_be_bytes();
-    tell_v6(packet, view, &view.dst, &[2, 0, 0, 0, a, b, c, d]).is_some()
+fn tell<P: Packet>(packet: &mut P, view: &View, from: &Addr, v4: &[u8; 8], v6: &[u8; 8]) -> bool {
+    let told = if view.v4 { tell_v4(packet, view, from, v4) } else { tell_v6(packet, view, from, v6) };
+    told.is_some()
 }
 
 /// Not inlined: its arrays need a stack frame of their own, and few packets come here.
@@ -107,12 +91,6 @@ fn reset<P: Packet>(packet: &mut P, view: &View) -> Option<()> {
     packet.store_new(at, &header)
 }
 
-#[inline(always)]
-fn unreachable_v4<P: Packet>(packet: &mut P, view: &View) -> bool {
-    // Type 3, code 3.
-    tell_v4(packet, view, &view.dst, &[3, 3, 0, 0, 0, 0, 0, 0]).is_some()
-}
-
 /// Not inlined, as its twin: the three messages of a family share it.
 #[inline(never)]
 fn tell_v4<P: Packet>(packet: &mut P, view: &View, from: &Addr, icmp: &[u8; 8]) -> Option<()> {
@@ -128,12 +106,6 @@ fn tell_v4<P: Packet>(packet: &mut P, view: &View, from: &Addr, icmp: &[u8; 8]) 
     let at = frame(packet, view, from, 36, proto::ICMP)?;
     packet.store_new(at, &icmp)?;
     packet.store_new(at + 8, &quoted)
-}
-
-#[inline(always)]
-fn unreachable_v6<P: Packet>(packet: &mut P, view: &View) -> bool {
-    // Type 1, code 4.
-    tell_v6(packet, view, &view.dst, &[1, 4, 0, 0, 0, 0, 0, 0]).is_some()
 }
 
 #[inline(never)]

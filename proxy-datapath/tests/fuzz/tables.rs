@@ -90,8 +90,12 @@ const BACKENDS: [(usize, u16); 8] = [
 /// A backend as a first node names it: mostly one of this node's pods.
 pub fn drawn(random: &mut Random, v6: usize) -> String {
     let (index, port) = if random.once_in(5) { random.pick(&BACKENDS) } else { random.pick(&BACKENDS[..2]) };
-    let host = WHO[v6][index];
-    if v6 == 1 { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    socket(WHO[v6][index], port)
+}
+
+/// As it is parsed.
+fn socket(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 pub fn state(random: &mut Random) -> State {
@@ -209,10 +213,7 @@ fn facts(random: &mut Random) -> State {
 
 fn backends(random: &mut Random, who: &[&str]) -> Vec<String> {
     let count = [0, 1, 1, 2, 4][random.below(5)];
-    let name = |(index, port): (usize, u16)| {
-        let host = who[index];
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-    };
+    let name = |(index, port): (usize, u16)| socket(who[index], port);
     let mut names: Vec<String> = (0..count).map(|_| name(random.pick(&BACKENDS))).collect();
     names.sort();
     names.dedup();
