@@ -129,11 +129,12 @@ async fn nodes_get_ranges_of_their_own_and_a_joining_one_a_free_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_node_is_tainted_its_pods_leave_services_and_are_evicted_when_their_time_is_up() {
     let cluster = Cluster::start_with(&["quiet"], |config| config.node_grace = Duration::from_secs(1)).await;
-    let short = json!({"tolerations": [
+    // Bound by name: a slow machine may have tainted the node before the scheduler sees the pods.
+    let short = json!({"nodeName": "quiet", "tolerations": [
         {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1},
         {"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]});
     cluster.apply(pod("short", "default", short)).await;
-    let patient = json!({"tolerations": [{"operator": "Exists"}]});
+    let patient = json!({"nodeName": "quiet", "tolerations": [{"operator": "Exists"}]});
     cluster.apply(pod("patient", "default", patient)).await;
     eventually("the node is unreachable", async || {
         let node = node(&cluster.client, "quiet").await;
