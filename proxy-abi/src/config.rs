@@ -26,9 +26,8 @@ pub struct Config {
     /// The router address of each pod CIDR (its first host address).
     pub router_v4: Addr,
     pub router_v6: Addr,
-    /// ClusterIP ranges: an address inside without a frontend is dropped.
-    pub service_v4: Prefix,
-    pub service_v6: Prefix,
+    /// ClusterIP ranges of both families, the first `len` 0 ends them: an address inside without a frontend is dropped.
+    pub service_ranges: [Prefix; Config::SERVICE_RANGES],
     pub uplink_ifindex: u32,
     /// The VXLAN device; 0 while the tunnel is not up.
     pub overlay_ifindex: u32,
@@ -54,6 +53,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// ClusterIP ranges that there is room for.
+    pub const SERVICE_RANGES: usize = 8;
+
+    /// The value of `service_ranges` with the first [`Config::SERVICE_RANGES`] of these.
+    pub fn service_ranges(ranges: &[Prefix]) -> [Prefix; Config::SERVICE_RANGES] {
+        core::array::from_fn(|index| ranges.get(index).copied().unwrap_or_default())
+    }
+
     /// The router address of a family.
     #[inline(always)]
     pub const fn router(&self, v4: bool) -> &Addr {
@@ -77,4 +84,4 @@ pub mod config_flag {
     pub const PODS_BY_PACKET: u32 = 1 << 2;
 }
 
-const _: () = assert!(size_of::<Config>() == 176 && align_of::<Config>() == 8);
+const _: () = assert!(size_of::<Config>() == 296 && align_of::<Config>() == 8);

@@ -32,7 +32,7 @@ pub use socket::{Peer, SocketKey, SocketOrigin, socket_flag};
 /// Raised by one with every change of a layout, a map's name or a field's meaning (a meaning that changes without the
 /// layout gets a new map). The agent and the CNI plugin
 /// compare it with [`Config::abi_version`] in the pinned `CONFIG` map before they touch anything else.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// IP protocol numbers (IANA) that the tables know.
 pub mod proto {

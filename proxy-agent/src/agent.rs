@@ -285,14 +285,17 @@ impl Agent {
             Update::Applied(key, Object::Service(service)) => state.apply_service(key, &service),
             Update::Applied(key, Object::Slice(slice)) => state.apply_slice(key, &slice),
             Update::Applied(key, Object::Node(node)) => state.apply_node(key, &node),
+            Update::Applied(key, Object::ServiceCidr(cidr)) => state.apply_service_cidr(key, &cidr),
             Update::Deleted(Kind::Services, key) => state.delete_service(&key),
             Update::Deleted(Kind::Slices, key) => state.delete_slice(&key),
             Update::Deleted(Kind::Nodes, key) => state.delete_node(&key),
+            Update::Deleted(Kind::ServiceCidrs, key) => state.delete_service_cidr(&key),
             Update::Listed(kind, names) => {
                 match kind {
                     Kind::Services => state.retain_services(&names),
                     Kind::Slices => state.retain_slices(&names),
                     Kind::Nodes => state.retain_nodes(&names),
+                    Kind::ServiceCidrs => state.retain_service_cidrs(&names),
                 }
                 if self.listed.insert(kind) {
                     tracing::info!(?kind, objects = names.len(), "listed");

@@ -24,7 +24,7 @@ pub struct Config {
     pub other_uplinks: Option<Vec<String>>,
     /// `None`: the service account of the pod we run in.
     pub kubeconfig: Option<PathBuf>,
-    /// ClusterIP ranges, at most one of each family.
+    /// ClusterIP ranges where the API server has no ServiceCIDR objects that name them.
     pub service_cidrs: Vec<IpNetwork>,
     pub node_ports: RangeInclusive<u16>,
     /// The node's addresses that NodePorts are served on lie in these ranges. Empty: on all of them.

@@ -18,6 +18,8 @@ pub(crate) struct Found<'a> {
     pub flow_queue: u32,
     /// `None`: our Node is not known yet; what the maps say stays.
     pub routers: Option<&'a [IpAddr]>,
+    /// What ServiceCIDR objects say; none: what the configuration says. `None`: not known yet; what the maps say stays.
+    pub service_ranges: Option<&'a [IpNetwork]>,
 }
 
 /// The single element of the `CONFIG` map. `before`: what stands there now.
@@ -28,9 +30,12 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
         }
         None => kept,
     };
-    let service = |is_v4: bool| {
-        let cidr = config.service_cidrs.iter().find(|cidr| cidr.is_ipv4() == is_v4);
-        cidr.map_or(Prefix::default(), prefix)
+    let configured = || Facts::service_ranges(&config.service_cidrs.iter().map(prefix).collect::<Vec<_>>());
+    let service_ranges = match found.service_ranges {
+        Some([]) => configured(),
+        Some(ranges) => Facts::service_ranges(&ranges.iter().map(prefix).collect::<Vec<_>>()),
+        None if before.service_ranges[0].len == 0 => configured(),
+        None => before.service_ranges,
     };
     let snat = config.snat_ports.clone().unwrap_or_else(|| default_snat_ports(&config.node_ports));
     let mut flags = 0;
@@ -51,8 +56,7 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
         node_v6: found.uplink.and_then(|uplink| uplink.v6).map_or(Addr::UNSPECIFIED, Addr::from),
         router_v4: router(true, before.router_v4),
         router_v6: router(false, before.router_v6),
-        service_v4: service(true),
-        service_v6: service(false),
+        service_ranges,
         uplink_ifindex: found.uplink.map_or(0, |uplink| uplink.index),
         overlay_ifindex: found.overlay_index,
         vni: config.vni,

@@ -35,6 +35,7 @@ pub(crate) struct Node {
     host_netns_cookie: u64,
     flow_queue: u32,
     warned_of: Vec<PathBuf>,
+    ranges_left_out: Vec<IpNetwork>,
     /// Programs are attached that read other maps, and those of this agent are not filled yet.
     is_held_back: bool,
 }
@@ -107,13 +108,14 @@ impl Node {
             host_netns_cookie,
             flow_queue: Seat::in_use(flows.max_entries),
             warned_of: Vec::new(),
+            ranges_left_out: Vec::new(),
             is_held_back: programs.must_fill,
         };
         if node.is_held_back {
             tracing::info!("the programs that are attached go on until the new maps are filled");
             return Ok((node, programs.events));
         }
-        node.write_facts(overlay_index, None)?;
+        node.write_facts(overlay_index, None, None)?;
         let changes = node.put_in_place()?;
         node.attachments.self_test()?;
         tracing::info!(
@@ -141,7 +143,9 @@ impl Node {
         self.attachments.set_uplinks(uplinks);
         let routers: Option<BTreeSet<IpAddr>> =
             tables.map(|tables| tables.own.iter().map(router_address).collect());
-        self.write_facts(index, routers.as_ref())?;
+        let service_ranges = tables.map(|tables| &*tables.service_ranges);
+        self.warn_of_ranges(service_ranges.unwrap_or_default());
+        self.write_facts(index, routers.as_ref(), service_ranges)?;
         if let (Some(tables), Some(routers)) = (tables, &routers) {
             self.network.set_overlay_addresses(index, routers).await?;
             self.network.set_overlay_routes(index, &tables.remote, routers).await?;
@@ -229,7 +233,27 @@ impl Node {
         Ok(())
     }
 
-    fn write_facts(&self, overlay_index: u32, routers: Option<&BTreeSet<IpAddr>>) -> Result<(), NodeError> {
+    /// Says once of which ranges the unused addresses are not refused, for want of room.
+    fn warn_of_ranges(&mut self, ranges: &[IpNetwork]) {
+        let left_out = ranges.get(Facts::SERVICE_RANGES..).unwrap_or_default();
+        if self.ranges_left_out != left_out {
+            self.ranges_left_out = left_out.to_vec();
+            if !left_out.is_empty() {
+                tracing::warn!(
+                    ?left_out,
+                    "more than {} separate ServiceCIDR ranges: in these, addresses of no Service are not refused but leave the node",
+                    Facts::SERVICE_RANGES
+                );
+            }
+        }
+    }
+
+    fn write_facts(
+        &self,
+        overlay_index: u32,
+        routers: Option<&BTreeSet<IpAddr>>,
+        service_ranges: Option<&[IpNetwork]>,
+    ) -> Result<(), NodeError> {
         let before = self.facts.lookup(&0).map_err(NodeError::Facts)?.unwrap_or_default();
         let routers: Option<Vec<IpAddr>> = routers.map(|routers| routers.iter().copied().collect());
         let found = Found {
@@ -238,6 +262,7 @@ impl Node {
             host_netns_cookie: self.host_netns_cookie,
             flow_queue: self.flow_queue,
             routers: routers.as_deref(),
+            service_ranges,
         };
         let now = facts(&self.config, &found, &before);
         match now == before {

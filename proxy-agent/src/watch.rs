@@ -12,23 +12,33 @@ use tokio::{
 
 use crate::metrics::Metrics;
 
-/// The three kinds that we follow.
+/// The kinds that we follow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Kind {
     Services,
     Slices,
     Nodes,
+    ServiceCidrs,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::Services, Kind::Slices, Kind::Nodes];
+    pub const ALL: [Kind; 4] = [Kind::Services, Kind::Slices, Kind::Nodes, Kind::ServiceCidrs];
 
     fn path(self) -> &'static str {
         match self {
             Kind::Services => "/api/v1/services",
             Kind::Slices => "/apis/discovery.k8s.io/v1/endpointslices",
             Kind::Nodes => "/api/v1/nodes",
+            Kind::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs",
         }
+    }
+
+    /// Whether there may be no such objects to see: API servers before 1.33 don't have ServiceCIDRs, and a role written for
+    /// an older agent doesn't allow them.
+    fn may_be_absent(self, error: &WatchError) -> bool {
+        let WatchError::Request { source, .. } = error else { return false };
+        self == Kind::ServiceCidrs
+            && matches!(&**source, kube::Error::Api(status) if [403, 404].contains(&status.code))
     }
 }
 
@@ -46,6 +56,7 @@ pub(crate) enum Object {
     Service(Box<api::Service>),
     Slice(Box<api::EndpointSlice>),
     Node(Box<api::Node>),
+    ServiceCidr(Box<api::ServiceCidr>),
 }
 
 /// An update and when its bytes were here.
@@ -84,6 +95,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MAX_EVENT_BYTES: u64 = 8 << 20;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How soon a kind that the API server does not have, or does not show, is asked for again.
+const ABSENT_RETRY: Duration = Duration::from_secs(300);
 
 /// Follows one kind until the receiver is gone: list, watch, and list again when the server has forgotten where we were.
 /// While the server is away it tries again, ever more slowly; what was received stays in force.
@@ -95,7 +108,7 @@ pub(crate) async fn follow(
     metrics: Arc<Metrics>,
 ) {
     let mut backoff = BACKOFF_MIN;
-    let mut revision = None;
+    let (mut revision, mut was_listed, mut is_absent) = (None, false, false);
     while !to.is_closed() {
         let (started, had_revision) = (Instant::now(), revision.is_some());
         let error = match &revision {
@@ -110,7 +123,16 @@ pub(crate) async fn follow(
             },
         };
         let is_first_list = had_revision != revision.is_some();
+        was_listed |= revision.is_some();
         match &error {
+            Some(error) if !was_listed && kind.may_be_absent(error) => {
+                if !std::mem::replace(&mut is_absent, true) {
+                    tracing::info!(error = chain(error), ?kind, "goes without");
+                }
+                to.send(Received { update: Update::Listed(kind, HashSet::new()), at: started }).await.ok();
+                tokio::time::sleep(ABSENT_RETRY).await;
+                continue;
+            }
             Some(error) => {
                 metrics.watch_failures.inc();
                 tracing::warn!(error = chain(error), ?kind, retry_in = ?backoff, "watch interrupted")
@@ -291,6 +313,7 @@ fn parse(kind: Kind, raw: &RawValue) -> Option<Object> {
         Kind::Services => read(raw, Object::Service),
         Kind::Slices => read(raw, Object::Slice),
         Kind::Nodes => read(raw, Object::Node),
+        Kind::ServiceCidrs => read(raw, Object::ServiceCidr),
     }
 }
 
@@ -299,6 +322,7 @@ fn key_of(object: &Object) -> ObjectKey {
         Object::Service(service) => &service.metadata,
         Object::Slice(slice) => &slice.metadata,
         Object::Node(node) => &node.metadata,
+        Object::ServiceCidr(cidr) => &cidr.metadata,
     })
 }
 

@@ -78,6 +78,54 @@ fn a_service_reaches_the_maps_and_the_node_is_wired() {
     agent.stop().unwrap();
 }
 
+/// The ranges that CONFIG names, as text.
+fn service_ranges(node: &TestNode) -> Vec<String> {
+    let facts = Map::<u32, Facts>::open(&node.pin("maps", map::CONFIG)).unwrap().lookup(&0).unwrap().unwrap();
+    let named = facts.service_ranges.iter().take_while(|range| range.len != 0);
+    named
+        .map(|range| format!("{}/{}", range.addr, range.len - if range.addr.is_v4() { 96 } else { 0 }))
+        .collect()
+}
+
+#[test]
+fn service_ranges_are_those_of_service_cidr_objects_and_the_configured_ones_where_there_are_none() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("ranges", 1);
+    let cidr = |name: &str, cidrs: &[&str]| json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}});
+    let mut agent = ready(&node, &api);
+    assert_eq!(service_ranges(&node), ["10.96.0.0/12"]);
+    api.apply("servicecidrs", cidr("kubernetes", &["10.43.0.0/16", "fd00:43::/112"]));
+    eventually("the first object", || {
+        (service_ranges(&node) == ["10.43.0.0/16", "fd00:43::/112"]).then_some(())
+    });
+    api.apply("servicecidrs", cidr("more", &["10.50.0.0/24"]));
+    api.apply("servicecidrs", cidr("within", &["10.43.7.0/24"]));
+    let all = ["10.43.0.0/16", "fd00:43::/112", "10.50.0.0/24"];
+    eventually("another", || (service_ranges(&node) == all).then_some(()));
+    for n in 0..8 {
+        api.apply("servicecidrs", cidr(&format!("many{n}"), &[&format!("10.60.{n}.0/25")]));
+    }
+    eventually("as many as there is room for, the widest first", || {
+        let ranges = service_ranges(&node);
+        (ranges.len() == Facts::SERVICE_RANGES && ranges[0] == "10.43.0.0/16").then_some(())
+    });
+    for name in (0..8).map(|n| format!("many{n}")).chain(["more".into(), "kubernetes".into()]) {
+        api.delete("servicecidrs", &name);
+    }
+    eventually("the rest", || (service_ranges(&node) == ["10.43.7.0/24"]).then_some(()));
+    agent.stop().unwrap();
+}
+
+#[test]
+fn an_api_server_without_service_cidrs_will_do() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("older", 1);
+    api.forget_kind("servicecidrs");
+    let mut agent = ready(&node, &api);
+    assert_eq!(service_ranges(&node), ["10.96.0.0/12"]);
+    agent.stop().unwrap();
+}
+
 #[test]
 fn an_uplink_that_comes_late_is_waited_for_and_one_that_changes_is_followed() {
     support::log();

@@ -247,8 +247,7 @@ const fn hash(client: &Addr, port: u32) -> u32 {
 #[inline(always)]
 fn unmatched<T: Tables>(tables: &T, config: &Config, view: &View) -> Service {
     let dst = &view.dst;
-    let range = if dst.is_v4() { &config.service_v4 } else { &config.service_v6 };
-    if !contains(range, dst) {
+    if !is_service_address(config, dst) {
         return Service::No;
     }
     if matches!(view.kind, Kind::Fragment) {
@@ -262,13 +261,21 @@ fn unmatched<T: Tables>(tables: &T, config: &Config, view: &View) -> Service {
 }
 
 #[inline(always)]
-pub(crate) const fn contains(range: &Prefix, addr: &Addr) -> bool {
-    range.len != 0
-        && (word(range, addr, 0, 0)
-            | word(range, addr, 1, 32)
-            | word(range, addr, 2, 64)
-            | word(range, addr, 3, 96))
-            == 0
+const fn is_service_address(config: &Config, addr: &Addr) -> bool {
+    let mut index = 0;
+    while index < Config::SERVICE_RANGES && config.service_ranges[index].len != 0 {
+        if contains(&config.service_ranges[index], addr) {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+#[inline(always)]
+const fn contains(range: &Prefix, addr: &Addr) -> bool {
+    (word(range, addr, 0, 0) | word(range, addr, 1, 32) | word(range, addr, 2, 64) | word(range, addr, 3, 96))
+        == 0
 }
 
 /// The bits of one word that lie within the prefix and differ.

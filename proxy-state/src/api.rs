@@ -1,4 +1,4 @@
-//! The fields of Service, EndpointSlice and Node that the proxy needs, as they stand in the API's JSON. Unknown fields
+//! The fields of Service, EndpointSlice, Node and ServiceCIDR that the proxy needs, as they stand in the API's JSON. Unknown fields
 //! are skipped while parsing, `null` means absent. These values live only from the wire to [`crate::State`].
 
 use std::{fmt, net::IpAddr};
@@ -216,6 +216,16 @@ wire! {
     pub struct NodeStatus {
         addresses: Vec<NodeAddress>,
         conditions: Vec<StatusCondition>,
+    }
+
+    pub struct ServiceCidr {
+        metadata: Meta,
+        spec: ServiceCidrSpec,
+    }
+
+    pub struct ServiceCidrSpec {
+        /// One of each family at most.
+        cidrs: Vec<String>,
     }
 
     pub struct NodeAddress {

@@ -12,6 +12,7 @@ use crate::{
     api,
     claims::Claims,
     desired::{address_in_use, frontend_keys},
+    ip::parse_cidr,
     model::{Node, ObjectKey, Service, Slice},
 };
 
@@ -26,6 +27,8 @@ pub struct State {
     pub(crate) slices: HashMap<ObjectKey, Slice>,
     pub(crate) slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
     pub(crate) nodes: BTreeMap<ObjectKey, Node>,
+    /// ClusterIP ranges by the ServiceCIDR that names them.
+    pub(crate) service_cidrs: BTreeMap<ObjectKey, Box<[IpNetwork]>>,
     /// Whose an `InternalIP` is.
     pub(crate) node_of: HashMap<Addr, ObjectKey>,
     pub(crate) claims: Claims,
@@ -53,6 +56,7 @@ impl State {
             slices: HashMap::new(),
             slices_of: HashMap::new(),
             nodes: BTreeMap::new(),
+            service_cidrs: BTreeMap::new(),
             node_of: HashMap::new(),
             claims: Claims::default(),
             own_addresses: BTreeMap::new(),
@@ -138,6 +142,17 @@ impl State {
         self.outside_is_dirty |= was_there;
     }
 
+    /// One that is being deleted counts until it is gone: Services may have addresses in it (KEP-1880).
+    pub fn apply_service_cidr(&mut self, key: ObjectKey, object: &api::ServiceCidr) {
+        let ranges: Box<[IpNetwork]> = object.spec.cidrs.iter().filter_map(|text| parse_cidr(text)).collect();
+        let old = self.service_cidrs.insert(key, ranges.clone());
+        self.nodes_are_dirty |= old.is_none_or(|old| old != ranges);
+    }
+
+    pub fn delete_service_cidr(&mut self, key: &ObjectKey) {
+        self.nodes_are_dirty |= self.service_cidrs.remove(key).is_some();
+    }
+
     /// After a complete list: what is not in it is gone.
     pub fn retain_services(&mut self, listed: &HashSet<ObjectKey>) {
         let gone: Vec<_> = self.services.keys().filter(|key| !listed.contains(*key)).cloned().collect();
@@ -154,6 +169,13 @@ impl State {
     pub fn retain_nodes(&mut self, listed: &HashSet<ObjectKey>) {
         let gone: Vec<_> = self.nodes.keys().filter(|key| !listed.contains(*key)).cloned().collect();
         gone.iter().for_each(|key| self.delete_node(key));
+    }
+
+    /// See [`State::retain_services`].
+    pub fn retain_service_cidrs(&mut self, listed: &HashSet<ObjectKey>) {
+        let before = self.service_cidrs.len();
+        self.service_cidrs.retain(|key, _| listed.contains(key));
+        self.nodes_are_dirty |= self.service_cidrs.len() != before;
     }
 
     /// The node's own addresses (`endpoint_flag::NODE`) and its router address (`endpoint_flag::ROUTER`).

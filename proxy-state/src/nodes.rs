@@ -20,6 +20,8 @@ pub struct NodeTables {
     pub own: Vec<IpNetwork>,
     /// Pod CIDRs of other nodes that have an address.
     pub remote: BTreeSet<IpNetwork>,
+    /// ClusterIP ranges of all ServiceCIDRs, the widest first, none within another. Empty where there are no such objects.
+    pub service_ranges: Vec<IpNetwork>,
 }
 
 impl State {
@@ -50,6 +52,7 @@ impl State {
         for own in &tables.own {
             tables.remote.remove(own);
         }
+        tables.service_ranges = widest(self.service_cidrs.values().flatten());
         tables.endpoints = self
             .own_addresses
             .iter()
@@ -57,6 +60,18 @@ impl State {
             .collect();
         tables
     }
+}
+
+/// Ranges without those that lie within another, the widest first (and of equal ones the lower).
+fn widest<'a>(ranges: impl Iterator<Item = &'a IpNetwork>) -> Vec<IpNetwork> {
+    let mut sorted: Vec<IpNetwork> = ranges.copied().collect();
+    sorted.sort_by_key(|range| (range.prefix() + if range.is_ipv4() { 96 } else { 0 }, range.network()));
+    sorted.into_iter().fold(Vec::new(), |mut kept, range| {
+        if !kept.iter().any(|wider: &IpNetwork| wider.contains(range.network())) {
+            kept.push(range);
+        }
+        kept
+    })
 }
 
 /// The router address of a pod CIDR: its first host address.

@@ -22,6 +22,8 @@ struct Store {
     objects: BTreeMap<(String, String), Value>,
     /// (revision, plural, event type, object).
     log: Vec<(u64, String, &'static str, Value)>,
+    /// Plurals that the server does not know.
+    unknown: Vec<String>,
     /// Watches from before this revision are answered with 410.
     compacted: u64,
 }
@@ -102,6 +104,11 @@ impl Api {
             object["metadata"]["resourceVersion"] = json!(store.revision.to_string());
             store.log.push((store.revision, plural.to_owned(), "DELETED", object));
         });
+    }
+
+    /// Answers 404 to who asks for a kind.
+    pub fn forget_kind(&self, plural: &str) {
+        self.change(|store| store.unknown.push(plural.to_owned()));
     }
 
     /// Ends all watches; who goes on from an old revision is told 410.
@@ -225,7 +232,7 @@ impl Api {
     }
 
     fn list(&self, writer: &mut TcpStream, plural: &str, limit: usize, from: usize) -> std::io::Result<()> {
-        let body = {
+        let (status, body) = {
             let store = self.0.store.lock().unwrap();
             let all: Vec<&Value> = store
                 .objects
@@ -236,13 +243,18 @@ impl Api {
             let page: Vec<&Value> = all.iter().skip(from).take(limit).copied().collect();
             let next = from + page.len();
             let token = if next < all.len() { next.to_string() } else { String::new() };
-            json!({"kind": "List", "apiVersion": "v1", "items": page,
-                   "metadata": {"resourceVersion": store.revision.to_string(), "continue": token}})
-            .to_string()
+            let list = json!({"kind": "List", "apiVersion": "v1", "items": page,
+                   "metadata": {"resourceVersion": store.revision.to_string(), "continue": token}});
+            match store.unknown.iter().any(|unknown| unknown == plural) {
+                true => {
+                    ("404 Not Found", json!({"kind": "Status", "status": "Failure", "code": 404}).to_string())
+                }
+                false => ("200 OK", list.to_string()),
+            }
         };
         write!(
             writer,
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
     }

@@ -1,12 +1,12 @@
 //! Addresses and ports that more than one could claim.
 
-use proxy_abi::{Prefix, Reason, endpoint_flag, proto};
+use proxy_abi::{Reason, endpoint_flag, proto};
 
 use super::{
     Case, Hook, State, case, echo,
     packet::{tcp, udp},
     quoting,
-    state::{POD_A_MAC, POD_B_MAC, SNAT_PORT, addr},
+    state::{POD_A_MAC, POD_B_MAC, SNAT_PORT, service_ranges},
 };
 
 const CLIENT: &str = "203.0.113.9:5000";
@@ -113,7 +113,7 @@ fn node_port_numbers() -> Vec<Case> {
     ]
 }
 
-/// The service range was changed (ServiceCIDR): old services are still there.
+/// Service ranges were changed (ServiceCIDR): old services are still there.
 fn other_ranges() -> Vec<Case> {
     let (old, new) = ("10.96.0.10:80", "10.112.0.10:80");
     let node = format!("192.168.50.1:{SNAT_PORT}");
@@ -121,8 +121,11 @@ fn other_ranges() -> Vec<Case> {
         State::standard()
             .service(1, proto::TCP, old, &[LOCAL])
             .service(2, proto::TCP, new, &[REMOTE])
-            .config(|config| config.service_v4 = Prefix { addr: addr("10.112.0.0"), len: 96 + 12 })
+            .config(|config| config.service_ranges = service_ranges(&[("10.112.0.0", 96 + 12)]))
     };
+    let ranges = (0..8).map(|n| format!("10.{}.0.0", 100 + n)).collect::<Vec<_>>();
+    let ranges: Vec<(&str, u32)> = ranges.iter().map(|first| (first.as_str(), 96 + 16)).collect();
+    let eight = || State::standard().config(|config| config.service_ranges = service_ranges(&ranges));
     vec![
         case("after a change of the service range services of the old one go on", moved())
             .delivers(Hook::FromPod, tcp(A, old, "S"), tcp(A, LOCAL, "S").hop().for_mac(POD_B_MAC))
@@ -136,10 +139,15 @@ fn other_ranges() -> Vec<Case> {
             )
             .sends_out(Hook::FromPod, tcp(A, "10.96.0.99:80", "S"), tcp(&node, "10.96.0.99:80", "S").hop()),
         case("the last address of a narrow range belongs to it, the one behind does not", {
-            State::standard().config(|config| config.service_v4 = Prefix { addr: addr("10.96.0.0"), len: 96 + 29 })
+            State::standard().config(|config| config.service_ranges = service_ranges(&[("10.96.0.0", 96 + 29)]))
         })
         .drops(Hook::FromPod, tcp(A, "10.96.0.7:80", "S"), Reason::UnallocatedService)
         .sends_out(Hook::FromPod, tcp(A, "10.96.0.8:80", "S"), tcp(&node, "10.96.0.8:80", "S").hop()),
+        case("of eight ranges each one's addresses without a service are dropped, and none between them", eight())
+            .drops(Hook::FromPod, tcp(A, "10.100.0.99:80", "S"), Reason::UnallocatedService)
+            .drops(Hook::FromPod, tcp(A, "10.104.0.99:80", "S"), Reason::UnallocatedService)
+            .drops(Hook::FromPod, tcp(A, "10.107.255.255:80", "S"), Reason::UnallocatedService)
+            .sends_out(Hook::FromPod, tcp(A, "10.108.0.0:80", "S"), tcp(&node, "10.108.0.0:80", "S").hop()),
     ]
 }
 

@@ -57,6 +57,12 @@ pub fn tuple(from: &str, to: &str, proto: u8) -> Tuple {
     Tuple::new(src, sport, dst, dport, proto)
 }
 
+/// Ranges by first address and length in the 128-bit form.
+pub fn service_ranges(ranges: &[(&str, u32)]) -> [Prefix; Config::SERVICE_RANGES] {
+    let ranges: Vec<_> = ranges.iter().map(|(text, len)| Prefix { addr: addr(text), len: *len }).collect();
+    Config::service_ranges(&ranges)
+}
+
 impl State {
     /// The standard node. `uplink`: its device's number.
     pub fn standard() -> State {
@@ -69,8 +75,7 @@ impl State {
             node_v6: addr("2001:db8::1"),
             router_v4: addr("10.244.1.1"),
             router_v6: addr("fd00:1::1"),
-            service_v4: Prefix { addr: addr("10.96.0.0"), len: 96 + 12 },
-            service_v6: Prefix { addr: addr("fd00:96::"), len: 112 },
+            service_ranges: service_ranges(&[("10.96.0.0", 96 + 12), ("fd00:96::", 112)]),
             uplink_ifindex: 7,
             overlay_ifindex: 8,
             vni: 1,

@@ -72,8 +72,10 @@ pub fn find(state: &State, ip: &Ip, outside: bool) -> Found {
     {
         return serve(state, ip, frontend, outside);
     }
-    let range = if ip.v4 { &state.config.service_v4 } else { &state.config.service_v6 };
-    if range.len == 0 || !is_within(&range.addr, range.len, &ip.dst) {
+    let ranges = state.config.service_ranges.iter();
+    let is_service =
+        ranges.take_while(|range| range.len != 0).any(|range| is_within(&range.addr, range.len, &ip.dst));
+    if !is_service {
         return Found::No;
     }
     if matches!(ip.body, Body::Later) {

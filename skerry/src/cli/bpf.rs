@@ -6,8 +6,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use proxy_abi::{
     Addr, Counter, Endpoint, Flow, Frontend, FrontendKey, LOST_EVENTS, Link, Peer, PodCidr, PodCidrKey,
-    Prefix, Reason, Slot, SocketKey, SocketOrigin, Tuple, Uplink, map, pod_cidr_flag, proto, slot_flag,
-    socket_flag,
+    Reason, Slot, SocketKey, SocketOrigin, Tuple, Uplink, map, pod_cidr_flag, proto, slot_flag, socket_flag,
 };
 use serde_json::{Value, json};
 use skerry_kernel::PerCpuMap;
@@ -78,6 +77,8 @@ pub fn run(args: BpfArgs) -> anyhow::Result<ExitCode> {
 
 fn config(maps: &Maps) -> Sheet {
     let c = &maps.config;
+    let ranges = c.service_ranges.iter().take_while(|range| range.len != 0);
+    let ranges: Vec<String> = ranges.map(|range| cidr(range.addr, range.len)).collect();
     let mut sheet = Sheet::new(&["fact", "value"]);
     let facts = [
         ("abi-version", json!(c.abi_version)),
@@ -87,8 +88,7 @@ fn config(maps: &Maps) -> Sheet {
         ("node-v6", address(c.node_v6)),
         ("router-v4", address(c.router_v4)),
         ("router-v6", address(c.router_v6)),
-        ("service-v4", prefix(&c.service_v4)),
-        ("service-v6", prefix(&c.service_v6)),
+        ("service-ranges", json!(ranges.join(","))),
         ("uplink-ifindex", json!(c.uplink_ifindex)),
         ("overlay-ifindex", json!(c.overlay_ifindex)),
         ("vni", json!(c.vni)),
@@ -121,10 +121,6 @@ fn left_out(maps: &Maps) -> anyhow::Result<Sheet> {
         sheet.row(vec![json!(cookie)]);
     }
     Ok(sheet)
-}
-
-fn prefix(prefix: &Prefix) -> Value {
-    if prefix.len == 0 { Value::Null } else { json!(cidr(prefix.addr, prefix.len)) }
 }
 
 /// `len` counts bits of the 128-bit form.

@@ -118,7 +118,7 @@ fn read_by_every_node(request: &ResourceRequest) -> bool {
             (request.group.as_str(), request.resource.as_str(), request.subresource.as_str()),
             ("", "services" | "nodes" | "namespaces", "")
                 | ("discovery.k8s.io", "endpointslices", "")
-                | ("networking.k8s.io", "networkpolicies", "")
+                | ("networking.k8s.io", "networkpolicies" | "servicecidrs", "")
                 | ("node.k8s.io", "runtimeclasses", "")
         )
 }

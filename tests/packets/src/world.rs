@@ -161,7 +161,10 @@ impl Node {
             host_netns_cookie: netns_cookie(&netns),
             node_v4: address.into(),
             router_v4: router.into(),
-            service_v4: Prefix { addr: Ipv4Addr::new(10, 96, 0, 0).into(), len: 96 + 12 },
+            service_ranges: Config::service_ranges(&[Prefix {
+                addr: Ipv4Addr::new(10, 96, 0, 0).into(),
+                len: 96 + 12,
+            }]),
             uplink_ifindex: uplink,
             overlay_ifindex: overlay,
             vni: 1,
