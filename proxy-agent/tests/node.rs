@@ -35,7 +35,7 @@ fn a_service_reaches_the_maps_and_the_node_is_wired() {
     api.node("other", "172.31.0.2", "10.244.2.0/24");
     api.service("web", "10.96.0.10", "TCP", 80, 30080);
     api.endpoints("web", "TCP", 8080, &[("10.244.1.5", "alone"), ("10.244.2.5", "other")]);
-    let mut agent = ready(&node, &api);
+    let agent = ready(&node, &api);
 
     let there = frontends(&node);
     assert_eq!(there.len(), 3, "ClusterIP, its mark, NodePort: {there:?}");
@@ -92,7 +92,7 @@ fn service_ranges_are_those_of_service_cidr_objects_and_the_configured_ones_wher
     let (underlay, api) = (Underlay::new(), Api::new());
     let node = underlay.node("ranges", 1);
     let cidr = |name: &str, cidrs: &[&str]| json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}});
-    let mut agent = ready(&node, &api);
+    let agent = ready(&node, &api);
     assert_eq!(service_ranges(&node), ["10.96.0.0/12"]);
     api.apply("servicecidrs", cidr("kubernetes", &["10.43.0.0/16", "fd00:43::/112"]));
     eventually("the first object", || {
@@ -121,7 +121,7 @@ fn an_api_server_without_service_cidrs_will_do() {
     let (underlay, api) = (Underlay::new(), Api::new());
     let node = underlay.node("older", 1);
     api.forget_kind("servicecidrs");
-    let mut agent = ready(&node, &api);
+    let agent = ready(&node, &api);
     assert_eq!(service_ranges(&node), ["10.96.0.0/12"]);
     agent.stop().unwrap();
 }

@@ -55,6 +55,7 @@ const CASES: &[(&str, Case)] = &[
     ("an_external_local_policy_binds_outsiders_only", service_policies::external_local_binds_outsiders_only),
     ("an_internal_local_policy_is_silent_elsewhere", service_policies::internal_local_is_silent_elsewhere),
     ("traffic_distribution_keeps_to_the_node", service_policies::same_node_is_preferred),
+    ("a_service_of_another_service_cidr_answers", service_policies::another_service_cidr_serves),
     ("source_ranges_restrict_a_load_balancer_address", service_policies::source_ranges_restrict),
     ("maglev_agrees_on_all_nodes", service_policies::maglev_agrees_on_all_nodes),
     ("exec_returns_exit_codes_and_logs_print", exec_and_logs::work),

@@ -14,6 +14,7 @@ use skerry_tests::{eventually, manifest};
 
 use crate::{
     dual_stack::client::{Answer, Client, Protocol},
+    explains_itself::SKERRY,
     world::{SOON, World, name_of},
 };
 
@@ -135,6 +136,34 @@ pub fn internal_local_is_silent_elsewhere(world: &World) -> Result<()> {
     })?;
     Client::Node(&world.node("node1")?).ask(Protocol::Tcp, to)?;
     is_silent(&Client::Pod { kubectl, name: &there }, to)
+}
+
+pub fn another_service_cidr_serves(world: &World) -> Result<()> {
+    let pods = servers(world, NAMESPACE)?;
+    world.type_in(&format!("apply -n {NAMESPACE} -f {}", manifest("service-range.yaml")))?;
+    world.type_in("wait --for=condition=Ready servicecidr/more --timeout=10s")?;
+    let service = service(world, "of-another-range")?;
+    let object = world.json("get ipaddress 10.50.0.7")?;
+    ensure!(object["spec"]["parentRef"]["name"] == "of-another-range", "{object}");
+    let (node, name) = (world.node("node2")?, in_pod(&pods[0]));
+    for client in [Client::Node(&node), Client::Pod { kubectl: world.kubectl(), name: &name }] {
+        eventually("the address of the other range answers", SOON, || {
+            client.ask(Protocol::Tcp, cluster_ip(&service, 80)?)
+        })?;
+    }
+    // All nodes know the range: nobody's addresses in it are not asked of the world outside.
+    let ranges = || node.sh(&format!("{SKERRY} bpf config -o json"));
+    eventually("the node knows both ranges", SOON, || {
+        let facts = ranges()?;
+        ensure!(facts.contains("10.96.0.0/12,10.50.0.0/24"), "{facts}");
+        Ok(())
+    })?;
+    world.type_in(&format!("delete -n {NAMESPACE} -f {} --timeout=20s", manifest("service-range.yaml")))?;
+    eventually("the node knows one range", SOON, || {
+        let facts = ranges()?;
+        ensure!(!facts.contains("10.50.0.0"), "{facts}");
+        Ok(())
+    })
 }
 
 pub fn same_node_is_preferred(world: &World) -> Result<()> {

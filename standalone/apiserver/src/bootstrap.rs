@@ -1,4 +1,5 @@
-//! What the server keeps by itself: the system's namespaces and priority classes, and the `kubernetes` Service.
+//! What the server keeps by itself: the system's namespaces and priority classes, the ServiceCIDR of its own ranges, and the
+//! `kubernetes` Service.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -16,7 +17,7 @@ use crate::{
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 const MAX_TRIES: usize = 8;
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes what is missing.
 pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
@@ -39,6 +40,14 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
             "preemptionPolicy": "PreemptLowerPriority"});
         ensure(api, ("scheduling.k8s.io", "v1", "priorityclasses"), class, &[]).await?;
     }
+    ensure(
+        api,
+        ("networking.k8s.io", "v1", "servicecidrs"),
+        claims::default_ranges(&api.settings),
+        &["/spec/cidrs"],
+    )
+    .await?;
+    claims::ip_address::repair(api).await?;
     keep_kubernetes_service(api).await
 }
 

@@ -163,7 +163,7 @@ pub async fn delete_one(
         let expect = Expect::Revision(entry.mod_revision);
         let (ops, outcome) = match decide(kind, &old, options, jiff::Timestamp::now()) {
             Step::Nothing => return Ok(Outcome::Kept { value: entry.value, revision: entry.mod_revision }),
-            Step::Remove => (removal(kind, &key, &old, expect), Outcome::Removed(old)),
+            Step::Remove => (removal(kind, &key, &old, expect)?, Outcome::Removed(old)),
             Step::Mark(object) if options.dry_run => (Vec::new(), Outcome::Unwritten(object)),
             Step::Mark(object) => {
                 let value = object::encode(kind, object);
@@ -193,12 +193,12 @@ pub async fn delete_one(
 }
 
 /// The writes that take an object away, and what it held.
-pub fn removal(kind: &Kind, key: &str, object: &Value, expect: Expect) -> Vec<Op> {
+pub fn removal(kind: &Kind, key: &str, object: &Value, expect: Expect) -> Result<Vec<Op>, ApiError> {
     let mut ops = vec![Op::Delete { key: key.into(), expect }];
     if kind.storage == "services" {
-        ops.extend(claims::release(object));
+        ops.extend(claims::release(object)?);
     }
-    ops
+    Ok(ops)
 }
 
 fn preconditions(subject: Subject<'_>, object: &Value, options: &Options) -> Result<(), ApiError> {

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Api, Settings},
-    bootstrap,
+    bootstrap, claims,
     config::{Config, Limits},
     credentials::{Paths, Urls, join_secret, write_kubeconfigs},
     expiry::expire_events,
@@ -140,6 +140,7 @@ impl Server {
         bootstrap::bootstrap(&self.api).await.map_err(ServerError::Bootstrap)?;
         let mut background = JoinSet::new();
         background.spawn(bootstrap::guard_kubernetes_service(self.api.clone()));
+        background.spawn(claims::ip_address::guard(self.api.clone()));
         background.spawn(renew(self.api.clone(), self.paths, self.urls, self.names, self.certificate));
         background.spawn(tell_progress(self.api.clone()));
         background.spawn(expire_events(self.api.clone()));

@@ -178,7 +178,7 @@ pub async fn change(
         }
         let expect = Expect::Revision(entry.mod_revision);
         if gone {
-            ops = crate::delete::removal(place.kind, &key, &old, expect);
+            ops = crate::delete::removal(place.kind, &key, &old, expect)?;
         } else {
             ops.push(Op::Put { key: key.as_str().into(), value: value.clone(), expect });
         }

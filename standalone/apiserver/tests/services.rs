@@ -158,3 +158,88 @@ async fn the_kubernetes_service_is_kept() {
     .await;
     assert_eq!(cluster_ip(&admin.get(&path).await.ok()), "10.96.0.1");
 }
+
+const CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
+
+fn cidr(name: &str, range: &str) -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+        "spec": {"cidrs": [range]}})
+}
+
+#[tokio::test]
+async fn addresses_come_from_all_service_cidrs_that_are_not_being_deleted() {
+    let narrow = |config: &mut skerry_apiserver::Config| {
+        config.service_cidrs = vec!["10.9.0.0/29".parse().unwrap()];
+    };
+    let server = TestServer::start_with(narrow, skerry_store::Options::default()).await;
+    let admin = server.admin();
+    let default = admin.get(&format!("{CIDRS}/kubernetes")).await.ok();
+    assert_eq!(default["spec"]["cidrs"], json!(["10.9.0.0/29"]));
+    // Without the network's own address, that of `kubernetes`, and the broadcast address there are five.
+    for name in ["a", "b", "c", "d", "e"] {
+        admin.post(SERVICES, &service(name)).await.ok();
+    }
+    let message = admin.post(SERVICES, &service("full")).await.refused(500);
+    assert!(message.contains("range 10.9.0.0/29 is full"), "{message}");
+    let mut held = cidr("more", "10.50.0.0/24");
+    held["metadata"]["finalizers"] = json!(["example.com/held"]);
+    admin.post(CIDRS, &held).await.ok();
+    let made = admin.post(SERVICES, &service("fits")).await.ok();
+    assert!(cluster_ip(&made).starts_with("10.50.0."), "{made}");
+    let mut asked = service("asked");
+    asked["spec"]["clusterIP"] = "10.50.0.77".into();
+    admin.post(SERVICES, &asked).await.ok();
+    // While the range is being deleted its addresses stay with who has them, and nobody gets another.
+    admin.delete(&format!("{CIDRS}/more")).await.ok();
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    let kept = admin.patch(&format!("{SERVICES}/asked"), "merge", &label).await.ok();
+    assert_eq!(cluster_ip(&kept), "10.50.0.77");
+    admin.post(SERVICES, &service("late")).await.refused(500);
+    asked["metadata"]["name"] = "late".into();
+    asked["spec"]["clusterIP"] = "10.50.0.78".into();
+    let message = admin.post(SERVICES, &asked).await.refused(422);
+    assert!(message.contains("The range of valid IPs is 10.9.0.0/29"), "{message}");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_object_that_nobody_can_take_away() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let ip = cluster_ip(&admin.post(SERVICES, &service("web")).await.ok());
+    let path = format!("{ADDRESSES}/{ip}");
+    let object = admin.get(&path).await.ok();
+    let parent = json!({"group": "", "resource": "services", "namespace": "default", "name": "web"});
+    assert_eq!(object["spec"]["parentRef"], parent);
+    assert_eq!(object["metadata"]["labels"]["ipaddress.kubernetes.io/ip-family"], "IPv4");
+    // Deleted by hand it comes back, with another uid.
+    admin.delete(&path).await.ok();
+    until("the object is back", async || admin.get(&path).await.status.as_u16() == 200).await;
+    assert_ne!(admin.get(&path).await.ok()["metadata"]["uid"], object["metadata"]["uid"]);
+    // One made by hand keeps the address from Services.
+    let taken = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.96.7.7"},
+        "spec": {"parentRef": {"resource": "routers", "group": "example.com", "name": "edge"}}});
+    admin.post(ADDRESSES, &taken).await.ok();
+    let mut asked = service("asked");
+    asked["spec"]["clusterIP"] = "10.96.7.7".into();
+    let message = admin.post(SERVICES, &asked).await.refused(422);
+    assert!(message.contains("provided IP is already allocated"), "{message}");
+    // It goes with its Service.
+    admin.delete(&format!("{SERVICES}/web")).await.ok();
+    assert_eq!(admin.get(&path).await.status, 404);
+    // A store whose addresses have no objects gets them at the start: here one was deleted behind the server's back.
+    let ip = cluster_ip(&admin.post(SERVICES, &service("old")).await.ok());
+    let folder = server.stop().await;
+    {
+        let store =
+            skerry_store::LogStore::open(&folder.path().join("store"), skerry_store::Options::default())
+                .unwrap();
+        let key = format!("/registry/ipaddresses.networking.k8s.io/{ip}");
+        assert!(skerry_store::Store::get(&store, &key).await.unwrap().is_some());
+        let delete = skerry_store::Op::Delete { key: key.into(), expect: skerry_store::Expect::Any };
+        skerry_store::Store::commit(&store, skerry_store::Txn { ops: vec![delete] }).await.unwrap();
+    }
+    let server = TestServer::start_in(folder, |_| {}, skerry_store::Options::default()).await;
+    let admin = server.admin();
+    assert_eq!(admin.get(&format!("{ADDRESSES}/{ip}")).await.ok()["spec"]["parentRef"]["name"], "old");
+}

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Container, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Api, Client, Resource, ResourceExt};
 use skerry_informer::{FullObjects, Kind, Narrow, Store, Term, reflect};
 use tokio::task::JoinSet;
@@ -34,6 +35,7 @@ pub struct Cache {
     pub revisions: Kind<ControllerRevision>,
     pub services: Kind<Service>,
     pub slices: Kind<EndpointSlice>,
+    pub service_cidrs: Kind<ServiceCIDR>,
     pub nodes: Kind<Node>,
     /// Only those of [`LEASE_NAMESPACE`].
     pub leases: Kind<Lease>,
@@ -58,6 +60,7 @@ impl Cache {
             revisions: Kind::namespaced(client, Store::new(owned_terms, trim)),
             services: Kind::namespaced(client, Store::new(service_terms, trim)),
             slices: Kind::namespaced(client, Store::new(slice_terms, trim)),
+            service_cidrs: Kind::cluster(client, Store::new(no_terms, trim)),
             nodes: Kind::cluster(client, Store::new(no_terms, trim_node)),
             leases: Kind::namespaced(client, Store::new(no_terms, trim)),
             namespaces: Kind::cluster(client, Store::new(no_terms, trim)),
@@ -85,6 +88,7 @@ impl Cache {
         watch!(self.revisions, Api::all(client.clone()), all());
         watch!(self.services, Api::all(client.clone()), all());
         watch!(self.slices, Api::all(client.clone()), all());
+        watch!(self.service_cidrs, Api::all(client.clone()), all());
         watch!(self.nodes, Api::all(client.clone()), all());
         watch!(self.leases, Api::namespaced(client.clone(), LEASE_NAMESPACE), all());
         watch!(self.namespaces, Api::all(client.clone()), all());
@@ -108,6 +112,7 @@ impl Cache {
         self.revisions.store.synced().await;
         self.services.store.synced().await;
         self.slices.store.synced().await;
+        self.service_cidrs.store.synced().await;
         self.nodes.store.synced().await;
         self.leases.store.synced().await;
         self.namespaces.store.synced().await;

@@ -28,6 +28,7 @@ mod replicaset;
 mod revisions;
 mod run;
 mod serviceaccount;
+mod servicecidr;
 mod statefulset;
 mod template;
 

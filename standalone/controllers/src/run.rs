@@ -20,7 +20,7 @@ use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
     daemonset, deployment, endpointslice, garbage, job, loadbalancer, namespace, node, podgc, replicaset,
-    serviceaccount, statefulset,
+    serviceaccount, servicecidr, statefulset,
 };
 
 /// What the controllers need to know.
@@ -102,6 +102,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("job", job::listen, job::reconcile);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
     start.controller("load-balancer", loadbalancer::listen, loadbalancer::reconcile);
+    start.controller("service-cidr", servicecidr::listen, servicecidr::reconcile);
     start.controller("serviceaccount", serviceaccount::listen, serviceaccount::reconcile);
     start.controller("node-ipam", node::ipam::listen, node::ipam::reconcile);
     start.controller("node-lifecycle", node::heartbeat::listen, node::heartbeat::reconcile);

@@ -5,8 +5,9 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -150,6 +151,47 @@ async fn silent_node_is_tainted_its_pods_leave_services_and_are_evicted_when_the
     })
     .await;
     assert!(cluster.api::<Pod>("default").get_opt("patient").await.unwrap().is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn service_cidrs_are_ready_and_stay_until_no_service_needs_them() {
+    let cluster = Cluster::start(&[]).await;
+    let cidrs: Api<ServiceCIDR> = Api::all(cluster.client.clone());
+    let ready = async |name: &str| {
+        let conditions = cidrs.get_opt(name).await.unwrap()?.status?.conditions?;
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready")?;
+        Some((ready.status, ready.reason))
+    };
+    eventually("the default range is ready", async || {
+        (ready("kubernetes").await? == ("True".into(), String::new())).then_some(())
+    })
+    .await;
+    let more = |name: &str| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+            "spec": {"cidrs": ["10.50.0.0/24"]}})
+    };
+    cluster.apply(more("more")).await;
+    eventually("the new range is ready", async || (ready("more").await?.0 == "True").then_some(())).await;
+    cluster
+        .apply(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"clusterIP": "10.50.0.7", "ports": [{"port": 80}]}}),
+        )
+        .await;
+    cidrs.delete("more", &Default::default()).await.unwrap();
+    eventually("it waits for its Service", async || {
+        (ready("more").await? == ("False".into(), "Terminating".into())).then_some(())
+    })
+    .await;
+    // Another range with the address lets it go, and the Service lets that one go.
+    cluster.apply(more("same")).await;
+    let is_gone = async |name: &str| cidrs.get_opt(name).await.unwrap().is_none().then_some(());
+    eventually("it is gone", async || is_gone("more").await).await;
+    cidrs.delete("same", &Default::default()).await.unwrap();
+    eventually("the other one waits", async || (ready("same").await?.0 == "False").then_some(())).await;
+    cluster.api::<Service>("default").delete("web", &Default::default()).await.unwrap();
+    eventually("it is gone, too", async || is_gone("same").await).await;
     cluster.stop().await;
 }
 

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 use skerry_schema::FieldError;
 
 use super::{
-    Claims, Held, IP_PREFIX, RANDOM_TRIES, Refused,
+    Claims, Held, RANDOM_TRIES, Refused,
     families::{families, family},
+    ip_address,
+    ranges::ranges,
     strings,
 };
 use crate::{error::ApiError, object::text};
@@ -44,6 +46,7 @@ pub(super) async fn addresses(
         service["spec"]["clusterIPs"] = json!(["None"]);
         return Ok(());
     }
+    let ranges = ranges(claims.store, claims.settings).await?;
     let mut chosen = Vec::new();
     for (at, family_wanted) in families.iter().enumerate() {
         let asked = wanted.get(at).filter(|ip| !ip.is_empty());
@@ -51,11 +54,14 @@ pub(super) async fn addresses(
             chosen.push(kept.clone());
             continue;
         }
-        let range = claims.settings.service_cidrs.iter().find(|cidr| family(cidr.ip()) == family_wanted);
-        let range = *range.ok_or_else(|| no_such_family(at, family_wanted))?;
+        let ranges = ranges.iter().filter(|range| family(range.ip()) == family_wanted);
+        let ranges: Vec<IpNetwork> = ranges.copied().collect();
+        if ranges.is_empty() {
+            return Err(no_such_family(at, family_wanted));
+        }
         chosen.push(match asked {
-            Some(ip) => explicit_ip(claims, range, ip, &wanted).await?,
-            None => free_ip(claims, range).await?,
+            Some(ip) => explicit_ip(claims, &ranges, ip, &wanted).await?,
+            None => free_ip(claims, &ranges).await?,
         });
     }
     service["spec"]["clusterIP"] = chosen[0].as_str().into();
@@ -70,7 +76,7 @@ fn no_such_family(at: usize, family: &str) -> Refused {
 
 async fn explicit_ip(
     claims: &Claims<'_>,
-    range: IpNetwork,
+    ranges: &[IpNetwork],
     ip: &str,
     given: &[String],
 ) -> Result<String, Refused> {
@@ -83,15 +89,17 @@ async fn explicit_ip(
             FieldError::invalid("spec.clusterIPs", &json!(given), "must be valid IP addresses").into()
         );
     };
-    if !range.contains(address)
-        || address == range.network()
-        || (address.is_ipv4() && address == range.broadcast())
-    {
+    let may_be_in = |range: &IpNetwork| {
+        let is_edge = address == range.network() || (address.is_ipv4() && address == range.broadcast());
+        range.contains(address) && !is_edge
+    };
+    if !ranges.iter().any(may_be_in) {
         return Err(refuse(format!(
-            "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
+            "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+            listed(ranges)
         )));
     }
-    if claims.is_taken(IP_PREFIX, &address.to_string()).await? {
+    if claims.is_taken(&ip_address::prefix()?, &address.to_string()).await? {
         return Err(refuse("provided IP is already allocated".into()));
     }
     Ok(address.to_string())
@@ -110,26 +118,44 @@ pub fn first_service_ip(range: IpNetwork) -> IpAddr {
     address_at(range, 1)
 }
 
-async fn free_ip(claims: &Claims<'_>, range: IpNetwork) -> Result<String, Refused> {
+fn listed(ranges: &[IpNetwork]) -> String {
+    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A free address of the first range that has one.
+async fn free_ip(claims: &Claims<'_>, ranges: &[IpNetwork]) -> Result<String, Refused> {
+    for range in ranges {
+        if let Some(ip) = free_ip_of(claims, *range).await? {
+            return Ok(ip);
+        }
+    }
+    let full = match ranges {
+        [only] => format!("range {only} is full"),
+        _ => format!("ranges {} are full", listed(ranges)),
+    };
+    Err(ApiError::internal(format!("failed to allocate a serviceIP: {full}")).into())
+}
+
+async fn free_ip_of(claims: &Claims<'_>, range: IpNetwork) -> Result<Option<String>, Refused> {
+    let prefix = ip_address::prefix()?;
     let bits = if range.is_ipv4() { 32 } else { 128 } - u32::from(range.prefix());
     let size = 1_u128.checked_shl(bits).unwrap_or(u128::MAX);
     // Without the network's own address, the kubernetes service's, and the broadcast address.
     let (lowest, highest) = (2, size.saturating_sub(2));
-    if lowest <= highest {
-        for _ in 0..RANDOM_TRIES {
-            let ip = address_at(range, rand::random_range(lowest..=highest)).to_string();
-            if !claims.is_taken(IP_PREFIX, &ip).await? {
-                return Ok(ip);
-            }
-        }
-        let taken = claims.all_taken(IP_PREFIX).await?;
-        // From a random place on and round, so that those who search at once do not all find the same one.
-        let highest = highest.min(lowest + MAX_SEARCH);
-        let start = rand::random_range(lowest..=highest);
-        let mut offsets = (start..=highest).chain(lowest..start);
-        if let Some(free) = offsets.find(|offset| !taken.contains(&address_at(range, *offset).to_string())) {
-            return Ok(address_at(range, free).to_string());
+    if lowest > highest {
+        return Ok(None);
+    }
+    for _ in 0..RANDOM_TRIES {
+        let ip = address_at(range, rand::random_range(lowest..=highest)).to_string();
+        if !claims.is_taken(&prefix, &ip).await? {
+            return Ok(Some(ip));
         }
     }
-    Err(ApiError::internal(format!("failed to allocate a serviceIP: range {range} is full")).into())
+    let taken = claims.all_taken(&prefix).await?;
+    // From a random place on and round, so that those who search at once do not all find the same one.
+    let highest = highest.min(lowest + MAX_SEARCH);
+    let start = rand::random_range(lowest..=highest);
+    let mut addresses =
+        (start..=highest).chain(lowest..start).map(|offset| address_at(range, offset).to_string());
+    Ok(addresses.find(|ip| !taken.contains(ip)))
 }

@@ -1,11 +1,13 @@
 //! Cluster IPs and node ports: allocated in the very transaction that writes the Service.
 //!
-//! Each number in use is a key of the store, whose value names the Service. Two Services that want the same number meet
+//! Each number in use is a key of the store, whose value names the Service: of an address it is an IPAddress object. Two Services that want the same number meet
 //! in the transaction, where the key must be absent; there is no allocator beside the store that could disagree with it.
 
 mod addresses;
 mod families;
+pub mod ip_address;
 mod ports;
+mod ranges;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,8 +28,8 @@ use crate::{
 use addresses::addresses;
 pub use addresses::first_service_ip;
 use ports::{needs_health_port, needs_node_ports, node_ports};
+pub use ranges::default_object as default_ranges;
 
-const IP_PREFIX: &str = "/claims/service-ips/";
 const PORT_PREFIX: &str = "/claims/node-ports/";
 /// Random choices before the claims are read as a whole to find a free number.
 const RANDOM_TRIES: usize = 16;
@@ -75,19 +77,36 @@ impl Held {
         }
     }
 
-    fn keys(&self) -> BTreeSet<String> {
-        let ips = self.ips.iter().map(|ip| format!("{IP_PREFIX}{ip}"));
-        ips.chain(self.ports.iter().map(|port| format!("{PORT_PREFIX}{port}"))).collect()
+    /// What `other` does not hold.
+    fn without(&self, other: &Held) -> Held {
+        Held {
+            ips: self.ips.difference(&other.ips).cloned().collect(),
+            ports: self.ports.difference(&other.ports).copied().collect(),
+        }
+    }
+
+    fn take(&self, service: &Value) -> Result<Vec<Op>, ApiError> {
+        let (namespace, name) = (text(service, "/metadata/namespace"), object::name(service));
+        let ips = self.ips.iter().map(|ip| ip_address::take(ip, namespace, name));
+        let owner = Bytes::from(format!("{namespace}/{name}"));
+        let ports = self.ports.iter().map(|port| {
+            let key = format!("{PORT_PREFIX}{port}").into();
+            Ok(Op::Put { key, value: owner.clone(), expect: Expect::Absent })
+        });
+        ips.chain(ports).collect()
+    }
+
+    fn release(&self) -> Result<Vec<Op>, ApiError> {
+        let prefix = ip_address::prefix()?;
+        let ips = self.ips.iter().map(|ip| format!("{prefix}{ip}"));
+        let keys = ips.chain(self.ports.iter().map(|port| format!("{PORT_PREFIX}{port}")));
+        Ok(keys.map(|key| Op::Delete { key: key.into(), expect: Expect::Any }).collect())
     }
 }
 
 /// The writes that let go of everything a Service holds.
-pub fn release(service: &Value) -> Vec<Op> {
-    Held::by(service)
-        .keys()
-        .into_iter()
-        .map(|key| Op::Delete { key: key.into(), expect: Expect::Any })
-        .collect()
+pub fn release(service: &Value) -> Result<Vec<Op>, ApiError> {
+    Held::by(service).release()
 }
 
 /// Takes over from `old` what an update left out: addresses and node ports stay unless the type gives them up.
@@ -181,16 +200,10 @@ pub async fn allocate(claims: &Claims<'_>, old: Option<&Value>, new: &mut Value)
     let before = old.map(Held::by).unwrap_or_default();
     addresses(claims, &before, old, new).await?;
     node_ports(claims, &before, new).await?;
-    let (before, after) = (before.keys(), Held::by(new).keys());
-    let owner = format!("{}/{}", text(new, "/metadata/namespace"), object::name(new));
-    let taken = after.difference(&before).map(|key| Op::Put {
-        key: key.as_str().into(),
-        value: Bytes::from(owner.clone()),
-        expect: Expect::Absent,
-    });
-    let released =
-        before.difference(&after).map(|key| Op::Delete { key: key.as_str().into(), expect: Expect::Any });
-    Ok(taken.chain(released).collect())
+    let after = Held::by(new);
+    let mut ops = after.without(&before).take(new)?;
+    ops.extend(before.without(&after).release()?);
+    Ok(ops)
 }
 
 fn ports(service: &Value) -> &[Value] {

@@ -106,7 +106,7 @@ impl Cluster {
         let gvk = kube::core::GroupVersionKind::gvk(group, version, &text("/kind"));
         let resource = kube::core::ApiResource::from_gvk(&gvk);
         let api: Api<kube::core::DynamicObject> = match text("/kind").as_str() {
-            "Namespace" | "Node" => Api::all_with(self.client.clone(), &resource),
+            "Namespace" | "Node" | "ServiceCIDR" => Api::all_with(self.client.clone(), &resource),
             _ => {
                 Api::namespaced_with(self.client.clone(), &or_default(text("/metadata/namespace")), &resource)
             }
