@@ -35,7 +35,7 @@ fn a_service_reaches_the_maps_and_the_node_is_wired() {
     api.node("other", "172.31.0.2", "10.244.2.0/24");
     api.service("web", "10.96.0.10", "TCP", 80, 30080);
     api.endpoints("web", "TCP", 8080, &[("10.244.1.5", "alone"), ("10.244.2.5", "other")]);
-    let agent = ready(&node, &api);
+    let mut agent = ready(&node, &api);
 
     let there = frontends(&node);
     assert_eq!(there.len(), 3, "ClusterIP, its mark, NodePort: {there:?}");
