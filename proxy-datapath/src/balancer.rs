@@ -50,9 +50,13 @@ pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
     if !matches!(packet.parse(s), Shape::Ip) {
         return Verdict::PASS;
     }
-    let step = match is_direct(tables, s) {
-        true => direct(packet, tables, s, config),
-        false => translated(packet, tables, s, config),
+    follow(tables, &mut s.view);
+    // A flow goes on as it began, whatever its service has become.
+    let is_known = tables.find_flow(s);
+    let is_direct = if is_known { s.direct } else { asks_for_direct(tables, s) };
+    let step = match is_direct {
+        true => direct(packet, tables, s, config, is_known),
+        false => translated(packet, tables, s, config, is_known),
     };
     let done = match step {
         Step::Pass => return Verdict::PASS,
@@ -75,16 +79,21 @@ pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
 
 /// Not inlined, as the next two: what they need of the stack is free again when the packet is rewritten.
 #[inline(never)]
-fn is_direct<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
-    follow(tables, &mut s.view);
+fn asks_for_direct<T: Tables>(tables: &T, s: &Scratch) -> bool {
     let Tuple { dst, dport, proto, .. } = s.view.tuple;
     let key = FrontendKey { addr: dst, port: dport, proto, kind: frontend_kind::ADDRESS };
     tables.frontend(&key).is_some_and(|frontend| frontend.flags & frontend_flag::DIRECT != 0)
 }
 
 #[inline(never)]
-fn translated<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Step {
-    if !tables.find_flow(s) {
+fn translated<P: Frame, T: Tables>(
+    packet: &P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+    is_known: bool,
+) -> Step {
+    if !is_known {
         let drawn = draw(tables, s, config);
         if !matches!(drawn, Step::Translate) {
             return drawn;
@@ -129,8 +138,14 @@ const fn refusal(hop: &NextHop) -> Step {
 }
 
 #[inline(never)]
-fn direct<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Step {
-    if !tables.find_flow(s) {
+fn direct<P: Frame, T: Tables>(
+    packet: &P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+    is_known: bool,
+) -> Step {
+    if !is_known {
         if s.view.tuple.dport.raw() == 0 {
             return Step::Drop(Reason::FragmentUnknown);
         }
