@@ -9,6 +9,44 @@ pub struct Prefix {
     pub len: u32,
 }
 
+impl Prefix {
+    /// Whether the address lies in it, which must not be none.
+    #[inline(always)]
+    pub const fn has(&self, addr: &Addr) -> bool {
+        (self.differs(addr, 0, 0)
+            | self.differs(addr, 1, 32)
+            | self.differs(addr, 2, 64)
+            | self.differs(addr, 3, 96))
+            == 0
+    }
+
+    /// Whether the address lies in one of those that stand before the first none.
+    #[inline(always)]
+    pub const fn any_has<const N: usize>(list: &[Prefix; N], addr: &Addr) -> bool {
+        let mut index = 0;
+        while index < N && list[index].len != 0 {
+            if list[index].has(addr) {
+                return true;
+            }
+            index += 1;
+        }
+        false
+    }
+
+    /// The first `N` of these, and none for the rest.
+    pub fn list<const N: usize>(prefixes: &[Prefix]) -> [Prefix; N] {
+        core::array::from_fn(|index| prefixes.get(index).copied().unwrap_or_default())
+    }
+
+    /// The bits of one word that lie within the prefix and differ.
+    #[inline(always)]
+    const fn differs(&self, addr: &Addr, index: usize, bits_before: u32) -> u32 {
+        let bits = self.len.saturating_sub(bits_before);
+        let mask = if bits >= 32 { u32::MAX } else { !(u32::MAX >> bits) };
+        (self.addr.0[index] ^ addr.0[index]) & mask.to_be()
+    }
+}
+
 /// The single element of the `CONFIG` array: facts of this node that the agent finds out and may change while the
 /// programs run. All times in seconds, all ports in host byte order.
 #[repr(C)]
@@ -28,6 +66,8 @@ pub struct Config {
     pub router_v6: Addr,
     /// ClusterIP ranges of both families, the first `len` 0 ends them: an address inside without a frontend is dropped.
     pub service_ranges: [Prefix; Config::SERVICE_RANGES],
+    /// Addresses of balancers in front of nodes, the first `len` 0 ends them: what they send inside other packets is unwrapped.
+    pub balancers: [Prefix; Config::BALANCERS],
     pub uplink_ifindex: u32,
     /// The VXLAN device; 0 while the tunnel is not up.
     pub overlay_ifindex: u32,
@@ -55,11 +95,8 @@ pub struct Config {
 impl Config {
     /// ClusterIP ranges that there is room for.
     pub const SERVICE_RANGES: usize = 8;
-
-    /// The value of `service_ranges` with the first [`Config::SERVICE_RANGES`] of these.
-    pub fn service_ranges(ranges: &[Prefix]) -> [Prefix; Config::SERVICE_RANGES] {
-        core::array::from_fn(|index| ranges.get(index).copied().unwrap_or_default())
-    }
+    /// Ranges of balancers that there is room for.
+    pub const BALANCERS: usize = 4;
 
     /// The router address of a family.
     #[inline(always)]
@@ -84,4 +121,4 @@ pub mod config_flag {
     pub const PODS_BY_PACKET: u32 = 1 << 2;
 }
 
-const _: () = assert!(size_of::<Config>() == 296 && align_of::<Config>() == 8);
+const _: () = assert!(size_of::<Config>() == 376 && align_of::<Config>() == 8);

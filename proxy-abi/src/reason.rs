@@ -57,6 +57,7 @@ reasons! {
     SourceRange = 29, "source_range", "the client is in none of the service's loadBalancerSourceRanges";
     NeighbourUnknown = 30, "neighbour_unknown", "the next hop's link-layer address is not known yet: the kernel is asking for it";
     TooBig = 31, "too_big", "does not fit the way's MTU";
+    UnwrappedStray = 32, "unwrapped_stray", "came inside a balancer's packet and is for no service of this node";
 }
 
 impl Reason {

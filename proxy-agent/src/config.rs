@@ -10,6 +10,9 @@ use proxy_state::Defaults as ServiceDefaults;
 
 use crate::capacity::{default_flows, default_max_bytes};
 
+/// Ranges that [`Config::unwrap_from`] may have.
+pub const MOST_BALANCERS: usize = proxy_abi::Config::BALANCERS;
+
 /// Everything the agent is told from outside. [`Config::new`] has the defaults that fit an ordinary node.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -58,6 +61,9 @@ pub struct Config {
     pub healthz_bind: Option<SocketAddr>,
     /// Where what comes for backends elsewhere turns round before the uplink's network stack. `None`: nowhere.
     pub uplink_xdp: Option<UplinkXdp>,
+    /// Addresses of balancers in front of nodes (`skerry lb` in mode dsr): the packets that they send inside others are
+    /// unwrapped, by the program that `uplink_xdp` asks for. At most [`MOST_BALANCERS`] ranges.
+    pub unwrap_from: Vec<IpNetwork>,
     /// How Services are served that don't say it by annotations.
     pub service_defaults: ServiceDefaults,
     /// Whose connections are translated at the socket.
@@ -151,6 +157,7 @@ impl Config {
             metrics_bind: None,
             healthz_bind: Some((Ipv6Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
             uplink_xdp: None,
+            unwrap_from: Vec::new(),
             socket_lb: SocketLb::All,
             announce: true,
             map_sizes: MapSizes {

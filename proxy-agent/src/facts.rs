@@ -30,10 +30,10 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
         }
         None => kept,
     };
-    let configured = || Facts::service_ranges(&config.service_cidrs.iter().map(prefix).collect::<Vec<_>>());
+    let configured = || Prefix::list(&config.service_cidrs.iter().map(prefix).collect::<Vec<_>>());
     let service_ranges = match found.service_ranges {
         Some([]) => configured(),
-        Some(ranges) => Facts::service_ranges(&ranges.iter().map(prefix).collect::<Vec<_>>()),
+        Some(ranges) => Prefix::list(&ranges.iter().map(prefix).collect::<Vec<_>>()),
         None if before.service_ranges[0].len == 0 => configured(),
         None => before.service_ranges,
     };
@@ -57,6 +57,7 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
         router_v4: router(true, before.router_v4),
         router_v6: router(false, before.router_v6),
         service_ranges,
+        balancers: Prefix::list(&config.unwrap_from.iter().map(prefix).collect::<Vec<_>>()),
         uplink_ifindex: found.uplink.map_or(0, |uplink| uplink.index),
         overlay_ifindex: found.overlay_index,
         vni: config.vni,

@@ -14,14 +14,10 @@ use crate::{
     rewrite::count_hop,
     service::{Client, Found, Service, Side, select},
     tables::{Scratch, Tables},
+    unwrap::{IPV4_INSIDE, IPV6_INSIDE, OUTER_V4, OUTER_V6},
     verdict::Verdict,
 };
 
-/// IP protocol numbers of an IP packet inside another (RFC 2003, RFC 2473).
-const IPV4_INSIDE: u8 = 4;
-const IPV6_INSIDE: u8 = 41;
-const OUTER_V4: u32 = 20;
-const OUTER_V6: u32 = 40;
 const OUTER_HOPS: u8 = 64;
 /// Don't fragment, in the byte that holds the flags (RFC 791 section 3.1).
 const DF: u8 = 0x40;

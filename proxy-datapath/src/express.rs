@@ -4,7 +4,7 @@
 //! that is not sent on is left as it came, and only its flow may have been recorded. Answers come back through the tunnel and
 //! meet the flow there.
 
-use proxy_abi::{Be16, Config, Tuple, config_flag, flow_flag, proto};
+use proxy_abi::{Be16, Config, Reason, Tuple, config_flag, flow_flag, proto};
 
 use crate::{
     balancer::frame,
@@ -16,6 +16,7 @@ use crate::{
     rewrite::count_hop,
     service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
+    unwrap::{is_stray, unwrap, wrapped_in},
     uplink::{fits_tunnel, is_tunnel, open},
     verdict::Verdict,
 };
@@ -49,9 +50,22 @@ pub fn from_nic<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch
     if is_for_own_socket(packet, tables, s, config) || !matches!(packet.parse(s), Shape::Ip) {
         return Verdict::PASS;
     }
+    let was_wrapped = match wrapped_in(tables, &s.view, config) {
+        0 => false,
+        outer => {
+            if unwrap(packet, outer).is_none() {
+                return Verdict::drop(Reason::RewriteFailed);
+            }
+            if !matches!(packet.parse(s), Shape::Ip) {
+                return Verdict::drop(Reason::Malformed);
+            }
+            true
+        }
+    };
     let step = decide(packet, tables, s, config);
     if matches!(step, Step::Pass) {
-        return Verdict::PASS;
+        let is_stray = was_wrapped && is_stray(tables, &s.view);
+        return if is_stray { Verdict::drop(Reason::UnwrappedStray) } else { Verdict::PASS };
     }
     if matches!(step, Step::Settled) || !(s.direct || packet.rewrite(s)) {
         return s.verdict;
@@ -63,7 +77,7 @@ pub fn from_nic<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch
         Step::Tunnel => encapsulate(packet, tables, s, config).map(|()| Verdict::wrapped(s.next.ifindex)),
         _ => packet.store_new(0, &s.next.macs).map(|()| Verdict::out(s.next.ifindex)),
     };
-    sent.unwrap_or(Verdict::drop(proxy_abi::Reason::RewriteFailed))
+    sent.unwrap_or(Verdict::drop(Reason::RewriteFailed))
 }
 
 /// Not inlined: what it needs of the stack is free again when the packet is written.

@@ -25,6 +25,7 @@ mod service;
 mod socket;
 pub mod step;
 mod tables;
+mod unwrap;
 mod uplink;
 mod verdict;
 

@@ -162,6 +162,9 @@ pub trait Frame: Packet {
     /// from the new beginning then.
     fn prepend(&mut self, count: u32) -> Option<()>;
 
+    /// Takes `count` bytes before the Ethernet header away; all offsets count from the new beginning then.
+    fn strip(&mut self, count: u32) -> Option<()>;
+
     /// Asks the kernel's routes and neighbours. `length`: bytes of the IP packet to compare with the MTU; 0: any length.
     fn next_hop(&self, tuple: &Tuple, length: u32, hop: &mut NextHop);
 }

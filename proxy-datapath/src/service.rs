@@ -247,7 +247,7 @@ const fn hash(client: &Addr, port: u32) -> u32 {
 #[inline(always)]
 fn unmatched<T: Tables>(tables: &T, config: &Config, view: &View) -> Service {
     let dst = &view.dst;
-    if !is_service_address(config, dst) {
+    if !Prefix::any_has(&config.service_ranges, dst) {
         return Service::No;
     }
     if matches!(view.kind, Kind::Fragment) {
@@ -258,30 +258,4 @@ fn unmatched<T: Tables>(tables: &T, config: &Config, view: &View) -> Service {
         Some(_) => Service::Reject,
         None => Service::Drop(Reason::UnallocatedService),
     }
-}
-
-#[inline(always)]
-const fn is_service_address(config: &Config, addr: &Addr) -> bool {
-    let mut index = 0;
-    while index < Config::SERVICE_RANGES && config.service_ranges[index].len != 0 {
-        if contains(&config.service_ranges[index], addr) {
-            return true;
-        }
-        index += 1;
-    }
-    false
-}
-
-#[inline(always)]
-const fn contains(range: &Prefix, addr: &Addr) -> bool {
-    (word(range, addr, 0, 0) | word(range, addr, 1, 32) | word(range, addr, 2, 64) | word(range, addr, 3, 96))
-        == 0
-}
-
-/// The bits of one word that lie within the prefix and differ.
-#[inline(always)]
-const fn word(range: &Prefix, addr: &Addr, index: usize, bits_before: u32) -> u32 {
-    let bits = range.len.saturating_sub(bits_before);
-    let mask = if bits >= 32 { u32::MAX } else { !(u32::MAX >> bits) };
-    (range.addr.0[index] ^ addr.0[index]) & mask.to_be()
 }

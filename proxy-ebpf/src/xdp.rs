@@ -287,6 +287,12 @@ impl Frame for Xdp<'_> {
         (unsafe { helper::bpf_xdp_adjust_head(self.raw(), -(count as i32)) } == 0).then_some(())
     }
 
+    #[inline(always)]
+    fn strip(&mut self, count: u32) -> Option<()> {
+        // SAFETY: as for `resize`.
+        (unsafe { helper::bpf_xdp_adjust_head(self.raw(), count as i32) } == 0).then_some(())
+    }
+
     /// Not inlined: the question takes 64 bytes of stack.
     #[inline(never)]
     fn next_hop(&self, tuple: &Tuple, length: u32, hop: &mut NextHop) {

@@ -158,6 +158,10 @@ pub struct TunnelOptions {
     /// it, or in the driver where it can
     #[arg(long, default_value = "off")]
     pub uplink_xdp: UplinkXdp,
+    /// Addresses of balancers in front of the nodes (`skerry lb` in mode dsr) whose packets inside others are unwrapped, at most
+    /// four ranges; needs --uplink-xdp
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    pub unwrap_from: Vec<IpNetwork>,
     /// Whose connections to Services are translated at the socket: everyone's, or only those of the node's own processes: a
     /// service mesh's sidecar then sees what its pod has dialled
     #[arg(long, default_value = "all")]
@@ -182,6 +186,20 @@ pub enum Balancing {
 }
 
 impl TunnelOptions {
+    /// What hangs together.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let (count, most) = (self.unwrap_from.len(), proxy_agent::MOST_BALANCERS);
+        anyhow::ensure!(
+            count <= most,
+            "--unwrap-from names {count} ranges: at most {most}; name a wider one that has several of them"
+        );
+        anyhow::ensure!(
+            count == 0 || self.uplink_xdp != UplinkXdp::Off,
+            "--unwrap-from needs --uplink-xdp auto (or native, generic): its program unwraps"
+        );
+        Ok(())
+    }
+
     pub fn service_defaults(&self) -> proxy_agent::ServiceDefaults {
         proxy_agent::ServiceDefaults {
             is_direct: self.load_balancer_mode == LoadBalancerMode::Dsr,

@@ -19,6 +19,7 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     preflight::kernel()?;
     preflight::containerd(&args.node.containerd_socket)?;
     families::check(&args.cluster)?;
+    args.node.tunnel.check()?;
     let paths = Paths(&args.folders);
     make_dir(&args.folders.data_dir, 0o711)?;
     make_dir(&args.folders.run_dir, 0o755)?;
@@ -83,6 +84,7 @@ async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
+    args.tunnel.check()?;
     preflight::root()?;
     preflight::kernel()?;
     make_dir(&args.run_dir, 0o755)?;
@@ -156,6 +158,7 @@ pub fn proxy_config(
         healthz_bind: Some(tunnel.healthz_bind).filter(|address| address.port() != 0),
         announce: tunnel.announce,
         uplink_xdp: tunnel.uplink_xdp.mode(),
+        unwrap_from: tunnel.unwrap_from.clone(),
         socket_lb: tunnel.socket_lb.into(),
         service_defaults: tunnel.service_defaults(),
         service_cidrs: cluster.service_cidrs.clone(),

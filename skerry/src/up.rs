@@ -33,6 +33,7 @@ pub fn run(mut args: UpArgs) -> anyhow::Result<ExitCode> {
     preflight::disk(&folders.data_dir)?;
     let _role = Role::take(&paths.lock("up"), "up")?;
     families::check(&args.server.cluster)?;
+    args.node.tunnel.check()?;
     preflight::port_is_free(args.server.bind, "the API server", "--bind")?;
     preflight::containerd(&args.node.containerd_socket)?;
     for warning in preflight::warnings() {
@@ -162,6 +163,9 @@ fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String>
     flag("balancing", named(node.tunnel.balancing));
     flag("maglev-table-size", Some(node.tunnel.maglev_table_size.to_string()));
     flag("uplink-xdp", named(node.tunnel.uplink_xdp));
+    for cidr in &node.tunnel.unwrap_from {
+        flag("unwrap-from", Some(cidr.to_string()));
+    }
     list
 }
 
@@ -256,6 +260,8 @@ mod tests {
             "false",
             "--uplink-xdp",
             "generic",
+            "--unwrap-from",
+            "10.0.0.5/32,2001:db8::5/128",
             "--socket-lb",
             "host",
             "--load-balancer-mode",
@@ -290,6 +296,7 @@ mod tests {
         assert_eq!(node.node.tunnel.service_defaults(), args.node.tunnel.service_defaults());
         assert_eq!(node.node.tunnel.service_defaults().maglev_size, 4093);
         assert_eq!(node.node.tunnel.other_uplinks, args.node.tunnel.other_uplinks);
+        assert_eq!(node.node.tunnel.unwrap_from, args.node.tunnel.unwrap_from);
         assert_eq!(node.node.tunnel.healthz_bind, args.node.tunnel.healthz_bind);
         assert_eq!((node.node.tunnel.announce, node.node.tunnel.uplink_xdp), (false, UplinkXdp::Generic));
     }

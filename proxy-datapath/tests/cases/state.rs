@@ -60,7 +60,7 @@ pub fn tuple(from: &str, to: &str, proto: u8) -> Tuple {
 /// Ranges by first address and length in the 128-bit form.
 pub fn service_ranges(ranges: &[(&str, u32)]) -> [Prefix; Config::SERVICE_RANGES] {
     let ranges: Vec<_> = ranges.iter().map(|(text, len)| Prefix { addr: addr(text), len: *len }).collect();
-    Config::service_ranges(&ranges)
+    Prefix::list(&ranges)
 }
 
 impl State {

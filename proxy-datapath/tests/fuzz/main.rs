@@ -37,7 +37,7 @@ const FIRST_SEED: u64 = 0x5eed_2026;
 /// A list of failures longer than this tells nothing new.
 const SHOWN: usize = 12;
 /// What no world here can end in: tables that are never full, and what only programs in front of the stack can say.
-const UNREACHED: [Reason; 2] = [Reason::FlowTableFull, Reason::NeighbourUnknown];
+const UNREACHED: [Reason; 3] = [Reason::FlowTableFull, Reason::NeighbourUnknown, Reason::UnwrappedStray];
 
 #[test]
 fn the_datapath_does_what_its_model_says() {

@@ -20,6 +20,11 @@ impl Frame for Bytes {
         Some(())
     }
 
+    fn strip(&mut self, count: u32) -> Option<()> {
+        self.data.drain(..count as usize);
+        Some(())
+    }
+
     fn next_hop(&self, _: &Tuple, length: u32, hop: &mut NextHop) {
         let way = if length > MTU { Way::TooBig } else { Way::Found };
         *hop = NextHop { way, ifindex: self.uplink, mtu: MTU, macs: MACS };

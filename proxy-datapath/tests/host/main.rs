@@ -9,3 +9,4 @@ mod memory;
 mod seats;
 mod sockets;
 mod table;
+mod unwrap;

@@ -102,6 +102,18 @@ impl World {
         format!("{}:{NODE_PORT}", self.nodes[0].address)
     }
 
+    /// The address of the client outside.
+    pub fn outside_address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(192, 168, 50, 100)
+    }
+
+    /// The first node unwraps what this address sends inside other packets.
+    pub fn unwrap_from(&mut self, balancer: Ipv4Addr) {
+        let node = &mut self.nodes[0];
+        node.config.balancers = Prefix::list(&[Prefix { addr: balancer.into(), len: 128 }]);
+        node.object.set_config(node.config).unwrap();
+    }
+
     /// What is served from now on is answered by the backends' nodes.
     pub fn answer_directly(&mut self) {
         for node in &mut self.nodes {
@@ -161,7 +173,7 @@ impl Node {
             host_netns_cookie: netns_cookie(&netns),
             node_v4: address.into(),
             router_v4: router.into(),
-            service_ranges: Config::service_ranges(&[Prefix {
+            service_ranges: Prefix::list(&[Prefix {
                 addr: Ipv4Addr::new(10, 96, 0, 0).into(),
                 len: 96 + 12,
             }]),

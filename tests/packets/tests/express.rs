@@ -1,6 +1,15 @@
 //! XDP on a node's uplink: what comes for a backend elsewhere turns round before the network stack.
 
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
+
 use aya::programs::XdpMode;
+use etherparse::PacketBuilder;
+use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
 use proxy_abi::{Reason, proto};
 use skerry_packet_cases::{
     Echo, Greeter, NODE_PORT, Object, VIP, World, ask, dial, exchange, mirror, pattern, tunnelled,
@@ -78,6 +87,62 @@ fn bulk_arrives_whole() {
             (world.nodes[0].object.counted(Reason::Encapsulated).unwrap(), tunnelled(&world.nodes[0]));
         assert!(by_stack < all / 10, "{mode:?}: {by_stack} of {all} by the stack");
     }
+}
+
+/// What a balancer in front of nodes sends: the client's own packet, inside another one.
+#[test]
+fn what_a_balancer_sends_inside_other_packets_reaches_backends_here_and_elsewhere() {
+    for (mode, backend) in [(XdpMode::Skb, 0), (XdpMode::Skb, 1), (XdpMode::Driver, 0), (XdpMode::Driver, 1)]
+    {
+        let (mut world, _idle) = world(mode);
+        let _echo = Echo::start(&world.nodes[backend].pod, "0.0.0.0:7000", "pod");
+        world.serve(1, proto::UDP, 53, None, &[(world.nodes[backend].pod_address, 7000)]);
+        let (outside, node) = (world.outside_address(), world.nodes[0].address);
+        let client = world.outside.run(|| UdpSocket::bind((outside, 6000))).unwrap().unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let inner = datagram((outside, 6000), (VIP, 53), b"hello");
+        let heard = |client: &UdpSocket| {
+            let mut buffer = [0; 100];
+            let (length, from) = client.recv_from(&mut buffer).ok()?;
+            Some((String::from_utf8_lossy(&buffer[..length]).into_owned(), from))
+        };
+        world.outside.run(|| send_inside(node, &inner)).unwrap().unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert_eq!(heard(&client), None, "{mode:?}: nobody is a balancer yet");
+        world.unwrap_from(outside);
+        client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        for _ in 0..3 {
+            world.outside.run(|| send_inside(node, &inner)).unwrap().unwrap();
+            let (said, from) =
+                heard(&client).unwrap_or_else(|| panic!("{mode:?}: no answer of pod {backend}"));
+            assert!(said.starts_with("pod:") && said.ends_with(":hello"), "{said}");
+            assert_eq!(from, SocketAddr::from((VIP, 53)));
+        }
+        let stray = datagram((outside, 6000), (VIP, 54), b"hello");
+        world.outside.run(|| send_inside(node, &stray)).unwrap().unwrap();
+        assert_eq!(world.nodes[0].object.counted(Reason::UnwrappedStray).unwrap(), 1, "{mode:?}");
+    }
+}
+
+/// A whole IPv4 packet.
+fn datagram(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), text: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let builder = PacketBuilder::ipv4(from.0.octets(), to.0.octets(), 64).udp(from.1, to.1);
+    builder.write(&mut packet, text).unwrap();
+    packet
+}
+
+/// Lets the kernel write the outer header: a raw socket of protocol 4 (IP inside IP).
+fn send_inside(to: Ipv4Addr, inner: &[u8]) -> io::Result<usize> {
+    // SAFETY: plain numbers.
+    let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_IPIP) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just opened, and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
+    Ok(sendto(socket.as_raw_fd(), inner, &to, MsgFlags::empty())?)
 }
 
 #[test]
