@@ -32,6 +32,8 @@ pub struct Options {
     pub workers: usize,
     /// More arguments for `skerry up` on the server node.
     pub server_args: Vec<String>,
+    /// More arguments for `skerry up` and `skerry node` on every node.
+    pub node_args: Vec<String>,
     pub families: Families,
 }
 
@@ -182,6 +184,7 @@ impl Cluster {
             ips.join(","),
         ]);
         args.extend(self.options.families.ranges());
+        args.extend(self.options.node_args.iter().cloned());
         args.extend(["--cgroup-root".to_owned(), cgroup]);
         args.extend(["--cgroup-parent".to_owned(), format!("/{}/{}", self.lab.name(), node.name())]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -21,20 +21,25 @@ pub(crate) fn monitor(to: mpsc::Sender<()>) -> Result<impl Future<Output = ()>, 
     ];
     let (connection, _, mut messages) = new_multicast_connection(&groups).map_err(MonitorError)?;
     Ok(async move {
-        let connection = tokio::spawn(connection);
-        while let Some((message, _)) = messages.next().await {
-            let concerns_us = match message.payload {
-                NetlinkPayload::InnerMessage(inner) => concerns_us(&inner),
-                // The socket's buffer ran over: we don't know what we missed.
-                NetlinkPayload::Overrun(_) => true,
-                _ => false,
-            };
-            if concerns_us {
-                // Full: one message waits already and says the same.
-                to.try_send(()).ok();
+        let read = async move {
+            while let Some((message, _)) = messages.next().await {
+                let concerns_us = match message.payload {
+                    NetlinkPayload::InnerMessage(inner) => concerns_us(&inner),
+                    // The socket's buffer ran over: we don't know what we missed.
+                    NetlinkPayload::Overrun(_) => true,
+                    _ => false,
+                };
+                if concerns_us {
+                    // Full: one message waits already and says the same.
+                    to.try_send(()).ok();
+                }
             }
+        };
+        // Both end with this future: a connection that nobody reads would go on and complain.
+        tokio::select! {
+            () = connection => {}
+            () = read => {}
         }
-        connection.abort();
     })
 }
 

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use ipnetwork::IpNetwork;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
 };
@@ -273,7 +273,10 @@ impl Network {
         for ip in wanted.iter().filter(|ip| !here.iter().any(|a| a.ip == **ip)) {
             let bits = if ip.is_ipv4() { 32 } else { 128 };
             let add = format!("add address {ip} to {OVERLAY}");
-            self.handle.address().add(index, *ip, bits).execute().await.map_err(failed(add))?;
+            let mut request = self.handle.address().add(index, *ip, bits);
+            // Usable at once, as the source of the routes that come next: nobody else can have it.
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            request.execute().await.map_err(failed(add))?;
         }
         for address in here.into_iter().filter(|a| a.is_global && !wanted.contains(&a.ip)) {
             let delete = format!("remove address {} from {OVERLAY}", address.ip);

@@ -3,6 +3,7 @@
 //! `SKERRY_LAB_KEEP=1` leaves the cluster there for a look: `cargo xtask lab --name NAME master`.
 
 mod bad_input;
+mod balancer_both_families;
 mod beside_others;
 mod create_deployment;
 mod daemonset_mode;
@@ -101,6 +102,10 @@ const APART: &[(&str, Apart)] = &[
     ("both_families_reach_everything", dual_stack::both_families),
     ("a_cluster_of_ipv6_alone_works", dual_stack::ipv6_alone),
     ("a_load_balancer_has_an_address_of_each_family", load_balancer::both_families),
+    (
+        "a_balancer_in_front_serves_both_families_in_both_modes",
+        balancer_both_families::serves_both_families_in_both_modes,
+    ),
     ("uninstall_leaves_the_machine_as_it_was", uninstall::leaves_nothing),
     ("the_proxy_runs_as_its_daemonset_says", daemonset_mode::runs_as_the_manifest_says),
     ("kube_proxys_rules_go_without_a_lost_request", kube_proxy_cleanup::goes_without_a_lost_request),

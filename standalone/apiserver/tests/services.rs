@@ -243,3 +243,51 @@ async fn an_address_in_use_is_an_object_that_nobody_can_take_away() {
     let admin = server.admin();
     assert_eq!(admin.get(&format!("{ADDRESSES}/{ip}")).await.ok()["spec"]["parentRef"]["name"], "old");
 }
+
+#[tokio::test]
+async fn a_change_of_type_or_policy_lets_go_of_what_has_no_use_any_more() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let path = format!("{SERVICES}/web");
+    let mut wanted = service("web");
+    wanted["spec"]["type"] = "LoadBalancer".into();
+    wanted["spec"]["loadBalancerClass"] = "example.com/lb".into();
+    wanted["spec"]["externalTrafficPolicy"] = "Local".into();
+    let made = admin.post(SERVICES, &wanted).await.ok();
+    let health = made["spec"]["healthCheckNodePort"].as_u64().unwrap();
+    let patch = async |spec: Value| {
+        admin.patch(&path, "merge", &json!({"spec": spec})).await.ok()["spec"].as_object().cloned().unwrap()
+    };
+    let there = |spec: &serde_json::Map<String, Value>| {
+        let fields = [
+            "externalTrafficPolicy",
+            "healthCheckNodePort",
+            "allocateLoadBalancerNodePorts",
+            "loadBalancerClass",
+            "internalTrafficPolicy",
+        ];
+        fields.into_iter().filter(|field| spec.contains_key(*field)).collect::<Vec<_>>()
+    };
+    let spec = patch(json!({"externalTrafficPolicy": "Cluster"})).await;
+    assert!(!spec.contains_key("healthCheckNodePort") && spec.contains_key("loadBalancerClass"), "{spec:?}");
+    // Its number is free again, and others can have it.
+    let mut other = node_port_service("other");
+    other["spec"]["ports"][0]["nodePort"] = health.into();
+    admin.post(SERVICES, &other).await.ok();
+    let spec = patch(json!({"externalTrafficPolicy": "Local"})).await;
+    assert!(spec["healthCheckNodePort"].as_u64().is_some_and(|port| port != health), "{spec:?}");
+    let spec = patch(json!({"type": "NodePort"})).await;
+    assert_eq!(there(&spec), ["externalTrafficPolicy", "internalTrafficPolicy"]);
+    let spec = patch(json!({"type": "ClusterIP"})).await;
+    assert_eq!(there(&spec), ["internalTrafficPolicy"]);
+    let spec = patch(json!({"type": "LoadBalancer"})).await;
+    assert_eq!(
+        there(&spec),
+        ["externalTrafficPolicy", "allocateLoadBalancerNodePorts", "internalTrafficPolicy"]
+    );
+    let spec = patch(json!({"type": "ExternalName", "externalName": "example.com"})).await;
+    assert_eq!(there(&spec), [""; 0]);
+    assert!(!spec.contains_key("clusterIP") && spec["ports"][0].get("nodePort").is_none(), "{spec:?}");
+    let spec = patch(json!({"type": "ClusterIP", "externalName": null})).await;
+    assert!(spec["clusterIP"].as_str().is_some_and(|ip| ip.starts_with("10.")), "{spec:?}");
+}

@@ -88,9 +88,7 @@ pub fn validate(map: &Object, old: Option<&Object>, path: &str, errors: &mut Err
         let at = join(path, "externalTrafficPolicy");
         errors.push(FieldError::invalid(at, policy, "may only be set for externally-accessible services"));
     }
-    if map.get("healthCheckNodePort").is_some_and(|port| *port != 0)
-        && !(kind == "LoadBalancer" && text(map, "externalTrafficPolicy") == "Local")
-    {
+    if map.get("healthCheckNodePort").is_some_and(|port| *port != 0) && !needs_health_port(map) {
         let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         errors.push(FieldError::invalid(
             join(path, "healthCheckNodePort"),
@@ -157,6 +155,33 @@ fn ports_are_distinct(ports: &[Value], kind: &str, path: &str, errors: &mut Erro
     }
 }
 
+type Needs = fn(&Object) -> bool;
+
+/// Fields that some Services have no use for, in an order in which each depends on earlier ones alone.
+const NEEDED_BY_SOME: &[(&str, Needs)] = &[
+    ("internalTrafficPolicy", |spec| text(spec, "type") != "ExternalName"),
+    ("externalTrafficPolicy", is_reached_from_outside),
+    ("healthCheckNodePort", needs_health_port),
+    ("allocateLoadBalancerNodePorts", is_load_balancer),
+    ("loadBalancerClass", is_load_balancer),
+];
+
+fn is_load_balancer(spec: &Object) -> bool {
+    text(spec, "type") == "LoadBalancer"
+}
+
+fn needs_health_port(spec: &Object) -> bool {
+    is_load_balancer(spec) && text(spec, "externalTrafficPolicy") == "Local"
+}
+
+fn is_reached_from_outside(spec: &Object) -> bool {
+    match text(spec, "type") {
+        "NodePort" | "LoadBalancer" => true,
+        "ExternalName" => false,
+        _ => spec.get("externalIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty()),
+    }
+}
+
 /// What the API server gave the old service stays unless the new one says otherwise: addresses and node ports.
 pub fn keep_allocated(old: &Value, new: &mut Value) {
     let kind = new["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned();
@@ -211,16 +236,14 @@ pub fn keep_allocated(old: &Value, new: &mut Value) {
             map.shift_remove("nodePort");
         }
     }
-    if !external && was_external {
-        for name in ["externalTrafficPolicy", "healthCheckNodePort", "allocateLoadBalancerNodePorts"] {
-            if after.get(name) == before.get(name) {
-                after.shift_remove(name);
-            }
+    // What the old one needed and the new one has no use for goes, if it was merely sent back.
+    for (name, is_needed) in NEEDED_BY_SOME {
+        if is_needed(before) && !is_needed(after) && after.get(*name) == before.get(*name) {
+            after.shift_remove(*name);
         }
     }
-    if external
+    if needs_health_port(after)
         && after.get("healthCheckNodePort").is_none_or(|port| *port == 0)
-        && after.get("externalTrafficPolicy").is_some_and(|policy| policy == "Local")
         && let Some(port) = before.get("healthCheckNodePort")
     {
         after.insert("healthCheckNodePort".into(), port.clone());
