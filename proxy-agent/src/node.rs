@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
@@ -192,7 +192,9 @@ impl Node {
     /// The addresses that this node answers on, for the `ENDPOINTS` map.
     pub async fn own_addresses(&self, tables: Option<&NodeTables>) -> Result<Vec<(Addr, u16)>, NodeError> {
         let own = self.network.node_addresses().await?;
-        let own = own.into_iter().map(|ip| (ip.into(), own_flags(ip, &self.config.node_port_addresses)));
+        let chosen = &self.config.node_port_addresses;
+        let own = own.into_iter().chain(served_loopback(chosen));
+        let own = own.map(|ip| (ip.into(), own_flags(ip, chosen)));
         let routers = tables.into_iter().flat_map(|tables| &tables.own).map(router_address);
         Ok(own.chain(routers.map(|ip| (ip.into(), endpoint_flag::ROUTER))).collect())
     }
@@ -289,9 +291,28 @@ fn own_flags(ip: IpAddr, node_port_addresses: &[IpNetwork]) -> u16 {
     endpoint_flag::NODE | if serves { endpoint_flag::NODE_PORT } else { 0 }
 }
 
+/// The loopback addresses that NodePorts are served on: where a chosen range lies within the loopback. One that merely covers
+/// it (`0.0.0.0/0`) does not ask for that.
+fn served_loopback(node_port_addresses: &[IpNetwork]) -> impl Iterator<Item = IpAddr> {
+    [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)].into_iter().filter(|ip| {
+        node_port_addresses.iter().any(|cidr| cidr.network().is_loopback() && cidr.contains(*ip))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn node_ports_are_served_on_localhost_where_a_range_of_it_is_named() {
+        let served = |cidrs: &[&str]| {
+            let cidrs: Vec<IpNetwork> = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+            served_loopback(&cidrs).map(|ip| ip.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(served(&["127.0.0.0/8"]), ["127.0.0.1"]);
+        assert_eq!(served(&["192.168.0.0/16", "127.0.0.1/32", "::1/128"]), ["127.0.0.1", "::1"]);
+        assert!(served(&[]).is_empty() && served(&["0.0.0.0/0", "::/0", "127.5.0.0/16"]).is_empty());
+    }
 
     #[test]
     fn node_ports_are_served_on_chosen_addresses() {

@@ -9,7 +9,7 @@ use proxy_abi::{
 use serde_json::json;
 use skerry_kernel::Map;
 use support::{
-    TestNode, eventually,
+    Agent, TestNode, eventually,
     net::Pod,
     roles::{ROLE, Role, play},
     scene::{NODE_PORT, Scene},
@@ -28,6 +28,7 @@ fn main() {
         trial("weights_share_out_what_is_dialled", weights),
         trial("a_service_changes_between_snat_and_direct_return_under_load", || changes_forwarding("TCP")),
         trial("datagrams_change_between_snat_and_direct_return_under_load", || changes_forwarding("UDP")),
+        trial("localhost_serves_node_ports_to_the_nodes_own_where_it_was_asked_for", localhost),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -158,4 +159,33 @@ fn changes_forwarding(protocol: &str) {
         println!("{tally:?}");
         assert!(tally.lost.is_empty() && tally.total() > 100, "{tally:?}");
     }
+}
+
+fn localhost() {
+    let mut scene = Scene::new("TCP");
+    let here = format!("127.0.0.1:{NODE_PORT}");
+    let (on_node, in_pod) = (
+        |scene: &Scene| Role::start("dial", &[&here], |line| scene.near.command(line)).for_a_moment(),
+        |scene: &Scene| {
+            Role::start("dial", &[&here], |line| scene.client.command(&scene.near, line)).for_a_moment()
+        },
+    );
+    let tally = on_node(&scene);
+    assert!(tally.total() == 0, "nobody asked for it: {tally:?}");
+    scene.agents.remove(0).stop().unwrap();
+    let mut config = scene.near.config();
+    let own = format!("{}/32", scene.near.ip());
+    config.node_port_addresses = ["127.0.0.0/8", &own].map(|cidr| cidr.parse().unwrap()).into();
+    let mut agent = Agent::start(&scene.near, config);
+    agent.wait_ready();
+    scene.agents.insert(0, agent);
+    eventually("localhost serves the NodePort", || {
+        let tally = on_node(&scene);
+        (tally.lost.is_empty() && tally.answers.len() == 2).then_some(())
+    });
+    // A pod's localhost is its own.
+    let tally = in_pod(&scene);
+    assert!(tally.total() == 0 && tally.lost.keys().all(|how| how.contains("refused")), "{tally:?}");
+    let tally = scene.outside("dial").for_a_moment();
+    assert!(tally.lost.is_empty() && tally.answers.len() == 2, "{tally:?}");
 }

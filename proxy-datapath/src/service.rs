@@ -139,7 +139,7 @@ const fn node_port_kind(dst: &Addr) -> u8 {
     if dst.is_v4() { frontend_kind::NODE_PORT_V4 } else { frontend_kind::NODE_PORT_V6 }
 }
 
-/// NodePorts are served on chosen addresses of this node, never on the loopback (KEP-3866).
+/// NodePorts are served on chosen addresses of this node; on the loopback where that is asked for (KEP-3866: not by default).
 #[inline(always)]
 fn is_node_port<T: Tables>(tables: &T, config: &Config, dst: &Addr, port: Be16) -> bool {
     let port = port.get();

@@ -5,6 +5,7 @@ use proxy_abi::{
 };
 
 use crate::{
+    forward::is_loopback,
     service::{Choice, Client, Service, Side, select},
     tables::Tables,
 };
@@ -43,6 +44,10 @@ pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
         _ => return SocketVerdict::Allow,
     }
     let (addr, port) = socket.address();
+    // A pod's loopback is its own, wherever the node's serves NodePorts.
+    if is_loopback(&addr) && !is_host(socket, config) {
+        return SocketVerdict::Allow;
+    }
     let mut choice = Choice::default();
     balance(socket, tables, config, (addr, port), &mut choice)
 }

@@ -1,8 +1,8 @@
 //! The socket hooks over made-up sockets.
 
-use crate::cases::State;
+use crate::cases::{State, state::addr};
 use crate::memory::Maps;
-use proxy_abi::{Addr, Be16, config_flag, proto};
+use proxy_abi::{Addr, Be16, Endpoint, config_flag, endpoint_flag, proto};
 use proxy_datapath::{Socket, SocketVerdict, sock_connect, sock_peername, sock_recvmsg, sock_sendmsg};
 
 const HOST: u64 = 1;
@@ -87,6 +87,21 @@ fn what_is_no_service_is_left_alone() {
         assert_eq!(names(&socket), to);
     }
     assert!(maps.sockets.borrow().is_empty());
+}
+
+#[test]
+fn localhost_serves_node_ports_to_the_node_alone_where_it_was_asked_for() {
+    let mut state = State::standard().node_port(1, proto::TCP, 30_080, &["10.244.2.2:8080"]);
+    let flags = endpoint_flag::NODE | endpoint_flag::NODE_PORT;
+    state.endpoints.push((addr("127.0.0.1"), Endpoint { flags, ..Endpoint::default() }));
+    let maps = Maps::new(&state);
+    for (netns, becomes) in [(HOST, "10.244.2.2:8080"), (POD, "127.0.0.1:30080")] {
+        let mut socket = socket("127.0.0.1:30080", proto::TCP, netns);
+        assert_eq!(sock_connect(&mut socket, &maps), SocketVerdict::Allow);
+        assert_eq!(names(&socket), becomes);
+        sock_peername(&mut socket, &maps);
+        assert_eq!(names(&socket), "127.0.0.1:30080");
+    }
 }
 
 #[test]
