@@ -16,7 +16,7 @@ use proxy_abi::{
     prog,
 };
 use proxy_state::Op;
-use skerry_kernel::{Link, Map, PerCpuMap, Program, Update, XdpMode};
+use skerry_kernel::{Link, Map, PerCpuMap, Program, Update, XdpChoice};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skerry-bpf"));
 
@@ -48,15 +48,6 @@ pub enum KernelError {
     NoNative { device: String, source: skerry_kernel::Error },
     #[error("remove {path}")]
     Remove { path: PathBuf, source: io::Error },
-}
-
-/// How the program meets packets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    Native,
-    Generic,
-    /// Native where the driver can.
-    Auto,
 }
 
 /// The pinned maps, open.
@@ -112,37 +103,32 @@ pub fn load(root: &Path, flows: u32) -> Result<(Program, Maps, RingBuf<MapData>)
 
 /// Puts the program on a device, in the place of an earlier process's: no packet meets a moment without one. The link is
 /// pinned and outlives this process.
-pub fn attach(root: &Path, program: &Program, device: &str, mode: Mode) -> Result<(), KernelError> {
+pub fn attach(root: &Path, program: &Program, device: &str, mode: XdpChoice) -> Result<(), KernelError> {
     let ifindex = skerry_kernel::ifindex(device)?;
     let path = root.join("links").join(format!("xdp-{device}"));
     if path.exists() {
         // A link whose device went, or was made anew under its name, takes no program.
-        if Link::open(&path)?.replace(program.fd()).is_ok() && is_on(&path, ifindex)? {
+        let link = Link::open(&path)?;
+        let is_kept = link.replace(program.fd()).is_ok() && link.xdp_device()? == Some(ifindex);
+        if is_kept && skerry_kernel::xdp_mode(ifindex)?.is_none_or(|now| mode.allows(now)) {
             return Ok(());
         }
+        drop(link);
         unpin(&path)?;
     }
-    let attached = match mode {
-        Mode::Generic => Link::attach_xdp(program.fd(), ifindex, XdpMode::Generic),
-        Mode::Native | Mode::Auto => Link::attach_xdp(program.fd(), ifindex, XdpMode::Native),
-    };
-    let link = match attached {
+    let link = match mode.attach(program.fd(), ifindex) {
         Err(error) if error.is_busy() => return Err(KernelError::Taken { device: device.to_owned() }),
-        Err(error) if mode == Mode::Auto => {
-            tracing::info!(device, %error, "no native XDP: the program runs behind the driver");
-            Link::attach_xdp(program.fd(), ifindex, XdpMode::Generic)?
-        }
-        Err(source) if mode == Mode::Native => {
+        Err(source) if mode == XdpChoice::Native => {
             return Err(KernelError::NoNative { device: device.to_owned(), source });
         }
-        other => other?,
+        attached => {
+            let (link, got) = attached?;
+            tracing::info!(device, mode = ?got, "attached");
+            link
+        }
     };
     link.pin(&path)?;
     Ok(())
-}
-
-fn is_on(path: &Path, ifindex: u32) -> Result<bool, KernelError> {
-    Ok(Link::open(path)?.xdp_device()? == Some(ifindex))
 }
 
 /// Takes the program off its devices and removes the maps below `root`; flows end.

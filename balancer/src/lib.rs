@@ -20,5 +20,6 @@ mod watch;
 
 pub use cluster::Rules;
 pub use config::{Config, ConfigError};
-pub use run::{Mode, Options, RunError, Source, remove, run};
+pub use run::{Options, RunError, Source, remove, run};
+pub use skerry_kernel::XdpChoice;
 pub use watch::WatchError;

@@ -11,6 +11,7 @@ use std::{
 use proxy_abi::Config as Facts;
 use proxy_state::RunsFull;
 use skerry_announce::Announcer;
+use skerry_kernel::XdpChoice;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -18,7 +19,6 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use crate::kernel::Mode;
 use crate::{
     balancer::Balancer,
     cluster::{Cluster, Kind, Rules},
@@ -43,7 +43,7 @@ pub struct Options {
     pub cluster: Option<Source>,
     /// The default route's device where none is named.
     pub devices: Vec<String>,
-    pub mode: Mode,
+    pub mode: XdpChoice,
     /// On a BPF file system, of this balancer alone.
     pub pin_root: PathBuf,
     pub metrics_bind: Option<SocketAddr>,

@@ -8,6 +8,7 @@
 //! - [`Program`], [`Link`]: what runs and where; [`tcx_attachments`], [`cgroup_attachments`] ask a hook.
 //! - [`Ran`]: what a program made of a made-up packet.
 //! - [`attach_filters`], [`filter_program`], [`detach_filter`]: the same hooks by tc filters, where TCX is absent or slow.
+//! - [`XdpChoice`], [`xdp_mode`]: where on a device an XDP program runs.
 //! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
 //! - [`PacketSocket`]: frames of one device, past the network stack.
 //! - [`return_freed_memory`]: what a process that lives long asks of the C library.
@@ -21,12 +22,14 @@ mod link;
 mod map;
 mod memory;
 mod net;
+mod netlink;
 mod packet;
 mod program;
 mod run;
 #[expect(unsafe_code, reason = "system calls; every other module goes through this one")]
 mod sys;
 mod tc;
+mod xdp;
 
 pub use error::Error;
 pub use fs::{cgroup2_mount, is_bpffs, is_cgroup2, mount_bpffs, unmount};
@@ -41,3 +44,4 @@ pub use packet::{ClassicInstruction, PacketSocket};
 pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};
 pub use run::{Ran, skb_context, xdp_context};
 pub use tc::{Filter, attach_filters, detach_filter, filter_name, filter_program};
+pub use xdp::{XdpChoice, xdp_mode};

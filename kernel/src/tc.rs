@@ -5,12 +5,13 @@
 //! after 0.1 ms. A filter is replaced as atomically as a link's program, and goes with its device. What it lacks is an
 //! owner: anybody may replace or delete it.
 
-use std::{
-    io::{self, Read, Write},
-    os::fd::BorrowedFd,
-};
+use std::{io, os::fd::BorrowedFd};
 
-use crate::{Direction, Error, sys};
+use crate::{
+    Direction, Error,
+    netlink::{Batch, attribute, find, number},
+    sys,
+};
 
 /// Our filter among those of a hook: the first of the first preference.
 const PREFERENCE: u32 = 1;
@@ -34,10 +35,7 @@ const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const DIRECT_ACTION: u32 = 1;
 
-const HEADER: usize = 16;
 const TCMSG: usize = 20;
-/// Room for one datagram of answers; each of ours is far smaller.
-const RECEIVE: usize = 16 << 10;
 
 /// A program for one side of a device; `name` is what `tc filter show` prints.
 #[derive(Clone, Copy, Debug)]
@@ -118,30 +116,24 @@ fn parent(direction: Direction) -> u32 {
     (TC_H_CLSACT & 0xffff_0000) | minor
 }
 
-/// Requests that go to the kernel in one write, and are answered one by one.
-#[derive(Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    count: u32,
+/// What a hook's filters are asked for and made by.
+trait Filters {
+    fn qdisc(&mut self, ifindex: u32);
+    fn filter(&mut self, ifindex: u32, filter: &Filter<'_>);
+    fn name_filter(&mut self, kind: u16, ifindex: u32, direction: Direction);
 }
 
-struct Answer {
-    result: io::Result<()>,
-    /// What came besides the acknowledgement, from its `tcmsg` on.
-    body: Option<Vec<u8>>,
-}
-
-impl Batch {
+impl Filters for Batch {
     fn qdisc(&mut self, ifindex: u32) {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        self.message(RTM_NEWQDISC, flags, [ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0], |b| {
+        self.message(RTM_NEWQDISC, flags, &[ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0], |b| {
             attribute(b, TCA_KIND, b"clsact\0");
         });
     }
 
     fn filter(&mut self, ifindex: u32, filter: &Filter<'_>) {
         let numbers = filter_numbers(ifindex, filter.direction);
-        self.message(RTM_NEWTFILTER, libc::NLM_F_CREATE, numbers, |bytes| {
+        self.message(RTM_NEWTFILTER, libc::NLM_F_CREATE, &numbers, |bytes| {
             attribute(bytes, TCA_KIND, b"bpf\0");
             let mut options = Vec::new();
             attribute(&mut options, TCA_BPF_FD, &sys::raw(filter.program).to_ne_bytes());
@@ -152,88 +144,12 @@ impl Batch {
     }
 
     fn name_filter(&mut self, kind: u16, ifindex: u32, direction: Direction) {
-        self.message(kind, 0, filter_numbers(ifindex, direction), |b| attribute(b, TCA_KIND, b"bpf\0"));
-    }
-
-    /// `numbers`: ifindex, handle, parent and info of `struct tcmsg`.
-    fn message(&mut self, kind: u16, flags: i32, numbers: [u32; 4], body: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.bytes.len();
-        self.count += 1;
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
-        self.bytes.extend(0u32.to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(flags.to_ne_bytes());
-        self.bytes.extend(self.count.to_ne_bytes());
-        self.bytes.extend(0u32.to_ne_bytes());
-        // AF_UNSPEC and padding.
-        self.bytes.extend([0; 4]);
-        numbers.iter().for_each(|n| self.bytes.extend(n.to_ne_bytes()));
-        body(&mut self.bytes);
-        let length = (self.bytes.len() - start) as u32;
-        self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
-    }
-
-    /// Acknowledgements come in the order of the requests, and no request goes without.
-    fn run(self) -> io::Result<Vec<Answer>> {
-        let mut socket = sys::netlink()?;
-        socket.write_all(&self.bytes)?;
-        let (mut answers, mut body, mut buffer) = (Vec::new(), None, vec![0; RECEIVE]);
-        while answers.len() < self.count as usize {
-            let length = socket.read(&mut buffer)?;
-            let mut rest = &buffer[..length];
-            while let Some((message, after)) = split(rest) {
-                if u16::from_ne_bytes([message[4], message[5]]) == libc::NLMSG_ERROR as u16 {
-                    let code = message.get(HEADER..HEADER + 4).and_then(number).unwrap_or(0) as i32;
-                    let result = if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
-                    answers.push(Answer { result, body: body.take() });
-                } else {
-                    body = message.get(HEADER..).map(<[u8]>::to_vec);
-                }
-                rest = after;
-            }
-            if length == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(answers)
+        self.message(kind, 0, &filter_numbers(ifindex, direction), |b| attribute(b, TCA_KIND, b"bpf\0"));
     }
 }
 
 fn filter_numbers(ifindex: u32, direction: Direction) -> [u32; 4] {
     [ifindex, HANDLE, parent(direction), PREFERENCE << 16 | u32::from(ETH_P_ALL.to_be())]
-}
-
-/// Length and kind, then the value, then up to the next multiple of four.
-fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    bytes.extend((4 + value.len() as u16).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-}
-
-/// The first message of a datagram, whole, and what follows it.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let length = number(bytes.get(..4)?)? as usize;
-    let message = bytes.get(..length).filter(|_| length >= HEADER)?;
-    Some((message, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-fn number(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    const KIND: u16 = 0x3fff;
-    while attributes.len() >= 4 {
-        let length = usize::from(u16::from_ne_bytes([attributes[0], attributes[1]]));
-        let kind = u16::from_ne_bytes([attributes[2], attributes[3]]) & KIND;
-        let value = attributes.get(4..length)?;
-        if kind == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    None
 }
 
 /// One of the attributes within a filter's options.

@@ -4,16 +4,13 @@ use std::{collections::HashMap, fs::File, os::fd::AsFd, os::unix::fs::MetadataEx
 
 use proxy_abi::prog;
 use skerry_kernel::{
-    CgroupHook, Direction, Link, LinkTarget, Order, Program, XdpMode, filter_program, has_tcx, ifindex,
-    tcx_attachments,
+    CgroupHook, Direction, Link, LinkTarget, Order, Program, XdpChoice, filter_program, has_tcx, ifindex,
+    tcx_attachments, xdp_mode,
 };
 
 pub(crate) use filters::detach_from_nodes_devices;
 
-use crate::{
-    config::UplinkXdp,
-    pins::{Pins, PinsError},
-};
+use crate::pins::{Pins, PinsError};
 
 /// The socket hooks and their programs.
 pub(crate) const SOCKET_HOOKS: [(&str, CgroupHook); 8] = [
@@ -64,7 +61,7 @@ pub(crate) struct Hooks {
     pub overlay: String,
     pub cgroup: PathBuf,
     /// Whether, and where, there is an XDP program on the first uplink, too.
-    pub xdp: Option<UplinkXdp>,
+    pub xdp: Option<XdpChoice>,
 }
 
 impl Hooks {
@@ -219,24 +216,26 @@ impl Attachments {
         self.link(hook, device, is_target, attach, changes)
     }
 
-    fn xdp(&self, mode: UplinkXdp, changes: &mut Changes) -> Result<(), AttachError> {
+    fn xdp(&self, choice: XdpChoice, changes: &mut Changes) -> Result<(), AttachError> {
         let (hook, device) = (prog::UPLINK_XDP, self.hooks.first_uplink());
         let failed = |source| AttachError::Attach { program: hook.to_owned(), to: device.to_owned(), source };
         let index = ifindex(device).map_err(failed)?;
-        let attach = |program: &Program| match mode {
-            UplinkXdp::Native => Link::attach_xdp(program.fd(), index, XdpMode::Native),
-            UplinkXdp::Generic => Link::attach_xdp(program.fd(), index, XdpMode::Generic),
-            UplinkXdp::Auto => Link::attach_xdp(program.fd(), index, XdpMode::Native).or_else(|error| {
-                match error.is_busy() {
-                    true => Err(error),
-                    false => {
-                        tracing::info!(device, %error, "no native XDP: the program runs behind the driver");
-                        Link::attach_xdp(program.fd(), index, XdpMode::Generic)
-                    }
-                }
-            }),
+        let target = LinkTarget::Xdp { ifindex: index };
+        let path = self.pins.link(hook, device);
+        // Ours runs where it may not any more. No link moves; until the new one is there the tc program does everything.
+        let now = xdp_mode(index).map_err(failed)?;
+        if now.is_some_and(|now| !choice.allows(now))
+            && let Ok(link) = Link::open(&path)
+            && link.info().map_err(failed)?.target == target
+        {
+            link.detach().map_err(failed)?;
+        }
+        let attach = |program: &Program| {
+            let (link, mode) = choice.attach(program.fd(), index)?;
+            tracing::info!(device, ?mode, "XDP");
+            Ok(link)
         };
-        self.link(hook, device, |target| target == LinkTarget::Xdp { ifindex: index }, attach, changes)
+        self.link(hook, device, |found| found == target, attach, changes)
     }
 
     fn socket(&self, hook: &str, kind: CgroupHook, changes: &mut Changes) -> Result<(), AttachError> {

@@ -7,6 +7,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use proxy_state::Defaults as ServiceDefaults;
+use skerry_kernel::XdpChoice;
 
 use crate::capacity::{default_flows, default_max_bytes};
 
@@ -60,7 +61,7 @@ pub struct Config {
     /// get traffic. `None`: nowhere. Somebody else's holding it keeps nothing from starting.
     pub healthz_bind: Option<SocketAddr>,
     /// Where what comes for backends elsewhere turns round before the uplink's network stack. `None`: nowhere.
-    pub uplink_xdp: Option<UplinkXdp>,
+    pub uplink_xdp: Option<XdpChoice>,
     /// Addresses of balancers in front of nodes (`skerry lb` in mode dsr): the packets that they send inside others are
     /// unwrapped, by the program that `uplink_xdp` asks for. At most [`MOST_BALANCERS`] ranges.
     pub unwrap_from: Vec<IpNetwork>,
@@ -94,17 +95,6 @@ pub enum SocketLb {
     /// Those of the node's own processes. What redirects a pod's connections inside of it (a service mesh's sidecar) then sees
     /// the service's address; pods' packets are translated on their devices.
     Host,
-}
-
-/// Where an XDP program on the uplink runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum UplinkXdp {
-    /// In the driver, or the agent does not start.
-    Native,
-    /// Behind the driver: works on every device, slower.
-    Generic,
-    /// In the driver where it can, else behind it.
-    Auto,
 }
 
 /// kube-proxy's `--healthz-bind-address`, where load balancers look.

@@ -47,7 +47,8 @@ mod write_event;
 
 pub use agent::{AgentError, Progress, run, run_with_progress};
 pub use cleanup::{CleanupError, cleanup};
-pub use config::{CniBinary, Config, MOST_BALANCERS, MapSizes, SocketLb, UplinkXdp};
+pub use config::{CniBinary, Config, MOST_BALANCERS, MapSizes, SocketLb};
 pub use conflist::{ConflistError, uninstall as remove_plugin};
 pub use network::{NetworkError, check_overlay};
 pub use proxy_state::Defaults as ServiceDefaults;
+pub use skerry_kernel::XdpChoice;

@@ -10,9 +10,9 @@ use std::{
 use proxy_abi::{
     Addr, Config as Facts, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, endpoint_flag, map,
 };
-use proxy_agent::Config;
+use proxy_agent::{Config, XdpChoice};
 use serde_json::{Value, json};
-use skerry_kernel::{Direction, Link, Map, detach_filter, filter_program, ifindex};
+use skerry_kernel::{Direction, Link, Map, XdpMode, detach_filter, filter_program, ifindex, xdp_mode};
 use support::{Agent, Api, TestNode, Underlay, eventually};
 
 fn frontends(node: &TestNode) -> Vec<(FrontendKey, Frontend)> {
@@ -124,6 +124,32 @@ fn an_api_server_without_service_cidrs_will_do() {
     let agent = ready(&node, &api);
     assert_eq!(service_ranges(&node), ["10.96.0.0/12"]);
     agent.stop().unwrap();
+}
+
+#[test]
+fn xdp_on_the_uplink_runs_where_it_was_asked_to_and_moves_at_a_restart() {
+    let (underlay, api) = (Underlay::new(), Api::new());
+    let node = underlay.node("moves", 1);
+    ready(&node, &api).stop().unwrap();
+    let mode = || node.netns.run(|| xdp_mode(ifindex("eth0").unwrap()).unwrap()).unwrap();
+    assert_eq!(mode(), None);
+    for (choice, wanted) in [
+        (Some(XdpChoice::Generic), Some(XdpMode::Generic)),
+        // What runs already will do.
+        (Some(XdpChoice::Auto), Some(XdpMode::Generic)),
+        (Some(XdpChoice::Native), Some(XdpMode::Native)),
+        (Some(XdpChoice::Auto), Some(XdpMode::Native)),
+        (Some(XdpChoice::Generic), Some(XdpMode::Generic)),
+        (None, None),
+    ] {
+        let mut config = node.config();
+        config.uplink_xdp = choice;
+        let mut agent = Agent::start(&node, config);
+        agent.wait_ready();
+        assert_eq!(mode(), wanted, "{choice:?}");
+        agent.stop().unwrap();
+        assert_eq!(mode(), wanted, "{choice:?}, and stays");
+    }
 }
 
 #[test]

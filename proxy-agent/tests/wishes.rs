@@ -28,6 +28,7 @@ fn main() {
         trial("weights_share_out_what_is_dialled", weights),
         trial("a_service_changes_between_snat_and_direct_return_under_load", || changes_forwarding("TCP")),
         trial("datagrams_change_between_snat_and_direct_return_under_load", || changes_forwarding("UDP")),
+        trial("affinity_gives_way_to_policy_local_and_keeps_to_its_endpoints", affinity_and_local),
         trial("localhost_serves_node_ports_to_the_nodes_own_where_it_was_asked_for", localhost),
     ];
     libtest_mimic::run(&arguments, trials).exit();
@@ -188,4 +189,47 @@ fn localhost() {
     assert!(tally.total() == 0 && tally.lost.keys().all(|how| how.contains("refused")), "{tally:?}");
     let tally = scene.outside("dial").for_a_moment();
     assert!(tally.lost.is_empty() && tally.answers.len() == 2, "{tally:?}");
+}
+
+fn affinity_and_local() {
+    let scene = Scene::new("TCP");
+    let policy = |policy: &str| {
+        let mut service = scene.api.get("services", SERVICE).unwrap();
+        service["spec"]["sessionAffinity"] = json!("ClientIP");
+        service["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 600}});
+        service["spec"]["externalTrafficPolicy"] = json!(policy);
+        scene.api.apply("services", service);
+    };
+    let sees = |who: &str, dial: &dyn Fn() -> Role, name: &str| {
+        eventually(&format!("{who} sees {name}"), || {
+            let tally = dial().for_a_moment();
+            (tally.lost.is_empty() && tally.answers.keys().eq([name])).then_some(())
+        });
+    };
+    // Endpoints that the NodePort leads to.
+    let count = |wanted: u32| {
+        let all: Map<FrontendKey, Frontend> = Map::open(&scene.near.pin("maps", map::FRONTENDS)).unwrap();
+        let entries = all.entries().unwrap();
+        entries.iter().any(|(key, frontend)| key.port.get() == NODE_PORT && frontend.outside.count == wanted)
+    };
+    let (outside, inside) = (|| scene.outside("dial"), || scene.in_pod("dial"));
+    policy("Cluster");
+    scene.backends("TCP", &["far"]);
+    sees("outside", &outside, "far");
+    sees("inside", &inside, "far");
+    // Both stick to it when there is a choice.
+    scene.backends("TCP", &["near", "far"]);
+    eventually("the second endpoint is known", || count(2).then_some(()));
+    sees("outside", &outside, "far");
+    sees("inside", &inside, "far");
+    // The policy binds who comes from outside, whatever it was given before, and nobody else.
+    policy("Local");
+    sees("outside", &outside, "near");
+    sees("inside", &inside, "far");
+    // Without it one is kept to, as ever.
+    policy("Cluster");
+    eventually("the policy is gone", || count(2).then_some(()));
+    let tally = outside().for_a_moment();
+    assert!(tally.lost.is_empty() && tally.answers.len() == 1, "{tally:?}");
+    sees("inside", &inside, "far");
 }

@@ -239,12 +239,12 @@ pub enum UplinkXdp {
 }
 
 impl UplinkXdp {
-    pub fn mode(self) -> Option<proxy_agent::UplinkXdp> {
+    pub fn mode(self) -> Option<proxy_agent::XdpChoice> {
         match self {
             UplinkXdp::Off => None,
-            UplinkXdp::Native => Some(proxy_agent::UplinkXdp::Native),
-            UplinkXdp::Generic => Some(proxy_agent::UplinkXdp::Generic),
-            UplinkXdp::Auto => Some(proxy_agent::UplinkXdp::Auto),
+            UplinkXdp::Native => Some(proxy_agent::XdpChoice::Native),
+            UplinkXdp::Generic => Some(proxy_agent::XdpChoice::Generic),
+            UplinkXdp::Auto => Some(proxy_agent::XdpChoice::Auto),
         }
     }
 }

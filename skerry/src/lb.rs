@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use skerry_balancer::{Mode, Options, Rules, Source};
+use skerry_balancer::{Options, Rules, Source, XdpChoice};
 
 /// A file names virtual addresses and backends:
 ///
@@ -82,9 +82,9 @@ pub fn run(args: LbArgs) -> anyhow::Result<ExitCode> {
         cluster: (args.in_cluster || source.kubeconfig.is_some()).then_some(source),
         devices: args.devices,
         mode: match args.xdp_mode {
-            XdpMode::Native => Mode::Native,
-            XdpMode::Generic => Mode::Generic,
-            XdpMode::Auto => Mode::Auto,
+            XdpMode::Native => XdpChoice::Native,
+            XdpMode::Generic => XdpChoice::Generic,
+            XdpMode::Auto => XdpChoice::Auto,
         },
         pin_root: args.pin_root,
         metrics_bind: args.metrics_bind,
