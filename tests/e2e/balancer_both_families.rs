@@ -3,14 +3,15 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use skerry_lab::{
-    Cluster, Lab, Node,
+    Cluster, Daemon, Lab, Node,
     cluster::{Families, Options},
     images, paths,
 };
@@ -25,12 +26,15 @@ use crate::{
 /// The virtual addresses' number in the lab's subnets.
 const VIP: u8 = 252;
 const PORT: u16 = 8000;
+const LIMIT: Duration = Duration::from_secs(3);
 const KUBECONFIG: &str = "/var/log/lb-kubeconfig.yaml";
 
 pub fn serves_both_families_in_both_modes() -> Result<()> {
     let lab = Lab::for_test()?;
-    let (balancer, _wire) = beside_the_nodes(&lab, "lb")?;
-    let unwrap_from = format!("{}/32,{}/128", balancer.ip(), balancer.ip6());
+    let ((balancer, _wire), (second, _second_wire)) =
+        (beside_the_nodes(&lab, "lb")?, beside_the_nodes(&lab, "lb2")?);
+    let addresses = |node: &Node| format!("{}/32,{}/128", node.ip(), node.ip6());
+    let unwrap_from = [&balancer, &second].map(addresses).join(",");
     let node_args = ["--uplink-xdp", "generic", "--unwrap-from", &unwrap_from];
     let options = Options {
         workers: 2,
@@ -39,14 +43,14 @@ pub fn serves_both_families_in_both_modes() -> Result<()> {
         ..Options::default()
     };
     let cluster = Cluster::start(lab, &options)?;
-    let done = serves(&cluster, &balancer);
+    let done = serves(&cluster, &balancer, &second);
     if done.is_err() {
         eprintln!("{}", cluster.logs());
     }
     done
 }
 
-fn serves(cluster: &Cluster, balancer: &Node) -> Result<()> {
+fn serves(cluster: &Cluster, balancer: &Node, second: &Node) -> Result<()> {
     let (kubectl, lab) = (cluster.kubectl(), cluster.lab());
     let echo = images::echo()?;
     for node in cluster.nodes() {
@@ -54,7 +58,8 @@ fn serves(cluster: &Cluster, balancer: &Node) -> Result<()> {
     }
     let port = |name: &str, protocol: &str| json!({"name": name, "port": PORT, "targetPort": 8080, "protocol": protocol});
     let objects = [
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        json!({"apiVersion": "v1", "kind": "Service", 
+            "metadata": {"name": "web", "annotations": {"service.skerry.io/balancing": "maglev"}},
             "spec": {"type": "LoadBalancer", "loadBalancerClass": "example.com/lb", "selector": {"app": "web"},
                 "ipFamilyPolicy": "RequireDualStack", "ports": [port("tcp", "TCP"), port("udp", "UDP")]}}),
         json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "web"},
@@ -71,16 +76,55 @@ fn serves(cluster: &Cluster, balancer: &Node) -> Result<()> {
     let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
     kubectl.run(&format!("patch service web --subresource=status --type=merge -p {status}"))?;
 
-    write_to(balancer, KUBECONFIG, &std::fs::read_to_string(kubectl.kubeconfig())?)?;
-    let args =
-        ["lb", "--kubeconfig", KUBECONFIG, "--load-balancer-class", "example.com/lb", "--device", "eth0"];
-    let more = ["--xdp-mode", "native", "--announce", "--metrics-bind", METRICS_BIND];
-    let mut daemon = balancer.spawn("lb", paths::binary("skerry")?, &[&args[..], &more[..]].concat())?;
-    eventually("the cluster is known", SOON, || holds(balancer, "skerry_lb_cluster_known 1"))
-        .with_context(|| daemon.tail(20))?;
+    let mut daemon = start(cluster, balancer, &["--announce"])?;
     let done = both_modes(cluster, balancer, vips).with_context(|| daemon.tail(20));
+    let mut other = start(cluster, second, &[])?;
+    let done = done.and_then(|()| {
+        connections_move_to_another_balancer(cluster, second, vips).with_context(|| other.tail(20))
+    });
     daemon.stop(Duration::from_secs(5))?;
+    other.stop(Duration::from_secs(5))?;
     done
+}
+
+fn start(cluster: &Cluster, node: &Node, more: &[&str]) -> Result<Daemon> {
+    write_to(node, KUBECONFIG, &std::fs::read_to_string(cluster.kubectl().kubeconfig())?)?;
+    let args = ["lb", "--kubeconfig", KUBECONFIG, "--load-balancer-class", "example.com/lb"];
+    let device = ["--device", "eth0", "--xdp-mode", "native", "--metrics-bind", METRICS_BIND];
+    let daemon = node.spawn("lb", paths::binary("skerry")?, &[&args[..], &device[..], more].concat())?;
+    eventually("the cluster is known", SOON, || holds(node, "skerry_lb_cluster_known 1"))
+        .with_context(|| daemon.tail(20))?;
+    Ok(daemon)
+}
+
+/// Two balancers with the same addresses draw the same node for a connection: a router may send it by either.
+fn connections_move_to_another_balancer(cluster: &Cluster, second: &Node, vips: [IpAddr; 2]) -> Result<()> {
+    const AT_ONCE: usize = 20;
+    eventually("the second balancer knows its backends", SOON, || holds(second, "skerry_lb_backend_up"))?;
+    let client = cluster.lab().client();
+    let link = second.netns().ip("-o link show dev eth0")?;
+    let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).context("its MAC")?;
+    for vip in vips {
+        let to = SocketAddr::new(vip, PORT);
+        let dial = || -> std::io::Result<TcpStream> {
+            let mut stream = TcpStream::connect_timeout(&to, LIMIT)?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            stream.write_all(b"GET / HTTP/1.0\r\n")?;
+            Ok(stream)
+        };
+        let dialled: std::io::Result<Vec<TcpStream>> =
+            client.run(|| (0..AT_ONCE).map(|_| dial()).collect())?;
+        let streams = dialled.with_context(|| format!("{to} by the first"))?;
+        client.ip(&format!("neigh replace {vip} lladdr {mac} dev eth0 nud permanent"))?;
+        for mut stream in streams {
+            let mut answer = String::new();
+            stream.write_all(b"Host: web\r\n\r\n")?;
+            stream.read_to_string(&mut answer).with_context(|| format!("{to} by the second"))?;
+            ensure!(answer.contains("host="), "{answer}");
+        }
+        client.ip(&format!("neigh del {vip} dev eth0"))?;
+    }
+    Ok(())
 }
 
 fn both_modes(cluster: &Cluster, balancer: &Node, vips: [IpAddr; 2]) -> Result<()> {
