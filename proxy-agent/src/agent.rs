@@ -28,7 +28,7 @@ use crate::{
     pins::Pins,
     reconcile::Reconciler,
     reset::{Resetter, reset_forever},
-    serve::{Readiness, ServeError, listen, serve},
+    serve::{Readiness, ServeError, listen, serve, serve_tools},
     warn::{self, Warnings},
     watch::{Kind, Object, Received, Update, chain, follow},
 };
@@ -126,6 +126,9 @@ async fn serve_until(
     let mut tasks = JoinSet::new();
     if let Some(address) = config.metrics_bind {
         tasks.spawn(serve(listen(address).await?, metrics.clone(), readiness.clone()));
+    }
+    if let Some(address) = config.tools_bind.filter(|address| Some(*address) != config.metrics_bind) {
+        tasks.spawn(serve_tools(address, metrics.clone(), readiness.clone()));
     }
     let outside = Outside::start(config, node.uplink_index(), &metrics, &readiness, &mut tasks);
     let followers = tokio::sync::broadcast::Sender::new(admin::BACKLOG);

@@ -1,5 +1,5 @@
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
@@ -57,6 +57,9 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Where `/metrics`, `/healthz` and `/readyz` are served. `None`: nowhere.
     pub metrics_bind: Option<SocketAddr>,
+    /// The same, and `/proxyMode`, where tools look for kube-proxy. `None`: nowhere. Somebody else's holding it keeps nothing from
+    /// starting.
+    pub tools_bind: Option<SocketAddr>,
     /// Where `/healthz` and `/livez` are served as kube-proxy does it, for load balancers that ask whether the node should
     /// get traffic. `None`: nowhere. Somebody else's holding it keeps nothing from starting.
     pub healthz_bind: Option<SocketAddr>,
@@ -97,6 +100,8 @@ pub enum SocketLb {
     Host,
 }
 
+/// kube-proxy's `--metrics-bind-address`.
+const TOOLS_PORT: u16 = 10249;
 /// kube-proxy's `--healthz-bind-address`, where load balancers look.
 const HEALTHZ_PORT: u16 = 10256;
 
@@ -145,6 +150,7 @@ impl Config {
             cni_bin: None,
             run_dir: "/run/skerry".into(),
             metrics_bind: None,
+            tools_bind: Some((Ipv4Addr::LOCALHOST, TOOLS_PORT).into()),
             healthz_bind: Some((Ipv6Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
             uplink_xdp: None,
             unwrap_from: Vec::new(),

@@ -26,14 +26,12 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     config::Config,
     metrics::Metrics,
-    serve::{Readiness, answer},
+    serve::{RETRY, Readiness, answer},
     watch::chain,
 };
 
 /// Where the number of local endpoints stands besides the body (kube-proxy since 1.28).
 const WEIGHT: &str = "x-load-balancing-endpoint-weight";
-/// Between two tries to listen on ports that somebody else holds.
-const RETRY: Duration = Duration::from_secs(2);
 /// Changes that could not be written to the maps for longer make the proxy unhealthy; kube-proxy waits as long.
 const STUCK: Duration = Duration::from_secs(60);
 

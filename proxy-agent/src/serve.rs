@@ -28,6 +28,10 @@ pub struct ServeError {
 /// Connections at a time: a scraper, two probes, some people.
 const MAX_CONNECTIONS: usize = 16;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two tries to listen on a port that somebody else holds.
+pub(crate) const RETRY: Duration = Duration::from_secs(2);
+/// Where kube-proxy says `iptables` or `nftables`.
+const PROXY_MODE: &str = "ebpf";
 
 /// Whether the node is served: set by the agent's loop.
 #[derive(Debug, Default)]
@@ -47,9 +51,25 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, ServeErro
     TcpListener::bind(address).await.map_err(|source| ServeError { address, source })
 }
 
-/// Answers `/metrics`, `/healthz` and `/readyz` until it is dropped.
+/// Answers `/metrics`, `/healthz`, `/livez`, `/readyz` and `/proxyMode` until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Arc<Readiness>) {
     answer(listener, |_| true, move |path| respond(path, &metrics, &readiness)).await;
+}
+
+/// The same where tools look for kube-proxy; tried again while somebody else holds the port, maybe kube-proxy itself.
+pub(crate) async fn serve_tools(address: SocketAddr, metrics: Arc<Metrics>, readiness: Arc<Readiness>) {
+    let mut was_told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) if !std::mem::replace(&mut was_told, true) => {
+                tracing::info!(%address, %error, "kube-proxy's port for tools is taken: will be tried again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    serve(listener, metrics, readiness).await;
 }
 
 /// Answers each request by its path alone, on a connection of its own, until it is dropped. Connections to addresses of
@@ -104,7 +124,11 @@ fn respond(path: &str, metrics: &Metrics, readiness: &Readiness) -> Response<Ful
             "text/plain",
             "not ready: the first lists or the attachments are missing, see the log\n".to_owned(),
         ),
-        _ => (StatusCode::NOT_FOUND, "text/plain", "not found: /metrics, /healthz, /readyz\n".to_owned()),
+        "/proxyMode" => (StatusCode::OK, "text/plain", PROXY_MODE.to_owned()),
+        _ => {
+            let text = "not found: /metrics, /healthz, /livez, /readyz, /proxyMode\n".to_owned();
+            (StatusCode::NOT_FOUND, "text/plain", text)
+        }
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;

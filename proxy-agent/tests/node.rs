@@ -503,4 +503,15 @@ fn metrics_and_probes_are_answered() {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
     assert!(get("/").unwrap().starts_with("HTTP/1.1 404"));
+    // Where tools look for kube-proxy: it waits for the port, if need be.
+    agent.stop().unwrap();
+    let tools = std::net::SocketAddr::from(([127, 0, 0, 1], 10249));
+    let held = node.netns.run(|| TcpListener::bind(tools).unwrap()).unwrap();
+    let mut agent = Agent::start(&node, node.config());
+    agent.wait_ready();
+    drop(held);
+    let ask = |path: &str| node.netns.run(|| self::get(tools, path)).unwrap();
+    let mode = eventually("the port is free", || ask("/proxyMode").ok());
+    assert!(mode.starts_with("HTTP/1.1 200") && mode.ends_with("\r\n\r\nebpf"), "{mode}");
+    assert!(ask("/metrics").unwrap().contains("skerry_proxy_services 1"));
 }

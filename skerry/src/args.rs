@@ -148,6 +148,9 @@ pub struct TunnelOptions {
     /// Prometheus metrics, /healthz and /readyz of the proxy
     #[arg(long)]
     pub metrics_bind: Option<SocketAddr>,
+    /// The same, and /proxyMode, where tools look for kube-proxy; port 0: nowhere
+    #[arg(long, default_value = "127.0.0.1:10249")]
+    pub tools_bind: SocketAddr,
     /// /healthz and /livez of the proxy as load balancers ask for them; port 0: nowhere
     #[arg(long, default_value = "[::]:10256")]
     pub healthz_bind: SocketAddr,

@@ -155,6 +155,7 @@ pub fn proxy_config(
         vxlan_port: tunnel.vxlan_port,
         vni: tunnel.vxlan_vni,
         metrics_bind: tunnel.metrics_bind,
+        tools_bind: Some(tunnel.tools_bind).filter(|address| address.port() != 0),
         healthz_bind: Some(tunnel.healthz_bind).filter(|address| address.port() != 0),
         announce: tunnel.announce,
         uplink_xdp: tunnel.uplink_xdp.mode(),

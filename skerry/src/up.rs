@@ -156,6 +156,7 @@ fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String>
     flag("vxlan-vni", Some(node.tunnel.vxlan_vni.to_string()));
     flag("pin-root", Some(path(&node.tunnel.pin_root)));
     flag("metrics-bind", node.tunnel.metrics_bind.map(|bind| bind.to_string()));
+    flag("tools-bind", Some(node.tunnel.tools_bind.to_string()));
     flag("healthz-bind", Some(node.tunnel.healthz_bind.to_string()));
     flag("announce", Some(node.tunnel.announce.to_string()));
     flag("socket-lb", named(node.tunnel.socket_lb));
@@ -254,6 +255,8 @@ mod tests {
             "192.168.0.0/16,2001:db8::/32",
             "--external-ips",
             "none",
+            "--tools-bind",
+            "127.0.0.1:0",
             "--healthz-bind",
             "127.0.0.1:0",
             "--announce",
@@ -297,6 +300,7 @@ mod tests {
         assert_eq!(node.node.tunnel.service_defaults().maglev_size, 4093);
         assert_eq!(node.node.tunnel.other_uplinks, args.node.tunnel.other_uplinks);
         assert_eq!(node.node.tunnel.unwrap_from, args.node.tunnel.unwrap_from);
+        assert_eq!(node.node.tunnel.tools_bind, args.node.tunnel.tools_bind);
         assert_eq!(node.node.tunnel.healthz_bind, args.node.tunnel.healthz_bind);
         assert_eq!((node.node.tunnel.announce, node.node.tunnel.uplink_xdp), (false, UplinkXdp::Generic));
     }
