@@ -10,7 +10,6 @@ mod ends;
 mod filled;
 mod flannel;
 mod p1;
-
 mod p15;
 mod p16;
 mod p17;
@@ -56,7 +55,11 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("P6", "pod to pod over VXLAN", p6::run),
     ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", p7::run),
     ("P8", "CNI ADD, from the start of the process to the result", p8::run),
-    ("P15", "the balancer's packets per second, as a share of a bare XDP_TX program", p15::run),
+    (
+        "P15",
+        "the balancer alone: packets beside a bare program, connections beside HAProxy and nginx",
+        p15::run,
+    ),
     ("P16", "instructions of each program, walked ones, and time over an empty program", p16::run),
     ("P17", "a machine alone: start to Ready, and idle", p17::run),
 ];

@@ -1,5 +1,5 @@
-//! P15: packets per second of the balancer alone (`skerry lb`, its program in the driver), as a share of a program that
-//! only sends each packet back (`XDP_TX`).
+//! Packets per second of the balancer's program in the driver, as a share of a program that only sends each packet back
+//! (`XDP_TX`).
 //!
 //! Two machines on cables of the lab's bridge. The kernel makes the frames (`BPF_F_TEST_XDP_LIVE_FRAMES`) at the bridge's
 //! end of a cable and drops there what comes back, both by small programs of ours: all on one core, so that making and
@@ -33,6 +33,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const CONFIG: &str = "/run/lb.yaml";
 /// `enum xdp_action`.
 const DROP: i32 = 1;
+pub const PASS: i32 = 2;
 const SEND_BACK: i32 = 3;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -217,7 +218,7 @@ const GET_PRANDOM_U32: i32 = 7;
 const SOURCE: i16 = 26;
 const SOURCE_PORT: i16 = 34;
 
-fn returns(value: i32) -> [Instruction; 2] {
+pub fn returns(value: i32) -> [Instruction; 2] {
     [instruction(code::MOV_IMM, 0, 0, 0, value), instruction(code::EXIT, 0, 0, 0, 0)]
 }
 
