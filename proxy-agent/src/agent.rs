@@ -1,3 +1,4 @@
+mod intake;
 mod report;
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::report::Capacity;
+use self::{intake::Intake, report::Capacity};
 use crate::{
     access::{client, lock},
     admin::{self, AdminError},
@@ -30,7 +31,7 @@ use crate::{
     reset::{Resetter, reset_forever},
     serve::{Readiness, ServeError, listen, serve, serve_tools},
     warn::{self, Warnings},
-    watch::{Kind, Object, Received, Update, chain, follow},
+    watch::{Kind, Received, chain, follow},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -117,13 +118,33 @@ async fn serve_until(
 ) -> Result<Option<MapSizes>, AgentError> {
     let client = client(config).await?;
     let pins = Pins::new(&config.pin_root);
-    let Some((node, drops)) = start_node(config, shutdown).await? else { return Ok(None) };
-    let counters = PerCpuMap::open(&pins.map(map::COUNTERS)).map_err(AgentError::Maps)?;
-    let metrics = Arc::new(Metrics::new(counters));
+    let metrics = Arc::new(Metrics::new());
     let readiness = Arc::new(Readiness::default());
 
     // Ends with this function: dropping the set aborts its tasks.
     let mut tasks = JoinSet::new();
+    let (to_loop, mut updates) = mpsc::channel(QUEUE);
+    for kind in Kind::ALL {
+        tasks.spawn(follow(client.clone(), kind, config.watch_lasts, to_loop.clone(), metrics.clone()));
+    }
+    let mut state = State::new(&config.node_name);
+    if let Some(cidrs) = &config.external_ips {
+        state.limit_external_ips(cidrs);
+    }
+    state.set_defaults(config.service_defaults);
+    let mut intake = Intake { metrics: metrics.clone(), listed: HashSet::new(), oldest_event: None };
+    // The lists arrive while the programs are loaded: neither waits for the other.
+    let mut starting = JoinSet::new();
+    starting.spawn(start_node(config.clone(), shutdown.clone()));
+    let started = loop {
+        tokio::select! {
+            Some(started) = starting.join_next() => break started,
+            Some(received) = updates.recv() => intake.take(&mut state, received),
+        }
+    };
+    let started = started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let Some((node, drops)) = started else { return Ok(None) };
+    metrics.count_by(PerCpuMap::open(&pins.map(map::COUNTERS)).map_err(AgentError::Maps)?);
     if let Some(address) = config.metrics_bind {
         tasks.spawn(serve(listen(address).await?, metrics.clone(), readiness.clone()));
     }
@@ -141,10 +162,6 @@ async fn serve_until(
     tasks.spawn(reset_forever(resetter, changed_resets, metrics.clone()));
     let warnings = Warnings::default();
     tasks.spawn(warn::tell(warnings.clone(), client.clone(), config.node_name.clone(), metrics.clone()));
-    let (to_loop, updates) = mpsc::channel(QUEUE);
-    for kind in Kind::ALL {
-        tasks.spawn(follow(client.clone(), kind, config.watch_lasts, to_loop.clone(), metrics.clone()));
-    }
     let (uplink_changes, changed) = mpsc::channel(1);
     tasks.spawn(monitor(uplink_changes)?);
 
@@ -152,17 +169,12 @@ async fn serve_until(
     let tables = PinnedTables::open(&pins).map_err(AgentError::Maps)?;
     let known = flows::last_service_id(&pins).map_err(AgentError::Maps)?;
     let limits = tables.limits(config.slot_grace.as_millis() as u64, known);
-    let mut state = State::new(&config.node_name);
-    if let Some(cidrs) = &config.external_ips {
-        state.limit_external_ips(cidrs);
-    }
-    state.set_defaults(config.service_defaults);
     let agent = Agent {
         reconciler: Reconciler::new(state, limits, tables, 0).map_err(AgentError::Maps)?,
         flows: Flows::open(&pins).map_err(AgentError::Maps)?,
         node,
         node_tables: None,
-        listed: HashSet::new(),
+        intake,
         metrics,
         readiness,
         outside,
@@ -174,10 +186,10 @@ async fn serve_until(
         refused: HashSet::new(),
         capacity: Capacity { asked: config.map_sizes, max_bytes: config.max_service_bytes, is_known: false },
         larger: None,
-        sync_at: None,
+        // All may have been listed already.
+        sync_at: Some(started),
         settle_at: None,
         retry: RETRY_MIN,
-        oldest_event: None,
         udp_again: false,
     };
     let larger = agent.run(config, updates, changed, shutdown).await;
@@ -188,8 +200,8 @@ async fn serve_until(
 
 /// The node's side, once there is a way out. `None`: shut down before.
 async fn start_node(
-    config: &Config,
-    shutdown: &CancellationToken,
+    config: Config,
+    shutdown: CancellationToken,
 ) -> Result<Option<(Node, RingBuf<MapData>)>, AgentError> {
     let (to_us, mut changed) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
@@ -214,7 +226,7 @@ struct Agent {
     node: Node,
     /// `None` until every watch has listed once.
     node_tables: Option<NodeTables>,
-    listed: HashSet<Kind>,
+    intake: Intake,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     outside: Outside,
@@ -233,8 +245,6 @@ struct Agent {
     sync_at: Option<Instant>,
     settle_at: Option<Instant>,
     retry: Duration,
-    /// Arrival of the oldest event that is not in the maps yet.
-    oldest_event: Option<Instant>,
     /// A program that read a frontend just before it flipped may have made a flow since: look once more.
     udp_again: bool,
 }
@@ -258,10 +268,10 @@ impl Agent {
                 biased;
                 () = shutdown.cancelled() => return None,
                 Some(first) = updates.recv() => {
-                    self.ingest(first);
+                    self.intake.take(&mut self.reconciler.state, first);
                     for _ in 0..BATCH {
                         let Ok(next) = updates.try_recv() else { break };
-                        self.ingest(next);
+                        self.intake.take(&mut self.reconciler.state, next);
                     }
                     self.sync().await;
                 }
@@ -280,38 +290,11 @@ impl Agent {
         }
     }
 
-    fn ingest(&mut self, received: Received) {
-        self.metrics.events.inc();
-        self.oldest_event.get_or_insert(received.at);
-        let state = &mut self.reconciler.state;
-        match received.update {
-            Update::Applied(key, Object::Service(service)) => state.apply_service(key, &service),
-            Update::Applied(key, Object::Slice(slice)) => state.apply_slice(key, &slice),
-            Update::Applied(key, Object::Node(node)) => state.apply_node(key, &node),
-            Update::Applied(key, Object::ServiceCidr(cidr)) => state.apply_service_cidr(key, &cidr),
-            Update::Deleted(Kind::Services, key) => state.delete_service(&key),
-            Update::Deleted(Kind::Slices, key) => state.delete_slice(&key),
-            Update::Deleted(Kind::Nodes, key) => state.delete_node(&key),
-            Update::Deleted(Kind::ServiceCidrs, key) => state.delete_service_cidr(&key),
-            Update::Listed(kind, names) => {
-                match kind {
-                    Kind::Services => state.retain_services(&names),
-                    Kind::Slices => state.retain_slices(&names),
-                    Kind::Nodes => state.retain_nodes(&names),
-                    Kind::ServiceCidrs => state.retain_service_cidrs(&names),
-                }
-                if self.listed.insert(kind) {
-                    tracing::info!(?kind, objects = names.len(), "listed");
-                }
-            }
-        }
-    }
-
     /// Brings the maps up to date, then what follows from nodes. Nothing before every watch has listed once: until then
     /// what an earlier agent wrote stays in force.
     async fn sync(&mut self) {
         self.sync_at = None;
-        if self.listed.len() < Kind::ALL.len() {
+        if !self.intake.is_complete() {
             return;
         }
         if !self.capacity.is_known {
@@ -334,7 +317,10 @@ impl Agent {
                 self.metrics.operations.inc_by(synced.operations as u64);
                 self.metrics.refused.set(synced.refused.len() as i64);
                 self.warn(&synced.refused, synced.services, nodes_changed);
-                let latency = self.oldest_event.take().map(|at| at.elapsed());
+                if self.larger.is_some() {
+                    return;
+                }
+                let latency = self.intake.oldest_event.take().map(|at| at.elapsed());
                 if let Some(latency) = latency {
                     self.metrics.event_to_maps.observe(latency.as_secs_f64());
                 }
@@ -412,7 +398,7 @@ impl Agent {
 
     /// The timed comparison of the maps with what we believe of them; what differs is repaired by the next sync.
     async fn compare(&mut self) {
-        if self.listed.len() < Kind::ALL.len() {
+        if !self.intake.is_complete() {
             return;
         }
         match self.reconciler.compare(self.now_ms()) {

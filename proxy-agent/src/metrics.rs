@@ -1,5 +1,5 @@
 use std::sync::{
-    Mutex,
+    Mutex, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -46,7 +46,8 @@ pub(crate) struct Metrics {
     packets: Family<ReasonLabel, Counter<u64, AtomicU64>>,
     bytes: Family<ReasonLabel, Counter<u64, AtomicU64>>,
     lost_events: Counter<u64, AtomicU64>,
-    counters: PerCpuMap<u32, PacketCounter>,
+    /// Known once the maps are there.
+    counters: OnceLock<PerCpuMap<u32, PacketCounter>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -74,7 +75,7 @@ const LATENCIES_S: [f64; 12] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
 
 impl Metrics {
-    pub fn new(counters: PerCpuMap<u32, PacketCounter>) -> Metrics {
+    pub fn new() -> Metrics {
         let mut metrics = Metrics {
             registry: Mutex::new(Registry::with_prefix("skerry_proxy")),
             event_to_maps: Histogram::new(LATENCIES_S),
@@ -105,10 +106,15 @@ impl Metrics {
             packets: Family::default(),
             bytes: Family::default(),
             lost_events: Counter::default(),
-            counters,
+            counters: OnceLock::new(),
         };
         metrics.register();
         metrics
+    }
+
+    /// Packets are counted there.
+    pub fn count_by(&self, counters: PerCpuMap<u32, PacketCounter>) {
+        self.counters.get_or_init(|| counters);
     }
 
     fn register(&mut self) {
@@ -202,7 +208,7 @@ impl Metrics {
     /// A counter that can't be read keeps its last value.
     fn read_packet_counters(&self) {
         let sum = |index: u32| {
-            let cpus = self.counters.lookup(&index).ok().flatten()?;
+            let cpus = self.counters.get()?.lookup(&index).ok().flatten()?;
             Some(cpus.iter().fold((0, 0), |(packets, bytes), cpu| (packets + cpu.packets, bytes + cpu.bytes)))
         };
         for reason in Reason::ALL {

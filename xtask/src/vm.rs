@@ -35,6 +35,7 @@ const PROGRAMS: &[(&str, Duration, &[&str])] = &[
     ("skerry-packet-cases/sockets", Duration::from_secs(600), &[]),
     ("skerry-packet-cases/nodes", Duration::from_secs(900), &[]),
     ("skerry-packet-cases/direct", Duration::from_secs(600), &[]),
+    ("skerry-packet-cases/express", Duration::from_secs(600), &[]),
     ("skerry-vm-cases/sctp", Duration::from_secs(180), &[]),
     (BALANCER, Duration::from_secs(300), &[]),
     ("proxy-agent/node", Duration::from_secs(600), &[]),

@@ -5,7 +5,6 @@ use std::{
 
 use proxy_abi::map;
 use proxy_state::{ObjectKey, Refusal, Warning};
-use tokio::time::Instant;
 
 use super::Agent;
 use crate::{capacity::larger, config::MapSizes, watch::chain};
@@ -29,13 +28,15 @@ impl Agent {
         let is_new =
             |refusal: &&Refusal| self.refused.insert(refusal.of()) && !before.contains(&refusal.of());
         let fresh: Vec<&Refusal> = refused.iter().filter(is_new).collect();
+        if !fresh.is_empty() {
+            self.larger = self.larger_maps();
+            if self.larger.is_some() {
+                // Nobody needs to be told: they will fit a moment later.
+                return;
+            }
+        }
         for refusal in fresh.iter().take(LOGGED_AT_ONCE) {
             tracing::error!(error = chain(refusal), "does not fit: served as before, or not at all");
-        }
-        // Once for all that are refused together.
-        if !fresh.is_empty() {
-            self.capacity.is_known = false;
-            self.sync_at = Some(Instant::now());
         }
         if fresh.len() > LOGGED_AT_ONCE {
             tracing::error!(services = fresh.len(), "do not fit: see the metric service_warnings");

@@ -1,0 +1,50 @@
+use std::{collections::HashSet, sync::Arc};
+
+use proxy_state::State;
+use tokio::time::Instant;
+
+use crate::{
+    metrics::Metrics,
+    watch::{Kind, Object, Received, Update},
+};
+
+/// Takes what the watches tell into the state.
+pub(super) struct Intake {
+    pub metrics: Arc<Metrics>,
+    pub listed: HashSet<Kind>,
+    /// Arrival of the oldest event that is not in the maps yet.
+    pub oldest_event: Option<Instant>,
+}
+
+impl Intake {
+    /// Every watch has listed once.
+    pub fn is_complete(&self) -> bool {
+        self.listed.len() == Kind::ALL.len()
+    }
+
+    pub fn take(&mut self, state: &mut State, received: Received) {
+        self.metrics.events.inc();
+        self.oldest_event.get_or_insert(received.at);
+        match received.update {
+            Update::Applied(key, Object::Service(service)) => state.apply_service(key, &service),
+            Update::Applied(key, Object::Slice(slice)) => state.apply_slice(key, &slice),
+            Update::Applied(key, Object::Node(node)) => state.apply_node(key, &node),
+            Update::Applied(key, Object::ServiceCidr(cidr)) => state.apply_service_cidr(key, &cidr),
+            Update::Deleted(Kind::Services, key) => state.delete_service(&key),
+            Update::Deleted(Kind::Slices, key) => state.delete_slice(&key),
+            Update::Deleted(Kind::Nodes, key) => state.delete_node(&key),
+            Update::Deleted(Kind::ServiceCidrs, key) => state.delete_service_cidr(&key),
+            Update::Listed(kind, names) => {
+                match kind {
+                    Kind::Services => state.retain_services(&names),
+                    Kind::Slices => state.retain_slices(&names),
+                    Kind::Nodes => state.retain_nodes(&names),
+                    Kind::ServiceCidrs => state.retain_service_cidrs(&names),
+                }
+                if self.listed.insert(kind) {
+                    tracing::info!(?kind, objects = names.len(), "listed");
+                }
+            }
+        }
+    }
+}
