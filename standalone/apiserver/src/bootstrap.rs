@@ -1,5 +1,5 @@
 //! What the server keeps by itself: the system's namespaces and priority classes, the ServiceCIDR of its own ranges, and the
-//! `kubernetes` Service.
+//! `kubernetes` Service with its Endpoints and its slice.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -51,15 +51,16 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
     keep_kubernetes_service(api).await
 }
 
-/// Puts the `kubernetes` Service and its EndpointSlice back whenever somebody changes them.
+/// Puts the `kubernetes` Service, its Endpoints and its EndpointSlice back whenever somebody changes them.
 pub async fn guard_kubernetes_service(api: Arc<Api>) {
     loop {
         let after = api.store.revision();
         if let Err(error) = keep_kubernetes_service(&api).await {
             tracing::warn!(%error, "the kubernetes service could not be kept");
         }
-        let (Ok(mut service), Ok(mut slice)) = (
+        let (Ok(mut service), Ok(mut endpoints), Ok(mut slice)) = (
             api.store.watch("/registry/services/default/kubernetes", after),
+            api.store.watch("/registry/endpoints/default/kubernetes", after),
             api.store.watch("/registry/endpointslices.discovery.k8s.io/default/kubernetes", after),
         ) else {
             // Compacted between the two lines, or the store has failed: look again, but not at full speed.
@@ -70,7 +71,11 @@ pub async fn guard_kubernetes_service(api: Arc<Api>) {
         };
         let changed = async {
             loop {
-                let item = tokio::select! { item = service.next() => item, item = slice.next() => item };
+                let item = tokio::select! {
+                    item = service.next() => item,
+                    item = endpoints.next() => item,
+                    item = slice.next() => item,
+                };
                 if !matches!(item, Some(skerry_store::WatchItem::Progress(_))) {
                     break;
                 }
@@ -95,6 +100,13 @@ async fn keep_kubernetes_service(api: &Api) -> Result<(), ApiError> {
     });
     ensure(api, ("", "v1", "services"), service, &["/spec/ports"]).await?;
     let advertise = api.settings.advertise;
+    let endpoints = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": advertise.to_string()}],
+            "ports": [{"name": "https", "port": api.settings.port, "protocol": "TCP"}]}],
+    });
+    ensure(api, ("", "v1", "endpoints"), endpoints, &["/subsets", "/metadata/labels"]).await?;
     let slice = json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -35,6 +35,7 @@ pub struct Cache {
     pub revisions: Kind<ControllerRevision>,
     pub services: Kind<Service>,
     pub slices: Kind<EndpointSlice>,
+    pub endpoints: Kind<Endpoints>,
     pub service_cidrs: Kind<ServiceCIDR>,
     pub nodes: Kind<Node>,
     /// Only those of [`LEASE_NAMESPACE`].
@@ -61,6 +62,7 @@ impl Cache {
             services: Kind::namespaced(client, Store::new(service_terms, trim)),
             slices: Kind::namespaced(client, Store::new(slice_terms, trim)),
             service_cidrs: Kind::cluster(client, Store::new(no_terms, trim)),
+            endpoints: Kind::namespaced(client, Store::new(no_terms, trim)),
             nodes: Kind::cluster(client, Store::new(no_terms, trim_node)),
             leases: Kind::namespaced(client, Store::new(no_terms, trim)),
             namespaces: Kind::cluster(client, Store::new(no_terms, trim)),
@@ -89,6 +91,7 @@ impl Cache {
         watch!(self.services, Api::all(client.clone()), all());
         watch!(self.slices, Api::all(client.clone()), all());
         watch!(self.service_cidrs, Api::all(client.clone()), all());
+        watch!(self.endpoints, Api::all(client.clone()), all());
         watch!(self.nodes, Api::all(client.clone()), all());
         watch!(self.leases, Api::namespaced(client.clone(), LEASE_NAMESPACE), all());
         watch!(self.namespaces, Api::all(client.clone()), all());
@@ -113,6 +116,7 @@ impl Cache {
         self.services.store.synced().await;
         self.slices.store.synced().await;
         self.service_cidrs.store.synced().await;
+        self.endpoints.store.synced().await;
         self.nodes.store.synced().await;
         self.leases.store.synced().await;
         self.namespaces.store.synced().await;

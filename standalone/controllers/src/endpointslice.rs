@@ -1,6 +1,7 @@
 //! EndpointSlices of Services with a selector.
 
 mod desired;
+pub mod mirror;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,10 @@ use kube::api::DeleteParams;
 use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, matches_labels};
 
 use crate::context::Context;
+use place::{Keeper, Plan};
+
+pub use desired::{Group, groups, selector as pod_selector};
+pub use place::service_labels;
 
 /// Label of a slice: the Service it belongs to.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -58,7 +63,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
 }
 
 /// Services whose selector picks the pod; services are indexed by one pair of their selector.
-fn services_of(context: &Context, pod: &Pod) -> Vec<ObjectKey> {
+pub fn services_of(context: &Context, pod: &Pod) -> Vec<ObjectKey> {
     let namespace: Arc<str> = pod.metadata.namespace.as_deref().unwrap_or("").into();
     let term = |(key, value): (&String, &String)| Term::Label {
         namespace: namespace.clone(),
@@ -94,7 +99,16 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         desired::zone(&node).map(str::to_owned)
     };
     let groups = desired::groups(&service, &pods, zone_of);
-    let plan = place::place(&service, &slices, groups);
+    let plan = place::place(&Keeper::of_service(&service), &slices, groups);
+    carry_out(&context, &*service, plan).await
+}
+
+/// Carries a plan out; what fails is told of `about`.
+async fn carry_out<K>(context: &Context, about: &K, plan: Plan) -> Result<Next, WriteError>
+where
+    K: kube::Resource<DynamicType = ()>,
+{
+    let cache = &context.cache;
 
     // Room for an endpoint before it is taken away elsewhere: it may be seen twice, but never not at all.
     for slice in plan.create {
@@ -102,7 +116,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
             Err(error) if error.is_namespace_terminating() => return Ok(Next::Change),
             Err(error) => {
                 let text = format!("Failed to create EndpointSlice: {}", error.server_message());
-                context.warning(&*service, "FailedToUpdateEndpointSlices", text);
+                context.warning(about, "FailedToUpdateEndpointSlices", text);
                 return Err(error);
             }
             Ok(_) => {}

@@ -14,6 +14,7 @@ mod context;
 mod daemonset;
 mod dependents;
 mod deployment;
+mod endpoints;
 mod endpointslice;
 mod garbage;
 mod job;

@@ -19,8 +19,8 @@ use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
-    daemonset, deployment, endpointslice, garbage, job, loadbalancer, namespace, node, podgc, replicaset,
-    serviceaccount, servicecidr, statefulset,
+    daemonset, deployment, endpoints, endpointslice, garbage, job, loadbalancer, namespace, node, podgc,
+    replicaset, serviceaccount, servicecidr, statefulset,
 };
 
 /// What the controllers need to know.
@@ -101,6 +101,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("statefulset", statefulset::listen, statefulset::reconcile);
     start.controller("job", job::listen, job::reconcile);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
+    start.controller(
+        "endpointslice-mirroring",
+        endpointslice::mirror::listen,
+        endpointslice::mirror::reconcile,
+    );
+    start.controller("endpoints", endpoints::listen, endpoints::reconcile);
     start.controller("load-balancer", loadbalancer::listen, loadbalancer::reconcile);
     start.controller("service-cidr", servicecidr::listen, servicecidr::reconcile);
     start.controller("serviceaccount", serviceaccount::listen, serviceaccount::reconcile);

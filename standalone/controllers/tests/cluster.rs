@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api, Patch, PatchParams};
@@ -227,6 +227,90 @@ async fn impossible_pod_stays_pending_with_the_reason_and_lands_once_a_node_fits
     })
     .await;
     assert_eq!(text, "Successfully assigned default/picky to small");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hand_written_endpoints_have_slices_and_a_selectors_pods_have_endpoints() {
+    let cluster = Cluster::start(&["node1"]).await;
+    let service = |name: &str, selector: Value| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"selector": selector, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}})
+    };
+    let address = |ip: &str| json!({"ip": ip});
+    let by_hand = |subsets: Value| {
+        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "outside", "namespace": "default",
+            "labels": {"team": "a"}}, "subsets": subsets})
+    };
+    let slices = async |service: &str| {
+        let mut said: Vec<(String, String, i32, bool)> = Vec::new();
+        for slice in cluster.list::<EndpointSlice>("default").await {
+            if slice.labels().get("kubernetes.io/service-name").is_some_and(|name| name == service) {
+                let port = slice.ports.iter().flatten().next().and_then(|port| port.port).unwrap_or_default();
+                said.extend(slice.endpoints.iter().flatten().map(|endpoint| {
+                    let ready = endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(true);
+                    (slice.address_type.clone(), endpoint.addresses[0].clone(), port, ready)
+                }));
+            }
+        }
+        said.sort();
+        said
+    };
+    let line =
+        |family: &str, ip: &str, port: i32, ready: bool| (family.to_owned(), ip.to_owned(), port, ready);
+    cluster.apply(service("outside", Value::Null)).await;
+    let http = json!([{"name": "http", "port": 8080}]);
+    cluster
+        .apply(by_hand(json!([
+            {"addresses": [address("192.0.2.1"), address("2001:db8::1")], "notReadyAddresses": [address("192.0.2.2")],
+             "ports": http},
+            {"addresses": [address("192.0.2.3")], "ports": [{"name": "http", "port": 9090}]}])))
+        .await;
+    let all = [
+        line("IPv4", "192.0.2.1", 8080, true),
+        line("IPv4", "192.0.2.2", 8080, false),
+        line("IPv4", "192.0.2.3", 9090, true),
+        line("IPv6", "2001:db8::1", 8080, true),
+    ];
+    eventually("the slices say the same", async || (slices("outside").await == all).then_some(())).await;
+    let one = json!({"subsets": [{"addresses": [address("192.0.2.9")], "ports": http}]});
+    cluster.patch::<Endpoints>("default", "outside", one).await;
+    let changed = [line("IPv4", "192.0.2.9", 8080, true)];
+    eventually("they follow", async || (slices("outside").await == changed).then_some(())).await;
+    // With a selector the Service is the other controller's.
+    cluster.patch::<Service>("default", "outside", json!({"spec": {"selector": {"app": "nothing"}}})).await;
+    eventually("nobody is behind it", async || slices("outside").await.is_empty().then_some(())).await;
+    cluster.patch::<Service>("default", "outside", json!({"spec": {"selector": null}})).await;
+    cluster
+        .patch::<Endpoints>(
+            "default",
+            "outside",
+            json!({"metadata": {"labels": {"team": "b"}}, "subsets":
+        [{"addresses": [address("192.0.2.9")], "ports": http}]}),
+        )
+        .await;
+    eventually("mirrored again", async || (slices("outside").await == changed).then_some(())).await;
+    cluster.api::<Endpoints>("default").delete("outside", &Default::default()).await.unwrap();
+    eventually("they go with the list", async || slices("outside").await.is_empty().then_some(())).await;
+
+    cluster.apply(service("web", json!({"app": "web"}))).await;
+    cluster.apply(pod("one", "default", json!({}))).await;
+    let listed = async || cluster.api::<Endpoints>("default").get_opt("web").await.unwrap();
+    let made = eventually("the pod is an endpoint", async || {
+        listed().await.filter(|made| made.subsets.iter().flatten().any(|subset| subset.addresses.is_some()))
+    })
+    .await;
+    let subset = &made.subsets.as_ref().unwrap()[0];
+    let addresses = subset.addresses.as_ref().unwrap();
+    assert_eq!((addresses.len(), subset.ports.as_ref().unwrap()[0].port), (1, 80));
+    assert_eq!(addresses[0].target_ref.as_ref().unwrap().name.as_deref(), Some("one"));
+    assert_eq!(addresses[0].node_name.as_deref(), Some("node1"));
+    cluster.api::<Pod>("default").delete("one", &Default::default()).await.unwrap();
+    eventually("nobody is", async || listed().await.filter(|made| made.subsets.is_none())).await;
+    cluster.api::<Service>("default").delete("web", &Default::default()).await.unwrap();
+    eventually("they go with the Service", async || listed().await.is_none().then_some(())).await;
+    // Those of the API server itself are nobody's to mirror.
+    assert_eq!(slices("kubernetes").await.len(), 1);
     cluster.stop().await;
 }
 

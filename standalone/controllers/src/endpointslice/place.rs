@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use serde_json::{Value, json};
@@ -26,9 +27,28 @@ pub struct Plan {
     pub delete: Vec<Arc<EndpointSlice>>,
 }
 
-pub fn place(service: &Service, slices: &[Arc<EndpointSlice>], groups: Vec<Group>) -> Plan {
+/// Whose slices they are, as new ones say it.
+#[derive(Debug)]
+pub struct Keeper {
+    pub name: String,
+    pub namespace: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub owner: OwnerReference,
+}
+
+impl Keeper {
+    pub fn of_service(service: &Service) -> Self {
+        Self {
+            name: service.name_any(),
+            namespace: service.namespace(),
+            labels: labels(service),
+            owner: controller_reference(service),
+        }
+    }
+}
+
+pub fn place(keeper: &Keeper, slices: &[Arc<EndpointSlice>], groups: Vec<Group>) -> Plan {
     let mut plan = Plan::default();
-    let labels = labels(service);
     let mut unclaimed: Vec<&Arc<EndpointSlice>> =
         slices.iter().filter(|slice| slice.metadata.deletion_timestamp.is_none()).collect();
     for group in groups {
@@ -47,19 +67,13 @@ pub fn place(service: &Service, slices: &[Arc<EndpointSlice>], groups: Vec<Group
             // A slice that said "none" says who, once there is someone; and the other way round.
             of_group.push(unclaimed.swap_remove(other));
         }
-        place_group(service, &of_group, group, &labels, &mut plan);
+        place_group(keeper, &of_group, group, &mut plan);
     }
     plan.delete.extend(unclaimed.into_iter().cloned());
     plan
 }
 
-fn place_group(
-    service: &Service,
-    slices: &[&Arc<EndpointSlice>],
-    group: Group,
-    labels: &BTreeMap<String, String>,
-    plan: &mut Plan,
-) {
+fn place_group(keeper: &Keeper, slices: &[&Arc<EndpointSlice>], group: Group, plan: &mut Plan) {
     let mut wanted: HashMap<String, Endpoint> = HashMap::with_capacity(group.endpoints.len());
     let mut order = Vec::with_capacity(group.endpoints.len());
     for endpoint in group.endpoints {
@@ -98,7 +112,7 @@ fn place_group(
         if !same_ports(slice.ports.as_deref().unwrap_or_default(), &group.ports) {
             patch["ports"] = json!(group.ports);
         }
-        if let Some(changed) = changed_labels(slice.labels(), labels) {
+        if let Some(changed) = changed_labels(slice.labels(), &keeper.labels) {
             patch["metadata"] = json!({"labels": changed});
         }
         if patch != json!({}) {
@@ -112,10 +126,10 @@ fn place_group(
     for endpoints in chunks {
         plan.create.push(EndpointSlice {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}-", service.name_any())),
-                namespace: service.namespace(),
-                labels: Some(labels.clone()),
-                owner_references: Some(vec![controller_reference(service)]),
+                generate_name: Some(format!("{}-", keeper.name)),
+                namespace: keeper.namespace.clone(),
+                labels: Some(keeper.labels.clone()),
+                owner_references: Some(vec![keeper.owner.clone()]),
                 ..Default::default()
             },
             address_type: group.family.name().into(),
@@ -135,13 +149,19 @@ fn same_ports(a: &[EndpointPort], b: &[EndpointPort]) -> bool {
     a.len() == b.len() && a.iter().all(|port| b.contains(port))
 }
 
-/// The Service's own labels, and those that say whose slice it is and who keeps it.
-fn labels(service: &Service) -> BTreeMap<String, String> {
+/// The Service's own labels, and whether it is headless.
+pub fn service_labels(service: &Service) -> BTreeMap<String, String> {
     let mut labels = service.labels().clone();
     labels.remove(HEADLESS);
     if service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
         labels.insert(HEADLESS.into(), String::new());
     }
+    labels
+}
+
+/// These, and those that say whose slice it is and who keeps it.
+fn labels(service: &Service) -> BTreeMap<String, String> {
+    let mut labels = service_labels(service);
     labels.insert(SERVICE_NAME.into(), service.name_any());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
     labels

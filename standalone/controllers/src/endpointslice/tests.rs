@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::desired::groups;
-use super::place::{MAX_ENDPOINTS, Plan, place};
+use super::place::{Keeper, MAX_ENDPOINTS, Plan, place};
 
 fn service(spec: Value) -> Service {
     let mut all = json!({"selector": {"app": "web"}, "clusterIP": "10.96.0.9", "ipFamilies": ["IPv4"],
@@ -52,7 +52,7 @@ struct Slices {
 
 impl Slices {
     fn sync(&mut self, service: &Service, pods: &[Arc<Pod>]) -> usize {
-        let plan = place(service, &self.there, groups(service, pods, zone));
+        let plan = place(&Keeper::of_service(service), &self.there, groups(service, pods, zone));
         let writes = plan.create.len() + plan.update.len() + plan.delete.len();
         self.apply(plan);
         writes

@@ -1,0 +1,177 @@
+//! Endpoints of Services with a selector: what EndpointSlices have replaced, for who still reads it.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use k8s_openapi::api::discovery::v1::Endpoint;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ObjectMeta};
+use serde_json::json;
+use skerry_informer::{Change, Next, ObjectKey, Queue, WriteError, merge_diff};
+
+use crate::context::Context;
+use crate::endpointslice::{Group, groups, pod_selector, service_labels, services_of};
+
+/// Label of an object that this controller keeps, with upstream's value.
+const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+const MANAGER: &str = "endpoint-controller";
+/// Annotation that says that addresses are left out.
+const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
+/// Addresses of one object at most.
+const MAX_ADDRESSES: usize = 1000;
+
+pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
+    let cache = &context.cache;
+    let keys = queue.clone();
+    cache.services.store.on_change(move |change: &Change<Service>| keys.add(change.key.clone()));
+    let keys = queue.clone();
+    cache.endpoints.store.on_change(move |change: &Change<Endpoints>| keys.add(change.key.clone()));
+    let (keys, weak) = (queue.clone(), Arc::downgrade(context));
+    cache.pods.store.on_change(move |change: &Change<Pod>| {
+        let Some(context) = weak.upgrade() else { return };
+        for pod in change.old.iter().chain(&change.new) {
+            services_of(&context, pod).into_iter().for_each(|service| keys.add(service));
+        }
+    });
+}
+
+pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
+    let cache = &context.cache;
+    let there = cache.endpoints.store.get(&key);
+    let Some(service) = cache.services.store.get(&key) else {
+        if let Some(ours) = there.filter(|there| is_ours(there)) {
+            cache.endpoints.delete(&ours, DeleteParams::default()).await?;
+        }
+        return Ok(Next::Change);
+    };
+    // Without a selector they are somebody else's to write.
+    let Some(selector) = pod_selector(&service) else { return Ok(Next::Change) };
+    let pods = cache.pods.store.with_labels(&key.namespace, selector);
+    let wanted = wanted(&service, groups(&service, &pods, |_| None));
+    match there {
+        None => match cache.endpoints.create(&wanted).await {
+            Err(error) if error.is_namespace_terminating() || error.is_already_exists() => {}
+            other => drop(other?),
+        },
+        Some(there) => {
+            let state = |of: &Endpoints| json!({"metadata": {"labels": of.labels(), "annotations": of.annotations()}, "subsets": of.subsets});
+            if let Some(patch) = merge_diff(&state(&there), &state(&wanted)) {
+                match cache.endpoints.patch(&key, &patch).await {
+                    Err(error) if error.is_not_found() => {}
+                    other => drop(other?),
+                }
+            }
+        }
+    }
+    Ok(Next::Change)
+}
+
+fn is_ours(endpoints: &Endpoints) -> bool {
+    endpoints.labels().get(MANAGED_BY).is_some_and(|by| by == MANAGER)
+}
+
+/// Addresses of the Service's first family, in their order; those of pods that end are left out, unless unready ones count.
+fn wanted(service: &Service, groups: Vec<Group>) -> Endpoints {
+    let first = groups.first().map(|group| group.family);
+    let even_unready =
+        service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
+    let mut subsets: Vec<EndpointSubset> = Vec::new();
+    for group in groups.into_iter().filter(|group| Some(group.family) == first) {
+        let is_said = |endpoint: &&Endpoint| {
+            let conditions = endpoint.conditions.as_ref();
+            even_unready || conditions.is_none_or(|conditions| conditions.terminating != Some(true))
+        };
+        let (mut ready, mut unready): (Vec<_>, Vec<_>) = group
+            .endpoints
+            .iter()
+            .filter(is_said)
+            .partition(|endpoint| endpoint.conditions.as_ref().is_some_and(|c| c.ready == Some(true)));
+        for list in [&mut ready, &mut unready] {
+            list.sort_by(|a, b| a.addresses.cmp(&b.addresses));
+        }
+        if ready.is_empty() && unready.is_empty() {
+            continue;
+        }
+        let some = |list: Vec<&Endpoint>| {
+            (!list.is_empty()).then(|| list.into_iter().map(address).collect::<Vec<_>>())
+        };
+        let ports = group.ports.iter().map(|port| EndpointPort {
+            name: port.name.clone().filter(|name| !name.is_empty()),
+            port: port.port.unwrap_or_default(),
+            protocol: port.protocol.clone(),
+            app_protocol: port.app_protocol.clone(),
+        });
+        let ports: Vec<EndpointPort> = ports.collect();
+        subsets.push(EndpointSubset {
+            addresses: some(ready),
+            not_ready_addresses: some(unready),
+            ports: (!ports.is_empty()).then_some(ports),
+        });
+    }
+    let is_cut = truncate(&mut subsets);
+    let mut labels = service_labels(service);
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    Endpoints {
+        metadata: ObjectMeta {
+            name: service.metadata.name.clone(),
+            namespace: service.namespace(),
+            labels: Some(labels),
+            annotations: is_cut.then(|| [(OVER_CAPACITY.to_owned(), "truncated".to_owned())].into()),
+            ..Default::default()
+        },
+        subsets: (!subsets.is_empty()).then_some(subsets),
+    }
+}
+
+fn address(endpoint: &Endpoint) -> EndpointAddress {
+    EndpointAddress {
+        ip: endpoint.addresses.first().cloned().unwrap_or_default(),
+        hostname: endpoint.hostname.clone(),
+        node_name: endpoint.node_name.clone(),
+        target_ref: endpoint.target_ref.clone(),
+    }
+}
+
+/// Leaves out what is too much, ready addresses last. True if something was.
+fn truncate(subsets: &mut [EndpointSubset]) -> bool {
+    let mut room = MAX_ADDRESSES;
+    let mut is_cut = false;
+    let lists: [fn(&mut EndpointSubset) -> &mut Option<Vec<EndpointAddress>>; 2] =
+        [|subset| &mut subset.addresses, |subset| &mut subset.not_ready_addresses];
+    for list in lists {
+        for subset in subsets.iter_mut() {
+            let list = list(subset);
+            let Some(addresses) = list else { continue };
+            is_cut |= addresses.len() > room;
+            addresses.truncate(room);
+            room -= addresses.len();
+            if addresses.is_empty() {
+                *list = None;
+            }
+        }
+    }
+    is_cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subset(ready: usize, unready: usize) -> EndpointSubset {
+        let some = |count: usize| {
+            (count > 0).then(|| (0..count).map(|_| EndpointAddress::default()).collect::<Vec<_>>())
+        };
+        EndpointSubset { addresses: some(ready), not_ready_addresses: some(unready), ports: None }
+    }
+
+    #[test]
+    fn ready_addresses_are_the_last_to_be_left_out() {
+        let mut subsets = [subset(600, 10), subset(300, 200)];
+        assert!(truncate(&mut subsets));
+        let counts = subsets
+            .each_ref()
+            .map(|s| [&s.addresses, &s.not_ready_addresses].map(|list| list.as_ref().map_or(0, Vec::len)));
+        assert_eq!(counts, [[600, 10], [300, 90]]);
+        assert!(!truncate(&mut subsets));
+    }
+}

@@ -1,0 +1,134 @@
+//! Hand-written Endpoints of Services without a selector: their slices, which are all that proxies read (KEP-752).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError};
+
+use super::desired::{self, Family, Group};
+use super::place::{Keeper, place};
+use super::{MANAGED_BY, SERVICE_NAME, carry_out};
+use crate::context::Context;
+use crate::owner::controller_reference;
+
+/// Value of [`MANAGED_BY`]: upstream's, so that either takes over from the other.
+const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
+/// Label of Endpoints that nobody is to mirror.
+const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
+/// Annotation of Endpoints that are a lock of who elects a leader.
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+
+pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
+    let cache = &context.cache;
+    let keys = queue.clone();
+    cache.endpoints.store.on_change(move |change: &Change<Endpoints>| keys.add(change.key.clone()));
+    let (keys, weak) = (queue.clone(), Arc::downgrade(context));
+    cache.services.store.on_change(move |change: &Change<Service>| {
+        if weak.upgrade().is_some_and(|context| context.cache.endpoints.store.get(&change.key).is_some()) {
+            keys.add(change.key.clone());
+        }
+    });
+    let keys = queue.clone();
+    cache.slices.store.on_change(move |change: &Change<EndpointSlice>| {
+        for slice in change.old.iter().chain(&change.new).filter(|slice| is_ours(slice)) {
+            if let Some(service) = slice.labels().get(SERVICE_NAME) {
+                keys.add(ObjectKey::new(&change.key.namespace, service));
+            }
+        }
+    });
+}
+
+fn is_ours(slice: &EndpointSlice) -> bool {
+    slice.labels().get(MANAGED_BY).is_some_and(|by| by == MANAGER)
+}
+
+/// Whether these are somebody's list of endpoints, and no controller's and no lock.
+fn is_mirrored(endpoints: &Endpoints, service: &Service) -> bool {
+    endpoints.metadata.deletion_timestamp.is_none()
+        && endpoints.labels().get(SKIP).is_none_or(|skip| skip != "true")
+        && !endpoints.annotations().contains_key(LEADER)
+        && desired::selector(service).is_none()
+}
+
+pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
+    let cache = &context.cache;
+    let label = Term::Label {
+        namespace: key.namespace.clone(),
+        key: SERVICE_NAME.into(),
+        value: key.name.to_string(),
+    };
+    let mut slices = cache.slices.store.by_term(&label);
+    slices.retain(|slice| is_ours(slice));
+    let endpoints = cache.endpoints.store.get(&key);
+    let service = cache.services.store.get(&key);
+    let (Some(endpoints), true) =
+        (&endpoints, matches!((&endpoints, &service), (Some(e), Some(s)) if is_mirrored(e, s)))
+    else {
+        for slice in slices {
+            cache.slices.delete(&slice, DeleteParams::default()).await?;
+        }
+        return Ok(Next::Change);
+    };
+    let plan = place(&keeper(endpoints), &slices, groups(endpoints));
+    carry_out(&context, &**endpoints, plan).await
+}
+
+fn keeper(endpoints: &Endpoints) -> Keeper {
+    let mut labels = endpoints.labels().clone();
+    labels.insert(SERVICE_NAME.into(), endpoints.name_any());
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    Keeper {
+        name: endpoints.name_any(),
+        namespace: endpoints.namespace(),
+        labels,
+        owner: controller_reference(endpoints),
+    }
+}
+
+/// By family and ports, as they stand in the subsets; an address that is none is left out.
+fn groups(endpoints: &Endpoints) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for subset in endpoints.subsets.iter().flatten() {
+        let ports = ports(subset);
+        let ready = subset.addresses.iter().flatten().map(|address| (address, true));
+        let unready = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
+        for (address, is_ready) in ready.chain(unready) {
+            let family = match address.ip.parse() {
+                Ok(IpAddr::V4(_)) => Family::V4,
+                Ok(IpAddr::V6(_)) => Family::V6,
+                Err(_) => continue,
+            };
+            let endpoint = endpoint(address, is_ready);
+            match groups.iter_mut().find(|group| group.family == family && group.ports == ports) {
+                Some(group) => group.endpoints.push(endpoint),
+                None => groups.push(Group { family, ports: ports.clone(), endpoints: vec![endpoint] }),
+            }
+        }
+    }
+    groups
+}
+
+fn ports(subset: &EndpointSubset) -> Vec<EndpointPort> {
+    let ports = subset.ports.iter().flatten().map(|port| EndpointPort {
+        name: Some(port.name.clone().unwrap_or_default()),
+        port: Some(port.port),
+        protocol: Some(port.protocol.clone().unwrap_or_else(|| "TCP".into())),
+        app_protocol: port.app_protocol.clone(),
+    });
+    ports.collect()
+}
+
+fn endpoint(address: &EndpointAddress, is_ready: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![address.ip.clone()],
+        conditions: Some(EndpointConditions { ready: Some(is_ready), ..Default::default() }),
+        hostname: address.hostname.clone(),
+        node_name: address.node_name.clone(),
+        target_ref: address.target_ref.clone(),
+        ..Default::default()
+    }
+}
