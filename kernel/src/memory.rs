@@ -13,3 +13,9 @@ pub fn return_freed_memory() {
         (sys::MALLOC_ARENAS, 2),
     ]);
 }
+
+/// Gives back what lies free between blocks that live on: what [`return_freed_memory`] does at the end of the heap only. Walks
+/// the whole heap (malloc_trim(3)): to be called once, after much was allocated and freed.
+pub fn return_free_pages() {
+    sys::trim_malloc();
+}

@@ -427,3 +427,12 @@ pub(crate) fn set_malloc(settings: &[(i32, i32)]) {
     #[cfg(not(target_env = "gnu"))]
     let _ = settings;
 }
+
+/// malloc_trim(3), where the C library has it.
+pub(crate) fn trim_malloc() {
+    // SAFETY: takes a number and touches nothing that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}

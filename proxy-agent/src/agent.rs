@@ -6,7 +6,7 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 use aya::maps::{MapData, RingBuf};
 use proxy_abi::map;
 use proxy_state::{NodeTables, ObjectKey, Resets, State};
-use skerry_kernel::PerCpuMap;
+use skerry_kernel::{PerCpuMap, return_free_pages};
 use tokio::{
     sync::{mpsc, watch as channel},
     task::JoinSet,
@@ -190,6 +190,7 @@ async fn serve_until(
         sync_at: Some(started),
         settle_at: None,
         retry: RETRY_MIN,
+        is_trimmed: false,
         udp_again: false,
     };
     let larger = agent.run(config, updates, changed, shutdown).await;
@@ -245,6 +246,8 @@ struct Agent {
     sync_at: Option<Instant>,
     settle_at: Option<Instant>,
     retry: Duration,
+    /// What the start took of memory was given back.
+    is_trimmed: bool,
     /// A program that read a frontend just before it flipped may have made a flow since: look once more.
     udp_again: bool,
 }
@@ -346,6 +349,10 @@ impl Agent {
         }
         if must_settle {
             self.settle().await;
+        }
+        // The lists were read while the programs were loaded: what that took lies between what stays.
+        if !std::mem::replace(&mut self.is_trimmed, true) {
+            return_free_pages();
         }
     }
 

@@ -132,12 +132,13 @@ fn address(endpoint: &Endpoint) -> EndpointAddress {
     }
 }
 
+type AddressesOf = fn(&mut EndpointSubset) -> &mut Option<Vec<EndpointAddress>>;
+
 /// Leaves out what is too much, ready addresses last. True if something was.
 fn truncate(subsets: &mut [EndpointSubset]) -> bool {
     let mut room = MAX_ADDRESSES;
     let mut is_cut = false;
-    let lists: [fn(&mut EndpointSubset) -> &mut Option<Vec<EndpointAddress>>; 2] =
-        [|subset| &mut subset.addresses, |subset| &mut subset.not_ready_addresses];
+    let lists: [AddressesOf; 2] = [|subset| &mut subset.addresses, |subset| &mut subset.not_ready_addresses];
     for list in lists {
         for subset in subsets.iter_mut() {
             let list = list(subset);
