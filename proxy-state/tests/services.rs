@@ -700,3 +700,44 @@ fn external_ips_outside_of_the_allowed_ranges_are_not_served() {
     assert_eq!(backends(&world, key("192.0.2.1", 80, proto::TCP)), "10.0.0.1:8080");
     assert_eq!(backends(&world, key("8.8.8.8", 80, proto::TCP)), "nothing");
 }
+
+#[test]
+fn thousands_of_ports_in_one_service_lead_each_to_its_own() {
+    const PORTS: u16 = 3_000;
+    let ports = |count: u16| {
+        let mut many = service("web", "10.96.0.1");
+        many["spec"]["ports"] = (0..count)
+            .map(|n| json!({"name": format!("p{n}"), "port": 1_000 + n, "protocol": "TCP"}))
+            .collect();
+        many
+    };
+    let behind = |ips: &[&str]| {
+        let mut one = slice("e", "web", ips);
+        one["ports"] = (0..PORTS)
+            .map(|n| json!({"name": format!("p{n}"), "port": 20_000 + n, "protocol": "TCP"}))
+            .collect();
+        one
+    };
+    let limits = Limits { frontends: 4_096, slots: 16_384, members: 16_384, ..LIMITS };
+    let mut world = World::with(limits);
+    world.service(ports(PORTS)).slice(behind(&["10.0.0.1", "10.0.0.2"])).sync();
+    assert_eq!(world.maps.frontends.len(), usize::from(PORTS) + 1);
+    for n in [0, 1, 1_777, PORTS - 1] {
+        let (port, target) = (1_000 + n, 20_000 + n);
+        let both = format!("10.0.0.1:{target} 10.0.0.2:{target}");
+        assert_eq!(backends(&world, key("10.96.0.1", port, proto::TCP)), both);
+    }
+    world.slice(behind(&["10.0.0.2"])).sync();
+    assert_eq!(backends(&world, key("10.96.0.1", 3_999, proto::TCP)), "10.0.0.2:22999");
+    world.service(ports(10)).sync();
+    assert_eq!(world.maps.frontends.len(), 11);
+
+    // Where not all of them fit those that were served stay, and the Service is named for the rest.
+    let mut small = World::with(Limits { frontends: 2_048, ..limits });
+    small.service(ports(10)).slice(behind(&["10.0.0.1"])).sync();
+    let refused = small.service(ports(PORTS)).sync().refused;
+    let ours = ObjectKey::new("ns", "web");
+    assert!(refused.iter().all(|refusal| refusal.of() == ours), "another Service is named");
+    assert_eq!((small.maps.frontends.len(), refused.len()), (2_048, usize::from(PORTS) + 1 - 2_048));
+    assert_eq!(backends(&small, key("10.96.0.1", 1_009, proto::TCP)), "10.0.0.1:20009");
+}
