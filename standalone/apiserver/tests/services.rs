@@ -203,6 +203,39 @@ async fn addresses_come_from_all_service_cidrs_that_are_not_being_deleted() {
 }
 
 #[tokio::test]
+async fn service_cidrs_that_make_no_sense_are_refused_by_field() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    for (ranges, part) in [
+        (json!([]), "spec.cidrs: Required value"),
+        (json!(["10.50.0.0/33"]), "spec.cidrs[0]: Invalid value"),
+        (
+            json!(["10.50.0.1/24"]),
+            "spec.cidrs[0]: Invalid value: \"10.50.0.1/24\": must not have bits set beyond",
+        ),
+        (
+            json!(["fd00::/64", "fd01::1/64"]),
+            "spec.cidrs[1]: Invalid value: \"fd01::1/64\": must not have bits set",
+        ),
+        (json!(["10.50.0.0/24", "10.51.0.0/24"]), "may specify no more than one IP for each IP family"),
+        (json!(["10.50.0.0/24", "fd00::/64", "10.51.0.0/24"]), "may only hold up to 2 values"),
+    ] {
+        let mut wrong = cidr("wrong", "10.50.0.0/24");
+        wrong["spec"]["cidrs"] = ranges.clone();
+        let message = admin.post(CIDRS, &wrong).await.refused(422);
+        assert!(message.contains(part), "{ranges}: {message}");
+    }
+    for (name, ranges) in [("a", json!(["0.0.0.0/0", "::/0"])), ("b", json!(["10.0.0.1/32"]))] {
+        let mut right = cidr(name, "");
+        right["spec"]["cidrs"] = ranges;
+        admin.post(CIDRS, &right).await.ok();
+    }
+    let other = json!({"spec": {"cidrs": ["10.7.0.0/16"]}});
+    let message = admin.patch(&format!("{CIDRS}/b"), "merge", &other).await.refused(422);
+    assert!(message.contains("field is immutable"), "{message}");
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_an_object_that_nobody_can_take_away() {
     let server = TestServer::start().await;
     let admin = server.admin();

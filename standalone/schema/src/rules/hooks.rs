@@ -65,6 +65,7 @@ pub fn validate(definition: &str, map: &Object, old: Option<&Object>, path: &str
         }
         "kube-aggregator.pkg.apis.apiregistration.v1.APIService" => objects::api_service(map, errors),
         "api.discovery.v1.EndpointSlice" => network::endpoint_slice(map, errors),
+        "api.networking.v1.ServiceCIDRSpec" => network::service_cidr(map, path, errors),
         "api.networking.v1.IngressSpec" => network::ingress(map, path, errors),
         "api.networking.v1.IngressBackend" => network::ingress_backend(map, path, errors),
         "api.networking.v1.HTTPIngressPath" => network::ingress_path(map, path, errors),
