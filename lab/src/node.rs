@@ -49,6 +49,16 @@ impl Node {
         self.ip6
     }
 
+    /// Its Ethernet address there.
+    ///
+    /// # Errors
+    /// When the node isn't up.
+    pub fn mac(&self) -> Result<String> {
+        let shown = self.netns().ip("-o link show dev eth0")?;
+        let mac = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+        Ok(mac.with_context(|| format!("no Ethernet address in {shown}"))?.to_owned())
+    }
+
     /// `/LAB/NODE` of every cgroup tree; daemons are in `system/NAME`, all else in `shell`.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup

@@ -30,12 +30,10 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
         }
         None => kept,
     };
-    let configured = || Prefix::list(&config.service_cidrs.iter().map(prefix).collect::<Vec<_>>());
     let service_ranges = match found.service_ranges {
-        Some([]) => configured(),
-        Some(ranges) => Prefix::list(&ranges.iter().map(prefix).collect::<Vec<_>>()),
-        None if before.service_ranges[0].len == 0 => configured(),
-        None => before.service_ranges,
+        Some(ranges) if !ranges.is_empty() => prefixes(ranges),
+        None if before.service_ranges[0].len != 0 => before.service_ranges,
+        _ => prefixes(&config.service_cidrs),
     };
     let snat = config.snat_ports.clone().unwrap_or_else(|| default_snat_ports(&config.node_ports));
     let mut flags = 0;
@@ -57,7 +55,7 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
         router_v4: router(true, before.router_v4),
         router_v6: router(false, before.router_v6),
         service_ranges,
-        balancers: Prefix::list(&config.unwrap_from.iter().map(prefix).collect::<Vec<_>>()),
+        balancers: prefixes(&config.unwrap_from),
         uplink_ifindex: found.uplink.map_or(0, |uplink| uplink.index),
         overlay_ifindex: found.overlay_index,
         vni: config.vni,
@@ -79,9 +77,13 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
     }
 }
 
-fn prefix(cidr: &IpNetwork) -> Prefix {
-    let mapped_bits = if cidr.is_ipv4() { 96 } else { 0 };
-    Prefix { addr: cidr.network().into(), len: mapped_bits + u32::from(cidr.prefix()) }
+/// As many as there is room for.
+fn prefixes<const N: usize>(ranges: &[IpNetwork]) -> [Prefix; N] {
+    let prefix = |range: &IpNetwork| {
+        let (addr, len) = proxy_state::prefix(*range);
+        Prefix { addr, len }
+    };
+    Prefix::list(&ranges.iter().map(prefix).collect::<Vec<_>>())
 }
 
 /// The kernel's own ephemeral ports where it does not say (its default).

@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     config::Config,
     metrics::Metrics,
-    serve::{RETRY, Readiness, answer},
+    serve::{RETRY, Readiness, answer, until_bound},
     watch::chain,
 };
 
@@ -108,18 +108,10 @@ impl Pulse {
 
 /// One listener for all, tried again until the port is free.
 async fn serve_node(address: SocketAddr, health: Receiver<Health>, pulse: Arc<Pulse>) {
-    let mut warned = false;
-    let listener = loop {
-        match listen(address).await {
-            Ok(listener) => break listener,
-            Err(error) if !warned => {
-                tracing::error!(error = chain(&error), "will be tried again; or set --healthz-bind");
-                warned = true;
-            }
-            Err(_) => {}
-        }
-        sleep(RETRY).await;
+    let tell = |error: ListenError| {
+        tracing::error!(error = chain(&error), "will be tried again; or set --healthz-bind");
     };
+    let listener = until_bound(|| listen(address), tell).await;
     let serves = |_: IpAddr| true;
     answer(listener, serves, move |path| {
         let (is_healthy, last) = pulse.look();

@@ -56,20 +56,32 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readines
     answer(listener, |_| true, move |path| respond(path, &metrics, &readiness)).await;
 }
 
-/// The same where tools look for kube-proxy; tried again while somebody else holds the port, maybe kube-proxy itself.
+/// The same where tools look for kube-proxy, which may hold the port itself.
 pub(crate) async fn serve_tools(address: SocketAddr, metrics: Arc<Metrics>, readiness: Arc<Readiness>) {
-    let mut was_told = false;
-    let listener = loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => break listener,
-            Err(error) if !std::mem::replace(&mut was_told, true) => {
-                tracing::info!(%address, %error, "kube-proxy's port for tools is taken: will be tried again");
+    let bind = || TcpListener::bind(address);
+    let tell = |error| {
+        tracing::info!(%address, %error, "kube-proxy's port for tools is taken: will be tried again");
+    };
+    serve(until_bound(bind, tell).await, metrics, readiness).await;
+}
+
+/// Tries until somebody else lets the port go; `tell` hears of the first failure.
+pub(crate) async fn until_bound<E, F>(bind: impl Fn() -> F, tell: impl FnOnce(E)) -> TcpListener
+where
+    F: Future<Output = Result<TcpListener, E>>,
+{
+    let mut tell = Some(tell);
+    loop {
+        match bind().await {
+            Ok(listener) => return listener,
+            Err(error) => {
+                if let Some(tell) = tell.take() {
+                    tell(error);
+                }
             }
-            Err(_) => {}
         }
         tokio::time::sleep(RETRY).await;
-    };
-    serve(listener, metrics, readiness).await;
+    }
 }
 
 /// Answers each request by its path alone, on a connection of its own, until it is dropped. Connections to addresses of

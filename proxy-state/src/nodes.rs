@@ -6,7 +6,10 @@ use std::{
 use ipnetwork::IpNetwork;
 use proxy_abi::{Addr, Endpoint, PodCidr, PodCidrKey, pod_cidr_flag};
 
-use crate::{ingest::State, model::ObjectKey};
+use crate::{
+    ingest::State,
+    model::{ObjectKey, prefix},
+};
 
 /// What the maps and the routing table should say about nodes.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -65,7 +68,7 @@ impl State {
 /// Ranges without those that lie within another, the widest first (and of equal ones the lower).
 fn widest<'a>(ranges: impl Iterator<Item = &'a IpNetwork>) -> Vec<IpNetwork> {
     let mut sorted: Vec<IpNetwork> = ranges.copied().collect();
-    sorted.sort_by_key(|range| (range.prefix() + if range.is_ipv4() { 96 } else { 0 }, range.network()));
+    sorted.sort_by_key(|range| (prefix(*range).1, range.network()));
     sorted.into_iter().fold(Vec::new(), |mut kept, range| {
         if !kept.iter().any(|wider: &IpNetwork| wider.contains(range.network())) {
             kept.push(range);
@@ -83,6 +86,6 @@ pub fn router_address(cidr: &IpNetwork) -> IpAddr {
 }
 
 fn lpm_key(cidr: &IpNetwork) -> PodCidrKey {
-    let mapped_bits = if cidr.is_ipv4() { 96 } else { 0 };
-    PodCidrKey { prefix_len: mapped_bits + u32::from(cidr.prefix()), addr: cidr.network().into() }
+    let (addr, prefix_len) = prefix(*cidr);
+    PodCidrKey { prefix_len, addr }
 }

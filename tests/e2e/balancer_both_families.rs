@@ -13,12 +13,13 @@ use serde_json::json;
 use skerry_lab::{
     Cluster, Daemon, Lab, Node,
     cluster::{Families, Options},
-    images, paths,
+    paths,
 };
 use skerry_tests::eventually;
 
 use crate::{
     dual_stack::client::{Client, Protocol},
+    load_balancer::web_on_each_node,
     world::SOON,
     xdp_balancer::{METRICS_BIND, beside_the_nodes, holds, write_to},
 };
@@ -52,25 +53,13 @@ pub fn serves_both_families_in_both_modes() -> Result<()> {
 
 fn serves(cluster: &Cluster, balancer: &Node, second: &Node) -> Result<()> {
     let (kubectl, lab) = (cluster.kubectl(), cluster.lab());
-    let echo = images::echo()?;
-    for node in cluster.nodes() {
-        node.import(std::slice::from_ref(&echo))?;
-    }
     let port = |name: &str, protocol: &str| json!({"name": name, "port": PORT, "targetPort": 8080, "protocol": protocol});
-    let objects = [
-        json!({"apiVersion": "v1", "kind": "Service", 
-            "metadata": {"name": "web", "annotations": {"service.skerry.io/balancing": "maglev"}},
-            "spec": {"type": "LoadBalancer", "loadBalancerClass": "example.com/lb", "selector": {"app": "web"},
-                "ipFamilyPolicy": "RequireDualStack", "ports": [port("tcp", "TCP"), port("udp", "UDP")]}}),
-        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "web"},
-            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {"containers": [{"name": "web", "image": "echo", "imagePullPolicy": "IfNotPresent"}]}}}}),
-    ];
-    for object in objects {
-        kubectl.feed("apply -f -", &object.to_string())?;
-    }
-    kubectl.run("rollout status daemonset web --timeout=40s")?;
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "web", "annotations": {"service.skerry.io/balancing": "maglev"}},
+        "spec": {"type": "LoadBalancer", "loadBalancerClass": "example.com/lb", "selector": {"app": "web"},
+            "ipFamilyPolicy": "RequireDualStack", "ports": [port("tcp", "TCP"), port("udp", "UDP")]}});
+    kubectl.feed("apply -f -", &service.to_string())?;
+    web_on_each_node(cluster)?;
     let vips = [IpAddr::from(lab.subnet().host(VIP)), IpAddr::from(lab.subnet().host6(VIP))];
     let ingress: Vec<_> = vips.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
     let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
@@ -102,8 +91,7 @@ fn connections_move_to_another_balancer(cluster: &Cluster, second: &Node, vips: 
     const AT_ONCE: usize = 20;
     eventually("the second balancer knows its backends", SOON, || holds(second, "skerry_lb_backend_up"))?;
     let client = cluster.lab().client();
-    let link = second.netns().ip("-o link show dev eth0")?;
-    let mac = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).context("its MAC")?;
+    let mac = second.mac()?;
     for vip in vips {
         let to = SocketAddr::new(vip, PORT);
         let dial = || -> std::io::Result<TcpStream> {

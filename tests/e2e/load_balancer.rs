@@ -56,7 +56,7 @@ fn announcer(world: &World, ip: IpAddr) -> Result<Node> {
     let mac = mac.with_context(|| format!("nobody has answered for {ip}: {known}"))?;
     let nodes = world.nodes()?;
     for node in nodes {
-        if node.netns().ip("-o link show dev eth0")?.contains(mac) {
+        if node.mac()? == mac {
             return Ok(node);
         }
     }
@@ -250,15 +250,25 @@ fn comes_back(world: &World, node: &Node, ip: IpAddr) -> Result<()> {
 pub fn both_families() -> Result<()> {
     let options = Options { workers: 1, families: Families::Dual, ..Options::default() };
     let cluster = Cluster::start(Lab::for_test()?, &options)?;
-    let echo = images::echo()?;
-    for node in cluster.nodes() {
-        node.import(std::slice::from_ref(&echo))?;
-    }
     let done = of_each_family(&cluster);
     if done.is_err() {
         eprintln!("{}", cluster.logs());
     }
     done
+}
+
+/// A pod `app=web` on each node that takes pods, which says its name and whom it takes for the client.
+pub fn web_on_each_node(cluster: &Cluster) -> Result<()> {
+    let echo = images::echo()?;
+    for node in cluster.nodes() {
+        node.import(std::slice::from_ref(&echo))?;
+    }
+    let pods = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "web"},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "web", "image": "echo", "imagePullPolicy": "IfNotPresent"}]}}}});
+    cluster.kubectl().feed("apply -f -", &pods.to_string())?;
+    cluster.kubectl().run("rollout status daemonset web --timeout=40s").map(drop)
 }
 
 fn of_each_family(cluster: &Cluster) -> Result<()> {
@@ -271,15 +281,11 @@ fn of_each_family(cluster: &Cluster) -> Result<()> {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
             "spec": {"type": "LoadBalancer", "ipFamilyPolicy": "RequireDualStack", "selector": {"app": "web"},
                 "ports": [{"port": 80, "targetPort": 8080}]}}),
-        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "web"},
-            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {"containers": [{"name": "web", "image": "echo", "imagePullPolicy": "IfNotPresent"}]}}}}),
     ];
     for object in objects {
         kubectl.feed("apply -f -", &object.to_string())?;
     }
-    kubectl.run("rollout status daemonset web --timeout=40s")?;
+    web_on_each_node(cluster)?;
     let ips: Vec<IpAddr> = eventually("an address of each family", SOON, || {
         let shown = kubectl.run("get service web -o jsonpath={.status.loadBalancer.ingress[*].ip}")?;
         let ips: Vec<IpAddr> = shown.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;

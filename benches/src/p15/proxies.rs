@@ -6,8 +6,6 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
-    path::PathBuf,
-    process::Command,
     time::Duration,
 };
 
@@ -48,7 +46,6 @@ struct Way {
 pub fn run(options: &Options) -> Result<Vec<Row>> {
     let lab = Lab::for_test()?;
     let wire = Netns::existing(&format!("{}-net", lab.name()));
-
     let (client, backend) = (lab.node("dialler")?, lab.node("backend")?);
     let (ours, haproxy, nginx) = (lab.node("lb")?, lab.node("haproxy")?, lab.node("nginx")?);
     for node in [&client, &backend, &ours, &haproxy, &nginx] {
@@ -119,9 +116,7 @@ fn start_ours(
     let link = wire.run(|| Link::attach_xdp(pass.fd(), ifindex(name)?, XdpMode::Native))??;
     let netns = node.netns();
     netns.ip(&format!("address add {vip}/32 dev lo"))?;
-    let shown = backend.netns().ip("-o link show dev eth0")?;
-    let mac = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
-    let mac = mac.context("the backend's Ethernet address")?;
+    let mac = backend.mac()?;
     netns.ip(&format!("neigh replace {} lladdr {mac} dev eth0 nud permanent", to.ip()))?;
     let text = format!(
         "vips:\n- {{address: {vip}, port: {PORT}, protocol: TCP, backends: [{{address: {}, port: {}}}]}}\n",
@@ -141,27 +136,16 @@ fn start_haproxy(node: &Node, to: SocketAddrV4) -> Result<Daemon> {
              timeout server 1m\nlisten all\n  bind *:{PORT}\n  server one {to}\n"
         ),
     )?;
+    let folder = format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH);
     let libraries = ["liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"]
-        .map(|package| debian::unpacked(package).map(|dir| libraries_of(&dir)))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?
-        .join(":");
+        .map(|package| Ok(debian::unpacked(package)?.join(&folder).display().to_string()));
+    let libraries = libraries.into_iter().collect::<Result<Vec<_>>>()?.join(":");
     let program = debian::unpacked("haproxy")?.join("usr/sbin/haproxy");
     node.spawn_with("haproxy", program, &["-db", "-f", CONFIG], &[("LD_LIBRARY_PATH", &libraries)])
 }
 
-/// Where a Debian package keeps its shared libraries.
-fn libraries_of(dir: &std::path::Path) -> String {
-    let triplet = Command::new("dpkg-architecture").arg("-qDEB_HOST_MULTIARCH").output();
-    let triplet = triplet.ok().filter(|done| done.status.success());
-    let triplet = triplet.and_then(|done| String::from_utf8(done.stdout).ok());
-    let folder =
-        triplet.map_or_else(|| format!("{}-linux-gnu", std::env::consts::ARCH), |t| t.trim().to_owned());
-    dir.join("usr/lib").join(folder).display().to_string()
-}
-
 fn start_nginx(node: &Node, to: SocketAddrV4) -> Result<Daemon> {
-    let program: PathBuf = debian::unpacked("nginx")?.join("usr/sbin/nginx");
+    let program = debian::unpacked("nginx")?.join("usr/sbin/nginx");
     let module = debian::unpacked("libnginx-mod-stream")?.join("usr/lib/nginx/modules/ngx_stream_module.so");
     write(
         node,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::Endpoint;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ObjectMeta};
@@ -10,7 +10,7 @@ use serde_json::json;
 use skerry_informer::{Change, Next, ObjectKey, Queue, WriteError, merge_diff};
 
 use crate::context::Context;
-use crate::endpointslice::{Group, groups, pod_selector, service_labels, services_of};
+use crate::endpointslice::{Group, groups, pod_selector, queue_services_of_pods, service_labels};
 
 /// Label of an object that this controller keeps, with upstream's value.
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -26,13 +26,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     cache.services.store.on_change(move |change: &Change<Service>| keys.add(change.key.clone()));
     let keys = queue.clone();
     cache.endpoints.store.on_change(move |change: &Change<Endpoints>| keys.add(change.key.clone()));
-    let (keys, weak) = (queue.clone(), Arc::downgrade(context));
-    cache.pods.store.on_change(move |change: &Change<Pod>| {
-        let Some(context) = weak.upgrade() else { return };
-        for pod in change.old.iter().chain(&change.new) {
-            services_of(&context, pod).into_iter().for_each(|service| keys.add(service));
-        }
-    });
+    queue_services_of_pods(context, queue);
 }
 
 pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {

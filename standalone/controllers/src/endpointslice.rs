@@ -40,15 +40,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
             }
         }
     });
-    let (keys, weak) = (queue.clone(), Arc::downgrade(context));
-    cache.pods.store.on_change(move |change: &Change<Pod>| {
-        let Some(context) = weak.upgrade() else { return };
-        for pod in change.old.iter().chain(&change.new) {
-            for service in services_of(&context, pod) {
-                keys.add(service);
-            }
-        }
-    });
+    queue_services_of_pods(context, queue);
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     cache.nodes.store.on_change(move |change: &Change<Node>| {
         let zone =
@@ -62,8 +54,19 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     });
 }
 
+/// A pod that comes, changes or goes has the Services looked at that select it.
+pub fn queue_services_of_pods(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
+    let (keys, weak) = (queue.clone(), Arc::downgrade(context));
+    context.cache.pods.store.on_change(move |change: &Change<Pod>| {
+        let Some(context) = weak.upgrade() else { return };
+        for pod in change.old.iter().chain(&change.new) {
+            services_of(&context, pod).into_iter().for_each(|service| keys.add(service));
+        }
+    });
+}
+
 /// Services whose selector picks the pod; services are indexed by one pair of their selector.
-pub fn services_of(context: &Context, pod: &Pod) -> Vec<ObjectKey> {
+fn services_of(context: &Context, pod: &Pod) -> Vec<ObjectKey> {
     let namespace: Arc<str> = pod.metadata.namespace.as_deref().unwrap_or("").into();
     let term = |(key, value): (&String, &String)| Term::Label {
         namespace: namespace.clone(),
@@ -86,13 +89,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     // Slices of a Service that is gone are the garbage collector's.
     let Some(service) = cache.services.store.get(&key) else { return Ok(Next::Change) };
     let Some(selector) = desired::selector(&service) else { return Ok(Next::Change) };
-    let label = Term::Label {
-        namespace: key.namespace.clone(),
-        key: SERVICE_NAME.into(),
-        value: key.name.to_string(),
-    };
-    let mut slices = cache.slices.store.by_term(&label);
-    slices.retain(|slice| slice.labels().get(MANAGED_BY).is_some_and(|by| by == MANAGER));
+    let slices = slices_of(&context, &key, MANAGER);
     let pods = cache.pods.store.with_labels(&key.namespace, selector);
     let zone_of = |node: &str| {
         let node = cache.nodes.store.get(&ObjectKey::cluster(node))?;
@@ -101,6 +98,22 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     let groups = desired::groups(&service, &pods, zone_of);
     let plan = place::place(&Keeper::of_service(&service), &slices, groups);
     carry_out(&context, &*service, plan).await
+}
+
+/// The slices of a Service that `manager` keeps.
+fn slices_of(context: &Context, service: &ObjectKey, manager: &str) -> Vec<Arc<EndpointSlice>> {
+    let label = Term::Label {
+        namespace: service.namespace.clone(),
+        key: SERVICE_NAME.into(),
+        value: service.name.to_string(),
+    };
+    let mut slices = context.cache.slices.store.by_term(&label);
+    slices.retain(|slice| is_kept_by(slice, manager));
+    slices
+}
+
+fn is_kept_by(slice: &EndpointSlice, manager: &str) -> bool {
+    slice.labels().get(MANAGED_BY).is_some_and(|by| by == manager)
 }
 
 /// Carries a plan out; what fails is told of `about`.

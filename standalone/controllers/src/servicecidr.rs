@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
@@ -121,17 +122,20 @@ async fn set_ready(
 ) -> Result<(), WriteError> {
     let cidrs = &context.cache.service_cidrs;
     let Some(cidr) = cidrs.store.get(key) else { return Ok(()) };
-    let conditions = cidr.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    let is_said = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
-        c.type_ == READY && c.status == status && c.reason == reason
-    };
-    if conditions.iter().any(is_said) {
+    let mut conditions =
+        cidr.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    if conditions.iter().any(|c| c.type_ == READY && c.status == status && c.reason == reason) {
         return Ok(());
     }
-    let mut conditions: Vec<Value> =
-        conditions.iter().filter(|c| c.type_ != READY).map(|c| json!(c)).collect();
-    conditions.push(json!({"type": READY, "status": status, "reason": reason, "message": message,
-        "lastTransitionTime": now()}));
+    conditions.retain(|condition| condition.type_ != READY);
+    conditions.push(Condition {
+        type_: READY.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        last_transition_time: now(),
+        observed_generation: None,
+    });
     let patch = json!({"conditions": conditions});
     cidrs.patch_status(key, cidr.metadata.resource_version.as_deref(), patch).await.map(drop)
 }

@@ -46,11 +46,16 @@ pub(super) async fn addresses(
         service["spec"]["clusterIPs"] = json!(["None"]);
         return Ok(());
     }
-    let ranges = ranges(claims.store, claims.settings).await?;
+    let asked = |at: usize| wanted.get(at).filter(|ip| !ip.is_empty());
+    let kept = |at: usize| asked(at).filter(|ip| before.ips.contains(*ip));
+    // Most updates choose no address.
+    let ranges = match (0..families.len()).all(|at| kept(at).is_some()) {
+        true => Vec::new(),
+        false => ranges(claims.store, claims.settings).await?,
+    };
     let mut chosen = Vec::new();
     for (at, family_wanted) in families.iter().enumerate() {
-        let asked = wanted.get(at).filter(|ip| !ip.is_empty());
-        if let Some(kept) = asked.filter(|ip| before.ips.contains(*ip)) {
+        if let Some(kept) = kept(at) {
             chosen.push(kept.clone());
             continue;
         }
@@ -59,7 +64,7 @@ pub(super) async fn addresses(
         if ranges.is_empty() {
             return Err(no_such_family(at, family_wanted));
         }
-        chosen.push(match asked {
+        chosen.push(match asked(at) {
             Some(ip) => explicit_ip(claims, &ranges, ip, &wanted).await?,
             None => free_ip(claims, &ranges).await?,
         });

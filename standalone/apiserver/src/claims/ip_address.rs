@@ -1,6 +1,6 @@
 //! A ClusterIP in use is an IPAddress object of that name (KEP-1880): one more of it cannot be made.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -47,11 +47,18 @@ pub fn take(ip: &str, namespace: &str, service: &str) -> Result<Op, ApiError> {
 /// deleted while no server ran.
 pub async fn repair(api: &Api) -> Result<(), ApiError> {
     let kind = built_in("", "v1", "services")?;
-    let listing = api.store.list(Range { prefix: object::prefix(kind, ""), ..Range::default() }).await?;
-    for entry in &listing.entries {
-        put_back(api, &api::parse(kind, entry)?).await?;
+    let list = async |prefix: String| api.store.list(Range { prefix, ..Range::default() }).await;
+    let prefix = prefix()?;
+    let objects = list(prefix.clone()).await?;
+    let there: HashSet<&str> =
+        objects.entries.iter().filter_map(|entry| entry.key.strip_prefix(&prefix)).collect();
+    for entry in &list(object::prefix(kind, "")).await?.entries {
+        let service = api::parse(kind, entry)?;
+        if Held::by(&service).ips.iter().any(|ip| !there.contains(ip.as_str())) {
+            put_back(api, &service).await?;
+        }
     }
-    let former = api.store.list(Range { prefix: FORMER_PREFIX.to_owned(), ..Range::default() }).await?;
+    let former = list(FORMER_PREFIX.to_owned()).await?;
     for batch in former.entries.chunks(BATCH) {
         let gone = batch.iter().map(|entry| Op::Delete { key: entry.key.clone(), expect: Expect::Any });
         api.commit(gone.collect()).await?;

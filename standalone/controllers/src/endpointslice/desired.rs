@@ -39,6 +39,16 @@ pub struct Group {
     pub endpoints: Vec<Endpoint>,
 }
 
+impl Group {
+    /// Puts an endpoint to those of its family and ports.
+    pub fn add(groups: &mut Vec<Group>, family: Family, ports: &[EndpointPort], endpoint: Endpoint) {
+        match groups.iter_mut().find(|group| group.family == family && group.ports == ports) {
+            Some(group) => group.endpoints.push(endpoint),
+            None => groups.push(Group { family, ports: ports.to_vec(), endpoints: vec![endpoint] }),
+        }
+    }
+}
+
 /// The selector of a Service whose slices are ours to keep.
 pub fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
     let spec = service.spec.as_ref()?;
@@ -82,10 +92,7 @@ pub fn groups(service: &Service, pods: &[Arc<Pod>], zone_of: impl Fn(&str) -> Op
             let ports: Vec<EndpointPort> =
                 spec.ports.iter().flatten().filter_map(|port| resolve(port, pod)).collect();
             let endpoint = endpoint(service, pod, addresses, even_unready, &zone_of);
-            match groups.iter_mut().find(|group| group.family == family && group.ports == ports) {
-                Some(group) => group.endpoints.push(endpoint),
-                None => groups.push(Group { family, ports, endpoints: vec![endpoint] }),
-            }
+            Group::add(&mut groups, family, &ports, endpoint);
         }
         // A Service without endpoints still has a slice: that it has none is said, not left open.
         if !groups.iter().any(|group| group.family == family) {

@@ -7,11 +7,11 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Ser
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError};
+use skerry_informer::{Change, Next, ObjectKey, Queue, WriteError};
 
 use super::desired::{self, Family, Group};
 use super::place::{Keeper, place};
-use super::{MANAGED_BY, SERVICE_NAME, carry_out};
+use super::{MANAGED_BY, SERVICE_NAME, carry_out, is_kept_by, slices_of};
 use crate::context::Context;
 use crate::owner::controller_reference;
 
@@ -34,16 +34,12 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     });
     let keys = queue.clone();
     cache.slices.store.on_change(move |change: &Change<EndpointSlice>| {
-        for slice in change.old.iter().chain(&change.new).filter(|slice| is_ours(slice)) {
+        for slice in change.old.iter().chain(&change.new).filter(|slice| is_kept_by(slice, MANAGER)) {
             if let Some(service) = slice.labels().get(SERVICE_NAME) {
                 keys.add(ObjectKey::new(&change.key.namespace, service));
             }
         }
     });
-}
-
-fn is_ours(slice: &EndpointSlice) -> bool {
-    slice.labels().get(MANAGED_BY).is_some_and(|by| by == MANAGER)
 }
 
 /// Whether these are somebody's list of endpoints, and no controller's and no lock.
@@ -56,25 +52,18 @@ fn is_mirrored(endpoints: &Endpoints, service: &Service) -> bool {
 
 pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
     let cache = &context.cache;
-    let label = Term::Label {
-        namespace: key.namespace.clone(),
-        key: SERVICE_NAME.into(),
-        value: key.name.to_string(),
-    };
-    let mut slices = cache.slices.store.by_term(&label);
-    slices.retain(|slice| is_ours(slice));
-    let endpoints = cache.endpoints.store.get(&key);
+    let slices = slices_of(&context, &key, MANAGER);
     let service = cache.services.store.get(&key);
-    let (Some(endpoints), true) =
-        (&endpoints, matches!((&endpoints, &service), (Some(e), Some(s)) if is_mirrored(e, s)))
-    else {
+    let is_wanted =
+        |endpoints: &Arc<Endpoints>| service.is_some_and(|service| is_mirrored(endpoints, &service));
+    let Some(endpoints) = cache.endpoints.store.get(&key).filter(is_wanted) else {
         for slice in slices {
             cache.slices.delete(&slice, DeleteParams::default()).await?;
         }
         return Ok(Next::Change);
     };
-    let plan = place(&keeper(endpoints), &slices, groups(endpoints));
-    carry_out(&context, &**endpoints, plan).await
+    let plan = place(&keeper(&endpoints), &slices, groups(&endpoints));
+    carry_out(&context, &*endpoints, plan).await
 }
 
 fn keeper(endpoints: &Endpoints) -> Keeper {
@@ -102,11 +91,7 @@ fn groups(endpoints: &Endpoints) -> Vec<Group> {
                 Ok(IpAddr::V6(_)) => Family::V6,
                 Err(_) => continue,
             };
-            let endpoint = endpoint(address, is_ready);
-            match groups.iter_mut().find(|group| group.family == family && group.ports == ports) {
-                Some(group) => group.endpoints.push(endpoint),
-                None => groups.push(Group { family, ports: ports.clone(), endpoints: vec![endpoint] }),
-            }
+            Group::add(&mut groups, family, &ports, endpoint(address, is_ready));
         }
     }
     groups

@@ -1,5 +1,6 @@
 //! Endpoint slices, ingresses, network policies.
 
+use ipnetwork::IpNetwork;
 use serde_json::{Map, Value, json};
 
 use super::{Errors, index, join, syntax};
@@ -68,37 +69,21 @@ pub fn service_cidr(map: &Object, path: &str, errors: &mut Errors) {
         errors.push(FieldError::invalid(at, &map["cidrs"], "may only hold up to 2 values"));
         return;
     }
-    let parsed = ranges.iter().map(|range| range.as_str().and_then(parse_range));
-    let parsed: Vec<Option<(std::net::IpAddr, u8)>> = parsed.collect();
-    for (index_of, range) in parsed.iter().enumerate() {
-        if range.is_some_and(|(address, bits)| has_host_bits(address, bits)) {
+    // What is none is named by the field's form.
+    let parsed: Vec<Option<IpNetwork>> =
+        ranges.iter().map(|range| range.as_str().and_then(|text| text.parse().ok())).collect();
+    for (number, range) in parsed.iter().enumerate() {
+        if range.is_some_and(|range| range.ip() != range.network()) {
             let detail = "must not have bits set beyond the prefix length";
-            errors.push(FieldError::invalid(index(&at, index_of), &ranges[index_of], detail));
+            errors.push(FieldError::invalid(index(&at, number), &ranges[number], detail));
         }
     }
-    if let [Some((first, _)), Some((second, _))] = parsed[..]
+    if let [Some(first), Some(second)] = parsed[..]
         && first.is_ipv4() == second.is_ipv4()
     {
         let detail =
             "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
         errors.push(FieldError::invalid(at, &map["cidrs"], detail));
-    }
-}
-
-fn parse_range(text: &str) -> Option<(std::net::IpAddr, u8)> {
-    let (address, bits) = text.split_once('/')?;
-    Some((address.parse().ok()?, bits.parse().ok()?))
-}
-
-fn has_host_bits(address: std::net::IpAddr, bits: u8) -> bool {
-    let below = |all: u32| all.saturating_sub(u32::from(bits));
-    match address {
-        std::net::IpAddr::V4(v4) => {
-            u32::from(v4) & 1_u32.checked_shl(below(32)).map_or(u32::MAX, |bit| bit - 1) != 0
-        }
-        std::net::IpAddr::V6(v6) => {
-            u128::from(v6) & 1_u128.checked_shl(below(128)).map_or(u128::MAX, |bit| bit - 1) != 0
-        }
     }
 }
 
