@@ -36,7 +36,8 @@ fn connections_to_a_backend_elsewhere_turn_round_before_the_stack() {
             assert!(said.starts_with("pod1:10.244.1.1:"), "{mode:?}: the router address is seen, not {said}");
         }
         let all = world.nodes[0].object.counted(Reason::Encapsulated).unwrap();
-        assert!(all >= 4 * DIALS, "{mode:?}: {all}");
+        // SYN, ACK and FIN; the greeting's own ACK may go with the FIN.
+        assert!(all >= 3 * DIALS, "{mode:?}: {all}");
         // A connection that lasts into another second sends some by the device: on a busy machine many do.
         assert!(tunnelled(&world.nodes[0]) < all / 2, "{mode:?}: by XDP, not by the VXLAN device");
         server.end(&world.nodes[1].pod);
