@@ -8,10 +8,8 @@ use proxy_abi::{Be16, Config, FrontendKey, Reason, Tuple, flow_flag, frontend_fl
 
 use crate::{
     checksum::{add_bytes, finish},
-    fragment::follow,
     packet::{Frame, NextHop, Way},
     parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, Kind, Shape, View},
-    rewrite::count_hop,
     service::{Client, Found, Service, Side, select},
     tables::{Scratch, Tables},
     unwrap::{IPV4_INSIDE, IPV6_INSIDE, OUTER_V4, OUTER_V6},
@@ -46,7 +44,6 @@ pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
     if !matches!(packet.parse(s), Shape::Ip) {
         return Verdict::PASS;
     }
-    follow(tables, &mut s.view);
     // A flow goes on as it began, whatever its service has become.
     let is_known = tables.find_flow(s);
     let is_direct = if is_known { s.direct } else { asks_for_direct(tables, s) };
@@ -54,23 +51,31 @@ pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
         true => direct(packet, tables, s, config, is_known),
         false => translated(packet, tables, s, config, is_known),
     };
-    let done = match step {
+    match step {
         Step::Pass => return Verdict::PASS,
         Step::Drop(reason) => return Verdict::drop(reason),
         Step::Settled => return s.verdict,
         Step::Reject => return packet.reject(s),
         Step::TooBig => return refuse_length(packet, s),
         Step::Translate if !packet.rewrite(s) => return s.verdict,
-        Step::Translate => translate(packet, s).map(|()| Verdict::out(s.next.ifindex)),
-        Step::Wrap => count_hop(packet, &s.view).and_then(|()| {
-            let sent = if s.view.v4 { wrap_v4(packet, tables, s) } else { wrap_v6(packet, s) };
-            sent.map(|()| Verdict::wrapped(s.next.ifindex)).ok_or(Reason::RewriteFailed)
-        }),
-    };
-    match done {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::drop(reason),
+        Step::Translate | Step::Wrap => {}
     }
+    if let Err(reason) = s.head.count_hop(&s.view) {
+        return Verdict::drop(reason);
+    }
+    let wraps = matches!(step, Step::Wrap);
+    if !wraps {
+        s.head.address(&s.next.macs);
+    }
+    if !packet.write(s) {
+        return s.verdict;
+    }
+    let ifindex = s.next.ifindex;
+    if !wraps {
+        return Verdict::out(ifindex);
+    }
+    let wrapped = if s.view.v4 { wrap_v4(packet, tables, s) } else { wrap_v6(packet, s) };
+    if wrapped.is_some() { Verdict::wrapped(ifindex) } else { Verdict::drop(Reason::RewriteFailed) }
 }
 
 /// Not inlined, as the next two: what they need of the stack is free again when the packet is rewritten.
@@ -179,12 +184,6 @@ fn direct<P: Frame, T: Tables>(
 }
 
 #[inline(always)]
-fn translate<P: Frame>(packet: &mut P, s: &Scratch) -> Result<(), Reason> {
-    count_hop(packet, &s.view)?;
-    packet.store_new(0, &s.next.macs).ok_or(Reason::RewriteFailed)
-}
-
-#[inline(always)]
 const fn outer_header(view: &View) -> u32 {
     if view.v4 { OUTER_V4 } else { OUTER_V6 }
 }
@@ -192,9 +191,7 @@ const fn outer_header(view: &View) -> u32 {
 /// Does not fit once it is wrapped: the sender is told what would, if it has forbidden to cut it.
 #[inline(always)]
 fn refuse_length<P: Frame>(packet: &mut P, s: &mut Scratch) -> Verdict {
-    let flags: Option<[u8; 1]> = packet.load(ETH + 6);
-    let may_be_cut = s.view.v4 && matches!(flags, Some([flags]) if flags & DF == 0);
-    if may_be_cut {
+    if !s.view.whole {
         return Verdict::drop(Reason::TooBig);
     }
     packet.too_big(s, s.next.mtu.saturating_sub(outer_header(&s.view)))
@@ -204,7 +201,7 @@ fn refuse_length<P: Frame>(packet: &mut P, s: &mut Scratch) -> Verdict {
 /// whether it may be cut) is as for the packet itself.
 #[inline(never)]
 fn wrap_v4<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &Scratch) -> Option<()> {
-    let inner: [u8; 8] = packet.load(ETH)?;
+    let inner = s.head.ip();
     packet.prepend(OUTER_V4)?;
     let [a, b] = s.view.length.wrapping_add(OUTER_V4 as u16).to_be_bytes();
     let may_be_cut = inner[6] & DF == 0;
@@ -224,7 +221,7 @@ fn wrap_v4<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &Scratch) -> Opti
 /// The same with IPv6 (RFC 2473).
 #[inline(never)]
 fn wrap_v6<P: Frame>(packet: &mut P, s: &Scratch) -> Option<()> {
-    let [a, b, c, d]: [u8; 4] = packet.load(ETH)?;
+    let [a, b, c, d, ..] = *s.head.ip();
     packet.prepend(OUTER_V6)?;
     let [e, f] = s.view.length.to_be_bytes();
     packet.store_new(ETH, &[a, b, c, d, e, f, IPV6_INSIDE, OUTER_HOPS])?;

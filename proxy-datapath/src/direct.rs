@@ -10,6 +10,7 @@ use proxy_abi::{Addr, Be16, Config, DIRECT_MAC_TAG, Flow, Reason, Tuple, flow_fl
 use crate::{
     flow::{Fresh, evict},
     forward::{Place, is_loopback},
+    head::Head,
     packet::Packet,
     parse::{ACK, FIN, Kind, RST, SYN, View},
     service::asked,
@@ -64,23 +65,19 @@ pub(crate) fn record<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, no
     }
 }
 
-/// Writes the backend into the frame's addresses: see [`DIRECT_MAC_TAG`].
-///
-/// # Errors
-/// [`Reason::RewriteFailed`] when the kernel could not make the header writable.
+/// The backend as the frame's addresses: see [`DIRECT_MAC_TAG`].
 #[inline(always)]
-pub(crate) fn address<P: Packet>(packet: &mut P, to: &Tuple) -> Result<(), Reason> {
+pub(crate) fn address(head: &mut Head, to: &Tuple) {
     let [a, b, c, d] = to.dst.0[2].to_ne_bytes();
     let [e, f, g, h] = to.dst.0[3].to_ne_bytes();
     let [i, j] = to.dport.raw().to_ne_bytes();
-    let frame = [DIRECT_MAC_TAG, a, b, c, d, e, DIRECT_MAC_TAG, f, g, h, i, j];
-    packet.store(0, frame).ok_or(Reason::RewriteFailed)
+    head.address(&[DIRECT_MAC_TAG, a, b, c, d, e, DIRECT_MAC_TAG, f, g, h, i, j]);
 }
 
 /// The backend that [`address`] wrote: one of this node's pods, so that it shares the first 8 bytes with the router address.
 #[inline(always)]
-fn addressed<P: Packet>(packet: &P, config: &Config, v4: bool, to: &mut Tuple) -> bool {
-    let Some([tag, a, b, c, d, e, _, f, g, h, i, j]) = packet.load::<12>(0) else { return false };
+fn addressed(head: &Head, config: &Config, v4: bool, to: &mut Tuple) -> bool {
+    let [tag, a, b, c, d, e, _, f, g, h, i, j, ..] = head.bytes;
     let (high, low) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
     let router = config.router(v4);
     to.dst = Addr([router.0[0], router.0[1], high, low]);
@@ -111,7 +108,7 @@ pub(crate) fn from_ingress<P: Packet, T: Tables>(
             _ => return Verdict::drop(Reason::NoFlow),
         }
         s.to = s.view.tuple;
-        if !addressed(packet, config, s.view.v4, &mut s.to) {
+        if !addressed(&s.head, config, s.view.v4, &mut s.to) {
             return Verdict::drop(Reason::Malformed);
         }
         let service_id = asked(tables, &s.view).map_or(0, |frontend| frontend.service_id);

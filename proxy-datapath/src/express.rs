@@ -10,10 +10,9 @@ use crate::{
     balancer::frame,
     checksum::{add_bytes, finish},
     forward::{Place, address_tunnel, is_loopback},
-    glance::is_for_own_socket,
+    own::is_for_own_socket,
     packet::{Frame, Way},
     parse::{ETH, ETHERTYPE_V4, Kind, Shape},
-    rewrite::count_hop,
     service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
     unwrap::{is_stray, unwrap, wrapped_in},
@@ -47,7 +46,7 @@ enum Step {
 #[inline(always)]
 pub fn from_nic<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    if is_for_own_socket(packet, tables, s, config) || !matches!(packet.parse(s), Shape::Ip) {
+    if !matches!(packet.parse(s), Shape::Ip) || is_for_own_socket(tables, &s.view, config) {
         return Verdict::PASS;
     }
     let was_wrapped = match wrapped_in(tables, &s.view, config) {
@@ -70,14 +69,25 @@ pub fn from_nic<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch
     if matches!(step, Step::Settled) || !(s.direct || packet.rewrite(s)) {
         return s.verdict;
     }
-    if let Err(reason) = count_hop(packet, &s.view) {
+    if let Err(reason) = s.head.count_hop(&s.view) {
         return Verdict::drop(reason);
     }
-    let sent = match step {
-        Step::Tunnel => encapsulate(packet, tables, s, config).map(|()| Verdict::wrapped(s.next.ifindex)),
-        _ => packet.store_new(0, &s.next.macs).map(|()| Verdict::out(s.next.ifindex)),
-    };
-    sent.unwrap_or(Verdict::drop(Reason::RewriteFailed))
+    let tunnel = matches!(step, Step::Tunnel);
+    if tunnel {
+        address_tunnel(s)
+    } else {
+        s.head.address(&s.next.macs)
+    }
+    if !packet.write(s) {
+        return s.verdict;
+    }
+    if !tunnel {
+        return Verdict::out(s.next.ifindex);
+    }
+    match encapsulate(packet, tables, s, config) {
+        Some(()) => Verdict::wrapped(s.next.ifindex),
+        None => Verdict::drop(Reason::RewriteFailed),
+    }
 }
 
 /// Not inlined: what it needs of the stack is free again when the packet is written.
@@ -177,9 +187,8 @@ fn encapsulate<P: Frame, T: Tables>(
     s: &mut Scratch,
     config: &Config,
 ) -> Option<()> {
-    let class: [u8; 2] = packet.load(ETH)?;
-    let marks = if s.view.v4 { class[1] & 3 } else { class[1] >> 4 & 3 };
-    address_tunnel(packet, s).ok()?;
+    let class = s.head.ip()[1];
+    let marks = if s.view.v4 { class & 3 } else { class >> 4 & 3 };
     // From here on the inner frame's length counts: Ethernet header and IP packet.
     let udp = s.view.length.wrapping_add((ETH + 16) as u16);
     packet.prepend(OUTER)?;

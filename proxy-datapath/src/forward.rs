@@ -3,9 +3,8 @@ use proxy_abi::{Addr, Config, Reason, config_flag, endpoint_flag, pod_cidr_flag}
 use crate::{
     direct,
     packet::{Packet, Way},
-    rewrite::{address_frame, address_tunnel_frame, count_hop},
     tables::{Scratch, Tables},
-    verdict::Verdict,
+    verdict::{Action, Verdict},
 };
 
 /// Where an address lives, seen from this node.
@@ -63,47 +62,60 @@ pub(crate) fn ends_here(s: &Scratch) -> bool {
     s.view.ttl <= 1 && matches!(s.hop.place, Place::Pod | Place::Remote | Place::Outside)
 }
 
-/// Sends a packet, already translated, to where its destination lives.
+/// Sends a packet, already translated, to where its destination lives, and writes its headers: `s.verdict`.
 #[inline(always)]
-pub(crate) fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) -> Verdict {
-    let (view, hop) = (&s.view, &s.hop);
+pub(crate) fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) {
+    s.verdict = prepare(packet, s, config);
+    if !matches!(s.verdict.action, Action::Drop) {
+        packet.write(s);
+    }
+}
+
+#[inline(always)]
+fn prepare<P: Packet>(packet: &P, s: &mut Scratch, config: &Config) -> Verdict {
+    let Scratch { view, head, hop, .. } = s;
     if s.direct && !matches!(hop.place, Place::Remote) {
         return Verdict::drop(Reason::UnknownEndpoint);
     }
     match hop.place {
         Place::Node => Verdict::PASS,
         Place::Nobody => Verdict::drop(Reason::UnknownEndpoint),
-        Place::Pod => match count_hop(packet, view).and_then(|()| address_frame(packet, hop.mac)) {
-            Ok(()) => Verdict::deliver(hop.ifindex),
+        Place::Pod => match head.count_hop(view) {
+            Ok(()) => {
+                head.address_to(&hop.mac);
+                Verdict::deliver(hop.ifindex)
+            }
             Err(reason) => Verdict::drop(reason),
         },
         Place::Remote if config.overlay_ifindex == 0 => Verdict::drop(Reason::TunnelDown),
-        Place::Remote => match count_hop(packet, view).and_then(|()| address_tunnel(packet, s)) {
-            Ok(()) => Verdict::tunnel(hop.node),
+        Place::Remote => match head.count_hop(view) {
+            Ok(()) => {
+                let node = hop.node;
+                address_tunnel(s);
+                Verdict::tunnel(node)
+            }
             Err(reason) => Verdict::drop(reason),
         },
         Place::Routed | Place::Outside => {
             packet.way_out(&view.tuple, &mut s.next);
             let Some(ifindex) = s.next.device() else { return Verdict::drop(Reason::Unroutable) };
-            if let Err(reason) = count_hop(packet, view) {
+            if let Err(reason) = head.count_hop(view) {
                 return Verdict::drop(reason);
             }
             // The stack's neighbour table stays fresh by what it sends itself: a flow's first packet in each second.
             if !s.lively || !matches!(s.next.way, Way::Found) {
                 return Verdict::out(ifindex);
             }
-            match packet.store(0, s.next.macs) {
-                Some(()) => Verdict::addressed(ifindex),
-                None => Verdict::drop(Reason::RewriteFailed),
-            }
+            head.address(&s.next.macs);
+            Verdict::addressed(ifindex)
         }
     }
 }
 
 /// The frame's addresses on its way through the tunnel.
 #[inline(always)]
-pub(crate) fn address_tunnel<P: Packet>(packet: &mut P, s: &Scratch) -> Result<(), Reason> {
-    if s.direct { direct::address(packet, &s.to) } else { address_tunnel_frame(packet) }
+pub(crate) fn address_tunnel(s: &mut Scratch) {
+    if s.direct { direct::address(&mut s.head, &s.to) } else { s.head.address_tunnel() }
 }
 
 /// 127.0.0.0/8 and ::1, which never belong on a device (RFC 1122 section 3.2.1.3).

@@ -8,7 +8,6 @@ use crate::{
     forward::Place,
     packet::{Packet, Tunnel},
     parse::{Kind, Shape},
-    rewrite::address_tunnel_frame,
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -82,10 +81,8 @@ pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scra
     if !speak_as_router(packet, tables, s, config) {
         return s.verdict;
     }
-    match address_tunnel_frame(packet) {
-        Ok(()) => Verdict::keyed(s.hop.node),
-        Err(reason) => Verdict::drop(reason),
-    }
+    s.head.address_tunnel();
+    if packet.write(s) { Verdict::keyed(s.hop.node) } else { s.verdict }
 }
 
 /// A process that bound itself to an address of the node's uplink gets the router address: the answer must find its way back

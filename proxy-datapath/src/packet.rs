@@ -1,6 +1,6 @@
-use proxy_abi::{Addr, Config, Tuple};
+use proxy_abi::{Addr, Config, Reason, Tuple};
 
-use crate::{crc32c::Change, parse::Shape, step, tables::Scratch, verdict::Verdict};
+use crate::{crc32c::Change, head::Head, parse::Shape, step, tables::Scratch, verdict::Verdict};
 
 /// Outer header of a packet that came through the tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -22,9 +22,12 @@ pub trait Packet {
     /// `N` bytes at `at`; none where the packet is shorter.
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
 
+    /// As [`Packet::load`], to where they are wanted.
+    fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()>;
+
     /// Overwrites bytes whose effect on checksums is made good by the caller; none where the packet is shorter or the
     /// kernel has no memory.
-    fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()>;
+    fn store<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()>;
 
     /// Overwrites bytes whose effect no checksum in the packet makes good; what the kernel knows of its sum follows.
     fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()>;
@@ -59,15 +62,6 @@ pub trait Packet {
         step::parse(self, s)
     }
 
-    /// [`step::glance`].
-    #[inline(always)]
-    fn glance(&self, s: &mut Scratch) -> bool
-    where
-        Self: Sized,
-    {
-        step::glance(self, s)
-    }
-
     /// [`step::rewrite`].
     #[inline(always)]
     fn rewrite(&mut self, s: &mut Scratch) -> bool
@@ -75,6 +69,28 @@ pub trait Packet {
         Self: Sized,
     {
         step::rewrite(self, s)
+    }
+
+    /// Writes what has changed in `head`.
+    #[inline(always)]
+    fn write_head(&mut self, v4: bool, head: &Head) -> Option<()>
+    where
+        Self: Sized,
+    {
+        head.write(self, v4)
+    }
+
+    /// [`Packet::write_head`] of `s.head`. False: `s.verdict` says that it could not be.
+    #[inline(always)]
+    fn write(&mut self, s: &mut Scratch) -> bool
+    where
+        Self: Sized,
+    {
+        let written = self.write_head(s.view.v4, &s.head).is_some();
+        if !written {
+            s.verdict = Verdict::drop(Reason::RewriteFailed);
+        }
+        written
     }
 
     /// [`step::forward`].

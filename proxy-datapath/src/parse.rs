@@ -1,6 +1,6 @@
 use proxy_abi::{Addr, Be16, Reason, Tuple, proto};
 
-use crate::packet::Packet;
+use crate::{head::Head, packet::Packet};
 
 pub(crate) const ETH: u32 = 14;
 pub(crate) const ETHERTYPE_V4: [u8; 2] = [0x08, 0x00];
@@ -104,29 +104,44 @@ impl View {
     }
 }
 
-/// Reads a packet's headers into `view`.
+/// Reads a packet's headers into `view`, and keeps the first of them in `head`.
 ///
 /// # Errors
 /// [`Reason::Malformed`] for headers that are cut short or contradict themselves; [`Reason::MappedOnWire`].
 #[inline(always)]
-pub fn parse<P: Packet>(packet: &P, view: &mut View) -> Result<Shape, Reason> {
-    let eth: [u8; 14] = packet.load(0).ok_or(Reason::Malformed)?;
+pub fn parse<P: Packet>(packet: &P, view: &mut View, head: &mut Head) -> Result<Shape, Reason> {
+    if !head.read(packet) {
+        return short(packet, view);
+    }
+    let eth = &head.bytes;
     view.src_mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
     view.kind = Kind::Other;
     view.flags = 0;
     view.fragment = false;
     match [eth[12], eth[13]] {
-        ETHERTYPE_V4 => parse_v4(packet, view).ok_or(Reason::Malformed)?,
-        ETHERTYPE_V6 => parse_v6(packet, view)?,
+        ETHERTYPE_V4 => parse_v4(packet, view, head).ok_or(Reason::Malformed)?,
+        ETHERTYPE_V6 => parse_v6(packet, view, head)?,
         ETHERTYPE_ARP => return Ok(Shape::Arp),
         _ => return Ok(Shape::Foreign),
     }
     Ok(Shape::Ip)
 }
 
+/// A frame that is too short for an IP packet.
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P, view: &mut View) -> Option<()> {
-    let header: [u8; 20] = packet.load(ETH)?;
+fn short<P: Packet>(packet: &P, view: &mut View) -> Result<Shape, Reason> {
+    let eth: [u8; 14] = packet.load(0).ok_or(Reason::Malformed)?;
+    view.src_mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
+    match [eth[12], eth[13]] {
+        ETHERTYPE_V4 | ETHERTYPE_V6 => Err(Reason::Malformed),
+        ETHERTYPE_ARP => Ok(Shape::Arp),
+        _ => Ok(Shape::Foreign),
+    }
+}
+
+#[inline(always)]
+fn parse_v4<P: Packet>(packet: &P, view: &mut View, head: &Head) -> Option<()> {
+    let header = head.ip();
     let header_length = (header[0] & 0x0f) as u32 * 4;
     let carried = packet.length() - ETH;
     let mut length = u16::from_be_bytes([header[2], header[3]]) as u32;
@@ -151,8 +166,11 @@ fn parse_v4<P: Packet>(packet: &P, view: &mut View) -> Option<()> {
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P, view: &mut View) -> Result<(), Reason> {
-    let header: [u8; 40] = packet.load(ETH).ok_or(Reason::Malformed)?;
+fn parse_v6<P: Packet>(packet: &P, view: &mut View, head: &mut Head) -> Result<(), Reason> {
+    if !head.read_v6(packet) {
+        return Err(Reason::Malformed);
+    }
+    let header = head.ip();
     let payload = u16::from_be_bytes([header[4], header[5]]) as u32;
     let carried = packet.length() - ETH;
     if header[0] >> 4 != 6 || payload + 40 > carried {

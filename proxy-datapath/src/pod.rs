@@ -51,7 +51,11 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch)
         // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked at.
         s.view.tuple.src = *config.node(s.view.v4);
     }
-    if tables.find_translated(s) && !packet.rewrite(s) { s.verdict } else { Verdict::PASS }
+    if !tables.find_translated(s) || (packet.rewrite(s) && packet.write(s)) {
+        Verdict::PASS
+    } else {
+        s.verdict
+    }
 }
 
 #[inline(always)]

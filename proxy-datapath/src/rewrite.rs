@@ -1,30 +1,35 @@
-use proxy_abi::{Addr, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason, Tuple, proto};
+use proxy_abi::{Addr, Reason, Tuple, proto};
 
 use crate::{
-    checksum::{add, changed, changed_addr, changed_port},
+    checksum::{add, changed_addr, changed_port},
     crc32c::Change,
+    head::Head,
     packet::Packet,
     parse::{ETH, Kind, View},
 };
 
-const V4_CHECKSUM: u32 = ETH + 10;
-
-/// Turns the packet's tuple `view.tuple` into `to`: addresses, ports and every checksum they are part of. For an ICMP error
+/// Turns the packet's tuple `view.tuple` into `to`: addresses (in `head`, still to be written), ports and every checksum they
+/// are part of. For an ICMP error
 /// the reported packet is turned too, so that its receiver recognises it (RFC 5508 section 4.2).
 ///
 /// # Errors
 /// [`Reason::RewriteFailed`] when the kernel could not make the headers writable.
 #[inline(always)]
-pub(crate) fn rewrite<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Result<(), Reason> {
+pub(crate) fn rewrite<P: Packet>(
+    packet: &mut P,
+    view: &mut View,
+    head: &mut Head,
+    to: &Tuple,
+) -> Result<(), Reason> {
     if matches!(view.kind, Kind::Error) {
-        rewrite_error(packet, view, to).ok_or(Reason::RewriteFailed)
+        rewrite_error(packet, view, head, to).ok_or(Reason::RewriteFailed)
     } else {
-        rewrite_plain(packet, view, to).ok_or(Reason::RewriteFailed)
+        rewrite_plain(packet, view, head, to).ok_or(Reason::RewriteFailed)
     }
 }
 
 #[inline(always)]
-fn rewrite_plain<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Option<()> {
+fn rewrite_plain<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to: &Tuple) -> Option<()> {
     let l4 = view.l4 as u32;
     let addresses = changed_addr(changed_addr(0, &view.src, &to.src), &view.dst, &to.dst);
     if let Some(at) = transport_checksum(view) {
@@ -45,14 +50,14 @@ fn rewrite_plain<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Opti
     if view.proto == proto::SCTP && matches!(view.kind, Kind::Ports) {
         fix_sctp(packet, view, to)?;
     }
-    set_addresses(packet, view, addresses, &to.src, &to.dst)?;
+    set_addresses(view, head, addresses, &to.src, &to.dst);
     match view.kind {
         // No Internet checksum makes up for them.
         Kind::Ports if view.proto == proto::SCTP => {
             packet.store_new(l4, &join(to.sport.raw(), to.dport.raw()))?
         }
-        Kind::Ports => packet.store(l4, join(to.sport.raw(), to.dport.raw()))?,
-        Kind::Echo => packet.store(l4 + 4, to.sport.raw().to_ne_bytes())?,
+        Kind::Ports => packet.store(l4, &join(to.sport.raw(), to.dport.raw()))?,
+        Kind::Echo => packet.store(l4 + 4, &to.sport.raw().to_ne_bytes())?,
         _ => {}
     }
     view.tuple = *to;
@@ -100,31 +105,15 @@ fn transport_checksum(view: &View) -> Option<u32> {
 }
 
 #[inline(always)]
-fn set_addresses<P: Packet>(
-    packet: &mut P,
-    view: &mut View,
-    diff: u32,
-    src: &Addr,
-    dst: &Addr,
-) -> Option<()> {
-    if view.v4 {
-        packet.fix_header_checksum(V4_CHECKSUM, diff)?;
-        packet.store(ETH + 12, pair(src, dst))?;
-    } else {
-        // No header checksum makes up for them, as IPv4's does: a sum over the whole packet, where the device made one
-        // (CHECKSUM_COMPLETE), has to follow. Fixing the transport checksum took the change out of it; newer kernels can be
-        // told not to (BPF_F_IPV6, Linux commit ead7f9b8de65), but putting it back works on all of them.
-        packet.store_new(ETH + 8, &src.octets())?;
-        packet.store_new(ETH + 24, &dst.octets())?;
-    }
+fn set_addresses(view: &mut View, head: &mut Head, diff: u32, src: &Addr, dst: &Addr) {
+    head.set_addresses(view.v4, diff, src, dst);
     view.src = *src;
     view.dst = *dst;
-    Some(())
 }
 
 /// An ICMP error travels along a flow from its receiving end: `view.tuple` → `to`, and quotes the flow's other direction.
 #[inline(always)]
-fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Option<()> {
+fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to: &Tuple) -> Option<()> {
     let (l3, l4) = (view.inner_l3 as u32, view.inner_l4 as u32);
     let from = view.tuple;
     let ports = changed_port(changed_port(0, from.dport, to.dport), from.sport, to.sport);
@@ -139,15 +128,15 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Opti
     if view.v4 {
         // The quoted header's own checksum makes up for its addresses.
         packet.fix_header_checksum(l3 + 10, inner)?;
-        packet.store(l3 + 12, pair(&to.dst, &to.src))?;
+        packet.store(l3 + 12, &pair(&to.dst, &to.src))?;
     } else {
         packet.fix_transport_checksum(at, outer, true, false)?;
-        packet.store(l3 + 8, to.dst.octets())?;
-        packet.store(l3 + 24, to.src.octets())?;
+        packet.store(l3 + 8, &to.dst.octets())?;
+        packet.store(l3 + 24, &to.src.octets())?;
         quote = add(quote, inner);
     }
     if from.proto == proto::TCP || from.proto == proto::UDP || from.proto == proto::SCTP {
-        packet.store(l4, join(to.dport.raw(), to.sport.raw()))?;
+        packet.store(l4, &join(to.dport.raw(), to.sport.raw()))?;
         // The quote of a datagram holds its checksum too; of a segment it ends before that.
         let checksum = if from.proto == proto::UDP { packet.load::<2>(l4 + 6) } else { None };
         if matches!(checksum, Some(sum) if sum != [0, 0]) {
@@ -157,7 +146,7 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Opti
         }
     } else {
         // The identifier, and the quoted echo's own checksum which makes up for it.
-        packet.store(l4 + 4, to.sport.raw().to_ne_bytes())?;
+        packet.store(l4 + 4, &to.sport.raw().to_ne_bytes())?;
         let mut change = changed_port(0, from.sport, to.sport);
         quote = add(quote, !ports);
         if from.proto == proto::ICMPV6 {
@@ -168,7 +157,7 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, to: &Tuple) -> Opti
         packet.fix_header_checksum(l4 + 2, change)?;
     }
     packet.fix_transport_checksum(at, quote, false, false)?;
-    set_addresses(packet, view, outer, &src, &to.dst)?;
+    set_addresses(view, head, outer, &src, &to.dst);
     view.tuple = *to;
     Some(())
 }
@@ -184,41 +173,4 @@ const fn join(first: u16, second: u16) -> [u8; 4] {
 const fn pair(first: &Addr, second: &Addr) -> [u8; 8] {
     let ([a, b, c, d], [e, f, g, h]) = (first.v4_raw().to_ne_bytes(), second.v4_raw().to_ne_bytes());
     [a, b, c, d, e, f, g, h]
-}
-
-/// Counts one hop, as a router does that is neither end of the packet's way.
-///
-/// # Errors
-/// [`Reason::TtlExpired`] where none is left.
-#[inline(always)]
-pub(crate) fn count_hop<P: Packet>(packet: &mut P, view: &View) -> Result<(), Reason> {
-    if view.ttl <= 1 {
-        return Err(Reason::TtlExpired);
-    }
-    let ttl = view.ttl - 1;
-    let stored = if view.v4 {
-        // The word in the checksum is TTL and protocol; the protocol stays.
-        let from = u16::from_ne_bytes([view.ttl, 0]) as u32;
-        let to = u16::from_ne_bytes([ttl, 0]) as u32;
-        packet
-            .fix_header_checksum(V4_CHECKSUM, changed(0, from, to))
-            .and_then(|()| packet.store(ETH + 8, [ttl]))
-    } else {
-        // As for the addresses.
-        packet.store_new(ETH + 7, &[ttl])
-    };
-    stored.ok_or(Reason::RewriteFailed)
-}
-
-/// Addresses the frame to a pod's end of its veth pair.
-#[inline(always)]
-pub(crate) fn address_frame<P: Packet>(packet: &mut P, mac: [u8; 6]) -> Result<(), Reason> {
-    packet.store(0, mac).ok_or(Reason::RewriteFailed)
-}
-
-/// Inner Ethernet header of the tunnel, alike between all nodes.
-#[inline(always)]
-pub(crate) fn address_tunnel_frame<P: Packet>(packet: &mut P) -> Result<(), Reason> {
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (OVERLAY_DEV_MAC, OVERLAY_SRC_MAC);
-    packet.store(0, [a, b, c, d, e, f, g, h, i, j, k, l]).ok_or(Reason::RewriteFailed)
 }

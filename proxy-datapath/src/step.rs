@@ -11,7 +11,6 @@ use crate::{
     answer, direct, flow, forward,
     forward::Place,
     fragment::follow,
-    glance,
     packet::Packet,
     parse::{self, Shape},
     rewrite, service,
@@ -23,16 +22,10 @@ use crate::{
 /// Reads a packet's headers into `s.view`. [`Shape::Broken`]: `s.verdict` says why.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, s: &mut Scratch) -> Shape {
-    parse::parse(packet, &mut s.view).unwrap_or_else(|reason| {
+    parse::parse(packet, &mut s.view, &mut s.head).unwrap_or_else(|reason| {
         s.verdict = Verdict::drop(reason);
         Shape::Broken
     })
-}
-
-/// Reads addresses and ports of the commonest packets into `s.view`. False for all others.
-#[inline(always)]
-pub fn glance<P: Packet>(packet: &P, s: &mut Scratch) -> bool {
-    glance::glance(packet, &mut s.view)
 }
 
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`; `s.lively` tells whether another
@@ -112,17 +105,17 @@ fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, config: &Config) {
     }
 }
 
-/// Turns the packet's tuple `s.view.tuple` into `s.to`. False: `s.verdict` says why not.
+/// Turns the packet's tuple `s.view.tuple` into `s.to`; its IP header in `s.head` only. False: `s.verdict` says why not.
 #[inline(always)]
 pub fn rewrite<P: Packet>(packet: &mut P, s: &mut Scratch) -> bool {
-    let done = rewrite::rewrite(packet, &mut s.view, &s.to);
+    let done = rewrite::rewrite(packet, &mut s.view, &mut s.head, &s.to);
     settle(done, s)
 }
 
-/// Prepares a packet, already translated, for its way to `s.hop`: `s.verdict`.
+/// Prepares a packet, already translated, for its way to `s.hop`, and writes its headers: `s.verdict`.
 #[inline(always)]
 pub fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) {
-    s.verdict = forward::forward(packet, s, config);
+    forward::forward(packet, s, config);
 }
 
 /// Turns the packet into its own refusal: `s.verdict`.

@@ -6,6 +6,7 @@ use proxy_abi::{
 use crate::{
     flow::{Attempt, Fresh},
     forward::Hop,
+    head::Head,
     packet::NextHop,
     parse::View,
     service::{Choice, Found, Side},
@@ -141,6 +142,8 @@ pub trait Tables {
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Scratch {
     pub view: View,
+    /// Its first headers.
+    pub head: Head,
     /// What the packet's tuple becomes.
     pub to: Tuple,
     /// Key of the entry that translates the answers.

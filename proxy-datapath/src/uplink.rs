@@ -5,7 +5,7 @@ use proxy_abi::{Addr, Config, OwnPort, Reason, Uplink, config_flag, endpoint_fla
 use crate::{
     flow::Fresh,
     forward::{Place, ends_here, is_loopback},
-    glance::{is_for_own_socket, is_from_own_socket},
+    own::{is_for_own_socket, is_from_own_socket},
     packet::Packet,
     parse::{Kind, Shape, View},
     service::{Found, Side, joins_midway},
@@ -17,16 +17,13 @@ use crate::{
 #[inline(always)]
 pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    if is_for_own_socket(packet, tables, s, config) {
-        return Verdict::PASS;
-    }
     match packet.parse(s) {
         Shape::Ip => {}
         Shape::Broken if matches!(s.verdict.reason, Reason::MappedOnWire) => return s.verdict,
         // The node's own business, and its stack is the judge of it.
         Shape::Arp | Shape::Foreign | Shape::Broken => return Verdict::PASS,
     }
-    if is_tunnel(&s.view, config) {
+    if is_for_own_socket(tables, &s.view, config) || is_tunnel(&s.view, config) {
         return Verdict::PASS;
     }
     if is_loopback(&s.view.src) || is_loopback(&s.view.dst) {
@@ -87,10 +84,10 @@ fn set_right<T: Tables>(tables: &T, s: &mut Scratch) {
 #[inline(always)]
 pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    if is_from_own_socket(packet, tables, s, config) {
-        return Verdict::PASS;
-    }
-    if !matches!(packet.parse(s), Shape::Ip) || is_tunnel(&s.view, config) {
+    if !matches!(packet.parse(s), Shape::Ip)
+        || is_from_own_socket(tables, &s.view, config)
+        || is_tunnel(&s.view, config)
+    {
         return Verdict::PASS;
     }
     let Some(source) = tables.endpoint(&s.view.src) else { return Verdict::PASS };
@@ -106,7 +103,7 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
             return s.verdict;
         }
     }
-    if packet.rewrite(s) { Verdict::PASS } else { s.verdict }
+    if packet.rewrite(s) && packet.write(s) { Verdict::PASS } else { s.verdict }
 }
 
 /// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the tunnel's header.

@@ -119,8 +119,16 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
-    fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
-        self.0.store(at as usize, &bytes, 0).ok()
+    fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()> {
+        // SAFETY: the helper writes N bytes.
+        (unsafe { helper::bpf_skb_load_bytes(self.raw().cast(), at, into.as_mut_ptr().cast(), N as u32) }
+            == 0)
+            .then_some(())
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
+        self.0.store(at as usize, bytes, 0).ok()
     }
 
     #[inline(always)]
@@ -176,11 +184,6 @@ impl Packet for Skb<'_> {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::skb_parse(self.raw(), s)
-    }
-
-    #[inline(always)]
-    fn glance(&self, s: &mut Scratch) -> bool {
-        steps::skb_glance(self.raw(), s)
     }
 
     #[inline(always)]

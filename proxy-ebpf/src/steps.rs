@@ -73,7 +73,6 @@ macro_rules! global_packet {
 
 global_packet! { __sk_buff, TcContext::new =>
     skb_parse(packet, s) -> Shape, Shape::Broken, step::parse(packet, s);
-    skb_glance(packet, s) -> bool, false, step::glance(packet, s);
     skb_rewrite(packet, s) -> bool, false, step::rewrite(packet, s);
     skb_forward(packet, s) -> u32, 0, { forward(packet, s); 0 };
     skb_reject(packet, s) -> u32, 0, { step::reject(packet, s); 0 };
@@ -83,7 +82,6 @@ global_packet! { __sk_buff, TcContext::new =>
 
 global_packet! { xdp_md, XdpContext::new =>
     xdp_parse(packet, s) -> Shape, Shape::Broken, step::parse(packet, s);
-    xdp_glance(packet, s) -> bool, false, step::glance(packet, s);
     xdp_rewrite(packet, s) -> bool, false, step::rewrite(packet, s);
     xdp_reject(packet, s) -> u32, 0, { step::reject(packet, s); 0 };
     xdp_too_big(packet, s, mtu: u32) -> u32, 0, { step::too_big(packet, s, mtu); 0 };

@@ -1,7 +1,8 @@
 //! `Packet` over an xdp_md, and the program of a balancer that stands in front of nodes.
 //!
-//! Headers are read in place, in a packet's first [`REACH`] bytes (the verifier wants a bound on every offset); more than a few
-//! bytes are written by helpers: BPF moves bytes whose alignment is not known one by one, and each would take a register.
+//! Headers are read in place, in a packet's first [`REACH`] bytes (the verifier wants a bound on every offset), and so are the
+//! first ones written; more than a few other bytes are written by helpers: they come from the stack, where words lie at
+//! multiples of their size or are moved byte by byte.
 
 use core::{arch::asm, mem::MaybeUninit};
 
@@ -14,8 +15,8 @@ use aya_ebpf::{
 };
 use proxy_abi::Tuple;
 use proxy_datapath::{
-    Action, Change, Frame, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, fix_checksum, from_nic,
-    from_wire,
+    Action, Change, Frame, Head, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, fix_checksum,
+    from_nic, from_wire,
 };
 
 use crate::{
@@ -83,40 +84,32 @@ fn bounded(at: u64) -> u64 {
     at
 }
 
-/// Reads bytes word by word, wherever they lie: the compiler would read what may lie anywhere byte by byte, and each would take
+/// Copies bytes word by word, wherever they lie: the compiler would move what may lie anywhere byte by byte, and each would take
 /// a register and then a word of the 512 bytes of stack.
 ///
 /// # Safety
-/// `from` must be readable.
+/// `from` must be readable, `to` writable, and they must not overlap.
 #[inline(always)]
-unsafe fn read<const N: usize>(from: *const [u8; N]) -> [u8; N] {
-    let mut to = Aligned(MaybeUninit::<[u8; N]>::uninit());
-    let (from, into) = (from.cast::<u8>(), to.0.as_mut_ptr().cast::<u8>());
+unsafe fn copy<const N: usize>(from: *const [u8; N], to: *mut [u8; N]) {
+    let (from, to) = (from.cast::<u8>(), to.cast::<u8>());
     let mut done = 0;
-    // SAFETY: all within the N bytes of either; `into` is aligned to 8, and each word lies at a multiple of its size.
+    // SAFETY: all within the N bytes of either.
     unsafe {
         while done + 8 <= N {
-            let word: u64;
-            asm!("{word} = *(u64 *)({from} + 0)", word = out(reg) word, from = in(reg) from.add(done), options(pure, readonly, nostack));
-            into.add(done).cast::<u64>().write(word);
+            asm!("{word} = *(u64 *)({from} + 0)", "*(u64 *)({to} + 0) = {word}", word = out(reg) _, from = in(reg) from.add(done), to = in(reg) to.add(done), options(nostack));
             done += 8;
         }
         if done + 4 <= N {
-            let word: u64;
-            asm!("{word} = *(u32 *)({from} + 0)", word = out(reg) word, from = in(reg) from.add(done), options(pure, readonly, nostack));
-            into.add(done).cast::<u32>().write(word as u32);
+            asm!("{word} = *(u32 *)({from} + 0)", "*(u32 *)({to} + 0) = {word}", word = out(reg) _, from = in(reg) from.add(done), to = in(reg) to.add(done), options(nostack));
             done += 4;
         }
         if done + 2 <= N {
-            let word: u64;
-            asm!("{word} = *(u16 *)({from} + 0)", word = out(reg) word, from = in(reg) from.add(done), options(pure, readonly, nostack));
-            into.add(done).cast::<u16>().write(word as u16);
+            asm!("{word} = *(u16 *)({from} + 0)", "*(u16 *)({to} + 0) = {word}", word = out(reg) _, from = in(reg) from.add(done), to = in(reg) to.add(done), options(nostack));
             done += 2;
         }
         if done < N {
-            into.add(done).write(from.add(done).read());
+            to.add(done).write(from.add(done).read());
         }
-        to.0.assume_init()
     }
 }
 
@@ -152,13 +145,34 @@ impl Xdp<'_> {
         }
         Some(start as *mut [u8; N])
     }
+
+    /// Over the packet's first bytes, from a map's memory: words may lie anywhere there.
+    #[inline(always)]
+    fn copy_from<const N: usize>(&mut self, bytes: &[u8; N]) -> Option<()> {
+        // SAFETY: within the packet, which is none of the program's own memory.
+        unsafe { copy(bytes, self.at::<N>(0)?) };
+        Some(())
+    }
+
+    /// # Safety
+    /// `to` must be writable.
+    #[inline(always)]
+    unsafe fn copy_to<const N: usize>(&self, at: u32, to: *mut [u8; N]) -> Option<()> {
+        if N <= READ_IN_PLACE {
+            // SAFETY: within the packet, which is none of the program's own memory.
+            unsafe { copy(self.at::<N>(at)?, to) };
+            return Some(());
+        }
+        // SAFETY: the helper writes N bytes, all of them or it fails.
+        (unsafe { helper::bpf_xdp_load_bytes(self.raw(), at, to.cast(), N as u32) } == 0).then_some(())
+    }
 }
 
 /// Not inlined: it stands in many places, and each would take its registers' worth of stack.
 #[inline(never)]
 fn fix(packet: &mut Xdp<'_>, at: u32, diff: u32, zero_is_none: bool) -> bool {
     let Some(old) = packet.load(at) else { return false };
-    packet.store(at, fix_checksum(old, diff, zero_is_none)).is_some()
+    packet.store(at, &fix_checksum(old, diff, zero_is_none)).is_some()
 }
 
 impl Packet for Xdp<'_> {
@@ -176,24 +190,22 @@ impl Packet for Xdp<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        if N <= READ_IN_PLACE {
-            let from = self.at::<N>(at)?;
-            // SAFETY: within the packet.
-            return Some(unsafe { read(from) });
-        }
         let mut aligned = Aligned(MaybeUninit::<[u8; N]>::uninit());
-        let to = aligned.0.as_mut_ptr().cast();
-        // SAFETY: the helper writes N bytes, all of them or it fails.
-        match unsafe { helper::bpf_xdp_load_bytes(self.raw(), at, to, N as u32) } {
-            // SAFETY: written.
-            0 => Some(unsafe { aligned.0.assume_init() }),
-            _ => None,
-        }
+        // SAFETY: as large as what is copied there.
+        unsafe { self.copy_to(at, aligned.0.as_mut_ptr()) }?;
+        // SAFETY: written.
+        Some(unsafe { aligned.0.assume_init() })
     }
 
     #[inline(always)]
-    fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
-        self.store_new(at, &bytes)
+    fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()> {
+        // SAFETY: as large as what is copied there.
+        unsafe { self.copy_to(at, into) }
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
+        self.store_new(at, bytes)
     }
 
     #[inline(always)]
@@ -252,14 +264,19 @@ impl Packet for Xdp<'_> {
         self.next_hop(tuple, 0, hop);
     }
 
+    /// All of them, changed or not: that is less work than to ask.
     #[inline(always)]
-    fn parse(&self, s: &mut Scratch) -> Shape {
-        steps::xdp_parse(self.raw(), s)
+    fn write_head(&mut self, v4: bool, head: &Head) -> Option<()> {
+        if v4 {
+            self.copy_from(head.first::<{ Head::V4 }>())
+        } else {
+            self.copy_from(head.first::<{ Head::V6 }>())
+        }
     }
 
     #[inline(always)]
-    fn glance(&self, s: &mut Scratch) -> bool {
-        steps::xdp_glance(self.raw(), s)
+    fn parse(&self, s: &mut Scratch) -> Shape {
+        steps::xdp_parse(self.raw(), s)
     }
 
     #[inline(always)]

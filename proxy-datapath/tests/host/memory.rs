@@ -41,14 +41,19 @@ impl Packet for Bytes {
         self.data.get(at..at.checked_add(N)?)?.try_into().ok()
     }
 
-    fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
+    fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()> {
+        *into = self.load(at)?;
+        Some(())
+    }
+
+    fn store<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
         let at = at as usize;
-        self.data.get_mut(at..at.checked_add(N)?)?.copy_from_slice(&bytes);
+        self.data.get_mut(at..at.checked_add(N)?)?.copy_from_slice(bytes);
         Some(())
     }
 
     fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
-        self.store(at, *bytes)
+        self.store(at, bytes)
     }
 
     fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()> {
@@ -74,7 +79,7 @@ impl Packet for Bytes {
             0 if zero_is_none => 0xffff,
             new => new,
         };
-        self.store(at, new.to_ne_bytes())
+        self.store(at, &new.to_ne_bytes())
     }
 
     fn work_out(&self, change: &mut Change) {

@@ -151,8 +151,8 @@ impl Way<'_> {
         let mut scratch = Scratch::default();
         let verdict = run(&mut frame, self.snapshot, &mut scratch);
         self.decisions();
-        let mut view = Scratch::default().view;
-        if let Ok(Shape::Ip) = parse(&frame, &mut view) {
+        let Scratch { mut view, mut head, .. } = Scratch::default();
+        if let Ok(Shape::Ip) = parse(&frame, &mut view, &mut head) {
             let tuple = view.tuple;
             let now = (names::socket(tuple.src, tuple.sport), names::socket(tuple.dst, tuple.dport));
             if now != (from.to_string(), to.to_string()) && verdict.action != Action::Answer {

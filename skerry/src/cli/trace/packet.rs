@@ -54,14 +54,19 @@ impl Packet for Frame {
         self.0.get(at..at.checked_add(N)?)?.try_into().ok()
     }
 
-    fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> Option<()> {
+    fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()> {
+        *into = self.load(at)?;
+        Some(())
+    }
+
+    fn store<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
         let at = at as usize;
-        self.0.get_mut(at..at.checked_add(N)?)?.copy_from_slice(&bytes);
+        self.0.get_mut(at..at.checked_add(N)?)?.copy_from_slice(bytes);
         Some(())
     }
 
     fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()> {
-        self.store(at, *bytes)
+        self.store(at, bytes)
     }
 
     fn fix_header_checksum(&mut self, _at: u32, _diff: u32) -> Option<()> {
@@ -120,7 +125,8 @@ mod tests {
             for number in [proto::TCP, proto::UDP] {
                 let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
                 let mut scratch = Scratch::default();
-                let shape = parse(&Frame::first(from, to, number, [2; 6]), &mut scratch.view);
+                let packet = Frame::first(from, to, number, [2; 6]);
+                let shape = parse(&packet, &mut scratch.view, &mut scratch.head);
                 assert_eq!(shape, Ok(Shape::Ip));
                 let tuple = scratch.view.tuple;
                 assert_eq!((tuple.src.to_ip(), tuple.sport.get()), (from.ip(), 4000));

@@ -1,0 +1,56 @@
+//! The node's own traffic, which is most of what its uplink sees: told by its addresses and ports, so that it costs next to
+//! nothing.
+
+use proxy_abi::{Config, FrontendKey, OwnPort, config_flag, frontend_kind, proto};
+
+use crate::{
+    forward::is_loopback,
+    parse::{ETH, Kind, View},
+    tables::Tables,
+};
+
+/// A whole TCP segment or UDP datagram behind a header without options. Whatever is none takes the long way.
+#[inline(always)]
+fn is_plain(view: &View) -> bool {
+    let header = if view.v4 { 20 } else { 40 };
+    matches!(view.kind, Kind::Ports)
+        && (view.proto == proto::TCP || view.proto == proto::UDP)
+        && !view.fragment
+        && view.l4 as u32 == ETH + header
+}
+
+/// Whether a packet that came in by the uplink is for a socket of the node, of which no table of ours knows anything.
+#[inline(always)]
+pub(crate) fn is_for_own_socket<T: Tables>(tables: &T, view: &View, config: &Config) -> bool {
+    if !is_plain(view) {
+        return false;
+    }
+    let View { tuple, v4, .. } = view;
+    let port = tuple.dport.get();
+    // What could be a NodePort, or a port that we gave a flow of somebody's.
+    let ours = (port >= config.nodeport_min && port <= config.nodeport_max)
+        || (port >= config.snat_min && port <= config.snat_max);
+    if ours || !tuple.dst.same(config.node(*v4)) || is_loopback(&tuple.src) {
+        return false;
+    }
+    if tables.own_port(OwnPort::Asked, tuple.dport) || tables.own_port(OwnPort::Answers, tuple.dport) {
+        return false;
+    }
+    // A segment that opens nothing: had it to do with a flow of ours, the port would be marked.
+    if view.is_midway() {
+        return true;
+    }
+    let key =
+        FrontendKey { addr: tuple.dst, port: tuple.dport, proto: tuple.proto, kind: frontend_kind::ADDRESS };
+    // A source that only the tunnel may bring is the long way's to drop.
+    tables.frontend(&key).is_none()
+        && (config.flags & config_flag::TUNNEL == 0 || tables.pod_cidr(&tuple.src).is_none())
+}
+
+/// Whether a packet on its way out is a socket's of the node, and no answer to a flow that we translated.
+#[inline(always)]
+pub(crate) fn is_from_own_socket<T: Tables>(tables: &T, view: &View, config: &Config) -> bool {
+    is_plain(view)
+        && view.src.same(config.node(view.v4))
+        && !tables.own_port(OwnPort::Answers, view.tuple.sport)
+}
