@@ -72,6 +72,34 @@ pub struct Flow {
     pub packets: u16,
     /// The element of `FLOW_QUEUE` that was taken last for this flow. Of the forward entry.
     pub seat: u16,
+    pub path: Path,
+}
+
+/// Where packets of a flow go in one direction, once they are translated: what tables and routes said in the second
+/// [`Flow::seen_s`]. The first packet of another second forgets it and asks again.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Path {
+    /// The node that a pod elsewhere lives on.
+    pub node: Addr,
+    /// Destination and source of the Ethernet header; of a pod on this node the destination only.
+    pub macs: [u8; 12],
+    /// The device that leads there.
+    pub ifindex: u32,
+    /// Bytes of an IP packet that the route takes; 0: not asked for.
+    pub mtu: u16,
+    /// What kind of place it is: the datapath's own numbers.
+    pub place: u8,
+    /// Bits of [`path_known`].
+    pub known: u8,
+}
+
+/// Bits of [`Path::known`].
+pub mod path_known {
+    /// `place`, and what belongs to it: `node`, or device and address of a pod on this node.
+    pub const PLACE: u8 = 1 << 0;
+    /// `ifindex`, `macs` and `mtu` are the next station's.
+    pub const NEXT_HOP: u8 = 1 << 1;
 }
 
 /// Bits of [`Flow::flags`].
@@ -148,4 +176,6 @@ pub struct FragmentPorts {
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 const _: () = assert!(size_of::<FragmentPorts>() == 4);
 const _: () = assert!(size_of::<Tuple>() == 40);
-const _: () = assert!(size_of::<Flow>() == 56);
+const _: () = assert!(size_of::<Path>() == 36);
+/// With its key and what the kernel adds (56 bytes) an entry fills 192 bytes, the size that the kernel takes for it.
+const _: () = assert!(size_of::<Flow>() == 92);

@@ -19,7 +19,7 @@ mod socket;
 pub use addr::{Addr, Be16};
 pub use config::{Config, Prefix, config_flag};
 pub use endpoint::{Endpoint, Link, PodCidr, PodCidrKey, Uplink, endpoint_flag, pod_cidr_flag};
-pub use flow::{Flow, FragmentKey, FragmentPorts, Seat, Tuple, flow_flag, flow_state};
+pub use flow::{Flow, FragmentKey, FragmentPorts, Path, Seat, Tuple, flow_flag, flow_state, path_known};
 pub use frontend::{
     Affinity, AffinityKey, Frontend, FrontendKey, Member, Slot, SourceOf, SourceRangeKey, Window,
     frontend_flag, frontend_kind, member_of, slot_flag,
@@ -32,7 +32,7 @@ pub use socket::{Peer, SocketKey, SocketOrigin, socket_flag};
 /// Raised by one with every change of a layout, a map's name or a field's meaning (a meaning that changes without the
 /// layout gets a new map). The agent and the CNI plugin
 /// compare it with [`Config::abi_version`] in the pinned `CONFIG` map before they touch anything else.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// IP protocol numbers (IANA) that the tables know.
 pub mod proto {

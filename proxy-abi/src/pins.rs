@@ -25,6 +25,8 @@ pub mod map {
     pub const FLOW_QUEUE_HEAD: &str = "FLOW_QUEUE_HEAD";
     /// Of versions with ABI 3 or less: flows that were not yet answered.
     pub const FLOWS_NEW: &str = "FLOWS_NEW";
+    /// Where `FLOWS` of another layout waits until all programs use the new one.
+    pub const FLOWS_OLD: &str = "FLOWS_OLD";
     pub const OWN_PORTS: &str = "OWN_PORTS";
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const SOCKETS: &str = "SOCKETS";

@@ -308,7 +308,7 @@ impl Agent {
             }
         }
         let nodes_changed = self.nodes_changed();
-        let mut must_settle = nodes_changed;
+        let (mut must_settle, mut were_held_back) = (nodes_changed, false);
         if nodes_changed {
             self.tell_own_addresses().await;
         }
@@ -335,7 +335,8 @@ impl Agent {
                 if self.reconciler.state.take_resets_dirty() {
                     self.resets_at.get_or_insert(Instant::now() + RESETS_DELAY);
                 }
-                must_settle |= self.node.maps_are_filled();
+                were_held_back = self.node.maps_are_filled();
+                must_settle |= were_held_back;
                 self.outside.synced(&mut self.reconciler.state, self.node.uplink_index());
                 self.report(latency);
             }
@@ -349,6 +350,10 @@ impl Agent {
         }
         if must_settle {
             self.settle().await;
+        }
+        if were_held_back {
+            // What the programs before knew until they were replaced has come along since.
+            self.end_stale_udp();
         }
         // The lists were read while the programs were loaded: what that took lies between what stays.
         if !std::mem::replace(&mut self.is_trimmed, true) {

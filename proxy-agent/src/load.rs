@@ -17,7 +17,7 @@ use skerry_kernel::{Map, Program, pinned_map_info};
 use crate::{
     capacity::{OF_SERVICES, element_bytes, enlarge},
     config::MapSizes,
-    own_ports,
+    old_flows, own_ports,
     pins::{Pins, PinsError},
     watch::chain,
 };
@@ -56,6 +56,8 @@ pub enum LoadError {
          kernel counts maps to it), elsewhere give the process CAP_BPF"
     )]
     CreateMap { map: String, entries: u32, kib: u64, source: std::io::Error },
+    #[error("copy the flows of the version before")]
+    Flows(#[source] skerry_kernel::Error),
     #[error("load the kernel programs and their maps")]
     Object(#[source] Box<EbpfError>),
     #[error("the object has no {kind} {name}")]
@@ -93,6 +95,10 @@ pub(crate) fn load(
         }
     }
     let mut object = loader.load(OBJECT).map_err(|source| refused(source, sizes))?;
+    let adopted = old_flows::adopt(pins).map_err(LoadError::Flows)?;
+    if adopted > 0 {
+        tracing::info!(adopted, "flows of the version before came along");
+    }
     if unmarked {
         own_ports::mark(pins)
             .map_err(|source| LoadError::OpenMap { path: pins.map(map::OWN_PORTS), source })?;
@@ -168,8 +174,8 @@ fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result
 }
 
 /// Unpins maps that another version made in another layout: what it attached keeps them, for as long as it runs. Of the maps of
-/// Services all go with one, the frontends first: without them the next agent goes on here if this one is killed. Flows, pods and
-/// sockets must be kept, or nothing is changed. Returns whether an agent of another version wrote last.
+/// Services all go with one, the frontends first: without them the next agent goes on here if this one is killed. Flows are moved
+/// aside where they can be [adopted](old_flows). Pods and sockets must be kept, or nothing is changed. Returns whether an agent of another version wrote last.
 fn make_room(pins: &Pins) -> Result<bool, LoadError> {
     let found = abi_version(pins)?;
     let mut others = Vec::new();
@@ -181,6 +187,11 @@ fn make_room(pins: &Pins) -> Result<bool, LoadError> {
         let info =
             pinned_map_info(&path).map_err(|source| LoadError::OpenMap { path: path.clone(), source })?;
         if (info.key_size, info.value_size) == (spec.key_size, spec.value_size) {
+            continue;
+        }
+        if spec.name == map::FLOWS && old_flows::is_known(info.key_size, info.value_size) {
+            tracing::info!(found, "flows of another layout come along");
+            pins.replace(&path, &pins.map(map::FLOWS_OLD))?;
             continue;
         }
         if !spec.is_derived {

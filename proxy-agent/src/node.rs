@@ -185,7 +185,7 @@ impl Node {
         old_flows::adopt(&pins).map_err(NodeError::Flows)?;
         let changes = self.attachments.ensure()?;
         old_flows::adopt(&pins).map_err(NodeError::Flows)?;
-        pins.remove(&pins.map(map::FLOWS_NEW)).map_err(LoadError::from)?;
+        old_flows::remove(&pins).map_err(LoadError::from)?;
         Ok(changes)
     }
 

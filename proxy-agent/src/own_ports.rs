@@ -10,10 +10,11 @@ use crate::pins::Pins;
 
 /// Whether flows are there and no marks: asked before the maps are created.
 pub(crate) fn is_missing(pins: &Pins) -> bool {
-    pins.map(map::FLOWS).exists() && !pins.map(map::OWN_PORTS).exists()
+    let has_flows = [map::FLOWS, map::FLOWS_OLD].iter().any(|name| pins.map(name).exists());
+    has_flows && !pins.map(map::OWN_PORTS).exists()
 }
 
-/// Marks the ports of all flows that came in from outside. One mark too many costs a look-up, so a flow's both ports get both.
+/// Marks the ports of all flows that came in from outside, adopted ones among them. One mark too many costs a look-up, so a flow's both ports get both.
 pub(crate) fn mark(pins: &Pins) -> Result<(), Error> {
     let marks: Map<u32, OwnPorts> = Map::open(&pins.map(map::OWN_PORTS))?;
     let flows: Map<Tuple, Flow> = Map::open(&pins.map(map::FLOWS))?;

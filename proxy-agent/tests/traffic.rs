@@ -8,7 +8,7 @@ use std::{
 };
 
 use libtest_mimic::Arguments;
-use proxy_abi::{Addr, Be16, Config, Endpoint, Frontend, FrontendKey, Uplink, map};
+use proxy_abi::{Addr, Be16, Config, Endpoint, Flow, Frontend, FrontendKey, Tuple, Uplink, flow_state, map};
 use skerry_kernel::{Direction, Link, Map, MapSpec, Update, map_type};
 use support::{
     Api, TestNode, Underlay, eventually,
@@ -30,6 +30,7 @@ fn main() {
         trial("twenty_restarts_under_load_lose_nothing", || restarts(20, End::Leave)),
         trial("twenty_kills_under_load_lose_nothing", || restarts(20, End::Kill)),
         trial("five_changes_of_version_under_load_lose_nothing", || restarts(5, End::OtherVersion)),
+        trial("connections_outlive_a_change_of_their_tables_layout", other_layout),
         trial("ten_thousand_services_fit_into_forty_megabytes_and_a_change_into_milliseconds", many),
         trial("maps_that_grow_under_load_lose_nothing", grows),
         trial("the_api_server_is_reached_through_its_own_service_after_a_restart", own_vip),
@@ -224,6 +225,56 @@ fn of_another_version(node: &TestNode) {
     let spec = MapSpec { name: "FRONTENDS", map_type: map_type::HASH, max_entries: 64, flags: 0 };
     let old = Map::<FrontendKey, [u8; 24]>::create(&spec).unwrap();
     old.pin(&node.pin("maps", map::FRONTENDS)).unwrap();
+}
+
+/// Up to ABI 5 a flow's record ended before its path.
+fn other_layout() {
+    type OldFlow = [u64; 7];
+    let mut scene = Scene::new("TCP");
+    scene.agents.remove(0).stop().unwrap();
+    let start = || {
+        let (dir, cgroup) =
+            (scene.near.dir().display().to_string(), scene.near.cgroup.dir().display().to_string());
+        Role::start("agent", &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
+    };
+    let agent = start();
+    let load =
+        [("NodePort from outside", scene.outside("keep")), ("ClusterIP from a pod", scene.in_pod("keep"))];
+    let flows = || Map::<Tuple, Flow>::open(&scene.near.pin("maps", map::FLOWS)).unwrap().entries().unwrap();
+    let is_kept = |flow: &Flow| flow.state == flow_state::ESTABLISHED;
+    eventually("the kept connections are established", || {
+        (flows().iter().filter(|(_, flow)| is_kept(flow)).count() >= 2).then_some(())
+    });
+    drop(agent.end());
+    let before: Vec<(Tuple, Flow)> = flows().into_iter().filter(|(_, flow)| is_kept(flow)).collect();
+    let spec = MapSpec { name: "FLOWS", map_type: map_type::HASH, max_entries: 1_024, flags: 0 };
+    let old = Map::<Tuple, OldFlow>::create(&spec).unwrap();
+    for (key, flow) in &before {
+        let flow: OldFlow = bytemuck::pod_read_unaligned(&bytemuck::bytes_of(flow)[..size_of::<OldFlow>()]);
+        old.update(key, &flow, Update::Any).unwrap();
+    }
+    let config = Map::<u32, Config>::open(&scene.near.pin("maps", map::CONFIG)).unwrap();
+    let facts = Config { abi_version: 5, ..config.lookup(&0).unwrap().unwrap() };
+    config.update(&0, &facts, Update::Any).unwrap();
+    std::fs::remove_file(scene.near.pin("maps", map::FLOWS)).unwrap();
+    old.pin(&scene.near.pin("maps", map::FLOWS)).unwrap();
+
+    let agent = start();
+    eventually("the older table is gone", || {
+        (!scene.near.pin("maps", map::FLOWS_OLD).exists()).then_some(())
+    });
+    let after = flows();
+    for (key, _) in &before {
+        assert!(after.iter().any(|(known, flow)| known == key && is_kept(flow)), "{key:?} came along");
+    }
+    // They go on by the new table, and new ones are made.
+    let tally = scene.outside("dial").for_a_moment();
+    assert!(tally.lost.is_empty() && tally.total() > 0, "{tally:?}");
+    for (what, role) in load {
+        let tally = role.tally();
+        assert!(tally.lost.is_empty() && tally.total() > 100, "{what}: {tally:?}");
+    }
+    drop(agent);
 }
 
 /// From 1,024 frontends on, twice: the agent starts over inside, and its programs change to other maps.

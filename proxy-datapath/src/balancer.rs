@@ -10,6 +10,7 @@ use crate::{
     checksum::{add_bytes, finish},
     packet::{Frame, NextHop, Way},
     parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, Kind, Shape, View},
+    path,
     service::{Client, Found, Service, Side, select},
     tables::{Scratch, Tables},
     unwrap::{IPV4_INSIDE, IPV6_INSIDE, OUTER_V4, OUTER_V6},
@@ -106,9 +107,13 @@ fn translated<P: Frame, T: Tables>(
         }
     }
     // As long as the packet that came in, so any length: it fitted the wire.
-    packet.next_hop(&s.to, 0, &mut s.next);
-    match s.next.way {
-        Way::Found => return Step::Translate,
+    match path::next_hop(packet, &s.to, 0, (&mut s.next, &mut s.known, &mut s.kept)) {
+        Way::Found => {
+            if s.lively {
+                path::keep(tables, s);
+            }
+            return Step::Translate;
+        }
         // The event names where the packet was to go.
         _ => s.view.tuple = s.to,
     }
@@ -174,9 +179,14 @@ fn direct<P: Frame, T: Tables>(
     }
     let protocol = if s.view.v4 { IPV4_INSIDE } else { IPV6_INSIDE };
     s.reverse_key = Tuple::new(*source, Be16::ZERO, s.to.dst, Be16::ZERO, protocol);
-    packet.next_hop(&s.reverse_key, s.view.length as u32 + outer_header(&s.view), &mut s.next);
-    match s.next.way {
-        Way::Found => return Step::Wrap,
+    let length = s.view.length as u32 + outer_header(&s.view);
+    match path::next_hop(packet, &s.reverse_key, length, (&mut s.next, &mut s.known, &mut s.kept)) {
+        Way::Found => {
+            if s.lively {
+                path::keep(tables, s);
+            }
+            return Step::Wrap;
+        }
         Way::TooBig => return Step::TooBig,
         _ => s.view.tuple = s.reverse_key,
     }

@@ -1,35 +1,57 @@
 //! The Internet checksum (RFC 1071) and its incremental form (RFC 1624).
 //!
-//! All numbers are words as they lie in memory: one's complement sums do not depend on the byte order.
+//! All numbers are words as they lie in memory: one's complement sums do not depend on the byte order. A *diff* is the sum of
+//! `!from + to` over the words that change. Sums run in 64 bits and are folded once: BPF has no carry.
 
 use proxy_abi::{Addr, Be16};
 
-/// Sum of `!from + to`, the change of a checksummed word, kept below 2^32 by end-around carry.
+/// The same sum in 32 bits.
 #[inline(always)]
-pub(crate) const fn changed(diff: u32, from: u32, to: u32) -> u32 {
-    add(add(diff, !from), to)
+const fn fold(sum: u64) -> u32 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    ((sum & 0xffff_ffff) + (sum >> 32)) as u32
 }
 
 #[inline(always)]
-pub(crate) const fn changed_port(diff: u32, from: Be16, to: Be16) -> u32 {
-    add(add(diff, !from.raw() as u32 & 0xffff), to.raw() as u32)
+const fn word(from: u32, to: u32) -> u64 {
+    !from as u64 + to as u64
+}
+
+/// Adds two sums.
+#[inline(always)]
+pub const fn add(a: u32, b: u32) -> u32 {
+    fold(a as u64 + b as u64)
+}
+
+/// Whether a diff changes a checksum: words that stay what they were give -0.
+#[inline(always)]
+pub const fn is_change(diff: u32) -> bool {
+    !((diff & 0xffff) + (diff >> 16)).is_multiple_of(0xffff)
 }
 
 #[inline(always)]
-pub(crate) const fn changed_addr(diff: u32, from: &Addr, to: &Addr) -> u32 {
-    let diff = changed(diff, from.0[3], to.0[3]);
-    if to.is_v4() {
-        return diff;
+pub(crate) const fn changed(from: u32, to: u32) -> u32 {
+    fold(word(from, to))
+}
+
+#[inline(always)]
+pub(crate) const fn changed_port(from: Be16, to: Be16) -> u32 {
+    (!from.raw() as u32) + to.raw() as u32
+}
+
+/// Of two addresses, all of one family.
+#[inline(always)]
+pub(crate) const fn changed_addresses(v4: bool, from: (&Addr, &Addr), to: (&Addr, &Addr)) -> u32 {
+    let sum = changed_at(3, from, to);
+    if v4 {
+        return fold(sum);
     }
-    let diff = changed(diff, from.0[0], to.0[0]);
-    let diff = changed(diff, from.0[1], to.0[1]);
-    changed(diff, from.0[2], to.0[2])
+    fold(sum + changed_at(0, from, to) + changed_at(1, from, to) + changed_at(2, from, to))
 }
 
 #[inline(always)]
-pub(crate) const fn add(a: u32, b: u32) -> u32 {
-    let sum = a.wrapping_add(b);
-    sum.wrapping_add((sum < a) as u32)
+const fn changed_at(index: usize, from: (&Addr, &Addr), to: (&Addr, &Addr)) -> u64 {
+    word(from.0.0[index], to.0.0[index]) + word(from.1.0[index], to.1.0[index])
 }
 
 /// The checksum field for data whose words add up to `sum`.
@@ -57,14 +79,38 @@ pub const fn fix_checksum(field: [u8; 2], diff: u32, zero_is_none: bool) -> [u8;
 #[inline(always)]
 pub(crate) fn add_bytes<const N: usize>(sum: u32, bytes: &[u8; N]) -> u32 {
     const { assert!(N.is_multiple_of(2)) };
-    bytes.as_chunks::<2>().0.iter().fold(sum, |sum, pair| add(sum, u16::from_ne_bytes(*pair) as u32))
+    let pairs = bytes.as_chunks::<2>().0.iter();
+    fold(pairs.fold(sum as u64, |sum, pair| sum + u16::from_ne_bytes(*pair) as u64))
 }
 
 #[inline(always)]
 pub(crate) fn add_addr(sum: u32, addr: &Addr) -> u32 {
-    let sum = add(sum, addr.0[3]);
     if addr.is_v4() {
-        return sum;
+        return add(sum, addr.0[3]);
     }
-    add(add(add(sum, addr.0[0]), addr.0[1]), addr.0[2])
+    fold(addr.0.iter().fold(sum as u64, |sum, word| sum + *word as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diff_of_what_stays_is_no_change() {
+        let (a, b) = (Addr::from_v4([10, 0, 0, 1]), Addr::from_v4([10, 96, 0, 7]));
+        let six = Addr::from_v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+        let port = Be16::new(53);
+        for same in [
+            0,
+            changed_port(port, port),
+            changed_port(port, port) + changed_port(Be16::new(7), Be16::new(7)),
+            changed_addresses(true, (&a, &b), (&a, &b)),
+            changed_addresses(false, (&six, &six), (&six, &six)),
+        ] {
+            assert!(!is_change(same), "{same:#x}");
+            assert_eq!(fix_checksum([0x12, 0x34], same, false), [0x12, 0x34]);
+        }
+        assert!(is_change(changed_port(port, Be16::new(54))));
+        assert!(is_change(changed_addresses(true, (&a, &b), (&a, &a))));
+    }
 }

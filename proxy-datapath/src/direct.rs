@@ -13,6 +13,7 @@ use crate::{
     head::Head,
     packet::Packet,
     parse::{ACK, FIN, Kind, RST, SYN, View},
+    path,
     service::asked,
     tables::{Insert, Scratch, Tables},
     verdict::Verdict,
@@ -58,6 +59,7 @@ pub(crate) fn record<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, no
     evict(tables, s, seat);
     let Fresh { service_id, flags, .. } = s.fresh;
     s.flow = Flow { to: s.to, service_id, seen_s: now_s, flags, packets: 1, seat, ..Flow::default() };
+    path::begin(&mut s.flow.path, &s.hop, &s.next, s.known);
     if matches!(tables.add_flow(&s.view.tuple, &s.flow), Insert::Exists) {
         // Another CPU was a moment earlier: its choice holds.
         let to = &mut s.to;
@@ -102,6 +104,7 @@ pub(crate) fn from_ingress<P: Packet, T: Tables>(
     s.direct = false;
     let known = found && !outdated;
     if !known {
+        s.forget_path();
         match s.view.kind {
             Kind::Ports if !s.view.is_stray() => {}
             Kind::Fragment => return Verdict::drop(Reason::FragmentUnknown),
@@ -128,5 +131,6 @@ pub(crate) fn from_ingress<P: Packet, T: Tables>(
     if packet.take_in().is_none() {
         return Verdict::drop(Reason::RewriteFailed);
     }
+    packet.keep(tables, s);
     if packet.rewrite(s) { packet.forward(s, config) } else { s.verdict }
 }

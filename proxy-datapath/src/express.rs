@@ -13,6 +13,7 @@ use crate::{
     own::is_for_own_socket,
     packet::{Frame, Way},
     parse::{ETH, ETHERTYPE_V4, Kind, Shape},
+    path,
     service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
     unwrap::{is_stray, unwrap, wrapped_in},
@@ -135,7 +136,11 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
             return leave_to_stack(tables, s, tables.now_s().wrapping_sub(1));
         }
     }
-    way(packet, s, config)
+    let step = way(packet, s, config);
+    if s.lively {
+        path::keep(tables, s);
+    }
+    step
 }
 
 /// Neighbours' addresses stay fresh by what the stack sends itself: the first packet of a flow in each second, and some that
@@ -159,13 +164,14 @@ fn way<P: Frame>(packet: &P, s: &mut Scratch, config: &Config) -> Step {
             }
             let (source, port) = (source_port(&s.to), Be16::new(config.tunnel_port));
             s.reverse_key = Tuple::new(config.node_v4, source, s.hop.node, port, proto::UDP);
-            packet.next_hop(&s.reverse_key, length + OUTER, &mut s.next);
-            if matches!(s.next.way, Way::Found) { Step::Tunnel } else { Step::Pass }
+            let asked = (&mut s.next, &mut s.known, &mut s.kept);
+            let found = path::next_hop(packet, &s.reverse_key, length + OUTER, asked);
+            if matches!(found, Way::Found) { Step::Tunnel } else { Step::Pass }
         }
         _ if s.direct => Step::Pass,
         Place::Outside | Place::Routed => {
-            packet.next_hop(&s.to, length, &mut s.next);
-            if matches!(s.next.way, Way::Found) { Step::Translate } else { Step::Pass }
+            let found = path::next_hop(packet, &s.to, length, (&mut s.next, &mut s.known, &mut s.kept));
+            if matches!(found, Way::Found) { Step::Translate } else { Step::Pass }
         }
         Place::Pod | Place::Node | Place::Nobody => Step::Pass,
     }

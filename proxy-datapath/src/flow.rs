@@ -6,6 +6,7 @@ use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, proto};
 use crate::{
     direct,
     parse::{ACK, FIN, Kind, RST, SYN, View},
+    path,
     tables::{Insert, Round, Scratch, Tables},
 };
 
@@ -30,11 +31,14 @@ enum Visit {
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
 #[inline(always)]
 pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
-    let view = &s.view;
+    let Scratch { view, to, flow: copy, hop, next, known, .. } = s;
     let error = matches!(view.kind, Kind::Error);
-    let (to, copy) = (&mut s.to, &mut s.flow);
     let visited = tables.flow(&view.tuple, |flow| {
         *to = flow.to;
+        if flow.seen_s == now_s && flow.path.known != 0 {
+            *known = flow.path.known;
+            path::recall(&flow.path, hop, next);
+        }
         copy.flags = flow.flags;
         copy.state = flow.state;
         copy.seen_s = flow.seen_s;
@@ -60,6 +64,9 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
     if s.direct {
         let lives = matches!(visited, Visit::Use);
         return direct::found(tables, s, config, lives, now_s);
+    }
+    if matches!(visited, Visit::Use) && (error || !concerns_twin(&s.view, &s.flow, now_s)) {
+        return true;
     }
     s.to.flip_to(&mut s.reverse_key);
     match visited {
@@ -91,13 +98,36 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
     if s.view.proto == proto::TCP && s.view.flags & (FIN | RST) != 0 {
         close(tables, s, config);
     }
-    s.flow.state != flow_state::EMBRYONIC || settle(tables, s, now_s)
+    !proves(&s.view, &s.flow, now_s) || settle(tables, s)
+}
+
+/// Whether a packet tells something that the flow's other entry is to learn.
+#[inline(always)]
+fn concerns_twin(view: &View, flow: &Flow, now_s: u32) -> bool {
+    (view.proto == proto::TCP && view.flags & (FIN | RST) != 0) || proves(view, flow, now_s)
+}
+
+/// Whether a packet proves, to a flow that may be evicted, that both ends are there: the client's acknowledgement of an answer
+/// does (a flood with made-up sources gets answers, too); where the protocol has none, a packet in a later second than the
+/// last: questions and answers that are done within a second need no place for longer.
+#[inline(always)]
+fn proves(view: &View, flow: &Flow, now_s: u32) -> bool {
+    let reverse = flow.flags & flow_flag::REVERSE != 0;
+    flow.state == flow_state::EMBRYONIC
+        && match view.proto {
+            proto::TCP => !reverse && view.flags & (SYN | ACK | RST) == ACK,
+            proto::SCTP => !reverse,
+            _ => flow.seen_s != now_s,
+        }
 }
 
 /// Notes a packet in the entry of its direction.
 #[inline(always)]
 fn note(flow: &mut Flow, view: &View, now_s: u32) -> Visit {
-    flow.seen_s = now_s;
+    if flow.seen_s != now_s {
+        flow.seen_s = now_s;
+        flow.path.known = 0;
+    }
     flow.packets = flow.packets.saturating_add(1);
     if flow.flags & flow_flag::DIRECT != 0 {
         direct::note(flow, view);
@@ -186,24 +216,14 @@ pub(crate) fn forget_answers<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32)
     }
 }
 
-/// A packet met a flow that may be evicted. It is established, and stays, once both ends have proven to be there: by the
-/// client's acknowledgement of an answer (a flood with made-up sources gets answers, too); where the protocol has none, by a
-/// packet in a later second than the last, of a flow that was answered: questions and answers that are done within a second
-/// need no place for longer. False: the flow has lost its twin and is taken away.
+/// A packet [proves] a flow that may be evicted: it is established, and stays, if it was answered. False: it has lost its twin
+/// and is taken away.
 #[inline(always)]
-fn settle<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) -> bool {
+fn settle<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     let reverse = s.flow.flags & flow_flag::REVERSE != 0;
-    let proves = match s.view.proto {
-        proto::TCP => !reverse && s.view.flags & (SYN | ACK | RST) == ACK,
-        proto::SCTP => !reverse,
-        _ => s.flow.seen_s != now_s,
-    };
-    if reverse && !proves {
-        return true;
-    }
     let back = s.view.tuple.flip();
     let twin = tables.flow(&s.reverse_key, |twin| {
-        let settles = proves && (reverse || twin.packets > 0) && twin.state == flow_state::EMBRYONIC;
+        let settles = (reverse || twin.packets > 0) && twin.state == flow_state::EMBRYONIC;
         if settles && twin.to.same(&back) {
             twin.state = flow_state::ESTABLISHED;
             twin.flags |= flow_flag::SETTLED;
@@ -308,6 +328,7 @@ pub(crate) fn create<T: Tables>(
     begin(&mut s.flow, fresh.service_id, now_s, flags | if source_changed { flow_flag::SNAT } else { 0 });
     s.flow.packets = 1;
     s.flow.seat = seat;
+    path::begin(&mut s.flow.path, &s.hop, &s.next, s.known);
     match tables.add_flow(&s.view.tuple, &s.flow) {
         Insert::Done => Ok(()),
         Insert::Exists => adopt(tables, s),
@@ -328,6 +349,7 @@ fn begin(flow: &mut Flow, service_id: u32, now_s: u32, flags: u16) {
     flow.reserved = 0;
     flow.packets = 0;
     flow.seat = 0;
+    flow.path.known = 0;
 }
 
 /// How one try for a source port ended.

@@ -1,4 +1,4 @@
-use proxy_abi::{Addr, Config, Reason, config_flag, endpoint_flag, pod_cidr_flag};
+use proxy_abi::{Addr, Config, Reason, config_flag, endpoint_flag, path_known, pod_cidr_flag};
 
 use crate::{
     direct,
@@ -23,6 +23,21 @@ pub enum Place {
     Nobody = 4,
     /// A remote pod without the tunnel: the kernel's routes know the way.
     Routed = 5,
+}
+
+impl Place {
+    /// By its number; what is none passes for [`Place::Nobody`].
+    #[inline(always)]
+    pub(crate) const fn of(number: u8) -> Place {
+        match number {
+            0 => Place::Outside,
+            1 => Place::Pod,
+            2 => Place::Node,
+            3 => Place::Remote,
+            5 => Place::Routed,
+            _ => Place::Nobody,
+        }
+    }
 }
 
 /// A place and what it takes to get there.
@@ -97,7 +112,9 @@ fn prepare<P: Packet>(packet: &P, s: &mut Scratch, config: &Config) -> Verdict {
             Err(reason) => Verdict::drop(reason),
         },
         Place::Routed | Place::Outside => {
-            packet.way_out(&view.tuple, &mut s.next);
+            if s.known & path_known::NEXT_HOP == 0 {
+                packet.way_out(&view.tuple, &mut s.next);
+            }
             let Some(ifindex) = s.next.device() else { return Verdict::drop(Reason::Unroutable) };
             if let Err(reason) = head.count_hop(view) {
                 return Verdict::drop(reason);

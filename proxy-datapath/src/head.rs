@@ -43,6 +43,20 @@ impl Head {
         self.bytes.first_chunk_mut::<{ Head::V4 }>().is_some_and(|first| packet.read(0, first).is_some())
     }
 
+    /// Reads the Ethernet header of a frame that has no more.
+    #[inline(always)]
+    pub(crate) fn read_frame<P: Packet>(&mut self, packet: &P) -> Option<&[u8; 14]> {
+        let frame = self.bytes.first_chunk_mut::<14>()?;
+        packet.read(0, frame)?;
+        Some(frame)
+    }
+
+    /// Whose address the frame has as its source.
+    #[inline(always)]
+    pub(crate) fn source(&self) -> &[u8; 6] {
+        self.bytes.get(6..).and_then(|rest| rest.first_chunk()).unwrap_or(&[0; 6])
+    }
+
     /// The IP header: 20 bytes, or 40.
     #[inline(always)]
     pub(crate) fn ip(&self) -> &[u8; 40] {
@@ -84,7 +98,7 @@ impl Head {
         if view.v4 {
             // The word in the checksum is TTL and protocol; the protocol stays.
             let word = |ttl| u16::from_ne_bytes([ttl, 0]) as u32;
-            self.fix_checksum(changed(0, word(view.ttl), word(ttl)));
+            self.fix_checksum(changed(word(view.ttl), word(ttl)));
             self.bytes[22] = ttl;
         } else {
             self.bytes[V6_HOPS] = ttl;

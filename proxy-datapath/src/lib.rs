@@ -20,6 +20,7 @@ mod overlay;
 mod own;
 mod packet;
 mod parse;
+mod path;
 mod pod;
 mod rewrite;
 mod service;
@@ -31,7 +32,7 @@ mod uplink;
 mod verdict;
 
 pub use balancer::from_wire;
-pub use checksum::fix_checksum;
+pub use checksum::{add as add_sums, fix_checksum, is_change};
 pub use crc32c::Change;
 pub use express::from_nic;
 pub use flow::{Attempt, Fresh};

@@ -33,7 +33,7 @@ pub fn from_overlay<P: Packet, T: Tables>(
         Shape::Arp | Shape::Foreign => return Verdict::drop(Reason::UnknownProtocol),
         Shape::Broken => return s.verdict,
     }
-    if s.view.src_mac[0] == DIRECT_MAC_TAG {
+    if s.head.source()[0] == DIRECT_MAC_TAG {
         return from_ingress(packet, tables, s, config);
     }
     // A node speaks for its own pods and its router address only.
@@ -49,6 +49,7 @@ pub fn from_overlay<P: Packet, T: Tables>(
     }
     tables.locate(s);
     if known {
+        packet.keep(tables, s);
         if !packet.rewrite(s) {
             return s.verdict;
         }
@@ -78,11 +79,12 @@ pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scra
     if !matches!(s.hop.place, Place::Remote) {
         return Verdict::drop(Reason::Unroutable);
     }
+    let node = s.hop.node;
     if !speak_as_router(packet, tables, s, config) {
         return s.verdict;
     }
     s.head.address_tunnel();
-    if packet.write(s) { Verdict::keyed(s.hop.node) } else { s.verdict }
+    if packet.write(s) { Verdict::keyed(node) } else { s.verdict }
 }
 
 /// A process that bound itself to an address of the node's uplink gets the router address: the answer must find its way back

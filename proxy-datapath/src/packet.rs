@@ -1,6 +1,13 @@
 use proxy_abi::{Addr, Config, Reason, Tuple};
 
-use crate::{crc32c::Change, head::Head, parse::Shape, step, tables::Scratch, verdict::Verdict};
+use crate::{
+    crc32c::Change,
+    head::Head,
+    parse::Shape,
+    step,
+    tables::{Scratch, Tables},
+    verdict::Verdict,
+};
 
 /// Outer header of a packet that came through the tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -22,7 +29,7 @@ pub trait Packet {
     /// `N` bytes at `at`; none where the packet is shorter.
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
 
-    /// As [`Packet::load`], to where they are wanted.
+    /// As [`Packet::load`], to where they are wanted in [`Scratch`].
     fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()>;
 
     /// Overwrites bytes whose effect on checksums is made good by the caller; none where the packet is shorter or the
@@ -35,11 +42,11 @@ pub trait Packet {
     /// Adds `diff` (see `checksum`) to the IPv4 header checksum at `at`.
     fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()>;
 
-    /// Adds `diff` to the transport checksum at `at`.
+    /// Adds both diffs (0: nothing changed) to the transport checksum at `at`.
     ///
-    /// `pseudo`: what changed belongs to the pseudo header (RFC 9293 section 3.1), which a packet whose checksum the device
-    /// completes already holds. `zero_is_none`: UDP, where 0 means "no checksum" (RFC 768) and stays.
-    fn fix_transport_checksum(&mut self, at: u32, diff: u32, pseudo: bool, zero_is_none: bool) -> Option<()>;
+    /// `pseudo`: of the pseudo header (RFC 9293 section 3.1), whose sum a packet whose checksum the device completes already
+    /// holds. `zero_is_none`: UDP, where 0 means "no checksum" (RFC 768) and stays.
+    fn fix_transport_checksum(&mut self, at: u32, pseudo: u32, diff: u32, zero_is_none: bool) -> Option<()>;
 
     /// Does all rounds of a [`Change`]: in the kernel by `bpf_loop`, since the verifier would walk each round of a loop.
     fn work_out(&self, change: &mut Change);
@@ -60,6 +67,26 @@ pub trait Packet {
         Self: Sized,
     {
         step::parse(self, s)
+    }
+
+    /// [`step::keep`], where there is something to keep.
+    #[inline(always)]
+    fn keep<T: Tables>(&self, tables: &T, s: &mut Scratch)
+    where
+        Self: Sized,
+    {
+        if s.is_to_keep() {
+            self.keep_path(tables, s);
+        }
+    }
+
+    /// [`step::keep`].
+    #[inline(always)]
+    fn keep_path<T: Tables>(&self, tables: &T, s: &mut Scratch)
+    where
+        Self: Sized,
+    {
+        step::keep(self, tables, s);
     }
 
     /// [`step::rewrite`].
@@ -154,7 +181,7 @@ pub enum Way {
 pub struct NextHop {
     pub way: Way,
     pub ifindex: u32,
-    /// [`Way::TooBig`]: bytes of an IP packet that would fit.
+    /// Bytes of an IP packet that fit, where a length was compared with them.
     pub mtu: u32,
     /// Destination and source of the Ethernet header.
     pub macs: [u8; 12],

@@ -53,7 +53,6 @@ pub struct View {
     pub tuple: Tuple,
     pub src: Addr,
     pub dst: Addr,
-    pub src_mac: [u8; 6],
     pub v4: bool,
     pub kind: Kind,
     /// Offset of the transport header.
@@ -111,10 +110,9 @@ impl View {
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, view: &mut View, head: &mut Head) -> Result<Shape, Reason> {
     if !head.read(packet) {
-        return short(packet, view);
+        return short(packet, head);
     }
     let eth = &head.bytes;
-    view.src_mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
     view.kind = Kind::Other;
     view.flags = 0;
     view.fragment = false;
@@ -129,9 +127,8 @@ pub fn parse<P: Packet>(packet: &P, view: &mut View, head: &mut Head) -> Result<
 
 /// A frame that is too short for an IP packet.
 #[inline(always)]
-fn short<P: Packet>(packet: &P, view: &mut View) -> Result<Shape, Reason> {
-    let eth: [u8; 14] = packet.load(0).ok_or(Reason::Malformed)?;
-    view.src_mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
+fn short<P: Packet>(packet: &P, head: &mut Head) -> Result<Shape, Reason> {
+    let eth = head.read_frame(packet).ok_or(Reason::Malformed)?;
     match [eth[12], eth[13]] {
         ETHERTYPE_V4 | ETHERTYPE_V6 => Err(Reason::Malformed),
         ETHERTYPE_ARP => Ok(Shape::Arp),

@@ -23,7 +23,7 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
     if matches!(shape, Shape::Broken) {
         return s.verdict;
     }
-    if !same_mac(&s.view.src_mac, &link.mac) {
+    if !same_mac(s.head.source(), &link.mac) {
         return Verdict::drop(Reason::MacSpoofed);
     }
     match shape {
@@ -149,6 +149,7 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
             }
         }
     }
+    packet.keep(tables, s);
     if (known || s.fresh.is_translated()) && !packet.rewrite(s) {
         return s.verdict;
     }

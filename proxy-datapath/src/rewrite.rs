@@ -1,7 +1,7 @@
 use proxy_abi::{Addr, Reason, Tuple, proto};
 
 use crate::{
-    checksum::{add, changed_addr, changed_port},
+    checksum::{add, changed_addresses, changed_port},
     crc32c::Change,
     head::Head,
     packet::Packet,
@@ -31,21 +31,19 @@ pub(crate) fn rewrite<P: Packet>(
 #[inline(always)]
 fn rewrite_plain<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to: &Tuple) -> Option<()> {
     let l4 = view.l4 as u32;
-    let addresses = changed_addr(changed_addr(0, &view.src, &to.src), &view.dst, &to.dst);
+    let addresses = changed_addresses(view.v4, (&view.src, &view.dst), (&to.src, &to.dst));
     if let Some(at) = transport_checksum(view) {
-        let udp = view.proto == proto::UDP;
-        if view.proto != proto::ICMP {
-            packet.fix_transport_checksum(at, addresses, true, udp)?;
-        }
+        let pseudo = if view.proto == proto::ICMP { 0 } else { addresses };
         let from = &view.tuple;
+        let mut ports = 0;
         // An echo's two ports are one field, and nobody else has any.
         if matches!(view.kind, Kind::Ports | Kind::Echo) {
-            let mut ports = changed_port(0, from.sport, to.sport);
+            ports = changed_port(from.sport, to.sport);
             if matches!(view.kind, Kind::Ports) {
-                ports = changed_port(ports, from.dport, to.dport);
+                ports += changed_port(from.dport, to.dport);
             }
-            packet.fix_transport_checksum(at, ports, false, udp)?;
         }
+        packet.fix_transport_checksum(at, pseudo, ports, view.proto == proto::UDP)?;
     }
     if view.proto == proto::SCTP && matches!(view.kind, Kind::Ports) {
         fix_sctp(packet, view, to)?;
@@ -116,12 +114,12 @@ fn set_addresses(view: &mut View, head: &mut Head, diff: u32, src: &Addr, dst: &
 fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to: &Tuple) -> Option<()> {
     let (l3, l4) = (view.inner_l3 as u32, view.inner_l4 as u32);
     let from = view.tuple;
-    let ports = changed_port(changed_port(0, from.dport, to.dport), from.sport, to.sport);
-    let inner = changed_addr(changed_addr(0, &from.dst, &to.dst), &from.src, &to.src);
+    let ports = changed_port(from.dport, to.dport) + changed_port(from.sport, to.sport);
+    let inner = changed_addresses(view.v4, (&from.dst, &from.src), (&to.dst, &to.src));
     // The client knows no backend: whatever on the way complained, the service did. Where only the source was
     // translated the router on the way is told by name.
     let src = if from.src.same(&to.src) { view.src } else { to.src };
-    let outer = changed_addr(changed_addr(0, &view.src, &src), &view.dst, &to.dst);
+    let outer = changed_addresses(view.v4, (&view.src, &view.dst), (&src, &to.dst));
     let at = view.l4 as u32 + 2;
     // What the changes below do to the sum over the quote.
     let mut quote = ports;
@@ -130,7 +128,7 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to
         packet.fix_header_checksum(l3 + 10, inner)?;
         packet.store(l3 + 12, &pair(&to.dst, &to.src))?;
     } else {
-        packet.fix_transport_checksum(at, outer, true, false)?;
+        packet.fix_transport_checksum(at, outer, 0, false)?;
         packet.store(l3 + 8, &to.dst.octets())?;
         packet.store(l3 + 24, &to.src.octets())?;
         quote = add(quote, inner);
@@ -141,13 +139,13 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to
         let checksum = if from.proto == proto::UDP { packet.load::<2>(l4 + 6) } else { None };
         if matches!(checksum, Some(sum) if sum != [0, 0]) {
             let datagram = add(inner, ports);
-            packet.fix_transport_checksum(l4 + 6, datagram, false, true)?;
+            packet.fix_transport_checksum(l4 + 6, 0, datagram, true)?;
             quote = add(quote, !datagram);
         }
     } else {
         // The identifier, and the quoted echo's own checksum which makes up for it.
         packet.store(l4 + 4, &to.sport.raw().to_ne_bytes())?;
-        let mut change = changed_port(0, from.sport, to.sport);
+        let mut change = changed_port(from.sport, to.sport);
         quote = add(quote, !ports);
         if from.proto == proto::ICMPV6 {
             // Its checksum covers addresses too (RFC 4443 section 2.3).
@@ -156,7 +154,7 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to
         }
         packet.fix_header_checksum(l4 + 2, change)?;
     }
-    packet.fix_transport_checksum(at, quote, false, false)?;
+    packet.fix_transport_checksum(at, 0, quote, false)?;
     set_addresses(view, head, outer, &src, &to.dst);
     view.tuple = *to;
     Some(())

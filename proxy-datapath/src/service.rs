@@ -95,10 +95,16 @@ pub(crate) fn select<T: Tables>(
     choice: &mut Choice,
 ) -> Service {
     let mut key = FrontendKey { addr: *dst, port, proto, kind: frontend_kind::ADDRESS };
-    let mut found = tables.frontend(&key);
-    if found.is_none() && is_node_port(tables, config, dst, port) {
-        key.addr = Addr::UNSPECIFIED;
-        key.kind = node_port_kind(dst);
+    let mut found = None;
+    if is_node_port(tables, config, dst, port) {
+        // No Service has an address of the node (the agent sees to it), so that most need no second look.
+        let at_any = FrontendKey { addr: Addr::UNSPECIFIED, kind: node_port_kind(dst), ..key };
+        found = tables.frontend(&at_any);
+        if found.is_some() {
+            key = at_any;
+        }
+    }
+    if found.is_none() {
         found = tables.frontend(&key);
     }
     for _ in 0..READS {

@@ -5,15 +5,15 @@
 //! context and to [`Scratch`] only, and answers with a number; all else it says lies in the scratch memory. Elsewhere the
 //! default methods of [`Tables`] and [`Packet`] call them directly.
 
-use proxy_abi::{Config, OwnPort, Reason, flow_flag};
+use proxy_abi::{Config, OwnPort, Reason, flow_flag, path_known};
 
 use crate::{
     answer, direct, flow, forward,
     forward::Place,
     fragment::follow,
-    packet::Packet,
+    packet::{Packet, Way},
     parse::{self, Shape},
-    rewrite, service,
+    path, rewrite, service,
     service::{Found, Service, Side},
     tables::{Scratch, Tables},
     verdict::Verdict,
@@ -22,6 +22,7 @@ use crate::{
 /// Reads a packet's headers into `s.view`. [`Shape::Broken`]: `s.verdict` says why.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, s: &mut Scratch) -> Shape {
+    s.forget_path();
     parse::parse(packet, &mut s.view, &mut s.head).unwrap_or_else(|reason| {
         s.verdict = Verdict::drop(reason);
         Shape::Broken
@@ -35,9 +36,14 @@ pub fn find_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     let Some(config) = tables.config() else { return false };
     follow(tables, &mut s.view);
     let now_s = tables.now_s();
-    let found = flow::find(tables, s, config, now_s);
-    s.lively = found && s.flow.seen_s == now_s;
-    found
+    s.forget_path();
+    if !flow::find(tables, s, config, now_s) {
+        s.known = 0;
+        return false;
+    }
+    s.lively = s.flow.seen_s == now_s;
+    s.kept = s.known;
+    true
 }
 
 /// Takes away the flow whose answers would have the packet's addresses, turned round, if it is over. `s.to` is lost.
@@ -110,6 +116,18 @@ fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, config: &Config) {
 pub fn rewrite<P: Packet>(packet: &mut P, s: &mut Scratch) -> bool {
     let done = rewrite::rewrite(packet, &mut s.view, &mut s.head, &s.to);
     settle(done, s)
+}
+
+/// Tells the packet's flow where its packets go, for those that come in the same second.
+#[inline(always)]
+pub fn keep<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch) {
+    if matches!(s.hop.place, Place::Outside | Place::Routed) && !s.knows(path_known::NEXT_HOP) {
+        packet.way_out(&s.to, &mut s.next);
+        if matches!(s.next.way, Way::Found) {
+            s.known |= path_known::NEXT_HOP;
+        }
+    }
+    path::keep(tables, s);
 }
 
 /// Prepares a packet, already translated, for its way to `s.hop`, and writes its headers: `s.verdict`.

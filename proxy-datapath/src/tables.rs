@@ -1,6 +1,7 @@
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPort, Peer, PodCidr, Slot, SocketKey, SocketOrigin, Tuple, Uplink,
+    path_known,
 };
 
 use crate::{
@@ -98,6 +99,9 @@ pub trait Tables {
     {
         let found = self.find_flow(s) && !s.direct;
         s.direct = false;
+        if !found {
+            s.forget_path();
+        }
         found
     }
 
@@ -119,9 +123,21 @@ pub trait Tables {
         step::find_service(self, s, side)
     }
 
-    /// [`step::locate`].
+    /// Where `s.to.dst` lives: `s.hop`. As its flow's last packet has found, or looked up.
     #[inline(always)]
     fn locate(&self, s: &mut Scratch)
+    where
+        Self: Sized,
+    {
+        if !s.knows(path_known::PLACE) {
+            self.look_up_place(s);
+            s.known |= path_known::PLACE;
+        }
+    }
+
+    /// [`step::locate`].
+    #[inline(always)]
+    fn look_up_place(&self, s: &mut Scratch)
     where
         Self: Sized,
     {
@@ -165,6 +181,9 @@ pub struct Scratch {
     pub verdict: Verdict,
     /// Whether its flow had another packet in this second.
     pub lively: bool,
+    /// What is known of where it goes, and what its flow's entry has of that: bits of [`path_known`].
+    pub known: u8,
+    pub kept: u8,
     /// Its next station on the link.
     pub next: NextHop,
     /// Its flow is answered by another node: it goes there untouched, `s.to` names its backend.

@@ -63,6 +63,7 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
             return s.verdict;
         }
     }
+    packet.keep(tables, s);
     if s.direct || packet.rewrite(s) { packet.forward(s, config) } else { s.verdict }
 }
 

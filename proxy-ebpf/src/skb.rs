@@ -12,7 +12,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_abi::{Addr, Config, Tuple};
-use proxy_datapath::{Change, NextHop, Packet, Round, Scratch, Shape, Tables, Tunnel, Verdict};
+use proxy_datapath::{Change, NextHop, Packet, Round, Scratch, Shape, Tables, Tunnel, Verdict, is_change};
 
 use crate::{fib, steps, tables::Kernel};
 
@@ -142,15 +142,16 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
-    fn fix_transport_checksum(&mut self, at: u32, diff: u32, pseudo: bool, zero_is_none: bool) -> Option<()> {
-        let mut flags = 0;
-        if pseudo {
-            flags |= BPF_F_PSEUDO_HDR as u64;
+    fn fix_transport_checksum(&mut self, at: u32, pseudo: u32, diff: u32, zero_is_none: bool) -> Option<()> {
+        let flags = if zero_is_none { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+        if is_change(pseudo) {
+            let flags = flags | BPF_F_PSEUDO_HDR as u64;
+            self.0.l4_csum_replace(at as usize, 0, pseudo as u64, flags).ok()?;
         }
-        if zero_is_none {
-            flags |= BPF_F_MARK_MANGLED_0 as u64;
+        if is_change(diff) {
+            self.0.l4_csum_replace(at as usize, 0, diff as u64, flags).ok()?;
         }
-        self.0.l4_csum_replace(at as usize, 0, diff as u64, flags).ok()
+        Some(())
     }
 
     #[inline(always)]
@@ -184,6 +185,11 @@ impl Packet for Skb<'_> {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::skb_parse(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn keep_path<T: Tables>(&self, _tables: &T, s: &mut Scratch) {
+        steps::skb_keep(self.raw(), s);
     }
 
     #[inline(always)]

@@ -73,6 +73,7 @@ macro_rules! global_packet {
 
 global_packet! { __sk_buff, TcContext::new =>
     skb_parse(packet, s) -> Shape, Shape::Broken, step::parse(packet, s);
+    skb_keep(packet, s) -> u32, 0, { step::keep(packet, &Kernel, s); 0 };
     skb_rewrite(packet, s) -> bool, false, step::rewrite(packet, s);
     skb_forward(packet, s) -> u32, 0, { forward(packet, s); 0 };
     skb_reject(packet, s) -> u32, 0, { step::reject(packet, s); 0 };

@@ -264,7 +264,7 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn locate(&self, s: &mut Scratch) {
+    fn look_up_place(&self, s: &mut Scratch) {
         steps::locate(s);
     }
 

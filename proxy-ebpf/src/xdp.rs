@@ -15,8 +15,8 @@ use aya_ebpf::{
 };
 use proxy_abi::Tuple;
 use proxy_datapath::{
-    Action, Change, Frame, Head, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, fix_checksum,
-    from_nic, from_wire,
+    Action, Change, Frame, Head, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, add_sums,
+    fix_checksum, from_nic, from_wire,
 };
 
 use crate::{
@@ -84,31 +84,48 @@ fn bounded(at: u64) -> u64 {
     at
 }
 
+/// Moves one word of a type that BPF knows by this name.
+macro_rules! move_word {
+    ($kind:literal, $from:expr, $to:expr) => {
+        asm!(
+            concat!("{word} = *(", $kind, " *)({from} + 0)"),
+            concat!("*(", $kind, " *)({to} + 0) = {word}"),
+            word = out(reg) _,
+            from = in(reg) $from,
+            to = in(reg) $to,
+            options(nostack),
+        )
+    };
+}
+
 /// Copies bytes word by word, wherever they lie: the compiler would move what may lie anywhere byte by byte, and each would take
 /// a register and then a word of the 512 bytes of stack.
+///
+/// `REST_FIRST`: what fills no word of 8 bytes comes first. After an Ethernet header no field of an IP header is in two of the words
+/// that were written then, which would cost who reads it a wait; but on the stack words must lie at multiples of their size.
 ///
 /// # Safety
 /// `from` must be readable, `to` writable, and they must not overlap.
 #[inline(always)]
-unsafe fn copy<const N: usize>(from: *const [u8; N], to: *mut [u8; N]) {
+unsafe fn copy<const N: usize, const REST_FIRST: bool>(from: *const [u8; N], to: *mut [u8; N]) {
     let (from, to) = (from.cast::<u8>(), to.cast::<u8>());
-    let mut done = 0;
+    let (mut rest, mut done) = if REST_FIRST { (0, N % 8) } else { (N - N % 8, 0) };
     // SAFETY: all within the N bytes of either.
     unsafe {
         while done + 8 <= N {
-            asm!("{word} = *(u64 *)({from} + 0)", "*(u64 *)({to} + 0) = {word}", word = out(reg) _, from = in(reg) from.add(done), to = in(reg) to.add(done), options(nostack));
+            move_word!("u64", from.add(done), to.add(done));
             done += 8;
         }
-        if done + 4 <= N {
-            asm!("{word} = *(u32 *)({from} + 0)", "*(u32 *)({to} + 0) = {word}", word = out(reg) _, from = in(reg) from.add(done), to = in(reg) to.add(done), options(nostack));
-            done += 4;
+        if N & 4 != 0 {
+            move_word!("u32", from.add(rest), to.add(rest));
+            rest += 4;
         }
-        if done + 2 <= N {
-            asm!("{word} = *(u16 *)({from} + 0)", "*(u16 *)({to} + 0) = {word}", word = out(reg) _, from = in(reg) from.add(done), to = in(reg) to.add(done), options(nostack));
-            done += 2;
+        if N & 2 != 0 {
+            move_word!("u16", from.add(rest), to.add(rest));
+            rest += 2;
         }
-        if done < N {
-            to.add(done).write(from.add(done).read());
+        if N & 1 != 0 {
+            to.add(rest).write(from.add(rest).read());
         }
     }
 }
@@ -150,17 +167,21 @@ impl Xdp<'_> {
     #[inline(always)]
     fn copy_from<const N: usize>(&mut self, bytes: &[u8; N]) -> Option<()> {
         // SAFETY: within the packet, which is none of the program's own memory.
-        unsafe { copy(bytes, self.at::<N>(0)?) };
+        unsafe { copy::<N, true>(bytes, self.at(0)?) };
         Some(())
     }
 
     /// # Safety
-    /// `to` must be writable.
+    /// `to` must be writable, and of a map where `REST_FIRST`.
     #[inline(always)]
-    unsafe fn copy_to<const N: usize>(&self, at: u32, to: *mut [u8; N]) -> Option<()> {
+    unsafe fn copy_to<const N: usize, const REST_FIRST: bool>(
+        &self,
+        at: u32,
+        to: *mut [u8; N],
+    ) -> Option<()> {
         if N <= READ_IN_PLACE {
             // SAFETY: within the packet, which is none of the program's own memory.
-            unsafe { copy(self.at::<N>(at)?, to) };
+            unsafe { copy::<N, REST_FIRST>(self.at(at)?, to) };
             return Some(());
         }
         // SAFETY: the helper writes N bytes, all of them or it fails.
@@ -192,7 +213,7 @@ impl Packet for Xdp<'_> {
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let mut aligned = Aligned(MaybeUninit::<[u8; N]>::uninit());
         // SAFETY: as large as what is copied there.
-        unsafe { self.copy_to(at, aligned.0.as_mut_ptr()) }?;
+        unsafe { self.copy_to::<N, false>(at, aligned.0.as_mut_ptr()) }?;
         // SAFETY: written.
         Some(unsafe { aligned.0.assume_init() })
     }
@@ -200,7 +221,7 @@ impl Packet for Xdp<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()> {
         // SAFETY: as large as what is copied there.
-        unsafe { self.copy_to(at, into) }
+        unsafe { self.copy_to::<N, true>(at, into) }
     }
 
     #[inline(always)]
@@ -223,19 +244,13 @@ impl Packet for Xdp<'_> {
 
     #[inline(always)]
     fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()> {
-        self.fix_transport_checksum(at, diff, false, false)
+        self.fix_transport_checksum(at, 0, diff, false)
     }
 
     /// Nothing is left for a device to complete: what comes off a wire is whole.
     #[inline(always)]
-    fn fix_transport_checksum(
-        &mut self,
-        at: u32,
-        diff: u32,
-        _pseudo: bool,
-        zero_is_none: bool,
-    ) -> Option<()> {
-        fix(self, at, diff, zero_is_none).then_some(())
+    fn fix_transport_checksum(&mut self, at: u32, pseudo: u32, diff: u32, zero_is_none: bool) -> Option<()> {
+        fix(self, at, add_sums(pseudo, diff), zero_is_none).then_some(())
     }
 
     #[inline(always)]

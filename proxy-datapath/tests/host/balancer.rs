@@ -2,7 +2,7 @@
 
 use etherparse::{IpNumber, Ipv4Header, NetSlice, SlicedPacket};
 use proxy_abi::{Reason, Tuple, frontend_flag, proto};
-use proxy_datapath::{Action, Frame, NextHop, Scratch, Verdict, Way, from_wire};
+use proxy_datapath::{Action, Frame, NextHop, Verdict, Way, from_wire};
 
 use crate::{
     cases::{State, packet::tcp},
@@ -37,8 +37,13 @@ fn maps(flags: u32) -> Maps {
 }
 
 fn balance(maps: &Maps, data: Vec<u8>) -> (Verdict, Vec<u8>) {
-    let mut packet = Bytes { data, uplink: 7 };
-    let verdict = from_wire(&mut packet, maps, &mut Scratch::default());
+    balance_when(7, maps, data)
+}
+
+/// While the routes lead out of a device.
+fn balance_when(uplink: u32, maps: &Maps, data: Vec<u8>) -> (Verdict, Vec<u8>) {
+    let mut packet = Bytes { data, uplink };
+    let verdict = from_wire(&mut packet, maps, &mut maps.scratch.borrow_mut());
     (verdict, packet.data)
 }
 
@@ -85,6 +90,37 @@ fn a_packet_that_does_not_fit_is_answered_with_what_would() {
     assert_eq!(answer[34..36], [3, 4]);
     assert_eq!(u16::from_be_bytes([answer[40], answer[41]]), 1_480);
     assert_eq!(answer.len(), 14 + 20 + 36);
+}
+
+#[test]
+fn a_flow_asks_for_its_way_in_its_first_two_packets_of_a_second() {
+    for (mode, flags) in [(frontend_flag::LOAD_BALANCER, "S"), (frontend_flag::DIRECT, "A")] {
+        let maps = maps(mode);
+        let leaves_by = |uplink, says: usize| {
+            let packet = tcp("198.51.100.9:4000", VIP, flags).says(&vec![7; says]);
+            let (verdict, _) = balance_when(uplink, &maps, packet.bytes());
+            assert_eq!(verdict.action, Action::Out);
+            verdict.ifindex
+        };
+        let devices = [7, 8, 9, 7].map(|uplink| leaves_by(uplink, 0));
+        assert_eq!(devices, [7, 8, 8, 8], "the second packet's answer holds for those after it");
+        maps.now_s.set(maps.now_s.get() + 1);
+        let devices = [9, 7, 8, 9].map(|uplink| leaves_by(uplink, 0));
+        assert_eq!(devices, [9, 7, 7, 7], "for no longer than a second");
+    }
+}
+
+#[test]
+fn a_long_packet_is_refused_by_a_flow_whose_way_is_kept() {
+    let maps = maps(frontend_flag::DIRECT);
+    for _ in 0..3 {
+        let (verdict, _) = balance(&maps, tcp("198.51.100.9:4000", VIP, "A").bytes());
+        assert_eq!(verdict.reason, Reason::Encapsulated);
+    }
+    let long = tcp("198.51.100.9:4000", VIP, "A").says(&[7; 1_450]);
+    assert_eq!(balance(&maps, long.bytes()).0.reason, Reason::TooBig);
+    let (verdict, _) = balance(&maps, tcp("198.51.100.9:4000", VIP, "A").bytes());
+    assert_eq!(verdict.reason, Reason::Encapsulated);
 }
 
 #[test]

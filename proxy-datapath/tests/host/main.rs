@@ -6,6 +6,7 @@ mod cases;
 mod choice;
 mod fuzz;
 mod memory;
+mod paths;
 mod seats;
 mod sockets;
 mod table;

@@ -57,21 +57,15 @@ impl Packet for Bytes {
     }
 
     fn fix_header_checksum(&mut self, at: u32, diff: u32) -> Option<()> {
-        self.fix_transport_checksum(at, diff, false, false)
+        self.fix_transport_checksum(at, 0, diff, false)
     }
 
-    fn fix_transport_checksum(
-        &mut self,
-        at: u32,
-        diff: u32,
-        _pseudo: bool,
-        zero_is_none: bool,
-    ) -> Option<()> {
+    fn fix_transport_checksum(&mut self, at: u32, pseudo: u32, diff: u32, zero_is_none: bool) -> Option<()> {
         let old = u16::from_ne_bytes(self.load(at)?);
         if zero_is_none && old == 0 {
             return Some(());
         }
-        let mut sum = u64::from(!old) + u64::from(diff);
+        let mut sum = u64::from(!old) + u64::from(pseudo) + u64::from(diff);
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
@@ -114,7 +108,7 @@ pub struct Maps {
     pub affinity: RefCell<HashMap<AffinityKey, Affinity>>,
     endpoints: HashMap<Addr, Endpoint>,
     links: HashMap<u32, Link>,
-    pod_cidrs: Vec<(u32, Addr, PodCidr)>,
+    pub pod_cidrs: Vec<(u32, Addr, PodCidr)>,
     tunnel_peers: Vec<Addr>,
     uplinks: HashMap<u32, Uplink>,
     pub left_out: RefCell<HashSet<u64>>,
@@ -127,6 +121,8 @@ pub struct Maps {
     pub sockets: RefCell<HashMap<SocketKey, SocketOrigin>>,
     random: Cell<u64>,
     pub now_s: Cell<u32>,
+    /// As in the kernel it outlives a packet.
+    pub scratch: RefCell<Scratch>,
 }
 
 impl Maps {
@@ -153,6 +149,7 @@ impl Maps {
             sockets: RefCell::default(),
             random: Cell::new(0x9e37_79b9_7f4a_7c15),
             now_s: Cell::new(START_S),
+            scratch: RefCell::default(),
         };
         for row in &state.flows {
             let flow = Flow { seen_s: START_S - row.age_s, ..row.flow };
@@ -315,8 +312,7 @@ impl Tables for Maps {
 
 /// Runs one hook over a packet.
 pub fn run(hook: Hook, packet: &mut Bytes, maps: &Maps) -> Verdict {
-    let mut scratch = Scratch::default();
-    let s = &mut scratch;
+    let s = &mut *maps.scratch.borrow_mut();
     match hook {
         Hook::FromPod => from_pod(packet, maps, s, crate::cases::POD_A_IFINDEX),
         Hook::ToPod => to_pod(packet, maps, s),

@@ -2,7 +2,7 @@
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
 use proxy_abi::{Prefix, Reason, proto};
-use proxy_datapath::{Action, Scratch, Verdict, from_nic};
+use proxy_datapath::{Action, Verdict, from_nic};
 
 use crate::{
     cases::{self, State, packet::tcp, state::addr},
@@ -25,7 +25,8 @@ fn state(vip: &str, backend: &str) -> State {
 
 fn receive(state: &State, data: Vec<u8>) -> (Verdict, Vec<u8>) {
     let mut packet = Bytes { data, uplink: 7 };
-    let verdict = from_nic(&mut packet, &Maps::new(state), &mut Scratch::default());
+    let maps = Maps::new(state);
+    let verdict = from_nic(&mut packet, &maps, &mut maps.scratch.borrow_mut());
     (verdict, packet.data)
 }
 

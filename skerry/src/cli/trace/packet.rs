@@ -73,7 +73,7 @@ impl Packet for Frame {
         Some(())
     }
 
-    fn fix_transport_checksum(&mut self, _at: u32, _diff: u32, _pseudo: bool, _zero: bool) -> Option<()> {
+    fn fix_transport_checksum(&mut self, _at: u32, _pseudo: u32, _diff: u32, _zero: bool) -> Option<()> {
         Some(())
     }
 

@@ -1,0 +1,109 @@
+//! Where a flow's packets go, kept in its entry for the rest of the second: tables and routes are asked once in a second by
+//! those that follow each other, not once a packet.
+//!
+//! A flow's first packet in a second forgets what was kept ([`note`](crate::flow)), the second one asks and keeps it. So what has
+//! changed is followed within a second, and a flow with few packets never pays for the keeping.
+
+use proxy_abi::{Path, Tuple, path_known};
+
+use crate::{
+    forward::{Hop, Place},
+    packet::{Frame, NextHop, Way},
+    tables::{Scratch, Tables},
+};
+
+impl Scratch {
+    #[inline(always)]
+    pub(crate) const fn knows(&self, what: u8) -> bool {
+        self.known & what != 0
+    }
+
+    /// Nothing is known of where the packet goes; its flow is none, or another one than it seemed.
+    #[inline(always)]
+    pub(crate) const fn forget_path(&mut self) {
+        self.known = 0;
+        self.kept = 0;
+        self.lively = false;
+    }
+
+    /// Whether the packet's flow has yet to be told what its next ones would ask for.
+    #[inline(always)]
+    pub(crate) const fn is_to_keep(&self) -> bool {
+        let wanted = match self.hop.place {
+            Place::Outside | Place::Routed => path_known::PLACE | path_known::NEXT_HOP,
+            Place::Pod | Place::Node | Place::Remote | Place::Nobody => path_known::PLACE,
+        };
+        self.lively && self.kept & wanted != wanted
+    }
+}
+
+/// Copies what an entry has.
+#[inline(always)]
+pub(crate) fn recall(path: &Path, hop: &mut Hop, next: &mut NextHop) {
+    let [a, b, c, d, e, f, ..] = path.macs;
+    hop.place = Place::of(path.place);
+    hop.ifindex = path.ifindex;
+    hop.mac = [a, b, c, d, e, f];
+    hop.node = path.node;
+    next.way = Way::Found;
+    next.ifindex = path.ifindex;
+    next.mtu = path.mtu as u32;
+    next.macs = path.macs;
+}
+
+/// What an entry is to have.
+#[inline(always)]
+pub(crate) fn fill(path: &mut Path, hop: &Hop, next: &NextHop, known: u8) {
+    path.known = known;
+    path.place = hop.place as u8;
+    path.node = hop.node;
+    path.mtu = next.mtu as u16;
+    if known & path_known::NEXT_HOP != 0 {
+        path.ifindex = next.ifindex;
+        path.macs = next.macs;
+    } else {
+        let [a, b, c, d, e, f] = hop.mac;
+        path.ifindex = hop.ifindex;
+        path.macs = [a, b, c, d, e, f, 0, 0, 0, 0, 0, 0];
+    }
+}
+
+/// What a new entry has.
+#[inline(always)]
+pub(crate) fn begin(path: &mut Path, hop: &Hop, next: &NextHop, known: u8) {
+    path.known = 0;
+    if known != 0 {
+        fill(path, hop, next, known);
+    }
+}
+
+/// Tells the packet's flow what is known, for its next packets.
+#[inline(always)]
+pub(crate) fn keep<T: Tables>(tables: &T, s: &mut Scratch) {
+    if s.known == s.kept {
+        return;
+    }
+    let Scratch { view, hop, next, known, kept, .. } = s;
+    tables.flow(&view.tuple, |flow| fill(&mut flow.path, hop, next, *known));
+    *kept = *known;
+}
+
+/// The next station of a packet of `length` bytes (0: any) that becomes `tuple`: as kept, or the kernel is asked.
+#[inline(always)]
+pub(crate) fn next_hop<P: Frame>(
+    packet: &P,
+    tuple: &Tuple,
+    length: u32,
+    (next, known, kept): (&mut NextHop, &mut u8, &mut u8),
+) -> Way {
+    if *known & path_known::NEXT_HOP != 0 && length <= next.mtu {
+        return Way::Found;
+    }
+    packet.next_hop(tuple, length, next);
+    *kept &= !path_known::NEXT_HOP;
+    *known &= !path_known::NEXT_HOP;
+    if matches!(next.way, Way::Found) {
+        *known |= path_known::NEXT_HOP;
+    }
+    next.way
+}
