@@ -37,6 +37,7 @@ const PROGRAMS: &[(&str, Duration, &[&str])] = &[
     ("skerry-packet-cases/direct", Duration::from_secs(600), &[]),
     ("skerry-packet-cases/express", Duration::from_secs(600), &[]),
     ("skerry-vm-cases/sctp", Duration::from_secs(180), &[]),
+    ("skerry-vm-cases/nfs", Duration::from_secs(300), &[]),
     (BALANCER, Duration::from_secs(300), &[]),
     ("proxy-agent/node", Duration::from_secs(600), &[]),
     ("proxy-agent/traffic", Duration::from_secs(900), ON_SLOW_CPUS),
@@ -162,7 +163,7 @@ impl<'a> Run<'a> {
     fn environment(&self) -> String {
         let (workspace, target) = (paths::workspace(), paths::target());
         format!(
-            "modules='{}'\nvisible='{} {}'\nexport SKERRY_BIN_DIR='{}' {}=/run/out/skips\n",
+            "modules='{}'\nvisible='{} {}'\nexport SKERRY_GUEST=1 SKERRY_BIN_DIR='{}' {}=/run/out/skips\n",
             self.kernel.root.display(),
             workspace.display(),
             target.display(),

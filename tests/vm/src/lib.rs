@@ -1,4 +1,4 @@
-//! Cases that need what small kernels lack: SCTP sockets, `ipip` devices. `cargo xtask vm-test` runs them under Debian's
+//! Cases that need what small kernels lack: SCTP sockets, `ipip` devices, mounts of NFS. `cargo xtask vm-test` runs them under Debian's
 //! kernels; where the kernel that runs has these parts, `cargo xtask test` does, too.
 
 pub mod sctp;
@@ -14,6 +14,12 @@ pub fn lacks_device(test: &str, kind: &str) -> bool {
 /// The same of SCTP sockets.
 pub fn lacks_sctp(test: &str) -> bool {
     lacks(test, "SCTP sockets", sctp::socket().is_ok())
+}
+
+/// Whether a test has to be left out because it takes the whole machine: it has one to itself in a guest of `cargo xtask
+/// vm-test` only. `what` these have besides.
+pub fn lacks_guest(test: &str, what: &str) -> bool {
+    lacks(test, what, std::env::var_os("SKERRY_GUEST").is_some())
 }
 
 fn lacks(test: &str, what: &str, is_there: bool) -> bool {
