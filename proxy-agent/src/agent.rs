@@ -3,7 +3,6 @@ mod report;
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
-use aya::maps::{MapData, RingBuf};
 use proxy_abi::map;
 use proxy_state::{NodeTables, ObjectKey, Resets, State};
 use skerry_kernel::{PerCpuMap, return_free_pages};
@@ -20,11 +19,11 @@ use crate::{
     admin::{self, AdminError},
     config::{Config, MapSizes},
     events::log_drops,
-    flows::{self, Flows, collect_forever},
-    maps::PinnedTables,
+    flows::{Flows, collect_forever},
+    maps::{Inherited, PinnedTables},
     metrics::Metrics,
     monitor::{MonitorError, monitor},
-    node::{Node, NodeError},
+    node::{Node, NodeError, Start},
     outside::Outside,
     pins::Pins,
     reconcile::Reconciler,
@@ -143,7 +142,7 @@ async fn serve_until(
         }
     };
     let started = started.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-    let Some((node, drops)) = started else { return Ok(None) };
+    let Some(Start { node, drops, inherited }) = started else { return Ok(None) };
     metrics.count_by(PerCpuMap::open(&pins.map(map::COUNTERS)).map_err(AgentError::Maps)?);
     if let Some(address) = config.metrics_bind {
         tasks.spawn(serve(listen(address).await?, metrics.clone(), readiness.clone()));
@@ -166,11 +165,10 @@ async fn serve_until(
     tasks.spawn(monitor(uplink_changes)?);
 
     let started = Instant::now();
-    let tables = PinnedTables::open(&pins).map_err(AgentError::Maps)?;
-    let known = flows::last_service_id(&pins).map_err(AgentError::Maps)?;
-    let limits = tables.limits(config.slot_grace.as_millis() as u64, known);
+    let Inherited { tables, dump, ids_until } = inherited;
+    let limits = tables.limits(config.slot_grace.as_millis() as u64, ids_until);
     let agent = Agent {
-        reconciler: Reconciler::new(state, limits, tables, 0).map_err(AgentError::Maps)?,
+        reconciler: Reconciler::new(state, limits, tables, dump, 0),
         flows: Flows::open(&pins).map_err(AgentError::Maps)?,
         node,
         node_tables: None,
@@ -200,10 +198,7 @@ async fn serve_until(
 }
 
 /// The node's side, once there is a way out. `None`: shut down before.
-async fn start_node(
-    config: Config,
-    shutdown: CancellationToken,
-) -> Result<Option<(Node, RingBuf<MapData>)>, AgentError> {
+async fn start_node(config: Config, shutdown: CancellationToken) -> Result<Option<Start>, AgentError> {
     let (to_us, mut changed) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(monitor(to_us)?);

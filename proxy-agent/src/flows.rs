@@ -140,7 +140,7 @@ pub(crate) struct Collected {
 /// Calls [`Flows::collect`] on a timer, off the loop that events wait for.
 pub(crate) async fn collect_forever(flows: Flows, pins: Pins, every: Duration, metrics: Arc<Metrics>) {
     let flows = Arc::new(flows);
-    let mut timer = tokio::time::interval(every);
+    let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     loop {
         timer.tick().await;
         let (flows, path) = (flows.clone(), pins.map(map::CONFIG));

@@ -37,6 +37,8 @@ pub(crate) struct Programs {
     /// The maps were another version's or too small: some are new and empty. What is attached still reads the old ones, and must stay
     /// until the new ones are filled.
     pub must_fill: bool,
+    /// No agent was here before: the maps are empty.
+    pub are_fresh: bool,
 }
 
 /// The kernel programs could not be brought in.
@@ -81,6 +83,7 @@ pub(crate) fn load(
     sizes: &MapSizes,
     besides: Option<&'static str>,
 ) -> Result<Programs, LoadError> {
+    let are_fresh = !MAPS.iter().any(|spec| pins.map(spec.name).exists());
     let mut must_fill = make_room(pins)?;
     if let Err(error) = enlarge(pins, sizes) {
         tracing::error!(error = chain(&error), "the maps of Services stay as small as they are");
@@ -105,7 +108,8 @@ pub(crate) fn load(
     }
     let by_name = load_programs(pins, &mut object, besides)?;
     let events = object.take_map(map::EVENTS).ok_or(LoadError::Missing { kind: "map", name: map::EVENTS })?;
-    Ok(Programs { by_name, events: RingBuf::try_from(events).map_err(LoadError::Ring)?, must_fill })
+    let events = RingBuf::try_from(events).map_err(LoadError::Ring)?;
+    Ok(Programs { by_name, events, must_fill, are_fresh })
 }
 
 /// The verifier takes a CPU for each program: all of the machine's are used.

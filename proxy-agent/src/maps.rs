@@ -5,7 +5,10 @@ use proxy_abi::{
 use proxy_state::{Dump, Limits, Op};
 use skerry_kernel::{Error, Map, Update};
 
-use crate::pins::Pins;
+use crate::{flows, pins::Pins};
+
+/// Slots that go in by one call: few enough for memory that is there already.
+const SLOTS_AT_ONCE: usize = 4_096;
 
 /// Where plans are executed. Tests have one that fails and dies at will.
 pub(crate) trait Tables {
@@ -51,6 +54,25 @@ impl PinnedTables {
             grace_ms,
             ids_until,
         }
+    }
+}
+
+/// What an agent finds in the maps when it starts.
+pub(crate) struct Inherited {
+    pub tables: PinnedTables,
+    pub dump: Dump,
+    /// Numbers of services that connections may know.
+    pub ids_until: u32,
+}
+
+impl Inherited {
+    /// `are_fresh`: nothing is in them, and looking through all their elements would tell no more.
+    pub fn read(pins: &Pins, are_fresh: bool) -> Result<Inherited, Error> {
+        let mut tables = PinnedTables::open(pins)?;
+        if are_fresh {
+            return Ok(Inherited { tables, dump: Dump::default(), ids_until: 0 });
+        }
+        Ok(Inherited { dump: tables.dump()?, ids_until: flows::last_service_id(pins)?, tables })
     }
 }
 
@@ -109,15 +131,24 @@ impl Tables for PinnedTables {
 impl PinnedTables {
     fn write_slots(&self, ops: &[Op]) -> Result<(), Error> {
         let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let mut write = |index, slot| {
+            keys.push(index);
+            values.push(slot);
+            if keys.len() < SLOTS_AT_ONCE {
+                return Ok(());
+            }
+            self.slots.update_batch(&keys, &values)?;
+            keys.clear();
+            values.clear();
+            Ok(())
+        };
         for op in ops {
             match op {
                 Op::WriteSlots { first, slots } => {
-                    keys.extend((*first..).take(slots.len()));
-                    values.extend_from_slice(slots);
+                    (*first..).zip(slots).try_for_each(|(index, slot)| write(index, *slot))?;
                 }
                 Op::ClearSlots { first, count } => {
-                    keys.extend((*first..).take(*count as usize));
-                    values.resize(values.len() + *count as usize, Slot::default());
+                    (*first..).take(*count as usize).try_for_each(|index| write(index, Slot::default()))?;
                 }
                 _ => {}
             }

@@ -16,6 +16,7 @@ use crate::{
     conflist::{self, ConflistError},
     facts::{Found, facts},
     load::{LoadError, load},
+    maps::Inherited,
     network::{Network, NetworkError, OVERLAY, SideUplink, Uplink},
     old_flows,
     pins::Pins,
@@ -58,6 +59,8 @@ pub enum NodeError {
     Cookie(#[source] skerry_kernel::Error),
     #[error("write the devices that lead out to map UPLINKS")]
     Uplinks(#[source] skerry_kernel::Error),
+    #[error("read what the maps hold")]
+    Read(#[source] skerry_kernel::Error),
     #[error("look at the flow table")]
     Flows(#[source] skerry_kernel::Error),
     #[error("find the cgroup v2 hierarchy")]
@@ -74,10 +77,18 @@ fn names(uplink: &Uplink, others: &[SideUplink]) -> Vec<String> {
     [&uplink.name].into_iter().chain(others.iter().map(|other| &other.name)).cloned().collect()
 }
 
+/// A node that has its programs.
+pub(crate) struct Start {
+    pub node: Node,
+    /// The ring of drop records.
+    pub drops: RingBuf<MapData>,
+    pub inherited: Inherited,
+}
+
 impl Node {
     /// Makes the device, takes up or makes the maps, loads the programs and puts them in the place of those that run. No
-    /// packet meets a moment without a program. Also returns the ring of drop records.
-    pub async fn start(config: Config) -> Result<(Node, RingBuf<MapData>), NodeError> {
+    /// packet meets a moment without a program.
+    pub async fn start(config: Config) -> Result<Start, NodeError> {
         let cgroup = cgroup_root(&config)?;
         let mut settings = Settings::open(&config.run_dir)?;
         let network = Network::open()?;
@@ -91,6 +102,16 @@ impl Node {
             settings.record_mount(&mounted)?;
         }
         let programs = load(&pins, &config.map_sizes, config.uplink_xdp.map(|_| prog::UPLINK_XDP))?;
+        // Attaching is mostly waiting for the kernel.
+        let inherited = std::thread::spawn({
+            let (pins, are_fresh) = (pins.clone(), programs.are_fresh);
+            move || Inherited::read(&pins, are_fresh)
+        });
+        let drops = programs.events;
+        let start = |node| {
+            let read = inherited.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok(Start { node, drops, inherited: read.map_err(NodeError::Read)? })
+        };
         let facts = Map::open(&pins.map(map::CONFIG)).map_err(NodeError::Facts)?;
         let hooks = Hooks { uplinks, overlay: OVERLAY.to_owned(), cgroup, xdp: config.uplink_xdp };
         let flows = pinned_map_info(&pins.map(map::FLOWS)).map_err(NodeError::Flows)?;
@@ -113,7 +134,7 @@ impl Node {
         };
         if node.is_held_back {
             tracing::info!("the programs that are attached go on until the new maps are filled");
-            return Ok((node, programs.events));
+            return start(node);
         }
         node.write_facts(overlay_index, None, None)?;
         let changes = node.put_in_place()?;
@@ -124,7 +145,7 @@ impl Node {
             ?changes,
             "programs are in place"
         );
-        Ok((node, programs.events))
+        start(node)
     }
 
     /// Brings device, addresses, routes, facts, attachments and the network configuration to what the tables say; does

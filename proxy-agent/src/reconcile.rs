@@ -28,10 +28,10 @@ pub(crate) struct Synced {
 }
 
 impl<T: Tables> Reconciler<T> {
-    /// Takes up what the maps hold. Nothing is written before [`Reconciler::sync`].
-    pub fn new(state: State, limits: Limits, mut tables: T, now_ms: u64) -> Result<Reconciler<T>, Error> {
-        let actual = Actual::restore(limits, tables.dump()?, now_ms);
-        Ok(Reconciler { state, actual, tables, limits, is_blind: false })
+    /// Takes up what the maps hold, `dump`. Nothing is written before [`Reconciler::sync`].
+    pub fn new(state: State, limits: Limits, tables: T, dump: Dump, now_ms: u64) -> Reconciler<T> {
+        let actual = Actual::restore(limits, dump, now_ms);
+        Reconciler { state, actual, tables, limits, is_blind: false }
     }
 
     /// To be called only when every watch has listed once: what is not in `state` is removed from the maps.
@@ -162,7 +162,8 @@ mod tests {
 
     /// Three services, of which one moves, one goes and one comes.
     fn changed(fail_at: Option<usize>) -> (Reconciler<Faulty>, Result<Synced, Error>) {
-        let mut reconciler = Reconciler::new(State::new("here"), LIMITS, Faulty::default(), 0).unwrap();
+        let mut reconciler =
+            Reconciler::new(State::new("here"), LIMITS, Faulty::default(), Dump::default(), 0);
         for n in [1, 2] {
             reconciler.state.apply_service(ObjectKey::new("ns", &format!("s{}", n)), &service(n));
             reconciler
