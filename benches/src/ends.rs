@@ -47,6 +47,36 @@ pub struct Server<'a> {
     pub address: SocketAddrV4,
 }
 
+/// What a client dials: one address, or each time another one of those that follow each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Dial {
+    pub first: SocketAddrV4,
+    pub count: u32,
+}
+
+impl From<SocketAddrV4> for Dial {
+    fn from(first: SocketAddrV4) -> Dial {
+        Dial { first, count: 1 }
+    }
+}
+
+impl Dial {
+    fn read(first: &str, count: &str) -> Result<Dial> {
+        Ok(Dial { first: first.parse()?, count: count.parse()? })
+    }
+
+    /// One of them, drawn as the programs draw a backend. `random`: the state of the draw.
+    fn draw(&self, random: &mut u64) -> SocketAddrV4 {
+        // xorshift64*.
+        *random ^= *random >> 12;
+        *random ^= *random << 25;
+        *random ^= *random >> 27;
+        let drawn = random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        let number = (drawn * u64::from(self.count)) >> 32;
+        SocketAddrV4::new(Ipv4Addr::from(u32::from(*self.first.ip()) + number as u32), self.first.port())
+    }
+}
+
 /// What [`connects`] measures.
 #[derive(Clone, Copy, Debug)]
 pub struct Connects {
@@ -61,8 +91,8 @@ pub struct Connects {
 ///
 /// # Errors
 /// When one of them fails.
-pub fn connects(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Duration) -> Result<Connects> {
-    match start("connects", from, dial, to, time)?.as_slice() {
+pub fn connects(from: Client<'_>, dial: impl Into<Dial>, to: Server<'_>, time: Duration) -> Result<Connects> {
+    match start("connects", from, dial.into(), to, time)?.as_slice() {
         [rate, p50_us, p99_us] => Ok(Connects { rate: *rate, p50_us: *p50_us, p99_us: *p99_us }),
         other => anyhow::bail!("three figures of connections, not {other:?}"),
     }
@@ -73,7 +103,7 @@ pub fn connects(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Dura
 /// # Errors
 /// When one does not arrive within two seconds.
 pub fn datagrams(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Duration) -> Result<f64> {
-    start("datagrams", from, dial, to, time)?.first().copied().context("a figure")
+    start("datagrams", from, dial.into(), to, time)?.first().copied().context("a figure")
 }
 
 /// Nanoseconds of a request of 64 bytes on an open TCP connection and its answer.
@@ -81,7 +111,7 @@ pub fn datagrams(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Dur
 /// # Errors
 /// When the connection breaks.
 pub fn requests(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Duration) -> Result<f64> {
-    start("requests", from, dial, to, time)?.first().copied().context("a figure")
+    start("requests", from, dial.into(), to, time)?.first().copied().context("a figure")
 }
 
 /// Requests per second as [`requests`], the server's end being a thread on a core of its own that is woken each time.
@@ -89,7 +119,7 @@ pub fn requests(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Dura
 /// # Errors
 /// When the connection breaks.
 pub fn requests_apart(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Duration) -> Result<f64> {
-    start("requests-apart", from, dial, to, time)?.first().copied().context("a figure")
+    start("requests-apart", from, dial.into(), to, time)?.first().copied().context("a figure")
 }
 
 /// Gigabits per second of one TCP connection, a thread and a core for each end.
@@ -97,16 +127,10 @@ pub fn requests_apart(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time
 /// # Errors
 /// When the connection breaks.
 pub fn bulk(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Duration) -> Result<f64> {
-    start("bulk", from, dial, to, time)?.first().copied().context("a figure")
+    start("bulk", from, dial.into(), to, time)?.first().copied().context("a figure")
 }
 
-fn start(
-    what: &str,
-    from: Client<'_>,
-    dial: SocketAddrV4,
-    to: Server<'_>,
-    time: Duration,
-) -> Result<Vec<f64>> {
+fn start(what: &str, from: Client<'_>, dial: Dial, to: Server<'_>, time: Duration) -> Result<Vec<f64>> {
     // First in line for its core: a build beside it would show in one half of a pair only.
     let (mut command, program) = match from {
         Client::Node(node) => (node.command("nice")?, probe::PROGRAM.into()),
@@ -119,7 +143,8 @@ fn start(
             (command, probe::PROGRAM.into())
         }
     };
-    command.args(["-n", "-20"]).arg(program).args([ROLE, what, &dial.to_string(), &to.address.to_string()]);
+    command.args(["-n", "-20"]).arg(program).args([ROLE, what]);
+    command.args([dial.first.to_string(), dial.count.to_string(), to.address.to_string()]);
     command.arg(time.as_millis().to_string());
     let said = with_netns(&mut command, to.netns)?;
     said.split_whitespace()
@@ -143,12 +168,15 @@ fn with_netns(command: &mut Command, netns: &Netns) -> Result<String> {
 /// # Errors
 /// When a connection fails or the arguments are others.
 pub fn run(args: &[String]) -> Result<()> {
-    let [what, dial, listen, time] = args else { anyhow::bail!("ends: WHAT DIAL LISTEN MILLISECONDS") };
-    let (dial, listen): (SocketAddrV4, SocketAddrV4) = (dial.parse()?, listen.parse()?);
+    let [what, first, count, listen, time] = args else {
+        anyhow::bail!("ends: WHAT FIRST COUNT LISTEN MILLISECONDS")
+    };
+    let (dials, listen): (Dial, SocketAddrV4) = (Dial::read(first, count)?, listen.parse()?);
+    let dial = dials.first;
     let time = Duration::from_millis(time.parse()?);
     probe::pin(0)?;
     let figures = match what.as_str() {
-        "connects" => connect_loop(dial, &over_there(|| TcpListener::bind(listen))?, time)?,
+        "connects" => connect_loop(dials, &over_there(|| TcpListener::bind(listen))?, time)?,
         "datagrams" => vec![datagram_loop(dial, &over_there(|| UdpSocket::bind(listen))?, time)?],
         "requests" => vec![request_loop(dial, &over_there(|| TcpListener::bind(listen))?, time)?],
         "requests-apart" => vec![request_apart(dial, over_there(|| TcpListener::bind(listen))?, time)?],
@@ -171,15 +199,16 @@ fn over_there<T: Send>(make: impl FnOnce() -> std::io::Result<T> + Send) -> Resu
     })
 }
 
-fn connect_loop(dial: SocketAddrV4, listener: &TcpListener, time: Duration) -> Result<Vec<f64>> {
+fn connect_loop(dials: Dial, listener: &TcpListener, time: Duration) -> Result<Vec<f64>> {
     // Of each connect, and of each round of connects and closes.
     let (mut connects_ns, mut rounds_ns) = (Vec::with_capacity(1 << 16), Vec::with_capacity(1 << 11));
     let begun = Instant::now();
-    let mut is_warm = false;
+    let (mut is_warm, mut random) = (false, 0x9e37_79b9_7f4a_7c15);
     while begun.elapsed() < time || rounds_ns.is_empty() {
         let mut clients = Vec::with_capacity(AT_ONCE);
         let round = Instant::now();
         for _ in 0..AT_ONCE {
+            let dial = dials.draw(&mut random);
             let at = Instant::now();
             clients.push(TcpStream::connect(dial).with_context(|| format!("connect to {dial}"))?);
             if is_warm {

@@ -14,7 +14,7 @@ use skerry_lab::{Netns, Node};
 
 use crate::{
     Options,
-    ends::{self, Client, Server},
+    ends::{self, Client, Dial, Server},
     filled::{Filled, SYNC, until_works},
     peers::{forget_tracked, load_iptables, load_nftables},
     probe,
@@ -34,13 +34,13 @@ const FIRST_OF_MANY: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 pub struct Contender<'a> {
     pub name: &'static str,
     pub node: &'a Node,
-    pub to: SocketAddrV4,
+    pub to: Dial,
     pub runs: Vec<ends::Connects>,
 }
 
 impl<'a> Contender<'a> {
-    pub fn new(name: &'static str, node: &'a Node, to: SocketAddrV4) -> Contender<'a> {
-        Contender { name, node, to, runs: Vec::new() }
+    pub fn new(name: &'static str, node: &'a Node, to: impl Into<Dial>) -> Contender<'a> {
+        Contender { name, node, to: to.into(), runs: Vec::new() }
     }
 
     pub fn figures(&self, of: impl Fn(&ends::Connects) -> f64) -> Vec<f64> {
@@ -207,7 +207,9 @@ fn by_backends(scene: &Scene, rounds: usize) -> Result<Vec<Row>> {
             .map(|number| SocketAddrV4::new(address(number), scene.backend.port()))
             .collect();
         scene.filled.set_endpoints(&service.name, &backends)?;
-        let direct = SocketAddrV4::new(FIRST_OF_MANY, scene.backend.port());
+        // The same backends, drawn by the client: to dial many addresses is not for nothing.
+        let first = SocketAddrV4::new(FIRST_OF_MANY, scene.backend.port());
+        let direct = Dial { first, count: *count as u32 };
         let mut contenders =
             [Contender::new("bare", &scene.bare, direct), Contender::new("ours", worker, service.address)];
         scene.measure(&mut contenders, rounds, TIME)?;

@@ -58,8 +58,8 @@ fn once_open(
         for step in 0..2 {
             let which = (round + step) % 2;
             let (client, dial) = (Client::Node(contenders[which].node), contenders[which].to);
-            times[which].push(ends::requests(client, dial, scene.server(), TIME)?);
-            bulk[which].push(ends::bulk(client, dial, scene.server(), TIME * 2)?);
+            times[which].push(ends::requests(client, dial.first, scene.server(), TIME)?);
+            bulk[which].push(ends::bulk(client, dial.first, scene.server(), TIME * 2)?);
         }
     }
     let row = |case: &str, unit: &str, [bare, ours]: &[Vec<f64>; 2]| {
