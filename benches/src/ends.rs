@@ -65,15 +65,10 @@ impl Dial {
         Ok(Dial { first: first.parse()?, count: count.parse()? })
     }
 
-    /// One of them, drawn as the programs draw a backend. `random`: the state of the draw.
-    fn draw(&self, random: &mut u64) -> SocketAddrV4 {
-        // xorshift64*.
-        *random ^= *random >> 12;
-        *random ^= *random << 25;
-        *random ^= *random >> 27;
-        let drawn = random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        let number = (drawn * u64::from(self.count)) >> 32;
-        SocketAddrV4::new(Ipv4Addr::from(u32::from(*self.first.ip()) + number as u32), self.first.port())
+    /// One of them, drawn as the programs draw a backend.
+    fn draw(&self) -> SocketAddrV4 {
+        let number = rand::random_range(0..self.count);
+        SocketAddrV4::new(Ipv4Addr::from(u32::from(*self.first.ip()) + number), self.first.port())
     }
 }
 
@@ -203,12 +198,12 @@ fn connect_loop(dials: Dial, listener: &TcpListener, time: Duration) -> Result<V
     // Of each connect, and of each round of connects and closes.
     let (mut connects_ns, mut rounds_ns) = (Vec::with_capacity(1 << 16), Vec::with_capacity(1 << 11));
     let begun = Instant::now();
-    let (mut is_warm, mut random) = (false, 0x9e37_79b9_7f4a_7c15);
+    let mut is_warm = false;
     while begun.elapsed() < time || rounds_ns.is_empty() {
         let mut clients = Vec::with_capacity(AT_ONCE);
         let round = Instant::now();
         for _ in 0..AT_ONCE {
-            let dial = dials.draw(&mut random);
+            let dial = dials.draw();
             let at = Instant::now();
             clients.push(TcpStream::connect(dial).with_context(|| format!("connect to {dial}"))?);
             if is_warm {

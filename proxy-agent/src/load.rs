@@ -179,7 +179,8 @@ fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result
 
 /// Unpins maps that another version made in another layout: what it attached keeps them, for as long as it runs. Of the maps of
 /// Services all go with one, the frontends first: without them the next agent goes on here if this one is killed. Flows are moved
-/// aside where they can be [adopted](old_flows). Pods and sockets must be kept, or nothing is changed. Returns whether an agent of another version wrote last.
+/// aside where they can be [adopted](old_flows). Pods and sockets must be kept, or nothing is changed. Returns whether an agent
+/// of another version wrote last.
 fn make_room(pins: &Pins) -> Result<bool, LoadError> {
     let found = abi_version(pins)?;
     let mut others = Vec::new();

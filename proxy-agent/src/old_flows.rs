@@ -1,8 +1,9 @@
 //! Flows that programs of older versions keep, in other places or another layout: they come along, or an upgrade would cut
 //! connections.
 //!
-//! Up to ABI 5 a flow had no [`Path`](proxy_abi::Path), up to ABI 3 it was in `FLOWS_NEW` until it was answered. What is attached when an agent starts goes on
-//! with the old tables until it is replaced, so they are copied when the new table is made, and once more when all programs use it.
+//! Up to ABI 5 a flow had no [`Path`](proxy_abi::Path), up to ABI 3 it was in `FLOWS_NEW` until it was answered. What is
+//! attached when an agent starts goes on with the old tables until it is replaced, so they are copied when the new table is
+//! made, and once more when all programs use it.
 
 use std::path::PathBuf;
 

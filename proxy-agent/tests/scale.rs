@@ -59,9 +59,8 @@ struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     fn start(node: &'a TestNode) -> Subject<'a> {
-        let (dir, cgroup) = (node.dir().display().to_string(), node.cgroup.dir().display().to_string());
         let started = Instant::now();
-        let agent = Role::start("big agent", &[&node.name, &dir, &cgroup], |line| node.command(line));
+        let agent = Role::agent("big agent", node);
         let frontends = Map::open(&node.pin("maps", map::FRONTENDS)).unwrap();
         let subject =
             Subject { node, agent, frontends, slots: Map::open(&node.pin("maps", map::SLOTS)).unwrap() };

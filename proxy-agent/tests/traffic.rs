@@ -155,12 +155,8 @@ fn restarts(times: u32, end: End) {
     let mut scene = Scene::new("TCP");
     // The first agent of this node has set it up; from here on it is a child.
     scene.agents.remove(0).stop().unwrap();
-    let start = || {
-        let (dir, cgroup) =
-            (scene.near.dir().display().to_string(), scene.near.cgroup.dir().display().to_string());
-        let role = if end == End::OtherVersion { "hasty agent" } else { "agent" };
-        Role::start(role, &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
-    };
+    let role = if end == End::OtherVersion { "hasty agent" } else { "agent" };
+    let start = || Role::agent(role, &scene.near);
     let mut agent = start();
     let look = || Witness::of(&scene.near, &[("client", &scene.underlay.client)]);
     let counters_before = look();
@@ -232,11 +228,7 @@ fn other_layout() {
     type OldFlow = [u64; 7];
     let mut scene = Scene::new("TCP");
     scene.agents.remove(0).stop().unwrap();
-    let start = || {
-        let (dir, cgroup) =
-            (scene.near.dir().display().to_string(), scene.near.cgroup.dir().display().to_string());
-        Role::start("agent", &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
-    };
+    let start = || Role::agent("agent", &scene.near);
     let agent = start();
     let load =
         [("NodePort from outside", scene.outside("keep")), ("ClusterIP from a pod", scene.in_pod("keep"))];
@@ -323,11 +315,7 @@ fn own_vip() {
     let server = scene.api.listen_at(&scene.near.netns, &scene.near.ip().to_string());
     scene.api.service("kubernetes", "10.96.0.1", "TCP", 443, 0);
     scene.api.endpoints("kubernetes", "TCP", server.port(), &[(&scene.near.ip().to_string(), "near")]);
-    let start = || {
-        let (dir, cgroup) =
-            (scene.near.dir().display().to_string(), scene.near.cgroup.dir().display().to_string());
-        Role::start("agent", &[&scene.near.name, &dir, &cgroup], |line| scene.near.command(line))
-    };
+    let start = || Role::agent("agent", &scene.near);
     start().kill();
     Api::write_kubeconfig(&scene.near.kubeconfig(), "10.96.0.1:443");
     for _ in 0..3 {
@@ -427,9 +415,8 @@ fn many() {
         endpoints(n, 5);
     }
     api.listen_in(&node.netns, &node.kubeconfig());
-    let (dir, cgroup) = (node.dir().display().to_string(), node.cgroup.dir().display().to_string());
     let started = Instant::now();
-    let agent = Role::start("big agent", &[&node.name, &dir, &cgroup], |line| node.command(line));
+    let agent = Role::agent("big agent", &node);
     let first_sync = started.elapsed();
     let table = Map::<FrontendKey, Frontend>::open(&node.pin("maps", map::FRONTENDS)).unwrap();
     assert_eq!(table.entries().unwrap().len(), 2 * usize::from(SERVICES));

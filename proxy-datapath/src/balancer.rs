@@ -10,7 +10,7 @@ use crate::{
     checksum::{add_bytes, finish},
     packet::{Frame, NextHop, Way},
     parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, Kind, Shape, View},
-    path,
+    path::{self, Leaves},
     service::{Client, Found, Service, Side, select},
     tables::{Scratch, Tables},
     unwrap::{IPV4_INSIDE, IPV6_INSIDE, OUTER_V4, OUTER_V6},
@@ -107,11 +107,9 @@ fn translated<P: Frame, T: Tables>(
         }
     }
     // As long as the packet that came in, so any length: it fitted the wire.
-    match path::next_hop(packet, &s.to, 0, (&mut s.next, &mut s.known, &mut s.kept)) {
+    match path::next_hop(packet, s, Leaves::Itself, 0) {
         Way::Found => {
-            if s.lively {
-                path::keep(tables, s);
-            }
+            path::keep(tables, s);
             return Step::Translate;
         }
         // The event names where the packet was to go.
@@ -180,11 +178,9 @@ fn direct<P: Frame, T: Tables>(
     let protocol = if s.view.v4 { IPV4_INSIDE } else { IPV6_INSIDE };
     s.reverse_key = Tuple::new(*source, Be16::ZERO, s.to.dst, Be16::ZERO, protocol);
     let length = s.view.length as u32 + outer_header(&s.view);
-    match path::next_hop(packet, &s.reverse_key, length, (&mut s.next, &mut s.known, &mut s.kept)) {
+    match path::next_hop(packet, s, Leaves::Outer, length) {
         Way::Found => {
-            if s.lively {
-                path::keep(tables, s);
-            }
+            path::keep(tables, s);
             return Step::Wrap;
         }
         Way::TooBig => return Step::TooBig,

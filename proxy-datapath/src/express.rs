@@ -13,7 +13,7 @@ use crate::{
     own::is_for_own_socket,
     packet::{Frame, Way},
     parse::{ETH, ETHERTYPE_V4, Kind, Shape},
-    path,
+    path::{self, Leaves},
     service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
     unwrap::{is_stray, unwrap, wrapped_in},
@@ -137,9 +137,7 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
         }
     }
     let step = way(packet, s, config);
-    if s.lively {
-        path::keep(tables, s);
-    }
+    path::keep(tables, s);
     step
 }
 
@@ -164,13 +162,12 @@ fn way<P: Frame>(packet: &P, s: &mut Scratch, config: &Config) -> Step {
             }
             let (source, port) = (source_port(&s.to), Be16::new(config.tunnel_port));
             s.reverse_key = Tuple::new(config.node_v4, source, s.hop.node, port, proto::UDP);
-            let asked = (&mut s.next, &mut s.known, &mut s.kept);
-            let found = path::next_hop(packet, &s.reverse_key, length + OUTER, asked);
+            let found = path::next_hop(packet, s, Leaves::Outer, length + OUTER);
             if matches!(found, Way::Found) { Step::Tunnel } else { Step::Pass }
         }
         _ if s.direct => Step::Pass,
         Place::Outside | Place::Routed => {
-            let found = path::next_hop(packet, &s.to, length, (&mut s.next, &mut s.known, &mut s.kept));
+            let found = path::next_hop(packet, s, Leaves::Itself, length);
             if matches!(found, Way::Found) { Step::Translate } else { Step::Pass }
         }
         Place::Pod | Place::Node | Place::Nobody => Step::Pass,

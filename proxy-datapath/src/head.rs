@@ -6,6 +6,7 @@ use crate::{
     checksum::{changed, fix_checksum},
     packet::Packet,
     parse::{ETH, View},
+    rewrite::pair,
 };
 
 /// Where the IPv6 header's hop limit lies; what changes in it ends with it.
@@ -75,9 +76,7 @@ impl Head {
         self.ip = true;
         if v4 {
             self.fix_checksum(diff);
-            let ([a, b, c, d], [e, f, g, h]) = (src.v4_raw().to_ne_bytes(), dst.v4_raw().to_ne_bytes());
-            self.put(26, [a, b, c, d]);
-            self.put(30, [e, f, g, h]);
+            self.put(26, pair(src, dst));
         } else {
             self.put(22, src.octets());
             self.put(38, dst.octets());

@@ -4,7 +4,7 @@
 //! A flow's first packet in a second forgets what was kept ([`note`](crate::flow)), the second one asks and keeps it. So what has
 //! changed is followed within a second, and a flow with few packets never pays for the keeping.
 
-use proxy_abi::{Path, Tuple, path_known};
+use proxy_abi::{Path, path_known};
 
 use crate::{
     forward::{Hop, Place},
@@ -77,10 +77,10 @@ pub(crate) fn begin(path: &mut Path, hop: &Hop, next: &NextHop, known: u8) {
     }
 }
 
-/// Tells the packet's flow what is known, for its next packets.
+/// Tells the packet's flow what is known, for its next packets in this second.
 #[inline(always)]
 pub(crate) fn keep<T: Tables>(tables: &T, s: &mut Scratch) {
-    if s.known == s.kept {
+    if !s.lively || s.known == s.kept {
         return;
     }
     let Scratch { view, hop, next, known, kept, .. } = s;
@@ -88,22 +88,27 @@ pub(crate) fn keep<T: Tables>(tables: &T, s: &mut Scratch) {
     *kept = *known;
 }
 
-/// The next station of a packet of `length` bytes (0: any) that becomes `tuple`: as kept, or the kernel is asked.
+/// What leaves a program in front of the stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leaves {
+    /// The packet as `s.to`.
+    Itself,
+    /// Another one around it, of `s.reverse_key`.
+    Outer,
+}
+
+/// The next station, `s.next`, of what leaves and has `length` bytes (0: any): as kept, or the kernel is asked.
 #[inline(always)]
-pub(crate) fn next_hop<P: Frame>(
-    packet: &P,
-    tuple: &Tuple,
-    length: u32,
-    (next, known, kept): (&mut NextHop, &mut u8, &mut u8),
-) -> Way {
-    if *known & path_known::NEXT_HOP != 0 && length <= next.mtu {
+pub(crate) fn next_hop<P: Frame>(packet: &P, s: &mut Scratch, leaves: Leaves, length: u32) -> Way {
+    if s.knows(path_known::NEXT_HOP) && length <= s.next.mtu {
         return Way::Found;
     }
-    packet.next_hop(tuple, length, next);
-    *kept &= !path_known::NEXT_HOP;
-    *known &= !path_known::NEXT_HOP;
-    if matches!(next.way, Way::Found) {
-        *known |= path_known::NEXT_HOP;
+    let tuple = if matches!(leaves, Leaves::Outer) { &s.reverse_key } else { &s.to };
+    packet.next_hop(tuple, length, &mut s.next);
+    s.kept &= !path_known::NEXT_HOP;
+    s.known &= !path_known::NEXT_HOP;
+    if matches!(s.next.way, Way::Found) {
+        s.known |= path_known::NEXT_HOP;
     }
-    next.way
+    s.next.way
 }

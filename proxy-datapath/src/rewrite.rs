@@ -9,8 +9,7 @@ use crate::{
 };
 
 /// Turns the packet's tuple `view.tuple` into `to`: addresses (in `head`, still to be written), ports and every checksum they
-/// are part of. For an ICMP error
-/// the reported packet is turned too, so that its receiver recognises it (RFC 5508 section 4.2).
+/// are part of. For an ICMP error the reported packet is turned too, so that its receiver recognises it (RFC 5508 section 4.2).
 ///
 /// # Errors
 /// [`Reason::RewriteFailed`] when the kernel could not make the headers writable.
@@ -168,7 +167,7 @@ const fn join(first: u16, second: u16) -> [u8; 4] {
 
 /// Two IPv4 addresses as they follow each other in a header.
 #[inline(always)]
-const fn pair(first: &Addr, second: &Addr) -> [u8; 8] {
+pub(crate) const fn pair(first: &Addr, second: &Addr) -> [u8; 8] {
     let ([a, b, c, d], [e, f, g, h]) = (first.v4_raw().to_ne_bytes(), second.v4_raw().to_ne_bytes());
     [a, b, c, d, e, f, g, h]
 }

@@ -43,6 +43,14 @@ impl Skb<'_> {
         unsafe { (*self.raw()).ifindex }
     }
 
+    /// # Safety
+    /// `to` must be writable.
+    #[inline(always)]
+    unsafe fn copy_to<const N: usize>(&self, at: u32, to: *mut [u8; N]) -> Option<()> {
+        // SAFETY: the helper writes N bytes or, if it fails, zeroes.
+        (unsafe { helper::bpf_skb_load_bytes(self.raw().cast(), at, to.cast(), N as u32) } == 0).then_some(())
+    }
+
     /// Metadata of the tunnel the packet came through; on egress, where it is to go. False: there is none.
     #[inline(always)]
     pub fn tunnel(&self, tunnel: &mut Tunnel) -> bool {
@@ -109,21 +117,16 @@ impl Packet for Skb<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let mut aligned = Aligned(MaybeUninit::<[u8; N]>::uninit());
-        let to = aligned.0.as_mut_ptr().cast();
-        // SAFETY: the helper writes N bytes or, if it fails, zeroes.
-        match unsafe { helper::bpf_skb_load_bytes(self.raw().cast(), at, to, N as u32) } {
-            // SAFETY: written.
-            0 => Some(unsafe { aligned.0.assume_init() }),
-            _ => None,
-        }
+        // SAFETY: as large as what is copied there.
+        unsafe { self.copy_to(at, aligned.0.as_mut_ptr()) }?;
+        // SAFETY: written.
+        Some(unsafe { aligned.0.assume_init() })
     }
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()> {
-        // SAFETY: the helper writes N bytes.
-        (unsafe { helper::bpf_skb_load_bytes(self.raw().cast(), at, into.as_mut_ptr().cast(), N as u32) }
-            == 0)
-            .then_some(())
+        // SAFETY: as large as what is copied there.
+        unsafe { self.copy_to(at, into) }
     }
 
     #[inline(always)]

@@ -56,6 +56,12 @@ impl Role {
         Role::try_start(role, arguments, command).unwrap_or_else(|| panic!("{role} {arguments:?} ended"))
     }
 
+    /// The agent of a node, in a role that is one.
+    pub fn agent(role: &str, node: &net::TestNode) -> Role {
+        let (dir, cgroup) = (node.dir().display().to_string(), node.cgroup.dir().display().to_string());
+        Role::start(role, &[&node.name, &dir, &cgroup], |line| node.command(line))
+    }
+
     /// As [`Role::start`]. `None`: it ended before it was ready.
     pub fn try_start(role: &str, arguments: &[&str], command: impl Fn(&str) -> Command) -> Option<Role> {
         let program = std::env::current_exe().unwrap();

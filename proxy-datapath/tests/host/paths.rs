@@ -46,7 +46,7 @@ fn a_pod_that_moves_to_another_node_is_followed_within_a_second() {
 }
 
 #[test]
-fn the_routes_are_asked_by_the_first_two_packets_of_a_second() {
+fn routes_that_name_no_neighbour_are_asked_by_each_packet() {
     let maps = Maps::new(&State::standard());
     let leaves_by = |uplink| {
         let mut packet = Bytes { data: udp("10.244.1.2:4000", "203.0.113.9:53").bytes(), uplink };
@@ -55,7 +55,7 @@ fn the_routes_are_asked_by_the_first_two_packets_of_a_second() {
     };
     let uplink = 7;
     assert_eq!(leaves_by(uplink), (Action::Out, uplink));
-    // The routes know no neighbour's address, so that there is nothing to keep: each packet asks.
+    // There is nothing to keep.
     for other in [8, 9, uplink] {
         assert_eq!(leaves_by(other), (Action::Out, other));
     }

@@ -1,5 +1,5 @@
-//! Cases that need what small kernels lack: SCTP sockets, `ipip` devices, mounts of NFS. `cargo xtask vm-test` runs them under Debian's
-//! kernels; where the kernel that runs has these parts, `cargo xtask test` does, too.
+//! Cases that need what small kernels lack: SCTP sockets, `ipip` devices, mounts of NFS. `cargo xtask vm-test` runs them under
+//! Debian's kernels; where the kernel that runs has these parts, `cargo xtask test` does, too.
 
 pub mod sctp;
 
