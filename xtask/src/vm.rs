@@ -8,6 +8,7 @@ mod guest;
 mod image;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -28,26 +29,44 @@ use image::Kernel;
 
 /// What runs guests and unpacks kernels.
 const PACKAGES: &[&str] = &["qemu-system-x86", "kmod", "xz-utils", "busybox-static"];
-/// Test programs and how long each may take, an emulated CPU being ten times slower, and arguments.
-const PROGRAMS: &[(&str, Duration, &[&str])] = &[
-    ("skerry-packet-cases/verifier", Duration::from_secs(180), &[]),
-    ("skerry-packet-cases/kernel", Duration::from_secs(180), &[]),
-    ("skerry-packet-cases/sockets", Duration::from_secs(600), &[]),
-    ("skerry-packet-cases/nodes", Duration::from_secs(900), &[]),
-    ("skerry-packet-cases/direct", Duration::from_secs(600), &[]),
-    ("skerry-packet-cases/express", Duration::from_secs(600), &[]),
-    ("skerry-vm-cases/sctp", Duration::from_secs(180), &[]),
-    ("skerry-vm-cases/nfs", Duration::from_secs(300), &[]),
-    (BALANCER, Duration::from_secs(300), &[]),
-    ("proxy-agent/node", Duration::from_secs(600), &[]),
-    ("proxy-agent/traffic", Duration::from_secs(900), ON_SLOW_CPUS),
-    ("proxy-agent/wishes", Duration::from_secs(600), &["--test-threads=1"]),
+/// A module of a package's test program that is run in a guest.
+struct Entry {
+    package: &'static str,
+    module: &'static str,
+    /// An emulated CPU is ten times slower.
+    limit: Duration,
+    args: &'static [&'static str],
+}
+
+const fn entry(package: &'static str, module: &'static str, seconds: u64) -> Entry {
+    Entry { package, module, limit: Duration::from_secs(seconds), args: &[] }
+}
+
+const ENTRIES: &[Entry] = &[
+    entry("skerry-packet-cases", "verifier", 180),
+    entry("skerry-packet-cases", "kernel", 180),
+    entry("skerry-packet-cases", "sockets", 600),
+    entry("skerry-packet-cases", "nodes", 900),
+    entry("skerry-packet-cases", "direct", 600),
+    entry("skerry-packet-cases", "express", 600),
+    entry("skerry-vm-cases", "sctp", 180),
+    entry("skerry-vm-cases", "nfs", 300),
+    entry("skerry-vm-cases", BALANCER, 300),
+    entry("proxy-agent", "node", 600),
+    Entry { args: ON_SLOW_CPUS, ..entry("proxy-agent", "traffic", 900) },
+    Entry { args: &["--test-threads=1"], ..entry("proxy-agent", "wishes", 600) },
 ];
 /// One at a time, since clients are busy all the while; what is about sizes and times is the real CPU's to tell.
 const ON_SLOW_CPUS: &[&str] =
     &["--test-threads=1", "--skip=ten_thousand", "--skip=twenty", "--skip=maps_that_grow"];
 /// It starts `skerry lb` as users have it.
-const BALANCER: &str = "skerry-vm-cases/dsr";
+const BALANCER: &str = "dsr";
+
+impl Entry {
+    fn name(&self) -> String {
+        format!("{}/{}", self.package, self.module)
+    }
+}
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -98,38 +117,36 @@ fn install() -> Result<()> {
     debian::install(&missing).context("install Debian packages")
 }
 
-/// A line of [`PROGRAMS`], built.
+/// An [`Entry`], built.
 struct Job {
+    name: String,
     program: TestProgram,
     limit: Duration,
-    args: &'static [&'static str],
+    args: Vec<String>,
 }
 
-/// In the order of [`PROGRAMS`].
+/// In the order of [`ENTRIES`].
 fn jobs(only: Option<&str>) -> Result<Vec<Job>> {
-    let wanted = PROGRAMS.iter().filter(|(name, ..)| only.is_none_or(|only| name.contains(only)));
-    let wanted: Vec<_> = wanted.collect();
+    let wanted: Vec<_> =
+        ENTRIES.iter().filter(|entry| only.is_none_or(|only| entry.name().contains(only))).collect();
     if wanted.is_empty() {
-        let names: Vec<&str> = PROGRAMS.iter().map(|(name, ..)| *name).collect();
-        bail!("--only matches no test program: there are {}", names.join(", "));
+        let names: Vec<String> = ENTRIES.iter().map(Entry::name).collect();
+        bail!("--only matches no module of a test program: there are {}", names.join(", "));
     }
-    let mut packages: Vec<String> = Vec::new();
-    for (name, ..) in &wanted {
-        let package = name.split_once('/').map_or(*name, |(package, _)| package);
-        if !packages.iter().any(|known| known == package) {
-            packages.push(package.to_owned());
-        }
+    let packages: BTreeSet<String> = wanted.iter().map(|entry| entry.package.to_owned()).collect();
+    if wanted.iter().any(|entry| entry.module == BALANCER) {
+        build::programs()?;
     }
-    if wanted.iter().any(|(name, ..)| *name == BALANCER) {
-        build::all()?;
-    }
-    let built = build::tests(&packages)?;
-    let find = |name: &str| built.iter().find(|program| program.name == name).cloned();
+    let built = build::tests(&packages.into_iter().collect::<Vec<_>>())?;
     wanted
         .into_iter()
-        .map(|(name, limit, args)| {
-            let program = find(name).with_context(|| format!("no test program {name}"))?;
-            Ok(Job { program, limit: *limit, args })
+        .map(|entry| {
+            let name = format!("{}/it", entry.package);
+            let program = built.iter().find(|program| program.name == name).cloned();
+            let program = program.with_context(|| format!("no test program {name}"))?;
+            let mut args = vec![format!("{}::", entry.module)];
+            args.extend(entry.args.iter().map(|&arg| arg.to_owned()));
+            Ok(Job { name: entry.name(), program, limit: entry.limit, args })
         })
         .collect()
 }
@@ -150,8 +167,8 @@ impl<'a> Run<'a> {
         let run = Run { kernel, folder, jobs };
         run.write("guest.sh", include_str!("vm/guest.sh"))?;
         run.write("initrd", image::initrd(kernel)?)?;
-        let lines = jobs.iter().map(|Job { program, limit, args }| {
-            let (name, dir, path) = (log_name(&program.name), program.dir.display(), program.path.display());
+        let lines = jobs.iter().map(|Job { name, program, limit, args }| {
+            let (name, dir, path) = (log_name(name), program.dir.display(), program.path.display());
             format!("{name}\t{dir}\t{}\t{path} {} {}\n", limit.as_secs(), args.join(" "), rest.join(" "))
         });
         run.write("programs", lines.collect::<String>())?;
@@ -202,14 +219,14 @@ impl<'a> Run<'a> {
         let mut running = machine.start()?;
         running.wait_for("up", guest::BOOT)?;
         let mut verdicts = Vec::new();
-        for Job { program, limit, args } in self.jobs {
-            if !args.is_empty() {
-                say(&format!("{} runs with {}", program.name, args.join(" ")));
+        for Job { name: module, limit, args, .. } in self.jobs {
+            if args.len() > 1 {
+                say(&format!("{module} runs with {}", args.join(" ")));
             }
-            let (begun, name) = (Instant::now(), log_name(&program.name));
+            let (begun, name) = (Instant::now(), log_name(module));
             let ended = running.wait_for(&format!("done {name}"), *limit + guest::SLACK);
             let log = out.join(format!("{name}.log"));
-            let shown = format!("Linux {}: {}", self.kernel.series, program.name);
+            let shown = format!("Linux {}: {module}", self.kernel.series);
             let mut verdict = verdict::of_log(&shown, &log, exit_code(&out, &name));
             verdict.took = begun.elapsed();
             if let Err(error) = &ended {

@@ -1,0 +1,5 @@
+//! The plugin as a runtime calls it, one module a behaviour.
+
+mod faults;
+mod support;
+mod wire;

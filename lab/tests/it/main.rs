@@ -1,0 +1,4 @@
+//! The lab against this machine.
+
+mod images;
+mod nodes;

@@ -1,0 +1,36 @@
+//! The agent on nodes of namespaces, one module a behaviour. Starts itself as a client, a server or an agent in other
+//! namespaces and cgroups, so it has a `main` of its own.
+
+mod killed;
+mod node;
+mod outside;
+mod scale;
+mod support;
+mod traffic;
+mod wishes;
+
+use libtest_mimic::{Arguments, Trial};
+use support::roles::{ROLE, play};
+
+fn main() {
+    if let Ok(role) = std::env::var(ROLE) {
+        return play(&role);
+    }
+    let modules = [
+        ("killed", killed::trials()),
+        ("node", node::trials()),
+        ("outside", outside::trials()),
+        ("scale", scale::trials()),
+        ("traffic", traffic::trials()),
+        ("wishes", wishes::trials()),
+    ];
+    let trials = modules.into_iter().flat_map(|(module, cases)| {
+        cases.into_iter().map(move |(name, test)| {
+            Trial::test(format!("{module}::{name}"), move || {
+                test();
+                Ok(())
+            })
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+}

@@ -1,0 +1,8 @@
+//! From objects to plans, one module a behaviour.
+
+mod convergence;
+mod outside;
+mod resets;
+mod services;
+mod warnings;
+mod world;

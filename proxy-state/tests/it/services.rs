@@ -1,0 +1,741 @@
+//! What a client of each kind of service meets.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use crate::world::{LIMITS, World, service, slice};
+use proxy_abi::{
+    Addr, Be16, Flow, Frontend, FrontendKey, Tuple, Window, endpoint_flag, flow_flag, frontend_flag,
+    frontend_kind, pod_cidr_flag, proto,
+};
+use proxy_state::{Actual, Defaults, Limits, ObjectKey, Op, Refusal, plan};
+use serde_json::{Value, json};
+
+fn key(ip: &str, port: u16, protocol: u8) -> FrontendKey {
+    let addr = ip.parse::<IpAddr>().unwrap().into();
+    FrontendKey { addr, port: Be16::new(port), proto: protocol, kind: frontend_kind::ADDRESS }
+}
+
+fn node_port(port: u16) -> FrontendKey {
+    let kind = frontend_kind::NODE_PORT_V4;
+    FrontendKey { addr: Addr::UNSPECIFIED, port: Be16::new(port), proto: proto::TCP, kind }
+}
+
+/// `10.0.0.1:8080 10.0.0.2:8080`, or what stands there instead; terminating ones with a `-` behind.
+fn backends(world: &World, key: FrontendKey) -> String {
+    let Some(frontend) = world.maps.frontends.get(&key) else { return "nothing".to_owned() };
+    shown(world, frontend, frontend.inside)
+}
+
+/// As [`backends`], for clients outside.
+fn backends_outside(world: &World, key: FrontendKey) -> String {
+    let Some(frontend) = world.maps.frontends.get(&key) else { return "nothing".to_owned() };
+    shown(world, frontend, frontend.outside)
+}
+
+fn shown(world: &World, frontend: &Frontend, window: Window) -> String {
+    let run = &world.maps.slots[window.first as usize..window.end() as usize];
+    let mut shown: Vec<String> = run
+        .iter()
+        .map(|slot| format!("{}:{}{}", slot.addr, slot.port, if slot.flags == 0 { "" } else { "-" }))
+        .collect();
+    shown.sort();
+    if shown.is_empty() {
+        let drops = frontend.flags & frontend_flag::DROP_IF_EMPTY != 0;
+        shown.push(if drops { "drop" } else { "reject" }.to_owned());
+    }
+    shown.join(" ")
+}
+
+fn web(world: &World) -> String {
+    backends(world, key("10.96.0.1", 80, proto::TCP))
+}
+
+/// (address, node, ready, serving, terminating)
+fn endpoints(slice: &mut Value, list: &[(&str, &str, bool, bool, bool)]) {
+    slice["endpoints"] = list
+        .iter()
+        .map(|(ip, node, ready, serving, terminating)| {
+            json!({"addresses": [ip], "nodeName": node,
+                   "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
+        })
+        .collect();
+}
+
+#[test]
+fn only_serving_endpoints_stand_in_when_none_is_ready() {
+    let mut world = World::new();
+    world.service(service("web", "10.96.0.1"));
+    let mut one = slice("e", "web", &[]);
+    endpoints(
+        &mut one,
+        &[
+            ("10.0.0.1", "there", true, true, false),
+            ("10.0.0.2", "there", false, true, true),
+            ("10.0.0.3", "there", false, false, false),
+        ],
+    );
+    world.slice(one.clone()).sync();
+    assert_eq!(web(&world), "10.0.0.1:8080");
+    endpoints(
+        &mut one,
+        &[("10.0.0.2", "there", false, true, true), ("10.0.0.3", "there", false, false, true)],
+    );
+    world.slice(one.clone()).sync();
+    assert_eq!(web(&world), "10.0.0.2:8080-");
+    endpoints(&mut one, &[("10.0.0.3", "there", false, false, true)]);
+    world.slice(one.clone()).sync();
+    assert_eq!(web(&world), "reject");
+    // Absent conditions mean ready.
+    one["endpoints"] = json!([{"addresses": ["10.0.0.9"]}]);
+    world.slice(one).sync();
+    assert_eq!(web(&world), "10.0.0.9:8080");
+}
+
+#[test]
+fn an_internal_local_policy_binds_the_cluster_ip_only() {
+    let mut world = World::new();
+    let mut local = service("web", "10.96.0.1");
+    local["spec"]["type"] = json!("NodePort");
+    local["spec"]["ports"][0]["nodePort"] = json!(30080);
+    let mut one = slice("e", "web", &[]);
+    local["spec"]["internalTrafficPolicy"] = json!("Local");
+    endpoints(&mut one, &[("10.0.0.2", "there", true, true, false)]);
+    world.service(local).slice(one).sync();
+    assert_eq!((web(&world), backends(&world, node_port(30080))), ("drop".into(), "10.0.0.2:8080".into()));
+}
+
+#[test]
+fn named_ports_are_joined_by_name_and_protocol_and_duplicates_count_once() {
+    let mut world = World::new();
+    let mut two = service("web", "10.96.0.1");
+    two["spec"]["ports"] = json!([
+        {"name": "http", "port": 80, "protocol": "TCP"}, {"name": "dns", "port": 80, "protocol": "UDP"},
+        {"name": "none", "port": 81, "protocol": "TCP"},
+    ]);
+    world.service(two);
+    for (name, port) in [("a", 8080), ("b", 9090)] {
+        let mut one = slice(name, "web", &["10.0.0.1", "10.0.0.2", "10.0.0.1"]);
+        one["ports"] = json!([{"name": "http", "port": port, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+        world.slice(one);
+    }
+    world.sync();
+    assert_eq!(web(&world), "10.0.0.1:8080 10.0.0.1:9090 10.0.0.2:8080 10.0.0.2:9090");
+    assert_eq!(backends(&world, key("10.96.0.1", 80, proto::UDP)), "10.0.0.1:53 10.0.0.2:53");
+    assert_eq!(backends(&world, key("10.96.0.1", 81, proto::TCP)), "reject");
+}
+
+#[test]
+fn what_a_proxy_must_ignore_leaves_no_trace() {
+    let mut world = World::new();
+    let mut headless = service("headless", "None");
+    headless["spec"]["clusterIPs"] = json!(["None"]);
+    let mut external_name = service("name", "10.96.0.2");
+    external_name["spec"]["type"] = json!("ExternalName");
+    let mut foreign = service("foreign", "10.96.0.3");
+    foreign["metadata"]["labels"] = json!({"service.kubernetes.io/service-proxy-name": "other"});
+    world.service(headless).service(external_name).service(foreign).service(service("pending", ""));
+    let mut names = slice("fqdn", "web", &[]);
+    names["addressType"] = json!("FQDN");
+    names["endpoints"] = json!([{"addresses": ["example.org"]}]);
+    world.slice(names);
+    assert!(world.sync().ops.is_empty());
+    // A type change removes the old path.
+    world.service(service("web", "10.96.0.1")).sync();
+    assert_eq!(web(&world), "reject");
+    let mut renamed = service("web", "10.96.0.1");
+    renamed["spec"]["type"] = json!("ExternalName");
+    world.service(renamed).sync();
+    assert!(world.maps.frontends.is_empty());
+}
+
+#[test]
+fn endpoints_that_point_at_the_node_itself_are_refused() {
+    let mut world = World::new();
+    world.service(service("web", "10.96.0.1"));
+    world
+        .slice(slice("e", "web", &["127.0.0.1", "169.254.169.254", "0.0.0.0", "fd00::1", " 010.0.0.7 "]))
+        .sync();
+    assert_eq!(web(&world), "10.0.0.7:8080");
+}
+
+#[test]
+fn each_family_has_its_own_run() {
+    let mut world = World::new();
+    let mut dual = service("web", "10.96.0.1");
+    dual["spec"]["clusterIPs"] = json!(["10.96.0.1", "fd00:96::1"]);
+    let mut six = slice("six", "web", &["fd00::7"]);
+    six["addressType"] = json!("IPv6");
+    world.service(dual).slice(slice("four", "web", &["10.0.0.7"])).slice(six).sync();
+    assert_eq!(web(&world), "10.0.0.7:8080");
+    assert_eq!(backends(&world, key("fd00:96::1", 80, proto::TCP)), "fd00::7:8080");
+}
+
+#[test]
+fn external_and_load_balancer_addresses_are_served_but_not_those_in_proxy_mode() {
+    let mut world = World::new();
+    let mut balanced = service("web", "10.96.0.1");
+    balanced["spec"]["type"] = json!("LoadBalancer");
+    balanced["spec"]["externalIPs"] = json!(["192.0.2.1", "127.0.0.1"]);
+    balanced["spec"]["sessionAffinity"] = json!("ClientIP");
+    balanced["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}, {"ip": "192.0.2.3", "ipMode": "Proxy"}, {"hostname": "lb"}]}});
+    world.service(balanced).slice(slice("e", "web", &["10.0.0.1"])).sync();
+    for (ip, expected) in [
+        ("192.0.2.1", "10.0.0.1:8080"),
+        ("192.0.2.2", "10.0.0.1:8080"),
+        ("192.0.2.3", "nothing"),
+        ("127.0.0.1", "nothing"),
+    ] {
+        assert_eq!(backends(&world, key(ip, 80, proto::TCP)), expected, "{ip}");
+    }
+    assert_eq!(world.maps.frontends[&key("192.0.2.1", 80, proto::TCP)].affinity_s, 10_800);
+    // An address in use is marked: its other ports are rejected, not dropped.
+    let mark = FrontendKey { proto: 0, ..key("192.0.2.2", 0, 0) };
+    assert!(world.maps.frontends.contains_key(&mark));
+}
+
+#[test]
+fn of_two_services_with_one_external_address_the_older_has_it() {
+    let mut world = World::new();
+    let claim = |name: &str, cluster_ip: &str, created: &str| {
+        let mut claim = service(name, cluster_ip);
+        claim["spec"]["externalIPs"] = json!(["192.0.2.1"]);
+        claim["metadata"]["creationTimestamp"] = json!(created);
+        claim
+    };
+    world
+        .service(claim("young", "10.96.0.2", "2026-02-02T00:00:00Z"))
+        .slice(slice("y", "young", &["10.0.0.2"]))
+        .sync();
+    let shared = key("192.0.2.1", 80, proto::TCP);
+    assert_eq!(backends(&world, shared), "10.0.0.2:8080");
+    world
+        .service(claim("old", "10.96.0.1", "2026-01-01T23:00:00Z"))
+        .slice(slice("o", "old", &["10.0.0.1"]))
+        .sync();
+    assert_eq!(backends(&world, shared), "10.0.0.1:8080");
+    world.state.delete_service(&ObjectKey::new("ns", "old"));
+    world.sync();
+    assert_eq!(backends(&world, shared), "10.0.0.2:8080");
+}
+
+#[test]
+fn one_change_touches_one_service_and_flips_with_one_write() {
+    let mut world = World::new();
+    for n in 0..100 {
+        world.service(service(&format!("s{n}"), &format!("10.96.1.{n}")));
+        world.slice(slice(&format!("e{n}"), &format!("s{n}"), &["10.0.0.1", "10.0.0.2"]));
+    }
+    world.sync();
+    let before = world.maps.frontends[&key("10.96.1.7", 80, proto::TCP)];
+    let plan = world.slice(slice("e7", "s7", &["10.0.0.1", "10.0.0.3"])).sync();
+    assert!(matches!(plan.ops[..], [Op::WriteSlots { .. }, Op::SetFrontend { .. }]), "{:?}", plan.ops);
+    let after = world.maps.frontends[&key("10.96.1.7", 80, proto::TCP)];
+    assert_eq!((after.service_id, after.generation), (before.service_id, before.generation + 1));
+    assert_ne!(after.inside.first, before.inside.first, "the new run lies in fresh slots");
+    // An update that changes nothing that matters costs nothing.
+    let mut annotated = slice("e7", "s7", &["10.0.0.1", "10.0.0.3"]);
+    annotated["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/last-change-trigger-time": "now"});
+    world.slice(annotated);
+    assert!(!world.state.is_dirty());
+    // The old run rests before it is erased.
+    assert!(world.plan().ops.is_empty());
+    world.now_ms = plan.due_ms.unwrap();
+    assert_eq!(world.plan().ops, [Op::ClearSlots { first: before.inside.first, count: 2 }]);
+}
+
+#[test]
+fn a_full_map_refuses_by_name_and_serves_what_it_served_before() {
+    let mut world = World::with(Limits { slots: 4, frontends: 4, ..LIMITS });
+    world.service(service("web", "10.96.0.1")).slice(slice("e", "web", &["10.0.0.1", "10.0.0.2"])).sync();
+    let plan = world.slice(slice("e", "web", &["10.0.0.1", "10.0.0.2", "10.0.0.3"])).sync();
+    let [refusal @ Refusal::Slots { source, .. }] = &plan.refused[..] else { panic!("{:?}", plan.refused) };
+    assert_eq!(refusal.to_string(), "service ns/web");
+    assert!(source.to_string().starts_with("map SLOTS full (4): a run of 3 does not fit"), "{source}");
+    assert_eq!(web(&world), "10.0.0.1:8080 10.0.0.2:8080");
+    // It is tried again with every plan, and fits once something else went.
+    world.slice(slice("e", "web", &["10.0.0.9"])).sync();
+    assert_eq!(web(&world), "10.0.0.9:8080");
+    world.service(service("other", "10.96.0.2")).sync();
+    let plan = world.service(service("third", "10.96.0.3")).sync();
+    assert_eq!(
+        plan.refused[0].to_string(),
+        "service ns/third: map FRONTENDS full (4): raise the size of FRONTENDS"
+    );
+    world.state.delete_service(&ObjectKey::new("ns", "other"));
+    world.sync();
+    assert_eq!(world.sync().refused, []);
+    assert_eq!(backends(&world, key("10.96.0.3", 80, proto::TCP)), "reject");
+}
+
+#[test]
+fn ids_survive_a_restart_and_an_agent_that_knows_nothing_yet_plans_nothing() {
+    let mut world = World::new();
+    world.service(service("a", "10.96.0.1")).slice(slice("e", "a", &["10.0.0.1"]));
+    world.service(service("b", "10.96.0.2")).slice(slice("f", "b", &["10.0.0.1"])).sync();
+    let before = world.maps.frontends.clone();
+    world.actual = Actual::restore(LIMITS, world.maps.clone(), 0);
+    world.slice(slice("e", "a", &["10.0.0.1", "10.0.0.2"]));
+    for op in plan(&mut world.state, &mut world.actual, 0).ops {
+        world.maps.execute(&op);
+    }
+    for ip in ["10.96.0.1", "10.96.0.2"] {
+        let key = key(ip, 80, proto::TCP);
+        assert_eq!(world.maps.frontends[&key].service_id, before[&key].service_id, "{ip}");
+    }
+    // A service that comes later never gets an id that flows may still hold.
+    world.service(service("c", "10.96.0.3")).sync();
+    let highest = before.values().map(|frontend| frontend.service_id).max().unwrap();
+    assert!(world.maps.frontends[&key("10.96.0.3", 80, proto::TCP)].service_id > highest);
+}
+
+#[test]
+fn a_number_that_connections_may_know_is_given_to_no_other_service() {
+    let mut world = World::with(Limits { ids_until: 41, ..LIMITS });
+    let id = |world: &World, ip: &str| world.maps.frontends[&key(ip, 80, proto::TCP)].service_id;
+    world.service(service("a", "10.96.0.1")).slice(slice("e", "a", &["10.0.0.1"])).sync();
+    assert_eq!(id(&world, "10.96.0.1"), 42);
+    world.state.delete_service(&ObjectKey::new("ns", "a"));
+    world.sync();
+    // Another agent finds nothing of it in the maps, but in the connections.
+    assert_eq!(world.actual.last_service_id(), 42);
+    let mut again = World::with(Limits { ids_until: 42, ..LIMITS });
+    again.service(service("b", "10.96.0.2")).sync();
+    assert_eq!(id(&again, "10.96.0.2"), 43);
+}
+
+#[test]
+fn udp_flows_are_current_only_while_they_would_be_balanced_alike() {
+    let mut world = World::new();
+    let mut dns = service("dns", "10.96.0.10");
+    dns["spec"]["ports"] = json!([{"port": 53, "protocol": "UDP"}]);
+    let mut one = slice("e", "dns", &["10.0.0.1", "10.0.0.2"]);
+    one["ports"] = json!([{"name": "", "port": 5353, "protocol": "UDP"}]);
+    assert!(world.service(dns.clone()).slice(one.clone()).sync().udp_changed);
+    let service_id = world.maps.frontends[&key("10.96.0.10", 53, proto::UDP)].service_id;
+    let tuple = |dst: &str, port: u16, protocol: u8| {
+        let ip = |text: &str| Addr::from(text.parse::<IpAddr>().unwrap());
+        Tuple::new(ip("10.0.9.9"), Be16::new(999), ip(dst), Be16::new(port), protocol)
+    };
+    let forward = tuple("10.96.0.10", 53, proto::UDP);
+    let to = |backend: &str| Flow { to: tuple(backend, 5353, proto::UDP), service_id, ..Flow::default() };
+    let current = |world: &World, key: &Tuple, flow: Flow| world.actual.udp_flow_is_current(key, &flow);
+    assert!(current(&world, &forward, to("10.0.0.1")));
+    assert!(!current(&world, &forward, to("10.0.0.3")));
+    assert!(!current(&world, &forward, Flow { service_id: service_id + 1, ..to("10.0.0.1") }));
+    assert!(
+        current(&world, &forward, Flow { flags: flow_flag::REVERSE, ..to("10.0.0.3") }),
+        "its twin decides"
+    );
+    // Masqueraded before the service existed, TCP: not ours to end.
+    let masqueraded = Flow { service_id: 0, ..to("10.0.0.3") };
+    assert!(!current(&world, &forward, masqueraded), "a flow must not pin the time before the service");
+    assert!(current(&world, &tuple("198.51.100.1", 53, proto::UDP), masqueraded));
+    assert!(current(&world, &tuple("10.96.0.10", 53, proto::TCP), to("10.0.0.3")));
+    // The backend goes, the last endpoint goes, the service goes.
+    one["endpoints"] = json!([{"addresses": ["10.0.0.2"]}]);
+    assert!(world.slice(one.clone()).sync().udp_changed);
+    assert!(!current(&world, &forward, to("10.0.0.1")) && current(&world, &forward, to("10.0.0.2")));
+    one["endpoints"] = json!([]);
+    assert!(world.slice(one).sync().udp_changed);
+    assert!(!current(&world, &forward, to("10.0.0.2")));
+    world.state.delete_service(&ObjectKey::new("ns", "dns"));
+    assert!(world.sync().udp_changed);
+    assert!(!current(&world, &forward, to("10.0.0.2")));
+}
+
+#[test]
+fn nodes_become_cidrs_peers_and_our_own_addresses() {
+    let node = |name: &str, cidr: &str, ip: &str, created: &str| {
+        json!({"metadata": {"name": name, "creationTimestamp": created}, "spec": {"podCIDR": cidr},
+               "status": {"addresses": [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": ip}]}})
+    };
+    let mut world = World::new();
+    world.node(node("here", "10.244.0.0/24", "172.16.0.1", "2026-01-01T00:00:00Z"));
+    world.node(node("b", "10.244.1.0/24", "172.16.0.2", "2026-01-01T00:00:00Z"));
+    world.node(node("late", "10.244.1.0/24", "172.16.0.3", "2026-02-01T00:00:00Z"));
+    world.node(node("new", "", "172.16.0.4", "2026-02-01T00:00:00Z"));
+    let ip = |text: &str| Addr::from(text.parse::<IpAddr>().unwrap());
+    world.state.set_own_addresses([(ip("172.16.0.1"), endpoint_flag::NODE)]);
+    world.sync();
+    let mut cidrs: Vec<_> =
+        world.maps.pod_cidrs.iter().map(|(k, v)| (k.addr, k.prefix_len, v.node, v.flags)).collect();
+    cidrs.sort();
+    assert_eq!(
+        cidrs,
+        [
+            (ip("10.244.0.0"), 120, ip("172.16.0.1"), pod_cidr_flag::LOCAL),
+            (ip("10.244.1.0"), 120, ip("172.16.0.2"), 0),
+        ]
+    );
+    assert_eq!(
+        world.maps.tunnel_peers.iter().copied().collect::<Vec<_>>(),
+        ["172.16.0.2", "172.16.0.3", "172.16.0.4"].map(ip)
+    );
+    let tables = world.state.node_tables();
+    assert_eq!(tables.own, ["10.244.0.0/24".parse().unwrap()]);
+    assert_eq!(tables.remote.into_iter().collect::<Vec<_>>(), ["10.244.1.0/24".parse().unwrap()]);
+    assert_eq!(world.maps.endpoints[&ip("172.16.0.1")].flags, endpoint_flag::NODE);
+    // Pods' entries in the same map are the CNI plugin's.
+    let mut pod = world.maps.endpoints[&ip("172.16.0.1")];
+    pod.flags = endpoint_flag::POD;
+    world.maps.endpoints.insert(ip("10.244.0.7"), pod);
+    world.actual = Actual::restore(LIMITS, world.maps.clone(), 0);
+    assert_eq!(world.actual.divergence(&world.maps), 0);
+    assert!(world.sync().ops.is_empty());
+}
+
+/// A NodePort service with traffic policy Local for outsiders.
+fn external_local(world: &mut World, list: &[(&str, &str, bool, bool, bool)]) {
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["type"] = json!("NodePort");
+    web["spec"]["ports"][0]["nodePort"] = json!(30080);
+    web["spec"]["externalTrafficPolicy"] = json!("Local");
+    let mut one = slice("e", "web", &[]);
+    endpoints(&mut one, list);
+    world.service(web).slice(one).sync();
+}
+
+#[test]
+fn outsiders_are_bound_by_a_local_policy_and_those_inside_are_not() {
+    let mut world = World::new();
+    let both = |world: &World| (backends_outside(world, node_port(30080)), backends(world, node_port(30080)));
+    let (here, there) = (("10.0.0.1", "here", true, true, false), ("10.0.0.2", "there", true, true, false));
+    external_local(&mut world, &[here, there]);
+    assert_eq!(both(&world), ("10.0.0.1:8080".into(), "10.0.0.1:8080 10.0.0.2:8080".into()));
+    assert_eq!(web(&world), "10.0.0.1:8080 10.0.0.2:8080", "the ClusterIP has no such policy");
+    external_local(&mut world, &[there]);
+    assert_eq!(both(&world), ("drop".into(), "10.0.0.2:8080".into()));
+    // KEP-1669: judged by this node alone for outsiders.
+    external_local(&mut world, &[("10.0.0.1", "here", false, true, true), there]);
+    assert_eq!(both(&world), ("10.0.0.1:8080-".into(), "10.0.0.2:8080".into()));
+    external_local(&mut world, &[]);
+    assert_eq!(both(&world), ("reject".into(), "reject".into()));
+}
+
+#[test]
+fn topology_hints_narrow_the_choice_only_if_all_endpoints_have_them() {
+    let mut world = World::new();
+    world.service(service("web", "10.96.0.1"));
+    let hinted = |hints: &[Value]| {
+        let mut one = slice("e", "web", &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+        for (index, hint) in hints.iter().enumerate() {
+            one["endpoints"][index]["hints"] = hint.clone();
+        }
+        one
+    };
+    let zone = |name: &str| json!({"forZones": [{"name": name}]});
+    let all = "10.0.0.1:8080 10.0.0.2:8080 10.0.0.3:8080";
+    world.slice(hinted(&[zone("a"), zone("b"), zone("a")])).sync();
+    assert_eq!(web(&world), all, "this node's zone is not known");
+    let mut node = json!({"metadata": {"name": "here", "labels": {"topology.kubernetes.io/zone": "a"}}});
+    world.node(node.clone()).sync();
+    assert_eq!(web(&world), "10.0.0.1:8080 10.0.0.3:8080");
+    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("b");
+    world.node(node.clone()).sync();
+    assert_eq!(web(&world), "10.0.0.2:8080");
+    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("c");
+    world.node(node).sync();
+    assert_eq!(web(&world), all, "nobody is meant for this zone");
+    world.slice(hinted(&[zone("c"), zone("b"), json!({})])).sync();
+    assert_eq!(web(&world), all, "one has no hint");
+    // PreferSameNode: a node's hint comes before a zone's.
+    let node = |name: &str| json!({"forZones": [{"name": "c"}], "forNodes": [{"name": name}]});
+    world.slice(hinted(&[node("there"), node("here"), node("there")])).sync();
+    assert_eq!(web(&world), "10.0.0.2:8080");
+    world.slice(hinted(&[node("there"), node("there"), node("elsewhere")])).sync();
+    assert_eq!(web(&world), all, "nobody is meant for this node: the zone decides");
+}
+
+#[test]
+fn affinity_makes_members_and_its_end_removes_them() {
+    let mut world = World::new();
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["sessionAffinity"] = json!("ClientIP");
+    web["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 10}});
+    world.service(web.clone()).slice(slice("e", "web", &["10.0.0.1", "10.0.0.2"])).sync();
+    let members = |world: &World| {
+        let mut list: Vec<String> =
+            world.maps.members.keys().map(|m| format!("{}:{}", m.addr, m.port)).collect();
+        list.sort();
+        list
+    };
+    assert_eq!(members(&world), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    // The new member is there before it can be drawn, the old one goes after it can't be any more.
+    let plan = world.slice(slice("e", "web", &["10.0.0.2", "10.0.0.3"])).sync();
+    assert!(
+        matches!(
+            plan.ops[..],
+            [Op::WriteSlots { .. }, Op::SetMember { .. }, Op::SetFrontend { .. }, Op::DeleteMember { .. }]
+        ),
+        "{:?}",
+        plan.ops
+    );
+    assert_eq!(members(&world), ["10.0.0.2:8080", "10.0.0.3:8080"]);
+    web["spec"]["sessionAffinity"] = json!("None");
+    world.service(web).sync();
+    assert!(world.maps.members.is_empty());
+}
+
+#[test]
+fn source_ranges_restrict_load_balancer_addresses_and_nothing_else() {
+    let mut world = World::new();
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["type"] = json!("LoadBalancer");
+    web["spec"]["ports"][0]["nodePort"] = json!(30080);
+    web["spec"]["loadBalancerSourceRanges"] = json!([" 198.51.100.0/24", "2001:db8::/32", "nonsense"]);
+    web["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    world.service(web.clone()).slice(slice("e", "web", &["10.0.0.1"])).sync();
+    let ranged = |world: &World, key| world.maps.frontends[&key].flags & frontend_flag::SOURCE_RANGES != 0;
+    assert!(ranged(&world, key("192.0.2.1", 80, proto::TCP)));
+    assert!(!ranged(&world, key("10.96.0.1", 80, proto::TCP)) && !ranged(&world, node_port(30080)));
+    let ranges: Vec<String> =
+        world.maps.source_ranges.iter().map(|r| format!("{}/{}", r.of.addr, r.prefix_len - 32)).collect();
+    assert_eq!(ranges, ["198.51.100.0/120"]);
+    web["spec"]["loadBalancerSourceRanges"] = json!([]);
+    world.service(web).sync();
+    assert!(!ranged(&world, key("192.0.2.1", 80, proto::TCP)) && world.maps.source_ranges.is_empty());
+}
+
+#[test]
+fn a_full_table_of_members_is_refused_by_name_and_changes_nothing() {
+    let mut world = World::with(Limits { members: 1, ..LIMITS });
+    let mut sticky = service("web", "10.96.0.1");
+    sticky["spec"]["sessionAffinity"] = json!("ClientIP");
+    world.service(sticky).slice(slice("e", "web", &["10.0.0.1"])).sync();
+    let plan = world.slice(slice("e", "web", &["10.0.0.2", "10.0.0.3"])).sync();
+    assert!(matches!(plan.refused[..], [Refusal::Extras { .. }]), "{:?}", plan.refused);
+    assert!(plan.refused[0].to_string().contains("MEMBERS full (1)"), "{}", plan.refused[0]);
+    assert_eq!(web(&world), "10.0.0.1:8080");
+}
+
+#[test]
+fn a_direct_service_is_so_from_outside_alone_and_drawn_by_maglev() {
+    let mut world = World::with(Limits { slots: 8192, ..LIMITS });
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["type"] = json!("NodePort");
+    web["spec"]["ports"][0]["nodePort"] = json!(30080);
+    let flags = |world: &World, key: FrontendKey| world.maps.frontends[&key].flags;
+    let (inside, outside) = (key("10.96.0.1", 80, proto::TCP), node_port(30080));
+    let both = frontend_flag::DIRECT | frontend_flag::MAGLEV;
+    world.service(web.clone()).slice(slice("e", "web", &["10.0.0.1", "10.0.0.2"])).sync();
+    assert_eq!(flags(&world, outside) & both, 0);
+    for (text, balancing, expected) in [
+        ("dsr", None, both),
+        (" dsr ", Some("random"), frontend_flag::DIRECT),
+        ("snat", None, 0),
+        ("ipip", None, 0),
+    ] {
+        web["metadata"]["annotations"] = json!({"service.skerry.io/forwarding-mode": text});
+        if let Some(balancing) = balancing {
+            web["metadata"]["annotations"]["service.skerry.io/balancing"] = json!(balancing);
+        }
+        world.service(web.clone()).sync();
+        assert_eq!(flags(&world, outside) & both, expected, "{text} {balancing:?}");
+        assert_eq!(flags(&world, inside) & frontend_flag::DIRECT, 0, "{text}");
+        let warnings = world.state.warnings(&ObjectKey::new("ns", "web"));
+        assert_eq!(warnings.is_empty(), text != "ipip", "{warnings:?}");
+        for warning in warnings {
+            let names = ["forwarding-mode", "`ipip`", "snat or dsr"];
+            assert!(names.iter().all(|name| warning.note.contains(name)), "{}", warning.note);
+        }
+    }
+    // Where the configuration says so, a Service need not.
+    world.state.set_defaults(Defaults { is_direct: true, ..Defaults::default() });
+    web["metadata"]["annotations"] = json!({});
+    world.service(web.clone()).sync();
+    assert_eq!(flags(&world, outside) & both, both);
+    web["metadata"]["annotations"] = json!({"service.skerry.io/forwarding-mode": "snat"});
+    world.service(web).sync();
+    assert_eq!(flags(&world, outside) & both, 0);
+}
+
+#[test]
+fn what_a_service_does_not_say_the_configuration_does() {
+    let mut world = World::with(Limits { slots: 65_536, ..LIMITS });
+    let mut web = service("web", "10.96.0.1");
+    world.state.set_defaults(Defaults { is_maglev: true, maglev_size: 4_000, ..Defaults::default() });
+    world.slice(slice("e", "web", &["10.0.0.1", "10.0.0.2"]));
+    for (annotations, elements) in [
+        (json!({}), 4_093),
+        (json!({"service.skerry.io/maglev-table-size": "2039"}), 2_039),
+        (json!({"service.skerry.io/maglev-table-size": "large"}), 4_093),
+        (json!({"service.skerry.io/balancing": "random"}), 2),
+        (json!({"service.skerry.io/balancing": "maglev"}), 4_093),
+    ] {
+        web["metadata"]["annotations"] = annotations.clone();
+        world.service(web.clone()).sync();
+        let frontend = world.maps.frontends[&key("10.96.0.1", 80, proto::TCP)];
+        assert_eq!(frontend.inside.count, elements, "{annotations}");
+        let is_told = !world.state.warnings(&ObjectKey::new("ns", "web")).is_empty();
+        assert_eq!(is_told, annotations.to_string().contains("large"), "{annotations}");
+    }
+}
+
+#[test]
+fn a_direct_service_of_ipv6_needs_nodes_ranges_that_eight_bytes_tell_apart() {
+    let mut world = World::with(Limits { slots: 8192, ..LIMITS });
+    let mut web = service("web", "fd00::1");
+    web["spec"]["externalIPs"] = json!(["2001:db8::7"]);
+    web["metadata"]["annotations"] = json!({"service.skerry.io/forwarding-mode": "dsr"});
+    let node = |cidr: &str| json!({"metadata": {"name": "here"}, "spec": {"podCIDRs": [cidr]}});
+    world.service(web).sync();
+    for (cidr, is_direct) in [("fd01::/64", true), ("fd01::/60", false), ("fd01::/80", true)] {
+        world.node(node(cidr)).sync();
+        let flags = world.maps.frontends[&key("2001:db8::7", 80, proto::TCP)].flags;
+        assert_eq!(flags & frontend_flag::DIRECT != 0, is_direct, "{cidr}");
+    }
+}
+
+#[test]
+fn maglev_by_annotation_gives_each_backend_its_share() {
+    let mut world = World::with(Limits { slots: 8192, ..LIMITS });
+    let mut web = service("web", "10.96.0.1");
+    web["metadata"]["annotations"] =
+        json!({"service.skerry.io/balancing": "maglev", "service.skerry.io/maglev-table-size": "4000"});
+    world.service(web).slice(slice("e", "web", &["10.0.0.1", "10.0.0.2"])).sync();
+    let frontend = world.maps.frontends[&key("10.96.0.1", 80, proto::TCP)];
+    assert!(frontend.flags & frontend_flag::MAGLEV != 0 && frontend.inside.count == 4093, "{frontend:?}");
+    let run = &world.maps.slots[frontend.inside.first as usize..frontend.inside.end() as usize];
+    let first = run.iter().filter(|slot| slot.addr.to_string() == "10.0.0.1").count();
+    assert!(first.abs_diff(4093 / 2) <= 1, "{first}");
+    assert!(world.plan().ops.is_empty(), "the same table is not written twice");
+}
+
+/// How often each backend stands in a window, by the last number of its address.
+fn shares(world: &World, of: FrontendKey, window: impl Fn(&Frontend) -> Window) -> BTreeMap<u8, u32> {
+    let window = window(&world.maps.frontends[&of]);
+    let mut shares = BTreeMap::new();
+    for slot in &world.maps.slots[window.first as usize..window.end() as usize] {
+        *shares.entry(slot.addr.octets()[15]).or_default() += 1;
+    }
+    shares
+}
+
+fn weighted(name: &str, weight: &str, ips: &[&str]) -> Value {
+    let mut slice = slice(name, "web", ips);
+    slice["metadata"]["annotations"] = json!({"service.skerry.io/weight": weight});
+    slice
+}
+
+#[test]
+fn a_slices_weight_is_the_share_of_its_endpoints() {
+    let mut world = World::with(Limits { slots: 8192, ..LIMITS });
+    let at = key("10.96.0.1", 80, proto::TCP);
+    world.service(service("web", "10.96.0.1"));
+    world.slice(weighted("strong", "90", &["10.0.0.1", "10.0.0.2"])).slice(weighted(
+        "weak",
+        "10",
+        &["10.0.0.3"],
+    ));
+    world.sync();
+    assert_eq!(shares(&world, at, |f| f.inside), [(1, 9), (2, 9), (3, 1)].into());
+    assert!(world.plan().ops.is_empty(), "the same run is not written twice");
+    // An endpoint on its way from one slice to another counts once, by the larger weight.
+    world.slice(weighted("weak", "10", &["10.0.0.2", "10.0.0.3"])).sync();
+    assert_eq!(shares(&world, at, |f| f.inside), [(1, 9), (2, 9), (3, 1)].into());
+    // Alike again: one element each.
+    world.slice(weighted("weak", "90", &["10.0.0.3"])).sync();
+    assert_eq!(shares(&world, at, |f| f.inside), [(1, 1), (2, 1), (3, 1)].into());
+    // Weights with no common divisor, of many endpoints: shares are rounded, nobody goes without.
+    let many: Vec<String> = (1..=250).map(|n| format!("10.0.1.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    world
+        .slice(weighted("strong", "97", &many))
+        .slice(weighted("weak", "1", &["10.0.0.3", "10.0.0.4"]))
+        .sync();
+    let all = shares(&world, at, |f| f.inside);
+    assert!(all.values().sum::<u32>() <= 4_096 + 252 && all[&200] == 16 && all[&3] == 17, "{all:?}");
+}
+
+#[test]
+fn weights_hold_in_both_windows_and_in_maglev_tables() {
+    let mut world = World::with(Limits { slots: 8192, ..LIMITS });
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["type"] = json!("NodePort");
+    web["spec"]["ports"][0]["nodePort"] = json!(30080);
+    web["spec"]["externalTrafficPolicy"] = json!("Local");
+    let near = |name: &str, weight: &str, ips: &[&str]| {
+        let mut slice = weighted(name, weight, ips);
+        for endpoint in slice["endpoints"].as_array_mut().unwrap() {
+            endpoint["nodeName"] = json!("here");
+        }
+        slice
+    };
+    world.service(web.clone());
+    world.slice(near("here", "6", &["10.0.0.1"])).slice(near("too", "3", &["10.0.0.2"]));
+    world.slice(weighted("far", "9", &["10.0.0.3"])).sync();
+    let at = node_port(30_080);
+    assert_eq!(shares(&world, at, |f| f.inside), [(1, 2), (2, 1), (3, 3)].into());
+    assert_eq!(shares(&world, at, |f| f.outside), [(1, 2), (2, 1)].into());
+    web["metadata"]["annotations"] = json!({"service.skerry.io/balancing": "maglev"});
+    world.service(web).sync();
+    let table = shares(&world, at, |f| f.inside);
+    let size = table.values().sum::<u32>();
+    assert!(table[&3].abs_diff(size / 2) <= 9 && table[&2].abs_diff(size / 6) <= 9, "{table:?}");
+}
+
+#[test]
+fn a_weight_that_cant_be_read_is_one_and_its_owner_is_told() {
+    for text in ["0", "101", "much", "-1", "2.5"] {
+        let mut world = World::new();
+        world.service(service("web", "10.96.0.1")).slice(weighted("odd", text, &["10.0.0.1"]));
+        world.slice(weighted("even", " 3 ", &["10.0.0.2"])).sync();
+        assert_eq!(shares(&world, key("10.96.0.1", 80, proto::TCP), |f| f.inside), [(1, 1), (2, 3)].into());
+        let warnings = world.state.warnings(&ObjectKey::new("ns", "web"));
+        assert_eq!(warnings.len(), 1, "{text}: {warnings:?}");
+        let note = &warnings[0].note;
+        assert!(note.contains("odd") && note.contains(text) && note.contains("from 1 to 100"), "{note}");
+    }
+}
+
+#[test]
+fn external_ips_outside_of_the_allowed_ranges_are_not_served() {
+    let mut world = World::new();
+    world.state.limit_external_ips(&["192.0.2.0/24".parse().unwrap()]);
+    let mut web = service("web", "10.96.0.1");
+    web["spec"]["externalIPs"] = json!(["192.0.2.1", "8.8.8.8"]);
+    world.service(web).slice(slice("e", "web", &["10.0.0.1"])).sync();
+    assert_eq!(backends(&world, key("192.0.2.1", 80, proto::TCP)), "10.0.0.1:8080");
+    assert_eq!(backends(&world, key("8.8.8.8", 80, proto::TCP)), "nothing");
+}
+
+#[test]
+fn thousands_of_ports_in_one_service_lead_each_to_its_own() {
+    const PORTS: u16 = 3_000;
+    let ports = |count: u16| {
+        let mut many = service("web", "10.96.0.1");
+        many["spec"]["ports"] = (0..count)
+            .map(|n| json!({"name": format!("p{n}"), "port": 1_000 + n, "protocol": "TCP"}))
+            .collect();
+        many
+    };
+    let behind = |ips: &[&str]| {
+        let mut one = slice("e", "web", ips);
+        one["ports"] = (0..PORTS)
+            .map(|n| json!({"name": format!("p{n}"), "port": 20_000 + n, "protocol": "TCP"}))
+            .collect();
+        one
+    };
+    let limits = Limits { frontends: 4_096, slots: 16_384, members: 16_384, ..LIMITS };
+    let mut world = World::with(limits);
+    world.service(ports(PORTS)).slice(behind(&["10.0.0.1", "10.0.0.2"])).sync();
+    assert_eq!(world.maps.frontends.len(), usize::from(PORTS) + 1);
+    for n in [0, 1, 1_777, PORTS - 1] {
+        let (port, target) = (1_000 + n, 20_000 + n);
+        let both = format!("10.0.0.1:{target} 10.0.0.2:{target}");
+        assert_eq!(backends(&world, key("10.96.0.1", port, proto::TCP)), both);
+    }
+    world.slice(behind(&["10.0.0.2"])).sync();
+    assert_eq!(backends(&world, key("10.96.0.1", 3_999, proto::TCP)), "10.0.0.2:22999");
+    world.service(ports(10)).sync();
+    assert_eq!(world.maps.frontends.len(), 11);
+
+    // Where not all of them fit those that were served stay, and the Service is named for the rest.
+    let mut small = World::with(Limits { frontends: 2_048, ..limits });
+    small.service(ports(10)).slice(behind(&["10.0.0.1"])).sync();
+    let refused = small.service(ports(PORTS)).sync().refused;
+    let ours = ObjectKey::new("ns", "web");
+    assert!(refused.iter().all(|refusal| refusal.of() == ours), "another Service is named");
+    assert_eq!((small.maps.frontends.len(), refused.len()), (2_048, usize::from(PORTS) + 1 - 2_048));
+    assert_eq!(backends(&small, key("10.96.0.1", 1_009, proto::TCP)), "10.0.0.1:20009");
+}

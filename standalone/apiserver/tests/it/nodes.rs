@@ -1,0 +1,159 @@
+//! Logs and exec over a connection that the node opened.
+
+use std::sync::{Arc, Mutex};
+
+use crate::support::{Client, PATIENCE, PODS, TestServer, bind, pod, until};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{body::Frame, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+
+type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+
+/// What a kubelet answers here: logs that follow, and an exec that echoes in upper case until its input ends.
+async fn kubelet(
+    mut request: Request<hyper::body::Incoming>,
+    seen: Arc<Mutex<Vec<String>>>,
+) -> Response<Body> {
+    let path = request.uri().path_and_query().unwrap().to_string();
+    seen.lock().unwrap().push(path.clone());
+    if path.starts_with("/exec/") {
+        let protocol = request.headers()["upgrade"].clone();
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.unwrap());
+            let mut input = Vec::new();
+            stream.read_to_end(&mut input).await.unwrap();
+            stream.write_all(&input.to_ascii_uppercase()).await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+        let empty = Full::new(Bytes::new()).boxed_unsync();
+        let response =
+            Response::builder().status(101).header("connection", "Upgrade").header("upgrade", protocol);
+        return response.header("sec-websocket-protocol", "v5.channel.k8s.io").body(empty).unwrap();
+    }
+    let (lines, receiver) = tokio::sync::mpsc::channel(4);
+    tokio::spawn(async move {
+        for line in ["one\n", "two\n"] {
+            lines.send(Ok(Frame::data(Bytes::from(line)))).await.unwrap();
+        }
+        // Follows: the stream stays open until the reader goes.
+        lines.closed().await;
+    });
+    let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver)).boxed_unsync();
+    Response::builder().header("content-type", "text/plain").body(body).unwrap()
+}
+
+/// Dials in as a node does, and answers streams as its kubelet.
+async fn tunnel(client: &Client, node: &str) -> (tokio::task::JoinHandle<()>, Arc<Mutex<Vec<String>>>) {
+    let headers = [("connection", "Upgrade"), ("upgrade", "skerry-tunnel/1")];
+    let path = format!("/skerry/v1/nodes/{node}/tunnel");
+    let response = client.open(Method::GET, &path, &headers, "").await;
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let paths = seen.clone();
+    let running = tokio::spawn(async move {
+        let mut connection =
+            yamux::Connection::new(stream.compat(), yamux::Config::default(), yamux::Mode::Server);
+        while let Some(Ok(stream)) = std::future::poll_fn(|cx| connection.poll_next_inbound(cx)).await {
+            let paths = paths.clone();
+            let service = service_fn(move |request| {
+                let paths = paths.clone();
+                async move { Ok::<_, std::convert::Infallible>(kubelet(request, paths).await) }
+            });
+            let serving = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream.compat()), service)
+                .with_upgrades();
+            tokio::spawn(serving);
+        }
+    });
+    (running, seen)
+}
+
+async fn running_pod(server: &TestServer) -> Client {
+    let admin = server.admin();
+    admin.post(PODS, &pod("a")).await.ok();
+    bind(&admin, "a", "n1").await.ok();
+    admin
+}
+
+#[tokio::test]
+async fn logs_are_streamed_from_the_node() {
+    let server = TestServer::start().await;
+    let admin = running_pod(&server).await;
+    let message = admin.get(&format!("{PODS}/a/log")).await.refused(502);
+    assert!(message.contains("node \"n1\" is not connected"), "{message}");
+    let (_running, seen) = tunnel(&server.join("n1").await, "n1").await;
+    until("the tunnel is up", || async {
+        admin.open(Method::GET, &format!("{PODS}/a/log"), &[], "").await.status() == StatusCode::OK
+    })
+    .await;
+    let response = admin.open(Method::GET, &format!("{PODS}/a/log?follow=true&tailLines=2"), &[], "").await;
+    let mut body = response.into_body();
+    let mut text = String::new();
+    while text != "one\ntwo\n" {
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    assert_eq!(seen.lock().unwrap().last().unwrap(), "/containerLogs/default/a/main?follow=true&tailLines=2");
+}
+
+#[tokio::test]
+async fn exec_is_spliced_and_each_side_closes_on_its_own() {
+    let server = TestServer::start().await;
+    let admin = running_pod(&server).await;
+    let (_running, seen) = tunnel(&server.join("n1").await, "n1").await;
+    let path = format!("{PODS}/a/exec?command=ls&command=%2Fa+b&stdin=true&stdout=true&container=main");
+    let headers = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-key", "x3JJHMbDL1EzLkh9GBhXDw=="),
+        ("sec-websocket-version", "13"),
+    ];
+    until("the tunnel is up", || async {
+        admin.open(Method::GET, &path, &headers, "").await.status() == StatusCode::SWITCHING_PROTOCOLS
+    })
+    .await;
+    let response = admin.open(Method::GET, &path, &headers, "").await;
+    assert_eq!(response.headers()["upgrade"], "websocket");
+    assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let input = vec![b'x'; 300_000];
+    stream.write_all(&input).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut output = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut output)).await.unwrap().unwrap();
+    assert_eq!(output, input.to_ascii_uppercase());
+    let asked = "/exec/default/a/main?command=ls&command=%2Fa%20b&input=1&output=1";
+    assert_eq!(seen.lock().unwrap().last().unwrap(), asked);
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_of_a_pod_is_said_before_the_node_is_bothered() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    admin.post(PODS, &pod("free")).await.ok();
+    assert_eq!(
+        admin.get(&format!("{PODS}/free/log")).await.refused(400),
+        "pod free does not have a host assigned"
+    );
+    let admin = running_pod(&server).await;
+    let message = admin.get(&format!("{PODS}/a/log?container=nope")).await.refused(400);
+    assert_eq!(message, "container nope is not valid for pod a");
+    admin.get(&format!("{PODS}/none/log")).await.refused(404);
+}
+
+#[tokio::test]
+async fn a_node_opens_no_tunnel_in_anothers_name() {
+    let server = TestServer::start().await;
+    let headers = [("connection", "Upgrade"), ("upgrade", "skerry-tunnel/1")];
+    let client = server.join("n1").await;
+    let refused = client.send(Method::GET, "/skerry/v1/nodes/n2/tunnel", &headers, "").await.refused(403);
+    assert!(refused.contains("User \"system:node:n1\" is not this node"), "{refused}");
+    server.admin().send(Method::GET, "/skerry/v1/nodes/n2/tunnel", &headers, "").await.refused(403);
+    client.get("/skerry/v1/nodes/n1/tunnel").await.refused(400);
+}

@@ -1,0 +1,4 @@
+//! The schema as a whole.
+
+mod hostile;
+mod reference;

@@ -1,0 +1,12 @@
+//! Packets and connections through the kernel programs, one module a behaviour.
+
+#[path = "../../../../proxy-datapath/tests/cases/mod.rs"]
+mod cases;
+mod direct;
+mod express;
+mod flood;
+mod kernel;
+mod nodes;
+mod owners;
+mod sockets;
+mod verifier;
