@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const GRACE: Duration = Duration::from_secs(25);
 const TAIL: usize = 40;
 /// Where a node has our programs.
-const PROGRAMS: &str = "/opt/skerry/bin";
+pub(crate) const PROGRAMS: &str = "/opt/skerry/bin";
 
 /// How a cluster is made.
 #[derive(Clone, Debug, Default)]
@@ -123,10 +123,15 @@ impl Cluster {
         found.with_context(|| format!("the cluster has no node {name}"))
     }
 
+    /// The server node's address that others reach it by first.
+    pub fn server_ip(&self) -> Option<IpAddr> {
+        self.nodes.first().and_then(|node| self.options.families.addresses(node).first().copied())
+    }
+
     /// `https://ADDRESS:6443` of the server node.
     pub fn server_url(&self) -> String {
-        let ip = self.nodes.first().and_then(|node| self.options.families.addresses(node).first().copied());
-        ip.map(|ip| format!("https://{}", SocketAddr::new(ip, API_PORT))).unwrap_or_default()
+        let url = |ip| format!("https://{}", SocketAddr::new(ip, API_PORT));
+        self.server_ip().map(url).unwrap_or_default()
     }
 
     /// Ends the cluster and its lab; with `data` its files, too.

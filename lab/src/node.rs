@@ -141,7 +141,11 @@ impl Node {
     /// # Errors
     /// When the node isn't up.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
-        self.command_in(&self.cgroup.child("shell"), program)
+        let mut command = self.command_in(&self.cgroup.child("shell"), program)?;
+        // Our programs are found by their names, as on a machine where they are installed.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", crate::cluster::PROGRAMS));
+        Ok(command)
     }
 
     fn command_in(&self, cgroup: &Cgroup, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
