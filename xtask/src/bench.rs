@@ -23,7 +23,8 @@ pub struct Args {
 /// When a benchmark can't be built or started.
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::run()?;
-    build::all()?;
+    build::programs()?;
+    build::binaries(&["skerry-benches"])?;
     say("measuring: leave the machine alone meanwhile");
     let release = paths::target().join("release");
     let flags = [("--accept", args.accept), ("--quick", args.quick)];

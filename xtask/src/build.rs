@@ -1,6 +1,7 @@
 //! Cargo, called so that `up`, tests and benches share every artifact.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -14,6 +15,10 @@ use crate::say;
 
 /// The kernel programs' package: its panic handler breaks builds for the host.
 pub const KERNEL_PROGRAMS: &str = "proxy-ebpf";
+/// Writes down what the API server's schemas are made of; compiles for half a minute.
+const DEFINITIONS: &str = "skerry-schema-definitions";
+/// Every package that is built for the host by `up` and the tests.
+pub const WORKSPACE: &[&str] = &["--workspace", "--exclude", KERNEL_PROGRAMS, "--exclude", DEFINITIONS];
 
 /// A test program that cargo built.
 #[derive(Clone, Debug)]
@@ -25,15 +30,27 @@ pub struct TestProgram {
     pub dir: PathBuf,
 }
 
-/// The kernel programs, then every binary, in the release profile.
+/// What `up` starts: the binary that a person types, with all daemons, and the CNI plugin.
+const PROGRAMS: &[&str] = &["skerry", "skerry-cni"];
+
+/// The kernel programs, then the programs of a node, in the release profile.
 ///
 /// # Errors
 /// When a compiler says no; its messages are above.
-pub fn all() -> Result<()> {
+pub fn programs() -> Result<()> {
     say("building the kernel programs");
     ebpf_build::build().context("build the kernel programs")?;
-    say("building the binaries (release)");
-    succeed(cargo().args(["build", "--release", "--workspace", "--exclude", KERNEL_PROGRAMS]))
+    say(&format!("building {} (release)", PROGRAMS.join(" and ")));
+    binaries(PROGRAMS)
+}
+
+/// # Errors
+/// As of [`programs`].
+pub fn binaries(names: &[&str]) -> Result<()> {
+    // All packages are selected, though few are compiled: so cargo chooses the same features of every dependency
+    // as for the tests and benches, and nothing is built twice.
+    let bins = names.iter().flat_map(|name| ["--bin", name]);
+    succeed(cargo().args(["build", "--release"]).args(WORKSPACE).args(bins))
 }
 
 /// Every test program of the workspace, or of some packages, in the release profile.
@@ -45,7 +62,7 @@ pub fn tests(packages: &[String]) -> Result<Vec<TestProgram>> {
     let mut command = cargo();
     command.args(["test", "--release", "--no-run", "--message-format=json-render-diagnostics"]);
     if packages.is_empty() {
-        command.args(["--workspace", "--exclude", KERNEL_PROGRAMS]);
+        command.args(WORKSPACE);
     }
     for package in packages {
         command.args(["--package", package]);
@@ -64,6 +81,28 @@ pub fn tests(packages: &[String]) -> Result<Vec<TestProgram>> {
         bail!("cargo test --no-run: {status}");
     }
     Ok(programs)
+}
+
+/// Writes `standalone/schema/build/definitions.json.gz` anew, from the k8s-openapi that Cargo.lock names.
+///
+/// # Errors
+/// When it can't be built, run or written.
+pub fn definitions() -> Result<()> {
+    let lock = fs::read_to_string(paths::workspace().join("Cargo.lock")).context("read Cargo.lock")?;
+    let version = locked(&lock, "k8s-openapi").context("Cargo.lock names no k8s-openapi")?;
+    let made = cargo().args(["run", "--quiet", "--package", DEFINITIONS, "--", version]).output();
+    let made = made.context("start cargo run")?;
+    if !made.status.success() {
+        bail!("{DEFINITIONS}: {}: {}", made.status, String::from_utf8_lossy(&made.stderr));
+    }
+    let path = paths::workspace().join("standalone/schema/build/definitions.json.gz");
+    fs::write(&path, made.stdout).with_context(|| format!("write {}", path.display()))
+}
+
+/// The version of a package in the text of a Cargo.lock.
+fn locked<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
+    let (_, rest) = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?;
+    rest.split_once('"').map(|(version, _)| version)
 }
 
 /// Runs a command whose output the person sees.

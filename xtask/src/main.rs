@@ -31,7 +31,7 @@ struct Cli {
 enum Command {
     /// Install what is missing: Debian packages, bpf-linker, kubectl
     Setup,
-    /// Build the kernel programs and all binaries (release)
+    /// Build the kernel programs, `skerry` and `skerry-cni` (release)
     Build,
     /// Start a cluster of namespaces on this machine, or take up new programs in the one that runs
     Up(cluster::UpArgs),
@@ -41,10 +41,14 @@ enum Command {
     Test(test::Args),
     /// Run the tests of the kernel programs under Linux 6.1 and 6.12, in virtual machines
     VmTest(vm::Args),
-    /// Formatting, clippy, and the rules that clippy doesn't know
+    /// The loop of a minute: formatting, clippy, the tests that need no root
+    Check,
+    /// Formatting, clippy, licences, and the rules that clippy doesn't know
     CiLints,
     /// Measure, by the ids of the design's budgets (P1, P4, P8 …); all without any
     Bench(bench::Args),
+    /// Write the definitions of the API server's schemas anew, after k8s-openapi has changed
+    Definitions,
     /// Run a command in a node of the running cluster, a shell without one
     Lab(cluster::LabArgs),
     /// Remove what `up --host` or `skerry up` put on this machine
@@ -54,13 +58,15 @@ enum Command {
 fn main() -> ExitCode {
     let done: Result<ExitCode> = match Cli::parse().command {
         Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
-        Command::Build => setup::run().and_then(|()| build::all()).map(|()| ExitCode::SUCCESS),
+        Command::Build => setup::run().and_then(|()| build::programs()).map(|()| ExitCode::SUCCESS),
         Command::Up(args) => cluster::up(&args).map(|()| ExitCode::SUCCESS),
         Command::Down(args) => cluster::down(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&args),
         Command::VmTest(args) => vm::run(&args),
+        Command::Check => lints::quick().map(|()| ExitCode::SUCCESS),
         Command::CiLints => lints::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
+        Command::Definitions => build::definitions().map(|()| ExitCode::SUCCESS),
         Command::Lab(args) => cluster::lab(&args),
         Command::Uninstall(args) => host::uninstall(&args),
     };

@@ -47,7 +47,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let begun = Instant::now();
     setup::run()?;
-    build::all()?;
+    build::programs()?;
     let mut programs = build::tests(&args.packages)?;
     if let Some(only) = &args.only {
         programs.retain(|program| program.name.contains(only));

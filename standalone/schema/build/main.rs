@@ -1,4 +1,4 @@
-//! Makes the shape tables and the OpenAPI documents out of k8s-openapi's schemas and this crate's own tables.
+//! Makes the shape tables and the OpenAPI documents out of Kubernetes' schemas and this crate's own tables.
 
 mod openapi;
 mod operation;
@@ -12,12 +12,15 @@ mod table;
 
 use std::{env, fs, path::PathBuf};
 
+use roots::Written;
+
 fn main() {
     for path in ["build", "src/kinds/table.rs", "src/shape/merge.txt", "src/shape/rules.txt"] {
         println!("cargo::rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let (definitions, roots) = roots::definitions();
+    let Written { k8s_openapi, definitions, roots } = roots::read("build/definitions.json.gz");
+    println!("cargo::rustc-env=SKERRY_DEFINITIONS_OF={k8s_openapi}");
     let merge = shapes::merge_rules(&read("src/shape/merge.txt"));
     let rules = rules::parse(&read("src/shape/rules.txt"), &definitions);
     fs::write(out.join("shapes.rs"), shapes::generate(&definitions, &roots, &merge, &rules))

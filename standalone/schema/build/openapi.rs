@@ -168,7 +168,7 @@ impl Source<'_> {
             self.roots
                 .iter()
                 .filter(|root| root.definition == name)
-                .map(|root| gvk(root.group, root.version, root.kind))
+                .map(|root| gvk(&root.group, &root.version, &root.kind))
                 .collect()
         };
         if !gvks.is_empty() {

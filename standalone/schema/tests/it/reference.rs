@@ -235,3 +235,16 @@ fn fields_types_and_merge_rules_are_those_of_the_published_document() {
     }
     assert!(checked > 2000, "{checked}");
 }
+
+/// They are written down, since deriving them compiles for longer than all the rest of the crate.
+#[test]
+fn the_definitions_are_of_the_k8s_openapi_that_is_used() {
+    let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock")).unwrap();
+    let (_, rest) = lock.split_once("name = \"k8s-openapi\"\nversion = \"").unwrap();
+    let used = rest.split_once('"').unwrap().0;
+    assert_eq!(
+        env!("SKERRY_DEFINITIONS_OF"),
+        used,
+        "run `cargo xtask definitions` and look at the difference"
+    );
+}
