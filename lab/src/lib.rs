@@ -21,6 +21,7 @@ mod node;
 pub mod paths;
 mod skip;
 mod subnet;
+mod tool;
 
 pub use archive::Recipe;
 pub use cgroup::{Cgroup, v2_mount};
@@ -34,3 +35,4 @@ pub use netns::{Netns, NetnsError};
 pub use node::Node;
 pub use skip::{SKIPS, skipped};
 pub use subnet::Subnet;
+pub use tool::Tool;

