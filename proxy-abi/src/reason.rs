@@ -100,3 +100,21 @@ pub struct DropEvent {
 }
 
 const _: () = assert!(size_of::<DropEvent>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_to_drop_has_its_entry_in_the_documentation() {
+        let text = include_str!("../../docs/troubleshooting.md");
+        let entries: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`')).collect();
+        let drops = Reason::ALL.iter().filter(|reason| reason.is_drop()).map(|reason| reason.label());
+        assert_eq!(
+            entries,
+            drops.collect::<Vec<_>>(),
+            "docs/troubleshooting.md, in the order of the numbers"
+        );
+    }
+}

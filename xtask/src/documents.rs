@@ -22,7 +22,7 @@ fn every_test_that_the_documents_name_exists() {
     let mut rows: BTreeSet<String> = between(&text, '"').into_iter().map(listed).collect();
     assert!(missing.len() > 50 && rows.len() > 30, "{} tests and {} rows", missing.len(), rows.len());
     let mut sources = Vec::new();
-    collect(&root, &mut sources);
+    collect(&root, "rs", &mut sources);
     for path in sources {
         let source = fs::read_to_string(&path).unwrap();
         missing.retain(|name| {
@@ -37,17 +37,37 @@ fn every_test_that_the_documents_name_exists() {
     );
 }
 
+#[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let root = paths::workspace();
+    let mut documents = Vec::new();
+    collect(&root, "md", &mut documents);
+    let mut broken = Vec::new();
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://") && !target.starts_with('#')) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !document.with_file_name(file).exists() {
+                broken.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
 fn between(text: &str, mark: char) -> Vec<&str> {
     text.split(mark).skip(1).step_by(2).collect()
 }
 
-fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
+/// Files with this extension, below a folder.
+fn collect(folder: &Path, extension: &str, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
-            collect(&path, into);
-        } else if name.ends_with(".rs") {
+            collect(&path, extension, into);
+        } else if path.extension().is_some_and(|found| found == extension) {
             into.push(path);
         }
     }
