@@ -5,6 +5,7 @@ pub mod mirror;
 mod place;
 #[cfg(test)]
 mod tests;
+mod topology;
 
 use std::sync::Arc;
 
@@ -45,8 +46,17 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     cache.nodes.store.on_change(move |change: &Change<Node>| {
         let zone =
             |node: &Option<Arc<Node>>| node.as_ref().and_then(|node| desired::zone(node).map(str::to_owned));
-        let is_news = change.unreadable.is_none() && zone(&change.old) != zone(&change.new);
-        let (Some(context), true) = (weak.upgrade(), is_news) else { return };
+        let (Some(context), true) = (weak.upgrade(), change.unreadable.is_none()) else { return };
+        let topology = |node: &Option<Arc<Node>>| node.as_deref().and_then(topology::facts);
+        if topology(&change.old) != topology(&change.new) {
+            let services = context.cache.services.store.list().into_iter();
+            services
+                .filter(|service| topology::is_auto(service))
+                .for_each(|service| keys.add(ObjectKey::of(&*service)));
+        }
+        if zone(&change.old) == zone(&change.new) {
+            return;
+        }
         for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name.to_string())) {
             for service in services_of(&context, &pod) {
                 keys.add(service);
@@ -105,8 +115,36 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     let mut groups = desired::groups(&service, &pods, zone_of);
     let unreadable = cache.pods.store.unreadable_with_labels(&key.namespace, selector);
     desired::keep(&mut groups, &slices, &unreadable);
+    let problems = topology::is_auto(&service)
+        .then(|| topology::hint(&mut groups, &topology::shares(&cache.nodes.store.list())));
     let plan = place::place(&Keeper::of_service(&service), &slices, groups);
+    if let Some(problems) = problems {
+        tell_of_hints(&context, &service, &slices, &plan, problems);
+    }
     carry_out(&context, &*service, plan).await
+}
+
+/// Says that the endpoints have hints now, or why they have none: when that is new, or with a change.
+fn tell_of_hints(
+    context: &Context,
+    service: &Service,
+    slices: &[Arc<EndpointSlice>],
+    plan: &Plan,
+    problems: Vec<String>,
+) {
+    let has_hints =
+        |slice: &EndpointSlice| slice.endpoints.iter().flatten().any(|endpoint| endpoint.hints.is_some());
+    let had = slices.iter().any(|slice| has_hints(slice));
+    let is_change = !plan.create.is_empty() || !plan.update.is_empty();
+    for problem in problems.iter().filter(|_| is_change) {
+        context.warning(service, "TopologyAwareHintsDisabled", problem.clone());
+    }
+    let has = plan.create.iter().any(has_hints)
+        || plan.update.iter().any(|(_, patch)| patch["endpoints"].to_string().contains("forZones"));
+    if problems.is_empty() && !had && has {
+        let text = "Topology Aware Hints has been enabled".to_owned();
+        context.normal(service, "TopologyAwareHintsEnabled", text);
+    }
 }
 
 /// The slices of a Service that `manager` keeps. One that can't be read is among them with what can be read of it: it is

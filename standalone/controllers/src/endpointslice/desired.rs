@@ -192,6 +192,7 @@ fn endpoint(
         spec.and_then(|spec| spec.hostname.clone()).filter(|name| in_subdomain && !name.is_empty());
     let (ready, zone) = (even_unready || (serving && !terminating), node.and_then(zone_of));
     let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
+    let distribution = distribution.filter(|_| !super::topology::is_auto(service));
     Endpoint {
         addresses,
         hints: if ready { hints(distribution, node, zone.as_deref()) } else { None },

@@ -165,6 +165,17 @@ fn unreadable_pod_keeps_the_endpoint_that_it_has() {
 }
 
 #[test]
+fn topology_mode_comes_before_traffic_distribution() {
+    let mut service = service(json!({"trafficDistribution": "PreferClose"}));
+    let hints =
+        |service: &Service| groups(service, &[pod(0, true, json!({}))], zone)[0].endpoints[0].hints.clone();
+    assert!(hints(&service).is_some());
+    let mode = ("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned());
+    service.metadata.annotations = Some([mode].into());
+    assert!(hints(&service).is_none());
+}
+
+#[test]
 fn pods_that_name_a_port_differently_get_slices_of_their_own() {
     let service = service(json!({"ports": [{"port": 80, "targetPort": "web"}]}));
     let found =

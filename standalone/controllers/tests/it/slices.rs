@@ -1,12 +1,13 @@
-//! Who writes which slices of a Service.
+//! Who writes which slices of a Service, and with which hints.
 
 use std::collections::BTreeSet;
 
 use crate::cluster::pod;
 use crate::support::{Cluster, eventually};
-use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
 /// Who keeps slices of the Service, with the ready addresses in them.
@@ -74,5 +75,46 @@ async fn what_a_controller_has_written_is_mirrored_by_none() {
         (kept(&cluster, "web").await == only_ours).then_some(())
     })
     .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topology_mode_auto_sets_hints_by_the_zones_of_the_nodes() {
+    let cluster = Cluster::start(&["node1", "node2"]).await;
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let zone = async |node: &str, zone: &str| {
+        let patch = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
+        nodes.patch(node, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    };
+    zone("node1", "a").await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default",
+        "annotations": {"service.kubernetes.io/topology-mode": "Auto"}},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    cluster.apply(service).await;
+    for (name, node) in [("a", "node1"), ("b", "node1"), ("c", "node1"), ("d", "node2")] {
+        cluster.apply(pod(name, "default", json!({"nodeSelector": {"kubernetes.io/hostname": node}}))).await;
+    }
+    let hints = async || {
+        let slices = cluster.list::<EndpointSlice>("default").await;
+        let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+        let of_pods = endpoints.filter(|endpoint| endpoint.target_ref.is_some());
+        let mut zones: Vec<String> = of_pods
+            .map(|endpoint| {
+                let zones = endpoint.hints.clone().and_then(|hints| hints.for_zones).unwrap_or_default();
+                zones.into_iter().map(|zone| zone.name).collect()
+            })
+            .collect();
+        zones.sort();
+        zones
+    };
+    eventually("endpoints without hints", async || (hints().await == ["", "", "", ""]).then_some(())).await;
+    eventually("it is said why", async || {
+        let events = cluster.events("default", "web").await;
+        events.iter().any(|(reason, _)| reason == "TopologyAwareHintsDisabled").then_some(())
+    })
+    .await;
+    zone("node2", "b").await;
+    eventually("half of them for each zone", async || (hints().await == ["a", "a", "b", "b"]).then_some(()))
+        .await;
     cluster.stop().await;
 }
