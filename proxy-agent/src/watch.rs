@@ -186,7 +186,11 @@ async fn list(client: &Client, kind: Kind, to: &mpsc::Sender<Received>) -> Resul
         let at = Instant::now();
         let page: List = serde_json::from_slice(&body).map_err(|source| WatchError::List { path, source })?;
         for item in page.items.unwrap_or_default() {
-            let Some(object) = parse(kind, item) else { continue };
+            let Some(object) = parse(kind, item) else {
+                // It is there: what was known of it stays.
+                names.extend(name_of(item));
+                continue;
+            };
             let key = key_of(&object);
             names.insert(key.clone());
             // A closed receiver ends `follow` at its next round.
@@ -256,7 +260,7 @@ async fn watch(
             "ADDED" | "MODIFIED" => {
                 parse(kind, event.object).map(|object| Update::Applied(key_of(&object), object))
             }
-            "DELETED" => parse(kind, event.object).map(|object| Update::Deleted(kind, key_of(&object))),
+            "DELETED" => name_of(event.object).map(|key| Update::Deleted(kind, key)),
             "ERROR" => {
                 let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
                 return Err(match status.code {
@@ -317,6 +321,22 @@ fn parse(kind: Kind, raw: &RawValue) -> Option<Object> {
     }
 }
 
+/// The name of any object, whether the rest of it can be read or not.
+fn name_of(raw: &RawValue) -> Option<ObjectKey> {
+    #[derive(Deserialize)]
+    struct Named {
+        metadata: Name,
+    }
+    #[derive(Deserialize)]
+    struct Name {
+        name: String,
+        #[serde(default)]
+        namespace: String,
+    }
+    let named: Named = serde_json::from_str(raw.get()).ok()?;
+    Some(ObjectKey::new(&named.metadata.namespace, &named.metadata.name))
+}
+
 fn key_of(object: &Object) -> ObjectKey {
     ObjectKey::of(match object {
         Object::Service(service) => &service.metadata,
@@ -349,4 +369,19 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_cannot_be_read_still_has_its_name() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        let broken = raw(r#"{"metadata":{"name":"web","namespace":"ns"},"spec":{"ports":7}}"#);
+        assert!(parse(Kind::Services, &broken).is_none());
+        assert_eq!(name_of(&broken), Some(ObjectKey::new("ns", "web")));
+        assert_eq!(name_of(&raw(r#"{"metadata":{"name":"n"},"status":7}"#)), Some(ObjectKey::new("", "n")));
+        assert_eq!(name_of(&raw("7")), None);
+    }
 }

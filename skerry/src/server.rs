@@ -3,6 +3,8 @@
 use std::{net::IpAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, ensure};
+use skerry_apiserver::{Health, Readiness};
+use skerry_informer::{Readers, Report};
 use skerry_store::{LogStore, Options};
 use tokio_util::sync::CancellationToken;
 
@@ -52,20 +54,20 @@ async fn serve(args: ServerArgs, advertise: IpAddr) -> anyhow::Result<ExitCode> 
         ..Options::default()
     };
     let store = Arc::new(LogStore::open(&paths.store(), options).context("open the store")?);
-    let config = skerry_apiserver::Config {
-        extra_sans: args.tls_sans.clone(),
-        service_cidrs: args.cluster.service_cidrs.clone(),
-        nodeport_range: args.cluster.nodeport_range.0..=args.cluster.nodeport_range.1,
-        ..skerry_apiserver::Config::new(args.folders.data_dir.clone(), args.bind, advertise)
-    };
-    let server = skerry_apiserver::Server::bind(config, store).await.context("start the API server")?;
-    tracing::info!(address = %server.address(), "the API is served");
-
     let controllers = skerry_controllers::Config {
         cluster_cidrs: args.cluster.pod_cidrs.clone(),
         ..skerry_controllers::Config::new(paths.kubeconfig("controllers"))
     };
     let scheduler = skerry_scheduler::Config::new(paths.kubeconfig("scheduler"));
+    let config = skerry_apiserver::Config {
+        extra_sans: args.tls_sans.clone(),
+        service_cidrs: args.cluster.service_cidrs.clone(),
+        nodeport_range: args.cluster.nodeport_range.0..=args.cluster.nodeport_range.1,
+        readiness: readiness(&controllers.readers, &scheduler.readers),
+        ..skerry_apiserver::Config::new(args.folders.data_dir.clone(), args.bind, advertise)
+    };
+    let server = skerry_apiserver::Server::bind(config, store).await.context("start the API server")?;
+    tracing::info!(address = %server.address(), "the API is served");
     // The API server ends last: the others still write through it.
     let (clients, api) = (shutdown.child_token(), CancellationToken::new());
     let serving = tokio::spawn(server.run(api.clone()));
@@ -94,4 +96,32 @@ async fn serve(args: ServerArgs, advertise: IpAddr) -> anyhow::Result<ExitCode> 
         Some(error) => Err(error),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Objects that are named at most; of the others the number is said.
+const MAX_NAMED: usize = 10;
+
+/// `/readyz` tells of the controllers and the scheduler, too: they decide nothing before their caches are filled, and leave
+/// as it is what they can't read.
+fn readiness(controllers: &Readers, scheduler: &Readers) -> Readiness {
+    let (controllers, scheduler) = (controllers.clone(), scheduler.clone());
+    Readiness::default()
+        .with("controllers", move || health(&controllers.report()))
+        .with("scheduler", move || health(&scheduler.report()))
+}
+
+fn health(report: &Report) -> Health {
+    if !report.filling.is_empty() {
+        return Health::Failed(format!("not read yet: {}", report.filling.join(", ")));
+    }
+    let unreadable = &report.unreadable;
+    if unreadable.is_empty() {
+        return Health::Ok;
+    }
+    let names = unreadable[..unreadable.len().min(MAX_NAMED)].join(", ");
+    let more = match unreadable.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Health::Noted(format!("{} objects can't be read and stay as they are: {names}{more}", unreadable.len()))
 }

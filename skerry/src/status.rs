@@ -10,6 +10,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{WatchStreamExt, watcher},
 };
+use skerry_informer::Item;
 
 use crate::{args::FolderArgs, paths::Paths, supervise};
 
@@ -51,17 +52,19 @@ async fn report(args: &FolderArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn nodes(kubeconfig: &Path) -> anyhow::Result<Vec<Node>> {
-    let nodes: Api<Node> = Api::all(client(kubeconfig).await?);
-    Ok(nodes.list(&kube::api::ListParams::default()).await?.items)
+    let nodes: Api<Item<Node>> = Api::all(client(kubeconfig).await?);
+    let listed = nodes.list(&kube::api::ListParams::default()).await?;
+    Ok(listed.items.into_iter().map(Item::any).collect())
 }
 
 /// Returns once the node is Ready; told by a watch that outlives an API server that is not up yet.
 pub async fn node_ready(kubeconfig: &Path, name: &str) -> anyhow::Result<()> {
-    let nodes: Api<Node> = Api::all(client(kubeconfig).await?);
+    let nodes: Api<Item<Node>> = Api::all(client(kubeconfig).await?);
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let changes = watcher(nodes, only).default_backoff().applied_objects();
     // An error is tried again by the back-off; what is wrong stands in the server's own log.
-    let mut ready = changes.into_stream().filter_map(async |node| node.ok().filter(is_ready)).boxed();
+    let mut ready =
+        changes.into_stream().filter_map(async |node| node.ok().map(Item::any).filter(is_ready)).boxed();
     ready.next().await.context("the watch of nodes ended")?;
     Ok(())
 }

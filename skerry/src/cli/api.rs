@@ -10,6 +10,7 @@ use kube::{
     api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use skerry_informer::Item;
 
 /// Where `skerry up` and `skerry node` keep theirs.
 const OURS: &[&str] =
@@ -29,8 +30,8 @@ impl ApiOptions {
     /// When the API server can't be asked.
     pub fn services(&self) -> anyhow::Result<Vec<Service>> {
         self.ask(async |client| {
-            let list = Api::<Service>::all(client).list(&ListParams::default()).await;
-            Ok(list.context("list services")?.items)
+            let list = Api::<Item<Service>>::all(client).list(&ListParams::default()).await;
+            Ok(list.context("list services")?.items.into_iter().map(Item::any).collect())
         })
     }
 
@@ -40,8 +41,8 @@ impl ApiOptions {
     /// When the API server can't be asked, or the pod has none.
     pub fn pod_address(&self, namespace: &str, name: &str) -> anyhow::Result<std::net::IpAddr> {
         let pod = self.ask(async |client| {
-            let pod = Api::<Pod>::namespaced(client, namespace).get(name).await;
-            pod.with_context(|| format!("get pod {namespace}/{name}"))
+            let pod = Api::<Item<Pod>>::namespaced(client, namespace).get(name).await;
+            pod.map(Item::any).with_context(|| format!("get pod {namespace}/{name}"))
         })?;
         let address = pod.status.and_then(|status| status.pod_ip);
         let address = address.with_context(|| format!("pod {namespace}/{name} has no address yet"))?;

@@ -1,6 +1,6 @@
 //! What a new object gets, or is refused for, because of other objects.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use skerry_schema::Kind;
 
 use crate::{
@@ -12,7 +12,67 @@ use crate::{
 
 /// Fills in what depends on the stored state.
 pub async fn admit(api: &Api, kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
-    if kind.storage == "pods" { set_priority(api, kind, object).await } else { Ok(()) }
+    if kind.storage != "pods" {
+        return Ok(());
+    }
+    set_priority(api, kind, object).await?;
+    let class = match text(object, "/spec/runtimeClassName") {
+        "" => None,
+        name => {
+            let found = api.object(built_in("node.k8s.io", "v1", "runtimeclasses")?, "", name).await?;
+            Some(found.ok_or_else(|| rejected(kind, object, &format!("RuntimeClass {name:?} not found")))?)
+        }
+    };
+    set_runtime(object, class.as_ref()).map_err(|why| rejected(kind, object, &why))
+}
+
+fn rejected(kind: &Kind, pod: &Value, why: &str) -> ApiError {
+    ApiError::forbidden(Subject::new(kind, object::name(pod)), &format!("pod rejected: {why}"))
+}
+
+/// What the pod's RuntimeClass adds: its overhead, and on which nodes it can run.
+fn set_runtime(pod: &mut Value, class: Option<&Value>) -> Result<(), String> {
+    let given = pod["spec"].get("overhead").filter(|overhead| !overhead.is_null()).cloned();
+    let overhead =
+        class.and_then(|class| class.pointer("/overhead/podFixed")).filter(|fixed| !fixed.is_null());
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
+    match (given, overhead) {
+        (None, None) => {}
+        (Some(_), None) => {
+            return Err("Pod Overhead set without corresponding RuntimeClass defined Overhead".to_owned());
+        }
+        (Some(given), Some(overhead)) if given != *overhead => {
+            return Err("Pod's Overhead doesn't match RuntimeClass's defined Overhead".to_owned());
+        }
+        (_, Some(overhead)) => drop(spec.insert("overhead".to_owned(), overhead.clone())),
+    }
+    let scheduling = class.map(|class| &class["scheduling"]).unwrap_or(&Value::Null);
+    for (key, value) in scheduling["nodeSelector"].as_object().into_iter().flatten() {
+        let selector = spec.entry("nodeSelector").or_insert_with(|| json!({}));
+        let Some(selector) = selector.as_object_mut() else { continue };
+        match selector.get(key) {
+            Some(other) if other != value => {
+                return Err(format!(
+                    "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
+                    value.as_str().unwrap_or_default(),
+                    other.as_str().unwrap_or_default()
+                ));
+            }
+            _ => drop(selector.insert(key.clone(), value.clone())),
+        }
+    }
+    add_tolerations(spec, scheduling["tolerations"].as_array().map(Vec::as_slice).unwrap_or_default());
+    Ok(())
+}
+
+fn add_tolerations(spec: &mut Map<String, Value>, added: &[Value]) {
+    if added.is_empty() {
+        return;
+    }
+    if let Some(tolerations) = spec.entry("tolerations").or_insert_with(|| json!([])).as_array_mut() {
+        let new: Vec<Value> = added.iter().filter(|new| !tolerations.contains(new)).cloned().collect();
+        tolerations.extend(new);
+    }
 }
 
 /// The number behind a pod's priority class: the named one's, else the global default's, else 0.
@@ -51,4 +111,38 @@ async fn global_default(api: &Api, classes: &'static Kind) -> Result<Option<Valu
         }
     }
     Ok(defaults.into_iter().min_by_key(|class| class["value"].as_i64()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class() -> Value {
+        json!({"handler": "kata", "overhead": {"podFixed": {"cpu": "250m"}}, "scheduling": {
+            "nodeSelector": {"runtime": "kata"}, "tolerations": [{"key": "kata", "operator": "Exists"}]}})
+    }
+
+    #[test]
+    fn a_runtime_class_gives_its_pods_overhead_and_nodes() {
+        let mut pod = json!({"spec": {"nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "x", "operator": "Exists"}]}});
+        set_runtime(&mut pod, Some(&class())).unwrap();
+        let once = pod.clone();
+        assert_eq!(pod["spec"]["overhead"], json!({"cpu": "250m"}));
+        assert_eq!(pod["spec"]["nodeSelector"], json!({"disk": "ssd", "runtime": "kata"}));
+        assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 2);
+        set_runtime(&mut pod, Some(&class())).unwrap();
+        assert_eq!(pod, once);
+    }
+
+    #[test]
+    fn a_pod_that_contradicts_its_runtime_class_is_refused() {
+        let refused =
+            |spec: Value, class: Option<&Value>| set_runtime(&mut json!({"spec": spec}), class).unwrap_err();
+        assert!(refused(json!({"overhead": {"cpu": "1"}}), None).contains("without corresponding"));
+        assert!(refused(json!({"overhead": {"cpu": "1"}}), Some(&class())).contains("doesn't match"));
+        assert_eq!(
+            refused(json!({"nodeSelector": {"runtime": "runc"}}), Some(&class())),
+            "conflict: runtimeClass.scheduling.nodeSelector[runtime] = kata; pod.spec.nodeSelector[runtime] = runc"
+        );
+    }
 }

@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
+    sync::Arc,
 };
 
 use ipnetwork::IpNetwork;
@@ -24,6 +25,55 @@ pub struct Config {
     pub service_cidrs: Vec<IpNetwork>,
     pub nodeport_range: RangeInclusive<u16>,
     pub limits: Limits,
+    pub readiness: Readiness,
+}
+
+/// How a part that runs beside the API server does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    Ok,
+    /// It works; people should know this.
+    Noted(String),
+    Failed(String),
+}
+
+type Look = Arc<dyn Fn() -> Health + Send + Sync>;
+
+/// What `/readyz` asks besides the API server's own parts: names, and whom to ask.
+#[derive(Clone, Default)]
+pub struct Readiness(Vec<(&'static str, Look)>);
+
+impl Readiness {
+    pub fn with(mut self, name: &'static str, look: impl Fn() -> Health + Send + Sync + 'static) -> Self {
+        self.0.push((name, Arc::new(look)));
+        self
+    }
+
+    /// A line for each part, whether one has failed, and whether any has something to say. Strangers are not told what.
+    pub(crate) fn lines(&self, to_stranger: bool) -> (String, bool, bool) {
+        let (mut text, mut failed, mut noted) = (String::new(), false, false);
+        let told = |what: String| if to_stranger { "reason withheld".to_owned() } else { what };
+        for (name, look) in &self.0 {
+            match look() {
+                Health::Ok => text.push_str(&format!("[+]{name} ok\n")),
+                Health::Noted(what) => {
+                    noted = true;
+                    text.push_str(&format!("[+]{name} ok, but: {}\n", told(what)));
+                }
+                Health::Failed(why) => {
+                    failed = true;
+                    text.push_str(&format!("[-]{name} failed: {}\n", told(why)));
+                }
+            }
+        }
+        (text, failed, noted)
+    }
+}
+
+impl std::fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 /// Bounds on what clients can make the server hold.
@@ -64,6 +114,7 @@ impl Config {
             service_cidrs: services.into_iter().collect(),
             nodeport_range: 30_000..=32_767,
             limits: Limits::default(),
+            readiness: Readiness::default(),
         }
     }
 
@@ -89,5 +140,21 @@ impl Config {
         names.sort();
         names.dedup();
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_says_what_its_parts_say_and_strangers_hear_no_names() {
+        let readiness = Readiness::default()
+            .with("a", || Health::Ok)
+            .with("b", || Health::Noted("services default/web".into()))
+            .with("c", || Health::Failed("no list".into()));
+        let (text, failed, noted) = readiness.lines(false);
+        assert_eq!(text, "[+]a ok\n[+]b ok, but: services default/web\n[-]c failed: no list\n");
+        assert!(failed && noted && !readiness.lines(true).0.contains("default/web"));
     }
 }

@@ -43,7 +43,7 @@ mod tunnel;
 mod update;
 mod watch;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Health, Limits, Readiness};
 pub use credentials::Paths;
 pub use discovery::GIT_VERSION;
 pub use server::{Server, ServerError};

@@ -18,7 +18,7 @@ use crate::{
     api::{Api, Call, reply},
     authorize::{Decision, authorize, denial, node_name},
     conditions,
-    config::Limits,
+    config::{Limits, Readiness},
     containers::{self, Upgrade},
     create, delete, discovery,
     error::{ApiError, Subject},
@@ -41,13 +41,15 @@ pub struct Pipeline {
     in_flight: Arc<Semaphore>,
     long_running: Arc<Semaphore>,
     joins: Arc<Semaphore>,
+    readiness: Readiness,
 }
 
 impl Pipeline {
-    pub fn new(api: Arc<Api>, limits: Limits) -> Self {
+    pub fn new(api: Arc<Api>, limits: Limits, readiness: Readiness) -> Self {
         let in_flight = Arc::new(Semaphore::new(limits.in_flight));
         let long_running = Arc::new(Semaphore::new(limits.long_running));
-        Self { api, limits, in_flight, long_running, joins: Arc::new(Semaphore::new(MAX_JOINS)) }
+        let joins = Arc::new(Semaphore::new(MAX_JOINS));
+        Self { api, limits, in_flight, long_running, joins, readiness }
     }
 
     /// Answers a request, whatever happens in its handler.
@@ -119,7 +121,9 @@ impl Pipeline {
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         // Open to everyone.
         match segments {
-            [check @ ("healthz" | "livez" | "readyz"), ..] if is_get => return Ok(self.health(check, query)),
+            [check @ ("healthz" | "livez" | "readyz"), ..] if is_get => {
+                return Ok(self.health(check, query, identity.is_none()));
+            }
             ["version"] if is_get => return Ok(respond::value(StatusCode::OK, &discovery::version())),
             ["skerry", "v1", "ca"] if is_get => return Ok(join::authority(&self.api)),
             ["skerry", "v1", "join"] if request.method() == Method::POST => {
@@ -148,16 +152,21 @@ impl Pipeline {
     }
 
     /// A store that takes no more writes makes the server unready and unhealthy: a restart is what helps.
-    fn health(&self, check: &str, query: &Query) -> Reply {
-        let failed = self.api.store_failed.load(Ordering::Relaxed);
-        let store = if failed {
+    fn health(&self, check: &str, query: &Query, to_stranger: bool) -> Reply {
+        let store_failed = self.api.store_failed.load(Ordering::Relaxed);
+        let (parts, part_failed, noted) = match check {
+            "readyz" => self.readiness.lines(to_stranger),
+            _ => Default::default(),
+        };
+        let failed = store_failed || part_failed;
+        let store = if store_failed {
             "[-]store failed: it takes no more writes, see the log and restart"
         } else {
             "[+]store ok"
         };
         let verdict = if failed { "failed" } else { "passed" };
-        let text = if failed || query.flag("verbose") {
-            format!("[+]ping ok\n{store}\n{check} check {verdict}\n")
+        let text = if failed || noted || query.flag("verbose") {
+            format!("[+]ping ok\n{store}\n{parts}{check} check {verdict}\n")
         } else {
             "ok".to_owned()
         };

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{Api, Settings},
     bootstrap, claims,
-    config::{Config, Limits},
+    config::{Config, Limits, Readiness},
     credentials::{Paths, Urls, join_secret, write_kubeconfigs},
     expiry::expire_events,
     hub::Hubs,
@@ -92,6 +92,7 @@ pub struct Server {
     acceptor: TlsAcceptor,
     api: Arc<Api>,
     limits: Limits,
+    readiness: Readiness,
 }
 
 impl Server {
@@ -123,7 +124,8 @@ impl Server {
         let store_failed = AtomicBool::new(false);
         let api =
             Arc::new(Api { store, hubs, settings, authority, join_secret, tunnels, store_failed, shutdown });
-        Ok(Self { listener, address, paths, urls, names, certificate, acceptor, api, limits: config.limits })
+        let (limits, readiness) = (config.limits, config.readiness);
+        Ok(Self { listener, address, paths, urls, names, certificate, acceptor, api, limits, readiness })
     }
 
     /// The bound address, with the port that was chosen for port 0.
@@ -144,7 +146,7 @@ impl Server {
         background.spawn(renew(self.api.clone(), self.paths, self.urls, self.names, self.certificate));
         background.spawn(tell_progress(self.api.clone()));
         background.spawn(expire_events(self.api.clone()));
-        let pipeline = Arc::new(Pipeline::new(self.api.clone(), self.limits.clone()));
+        let pipeline = Arc::new(Pipeline::new(self.api.clone(), self.limits.clone(), self.readiness.clone()));
         let room = Arc::new(Semaphore::new(self.limits.connections));
         let mut connections = JoinSet::new();
         tracing::info!(address = %self.address, "the API server serves");

@@ -165,12 +165,29 @@ fn bound(pod: &Value, binding: &Value, name: &str, node: &str) -> Result<Checked
     }
     let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
         "lastTransitionTime": object::timestamp(jiff::Timestamp::now())});
+    set_condition(&mut pod, condition);
+    Ok(Checked { value: pod, warnings: Vec::new() })
+}
+
+/// In the place of the one of its type.
+fn set_condition(pod: &mut Value, condition: Value) {
     let old = pod.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut conditions: Vec<Value> =
-        old.into_iter().filter(|other| other["type"] != "PodScheduled").collect();
+        old.into_iter().filter(|other| other["type"] != condition["type"]).collect();
     conditions.push(condition);
     pod["status"]["conditions"] = Value::Array(conditions);
-    Ok(Checked { value: pod, warnings: Vec::new() })
+}
+
+/// The pod, saying that it is evicted; one that has ended is just deleted.
+fn evicted(pod: &Value) -> Value {
+    let mut pod = pod.clone();
+    if !matches!(text(&pod, "/status/phase"), "Succeeded" | "Failed") && !object::is_being_deleted(&pod) {
+        let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting", "lastProbeTime": null,
+            "lastTransitionTime": object::timestamp(jiff::Timestamp::now())});
+        set_condition(&mut pod, condition);
+    }
+    pod
 }
 
 /// POST of an `Eviction`: a deletion. Disruption budgets are not looked at.
@@ -178,6 +195,14 @@ pub async fn evict(api: &Api, call: &Call) -> Result<Reply, ApiError> {
     let checked = body::read(call, "policy/v1", "Eviction")?;
     let options =
         delete::Options::from_parts(&checked.value["deleteOptions"], &Query::default(), call.is_dry_run()?)?;
+    let place = Place {
+        kind: call.kind,
+        namespace: &call.request.namespace,
+        name: &call.request.name,
+        subresource: Some("status"),
+        dry_run: call.is_dry_run()?,
+    };
+    change(api, &place, |pod| Ok(Checked { value: evicted(pod), warnings: Vec::new() })).await?;
     delete::delete_one(api, call.kind, &call.request.namespace, &call.request.name, &options).await?;
     let success =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -194,6 +219,16 @@ mod tests {
             {"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}]});
         assert_eq!(selector_text(&selector), "app=web,tier in (a,b),!old");
         assert_eq!(selector_text(&json!({"app": "web"})), "app=web");
+    }
+
+    #[test]
+    fn an_evicted_pod_says_so_unless_it_has_ended() {
+        let reason = |phase: &str| {
+            let pod = evicted(&json!({"status": {"phase": phase}}));
+            pod["status"]["conditions"][0]["reason"].as_str().map(str::to_owned)
+        };
+        assert_eq!(reason("Running").as_deref(), Some("EvictionByEvictionAPI"));
+        assert_eq!(reason("Succeeded"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Api, Client, Resource, ResourceExt};
-use skerry_informer::{FullObjects, Kind, Narrow, Store, Term, reflect};
+use skerry_informer::{Kind, Narrow, Readers, Store, Term, reflect};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -73,10 +73,16 @@ impl Cache {
     }
 
     /// Starts the watches; every listener must be registered by now.
-    pub fn spawn(&self, client: &Client, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
+    pub fn spawn(
+        &self,
+        client: &Client,
+        readers: &Readers,
+        tasks: &mut JoinSet<()>,
+        shutdown: &CancellationToken,
+    ) {
         macro_rules! watch {
             ($kind:expr, $api:expr, $narrow:expr) => {
-                tasks.spawn(reflect(FullObjects($api), $kind.store.clone(), $narrow, shutdown.clone()))
+                tasks.spawn(reflect($api, $kind.store.clone(), $narrow, readers.clone(), shutdown.clone()))
             };
         }
         let all = Narrow::default;

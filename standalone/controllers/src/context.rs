@@ -30,6 +30,15 @@ pub struct Context {
 }
 
 impl Context {
+    /// Sends a request whose answer nobody reads: that of an object that can't be read can't be read either.
+    pub async fn send(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> kube::Result<()> {
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        self.client.request_text(request).await.map(drop)
+    }
+
     pub fn normal<K>(&self, about: &K, reason: &'static str, message: String)
     where
         K: Resource<DynamicType = ()>,

@@ -33,7 +33,8 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
             let node = node.as_ref()?;
             Some((node.metadata.labels.clone(), node.spec.as_ref().and_then(|spec| spec.taints.clone())))
         };
-        let (Some(context), true) = (weak.upgrade(), reads(&change.old) != reads(&change.new)) else {
+        let is_news = change.unreadable.is_none() && reads(&change.old) != reads(&change.new);
+        let (Some(context), true) = (weak.upgrade(), is_news) else {
             return;
         };
         for key in context.cache.daemon_sets.store.keys() {
@@ -54,9 +55,18 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         other => other?,
     };
     let hash = revisions::hash(&current);
-    let pods = claim_pods(&context, &cache.daemon_sets, &*set, &spec.selector).await?;
+    let claimed = claim_pods(&context, &cache.daemon_sets, &*set, &spec.selector).await?;
     let nodes = cache.nodes.store.list();
-    let plan = plan(&Snapshot { set: &set, pods: &pods, nodes: &nodes, hash, now: now().0 });
+    let unreadable_nodes = cache.nodes.store.unreadable();
+    let plan = plan(&Snapshot {
+        set: &set,
+        pods: &claimed.pods,
+        unreadable: &claimed.unreadable,
+        nodes: &nodes,
+        unreadable_nodes: &unreadable_nodes,
+        hash,
+        now: now().0,
+    });
 
     let deleted = delete_pods(&context, &*set, &plan.delete[..plan.delete.len().min(BURST)]).await;
     let create: Vec<_> =
@@ -75,7 +85,8 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         }
     }
     let limit = usize::try_from(spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY)).unwrap_or(0);
-    let labels = pods.iter().filter_map(|pod| pod.labels().get(revisions::HASH_LABEL));
+    let pods = claimed.pods.iter().chain(&claimed.unreadable);
+    let labels = pods.filter_map(|pod| pod.labels().get(revisions::HASH_LABEL));
     let live: Vec<&str> = labels.map(String::as_str).chain([hash]).collect();
     revisions::clean_up(&context, &*set, &live, limit).await?;
     Ok(plan.again.map_or(Next::Change, Next::After))

@@ -1,5 +1,6 @@
 //! Claiming, creating and deleting the pods of any kind of owner.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -15,8 +16,46 @@ use skerry_informer::{Kind, ObjectKey, Term, WriteError};
 use crate::context::Context;
 use crate::owner::{adoption, claim, controller_of, controller_reference, disowning};
 
+/// The pods of an owner.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    pub pods: Vec<Arc<Pod>>,
+    /// What could be read of pods that are there and unreadable, its own and those that it would adopt: they count, and
+    /// nothing is done to them.
+    pub unreadable: Vec<Arc<Pod>>,
+}
+
 /// Pods that `owner` controls, after adopting orphans it selects and releasing what it selects no more.
 pub async fn claim_pods<O>(
+    context: &Context,
+    owners: &Kind<O>,
+    owner: &O,
+    selector: &LabelSelector,
+) -> Result<Claimed, WriteError>
+where
+    O: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    // Looked for before and after: one that changes sides meanwhile is counted on one of them.
+    let mut unreadable = unreadable_pods(context, owner, selector);
+    let pods = claim_readable(context, owners, owner, selector).await?;
+    unreadable.extend(unreadable_pods(context, owner, selector));
+    let mut seen: HashSet<String> = pods.iter().filter_map(|pod| pod.uid()).collect();
+    unreadable.retain(|pod| seen.insert(pod.uid().unwrap_or_default()));
+    Ok(Claimed { pods, unreadable })
+}
+
+fn unreadable_pods<O: Resource>(context: &Context, owner: &O, selector: &LabelSelector) -> Vec<Arc<Pod>> {
+    let pods = &context.cache.pods.store;
+    let key = ObjectKey::of(owner);
+    let mut unreadable = pods.unreadable_by_term(&Term::Owner(owner.uid().unwrap_or_default()));
+    let labels = selector.match_labels.clone().unwrap_or_default();
+    let selected = pods.unreadable_with_labels(&key.namespace, &labels);
+    let claims = claim(owner, selector, selected.into_iter().filter(|pod| controller_of(&**pod).is_none()));
+    unreadable.extend(claims.adopt);
+    unreadable
+}
+
+async fn claim_readable<O>(
     context: &Context,
     owners: &Kind<O>,
     owner: &O,

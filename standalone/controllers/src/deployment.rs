@@ -34,7 +34,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         .on_change(move |change: &Change<Deployment>| keys.add(change.key.clone()));
     let (keys, cache) = (queue.clone(), Arc::downgrade(context));
     context.cache.replica_sets.store.on_change(move |change: &Change<ReplicaSet>| {
-        for set in change.old.iter().chain(&change.new) {
+        for set in change.old.iter().chain(change.known()) {
             if let Some(owner) = controller_of(&**set).filter(|owner| owner.kind == "Deployment") {
                 keys.add(ObjectKey::new(&change.key.namespace, &owner.name));
             }
@@ -52,7 +52,9 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     // Only a Recreate waits for pods to be gone.
     let (keys, cache) = (queue.clone(), Arc::downgrade(context));
     context.cache.pods.store.on_change(move |change: &Change<Pod>| {
-        let (Some(old), None, Some(context)) = (&change.old, &change.new, cache.upgrade()) else { return };
+        let (Some(old), true, Some(context)) = (&change.old, change.is_gone(), cache.upgrade()) else {
+            return;
+        };
         let Some(owner) = controller_of(&**old).filter(|owner| owner.kind == "ReplicaSet") else { return };
         let set = context.cache.replica_sets.store.get(&ObjectKey::new(&change.key.namespace, &owner.name));
         if let Some(owner) = set.as_deref().and_then(controller_of) {
@@ -64,11 +66,20 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
 pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
     let cache = &context.cache;
     let Some(deployment) = cache.deployments.store.get(&key) else { return Ok(Next::Change) };
+    let owned = Term::Owner(deployment.uid().unwrap_or_default());
+    if !cache.replica_sets.store.unreadable_by_term(&owned).is_empty() {
+        // Which template it has, and how many pods it wants, is not known: the rollout stands still.
+        return Ok(Next::Change);
+    }
     let sets = claim_sets(&context, &key, &deployment).await?;
-    let pods: Vec<Arc<Pod>> = sets
-        .iter()
-        .flat_map(|set| cache.pods.store.by_term(&Term::Owner(set.uid().unwrap_or_default())))
-        .collect();
+    // Only whether pods are there is asked: unreadable ones are.
+    let pods_of = |set: &Arc<ReplicaSet>| {
+        let term = Term::Owner(set.uid().unwrap_or_default());
+        let mut pods = cache.pods.store.by_term(&term);
+        pods.extend(cache.pods.store.unreadable_by_term(&term));
+        pods
+    };
+    let pods: Vec<Arc<Pod>> = sets.iter().flat_map(pods_of).collect();
     let plan = plan(&Snapshot { deployment: &deployment, sets: &sets, pods: &pods, now: now() });
 
     if let Some(revision) = plan.revision {

@@ -1,16 +1,21 @@
 //! Endpoints of Services with a selector: what EndpointSlices have replaced, for who still reads it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service};
-use k8s_openapi::api::discovery::v1::Endpoint;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ObjectMeta};
 use serde_json::json;
 use skerry_informer::{Change, Next, ObjectKey, Queue, WriteError, merge_diff};
 
 use crate::context::Context;
-use crate::endpointslice::{Group, groups, pod_selector, queue_services_of_pods, service_labels};
+use crate::dependents::unless_gone;
+use crate::endpointslice::{
+    Group, MANAGER as MANAGER_OF_SLICES, families, groups, keep, pod_selector, queue_services_of_pods,
+    service_labels, slices_of,
+};
 
 /// Label of an object that this controller keeps, with upstream's value.
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -33,16 +38,31 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     let cache = &context.cache;
     let there = cache.endpoints.store.get(&key);
     let Some(service) = cache.services.store.get(&key) else {
+        if cache.services.store.exists(&key) {
+            return Ok(Next::Change);
+        }
         if let Some(ours) = there.filter(|there| is_ours(there)) {
             cache.endpoints.delete(&ours, DeleteParams::default()).await?;
         }
         return Ok(Next::Change);
     };
-    // Without a selector they are somebody else's to write.
-    let Some(selector) = pod_selector(&service) else { return Ok(Next::Change) };
+    let Some(selector) = pod_selector(&service) else {
+        // Without a selector they are somebody else's to write: from the first change that is not ours.
+        let slices = slices_of(&context, &key, MANAGER_OF_SLICES);
+        if let Some(ours) = there.filter(|there| is_ours(there) && is_edited(there, &service, &slices)) {
+            let patch = json!({"metadata": {"resourceVersion": ours.metadata.resource_version,
+                "labels": {MANAGED_BY: null}}});
+            unless_gone(cache.endpoints.patch(&key, &patch).await)?;
+        }
+        return Ok(Next::Change);
+    };
     let pods = cache.pods.store.with_labels(&key.namespace, selector);
-    let wanted = wanted(&service, groups(&service, &pods, |_| None));
+    let mut groups = groups(&service, &pods, |_| None);
+    let unreadable = cache.pods.store.unreadable_with_labels(&key.namespace, selector);
+    keep(&mut groups, &slices_of(&context, &key, MANAGER_OF_SLICES), &unreadable);
+    let wanted = wanted(&service, groups);
     match there {
+        None if cache.endpoints.store.exists(&key) => {}
         None => match cache.endpoints.create(&wanted).await {
             Err(error) if error.is_namespace_terminating() || error.is_already_exists() => {}
             other => drop(other?),
@@ -60,8 +80,35 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     Ok(Next::Change)
 }
 
-fn is_ours(endpoints: &Endpoints) -> bool {
+/// Whether this controller keeps the object.
+pub fn is_ours(endpoints: &Endpoints) -> bool {
     endpoints.labels().get(MANAGED_BY).is_some_and(|by| by == MANAGER)
+}
+
+/// Whether these say something else than what the slices say that were made with them, when the Service had a selector.
+fn is_edited(endpoints: &Endpoints, service: &Service, slices: &[Arc<EndpointSlice>]) -> bool {
+    if service.metadata.deletion_timestamp.is_some()
+        || service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName")
+    {
+        return false;
+    }
+    let subsets = endpoints.subsets.iter().flatten();
+    let lists = subsets.flat_map(|subset| [&subset.addresses, &subset.not_ready_addresses]);
+    let said: BTreeSet<&str> = lists.flatten().flatten().map(|address| address.ip.as_str()).collect();
+    let first = families(service).into_iter().next().map(|family| family.name());
+    let known: Vec<&Endpoint> = slices
+        .iter()
+        .filter(|slice| Some(slice.address_type.as_str()) == first)
+        .flat_map(|slice| slice.endpoints.iter().flatten())
+        .collect();
+    let is_known =
+        |ip: &&str| known.iter().any(|endpoint| endpoint.addresses.iter().any(|known| known == ip));
+    let is_cut = endpoints.annotations().contains_key(OVER_CAPACITY);
+    let mut stays = known.iter().filter(|endpoint| {
+        endpoint.conditions.as_ref().is_none_or(|conditions| conditions.terminating != Some(true))
+    });
+    let is_said = |endpoint: &&Endpoint| endpoint.addresses.iter().any(|ip| said.contains(ip.as_str()));
+    !said.iter().all(is_known) || (!is_cut && !stays.all(is_said))
 }
 
 /// Addresses of the Service's first family, in their order; those of pods that end are left out, unless unready ones count.

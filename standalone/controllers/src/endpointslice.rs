@@ -5,6 +5,7 @@ pub mod mirror;
 mod place;
 #[cfg(test)]
 mod tests;
+mod topology;
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, matches_
 use crate::context::Context;
 use place::{Keeper, Plan};
 
-pub use desired::{Group, groups, selector as pod_selector};
+pub use desired::{Group, families, groups, keep, selector as pod_selector};
 pub use place::service_labels;
 
 /// Label of a slice: the Service it belongs to.
@@ -34,7 +35,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     cache.services.store.on_change(move |change: &Change<Service>| keys.add(change.key.clone()));
     let keys = queue.clone();
     cache.slices.store.on_change(move |change: &Change<EndpointSlice>| {
-        for slice in change.old.iter().chain(&change.new) {
+        for slice in change.old.iter().chain(change.known()) {
             if let Some(service) = slice.labels().get(SERVICE_NAME) {
                 keys.add(ObjectKey::new(&change.key.namespace, service));
             }
@@ -45,7 +46,17 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     cache.nodes.store.on_change(move |change: &Change<Node>| {
         let zone =
             |node: &Option<Arc<Node>>| node.as_ref().and_then(|node| desired::zone(node).map(str::to_owned));
-        let (Some(context), true) = (weak.upgrade(), zone(&change.old) != zone(&change.new)) else { return };
+        let (Some(context), true) = (weak.upgrade(), change.unreadable.is_none()) else { return };
+        let topology = |node: &Option<Arc<Node>>| node.as_deref().and_then(topology::facts);
+        if topology(&change.old) != topology(&change.new) {
+            let services = context.cache.services.store.list().into_iter();
+            services
+                .filter(|service| topology::is_auto(service))
+                .for_each(|service| keys.add(ObjectKey::of(&*service)));
+        }
+        if zone(&change.old) == zone(&change.new) {
+            return;
+        }
         for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name.to_string())) {
             for service in services_of(&context, &pod) {
                 keys.add(service);
@@ -59,7 +70,7 @@ pub fn queue_services_of_pods(context: &Arc<Context>, queue: &Arc<Queue<ObjectKe
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     context.cache.pods.store.on_change(move |change: &Change<Pod>| {
         let Some(context) = weak.upgrade() else { return };
-        for pod in change.old.iter().chain(&change.new) {
+        for pod in change.old.iter().chain(change.known()) {
             services_of(&context, pod).into_iter().for_each(|service| keys.add(service));
         }
     });
@@ -88,26 +99,65 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     let cache = &context.cache;
     // Slices of a Service that is gone are the garbage collector's.
     let Some(service) = cache.services.store.get(&key) else { return Ok(Next::Change) };
-    let Some(selector) = desired::selector(&service) else { return Ok(Next::Change) };
     let slices = slices_of(&context, &key, MANAGER);
+    let Some(selector) = desired::selector(&service) else {
+        // They stay as they are until somebody writes the Service's Endpoints by hand, and those are mirrored.
+        let is_replaced = !slices_of(&context, &key, mirror::MANAGER).is_empty();
+        let plan = Plan { delete: slices, ..Default::default() };
+        return if is_replaced { carry_out(&context, &*service, plan).await } else { Ok(Next::Change) };
+    };
     let pods = cache.pods.store.with_labels(&key.namespace, selector);
     let zone_of = |node: &str| {
-        let node = cache.nodes.store.get(&ObjectKey::cluster(node))?;
+        let (nodes, node) = (&cache.nodes.store, ObjectKey::cluster(node));
+        let node = nodes.get(&node).or_else(|| nodes.unreadable_at(&node))?;
         desired::zone(&node).map(str::to_owned)
     };
-    let groups = desired::groups(&service, &pods, zone_of);
+    let mut groups = desired::groups(&service, &pods, zone_of);
+    let unreadable = cache.pods.store.unreadable_with_labels(&key.namespace, selector);
+    desired::keep(&mut groups, &slices, &unreadable);
+    let problems = topology::is_auto(&service)
+        .then(|| topology::hint(&mut groups, &topology::shares(&cache.nodes.store.list())));
     let plan = place::place(&Keeper::of_service(&service), &slices, groups);
+    if let Some(problems) = problems {
+        tell_of_hints(&context, &service, &slices, &plan, problems);
+    }
     carry_out(&context, &*service, plan).await
 }
 
-/// The slices of a Service that `manager` keeps.
-fn slices_of(context: &Context, service: &ObjectKey, manager: &str) -> Vec<Arc<EndpointSlice>> {
+/// Says that the endpoints have hints now, or why they have none: when that is new, or with a change.
+fn tell_of_hints(
+    context: &Context,
+    service: &Service,
+    slices: &[Arc<EndpointSlice>],
+    plan: &Plan,
+    problems: Vec<String>,
+) {
+    let has_hints =
+        |slice: &EndpointSlice| slice.endpoints.iter().flatten().any(|endpoint| endpoint.hints.is_some());
+    let had = slices.iter().any(|slice| has_hints(slice));
+    let is_change = !plan.create.is_empty() || !plan.update.is_empty();
+    for problem in problems.iter().filter(|_| is_change) {
+        context.warning(service, "TopologyAwareHintsDisabled", problem.clone());
+    }
+    let has = plan.create.iter().any(has_hints)
+        || plan.update.iter().any(|(_, patch)| patch["endpoints"].to_string().contains("forZones"));
+    if problems.is_empty() && !had && has {
+        let text = "Topology Aware Hints has been enabled".to_owned();
+        context.normal(service, "TopologyAwareHintsEnabled", text);
+    }
+}
+
+/// The slices of a Service that `manager` keeps. One that can't be read is among them with what can be read of it: it is
+/// ours to write, and writing makes it readable again.
+pub fn slices_of(context: &Context, service: &ObjectKey, manager: &str) -> Vec<Arc<EndpointSlice>> {
     let label = Term::Label {
         namespace: service.namespace.clone(),
         key: SERVICE_NAME.into(),
         value: service.name.to_string(),
     };
-    let mut slices = context.cache.slices.store.by_term(&label);
+    let store = &context.cache.slices.store;
+    let mut slices = store.by_term(&label);
+    slices.extend(store.unreadable_by_term(&label));
     slices.retain(|slice| is_kept_by(slice, manager));
     slices
 }
@@ -141,7 +191,9 @@ where
             other => other.map(drop)?,
         }
     }
-    for slice in plan.delete {
+    let is_readable =
+        |slice: &Arc<EndpointSlice>| cache.slices.store.unreadable_at(&ObjectKey::of(&**slice)).is_none();
+    for slice in plan.delete.into_iter().filter(is_readable) {
         cache.slices.delete(&slice, DeleteParams::default()).await?;
     }
     Ok(Next::Change)

@@ -11,15 +11,15 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy, Request};
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
-use skerry_informer::{Next, ObjectKey, Term};
+use skerry_informer::{Item as Read, Next, ObjectKey, Term};
 
 use crate::context::Context;
 use crate::owner::disowning;
 pub use inventory::{Inventory, Meta, OnChange, WatchedKind, discover, queue_on_change};
-use judge::{OwnerState, Verdict, View, judge};
+use judge::{OwnerState, Verdict, View, is_held, judge};
 
 pub const FOREGROUND: &str = "foregroundDeletion";
 pub const ORPHAN: &str = "orphan";
@@ -125,16 +125,27 @@ async fn end(
         return remove_finalizer(context, kind, item, object, ORPHAN).await;
     }
     if finalizers.iter().any(|f| f == FOREGROUND) {
-        let blocks = |meta: &Meta| {
-            let owners = meta.metadata.owner_references.iter().flatten();
-            owners.into_iter().any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true))
-        };
-        if dependents.iter().any(|(_, meta)| blocks(meta)) {
+        if is_held(&uid, &|owner| blockers(&context.inventory, owner)) {
             return Ok(Next::Change);
         }
         return remove_finalizer(context, kind, item, object, FOREGROUND).await;
     }
     Ok(Next::Change)
+}
+
+/// Uids of the objects that hold this one's deletion in the foreground back, and whether each waits for its own.
+fn blockers(inventory: &Inventory, uid: &str) -> Vec<(String, bool)> {
+    let blocks = |meta: &Meta| {
+        let owners = meta.metadata.owner_references.iter().flatten();
+        owners.into_iter().any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true))
+    };
+    let dependents = inventory.dependents(uid).into_iter().filter(|(_, meta)| blocks(meta));
+    dependents.map(|(_, meta)| (meta.uid().unwrap_or_default(), waits(&meta))).collect()
+}
+
+/// Whether the object is being deleted, its dependents first.
+fn waits(meta: &Meta) -> bool {
+    meta.metadata.deletion_timestamp.is_some() && meta.finalizers().iter().any(|f| f == FOREGROUND)
 }
 
 async fn remove_finalizer(
@@ -171,18 +182,20 @@ async fn owner_state(context: &Context, item: &Item, owner: &OwnerReference) -> 
         .and_then(|store| store.get(&key))
         .filter(|o| o.metadata.uid.as_ref() == Some(&owner.uid));
     if let Some(cached) = cached {
-        let waits = cached.metadata.deletion_timestamp.is_some()
-            && cached.finalizers().iter().any(|f| f == FOREGROUND);
-        return Ok(if waits { OwnerState::Waiting } else { OwnerState::Solid });
+        return Ok(if waits(&cached) { OwnerState::Waiting } else { OwnerState::Solid });
+    }
+    let unreadable = kind.store().and_then(|store| store.unreadable_at(&key));
+    if unreadable.is_some_and(|there| there.metadata.uid.as_ref() == Some(&owner.uid)) {
+        return Ok(OwnerState::Solid);
     }
     if context.absent.has(&owner.uid) {
         return Ok(OwnerState::Absent);
     }
     // Caches of different kinds are not of the same moment: only the API server knows that an owner is gone.
-    let live = api(context, &kind, namespace).get_metadata_opt(&owner.name).await;
+    let live = api(context, &kind, namespace).get_opt(&owner.name).await;
     let live = live.map_err(|e| failed("look for the owner of", item, e))?;
     match live {
-        Some(live) if live.metadata.uid.as_ref() == Some(&owner.uid) => Ok(OwnerState::Solid),
+        Some(live) if live.meta().uid.as_ref() == Some(&owner.uid) => Ok(OwnerState::Solid),
         _ => {
             context.absent.add(&owner.uid);
             Ok(OwnerState::Absent)
@@ -190,7 +203,8 @@ async fn owner_state(context: &Context, item: &Item, owner: &OwnerReference) -> 
     }
 }
 
-fn api(context: &Context, kind: &WatchedKind, namespace: &str) -> Api<DynamicObject> {
+/// Asks and answers metadata alone.
+fn api(context: &Context, kind: &WatchedKind, namespace: &str) -> Api<Read<Meta>> {
     if kind.namespaced {
         Api::namespaced_with(context.client.clone(), namespace, &kind.resource)
     } else {
@@ -223,8 +237,9 @@ async fn delete(
         }),
         ..Default::default()
     };
-    match api(context, kind, &item.key.namespace).delete(&item.key.name, &params).await {
-        Ok(_) => Ok(()),
+    let request = Request::new(api(context, kind, &item.key.namespace).resource_url());
+    match context.send(request.delete(&item.key.name, &params)).await {
+        Ok(()) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => Err(failed("delete", item, error)),
     }

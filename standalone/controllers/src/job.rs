@@ -3,6 +3,7 @@
 //! Pods carry a finalizer until they are counted (KEP-2307): an ended pod is first noted in the status as uncounted, then
 //! loses the finalizer, and only when that is gone is it added to the counts. A crash in between counts nothing twice.
 
+pub mod orphans;
 mod plan;
 mod pods;
 
@@ -19,7 +20,6 @@ use skerry_informer::{Next, ObjectKey, Queue, WriteError, merge_diff};
 use crate::context::{Context, now};
 use crate::dependents::{claim_pods, create_pods, delete_pods, unless_gone};
 use crate::listening::listen_to_pods;
-use crate::owner::controller_of;
 use plan::{Snapshot, plan};
 
 /// Finalizer of pods that are not counted yet.
@@ -37,15 +37,17 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
 
 pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
     let cache = &context.cache;
+    // The pods of a Job that is gone or going are let go in `orphans`.
     let job = cache.jobs.store.get(&key).filter(|job| job.metadata.deletion_timestamp.is_none());
-    let Some(job) = job else { return let_go(&context, &key).await };
+    let Some(job) = job else { return Ok(Next::Change) };
     let Some(spec) = &job.spec else { return Ok(Next::Change) };
     if spec.managed_by.as_deref().is_some_and(|by| by != "kubernetes.io/job-controller") {
         return Ok(Next::Change);
     }
     let selector = spec.selector.clone().unwrap_or_default();
-    let pods = claim_pods(&context, &cache.jobs, &*job, &selector).await?;
-    let plan = plan(&Snapshot { job: &job, pods: &pods, now: now() });
+    let claimed = claim_pods(&context, &cache.jobs, &*job, &selector).await?;
+    let (pods, unreadable) = (&claimed.pods, &claimed.unreadable);
+    let plan = plan(&Snapshot { job: &job, pods, unreadable, now: now() });
 
     if let Some(patch) = merge_diff(&job.status.clone().unwrap_or_default(), &plan.status) {
         let revision = job.metadata.resource_version.as_deref();
@@ -64,7 +66,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     let freed = join_all(plan.counted.iter().map(|pod| free(&context, pod))).await;
     freed.into_iter().collect::<Result<(), WriteError>>()?;
     if !plan.deleted_count {
-        for pod in plan.delete.iter().filter(|pod| pod.finalizers().iter().any(|f| f == TRACKING)) {
+        for pod in plan.delete.iter().filter(|pod| is_tracked(pod)) {
             free(&context, pod).await?;
         }
     }
@@ -83,7 +85,11 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     Ok(plan.again.map_or(Next::Change, Next::After))
 }
 
-/// Takes the finalizer off a pod that is noted, or whose Job is gone.
+fn is_tracked(pod: &Pod) -> bool {
+    pod.finalizers().iter().any(|finalizer| finalizer == TRACKING)
+}
+
+/// Takes the finalizer off a pod that is noted, or that nobody will count.
 async fn free(context: &Context, pod: &Pod) -> Result<(), WriteError> {
     let left: Vec<&String> = pod.finalizers().iter().filter(|f| *f != TRACKING).collect();
     let patch = json!({"metadata": {
@@ -92,27 +98,4 @@ async fn free(context: &Context, pod: &Pod) -> Result<(), WriteError> {
         "finalizers": if left.is_empty() { Value::Null } else { json!(left) },
     }});
     unless_gone(context.cache.pods.patch(&ObjectKey::of(pod), &patch).await).map(drop)
-}
-
-/// Nobody counts the pods of a Job that is gone or going: their finalizers must not hold them.
-async fn let_go(context: &Context, key: &ObjectKey) -> Result<Next, WriteError> {
-    let cache = &context.cache;
-    let of_job = |pod: &Arc<Pod>| {
-        let owned = controller_of(&**pod).is_some_and(|owner| owner.kind == "Job" && owner.name == *key.name);
-        owned && pod.finalizers().iter().any(|f| f == TRACKING)
-    };
-    let held: Vec<Arc<Pod>> =
-        cache.pods.store.in_namespace(&key.namespace).into_iter().filter(of_job).collect();
-    if held.is_empty() {
-        return Ok(Next::Change);
-    }
-    // The pods may be of a Job that the cache has not seen yet.
-    let live = cache.jobs.live(key).await?.filter(|job| job.metadata.deletion_timestamp.is_none());
-    let live = live.and_then(|job| job.uid());
-    for pod in held {
-        if controller_of(&*pod).map(|owner| &owner.uid) != live.as_ref() {
-            free(context, &pod).await?;
-        }
-    }
-    Ok(Next::Change)
 }

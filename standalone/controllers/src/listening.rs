@@ -23,12 +23,12 @@ pub fn listen_to_pods<O>(
     owners(context).store.on_change(move |change: &Change<O>| keys.add(change.key.clone()));
     let (keys, weak): (_, Weak<Context>) = (queue.clone(), Arc::downgrade(context));
     context.cache.pods.store.on_change(move |change: &Change<Pod>| {
-        for pod in change.old.iter().chain(&change.new) {
+        for pod in change.old.iter().chain(change.known()) {
             if let Some(owner) = controller_of(&**pod).filter(|owner| owner.kind == O::kind(&())) {
                 keys.add(ObjectKey::new(&change.key.namespace, &owner.name));
             }
         }
-        let orphan = change.new.as_deref().filter(|pod| controller_of(*pod).is_none());
+        let orphan = change.known().map(|pod| &**pod).filter(|pod| controller_of(*pod).is_none());
         if let (Some(orphan), Some(context)) = (orphan, weak.upgrade()) {
             for owner in owners(&context).store.in_namespace(&change.key.namespace) {
                 if selector(&owner).is_some_and(|s| matches_selector(s, Some(orphan.labels()))) {

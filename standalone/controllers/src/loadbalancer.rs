@@ -48,7 +48,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     let keys = queue.clone();
     cache.services.store.on_change(move |change: &Change<Service>| {
         let concerns_us = |service: &Arc<Service>| relation(service) != Relation::Foreign;
-        if change.old.iter().chain(&change.new).any(concerns_us) {
+        if change.old.iter().chain(change.known()).any(concerns_us) {
             keys.add(everything());
         }
     });
@@ -65,7 +65,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     let keys = queue.clone();
     cache.nodes.store.on_change(move |change: &Change<Node>| {
         let addresses = |node: &Option<Arc<Node>>| node.as_deref().map(addresses_of);
-        if addresses(&change.old) != addresses(&change.new) {
+        if change.unreadable.is_none() && addresses(&change.old) != addresses(&change.new) {
             keys.add(everything());
         }
     });
@@ -82,8 +82,10 @@ pub async fn reconcile(context: Arc<Context>, _: ObjectKey) -> Result<Next, Writ
     };
     let mut services = cache.services.store.list();
     services.retain(|service| relation(service) != Relation::Foreign || !request::held(service).is_empty());
-    let nodes = cache.nodes.store.list().iter().flat_map(|node| addresses_of(node)).collect();
-    for decision in plan(config, &services, &nodes) {
+    let all_nodes = cache.nodes.store.list().into_iter().chain(cache.nodes.store.unreadable());
+    let nodes = all_nodes.flat_map(|node| addresses_of(&node)).collect();
+    let unreadable = cache.services.store.unreadable();
+    for decision in plan(config, &services, &unreadable, &nodes) {
         let Some(service) = services.iter().find(|service| ObjectKey::of(&***service) == decision.key) else {
             continue;
         };

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams, Request};
 use kube::core::discovery::verbs;
-use skerry_informer::{Change, Next, ObjectKey, Queue, merge_diff};
+use kube::{Resource, ResourceExt};
+use skerry_informer::{Change, Item, Next, ObjectKey, Queue, merge_diff};
 use tracing::debug;
 
 use crate::context::{Context, now};
-use crate::garbage::{OnChange, WatchedKind};
+use crate::garbage::{Meta, OnChange, WatchedKind};
 use judge::{Left, conditions};
 
 const FINALIZER: &str = "kubernetes";
@@ -48,7 +48,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
 pub fn on_object_gone(context: &Arc<Context>, queue: Arc<Queue<ObjectKey>>) -> OnChange {
     let weak = Arc::downgrade(context);
     Arc::new(move |_, change| {
-        if change.new.is_some() || change.key.namespace.is_empty() {
+        if !change.is_gone() || change.key.namespace.is_empty() {
             return;
         }
         let key = ObjectKey::cluster(&change.key.namespace);
@@ -106,7 +106,9 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Er
 
 /// Deletes every object of the kind; how many are left. Asks the API server itself: a cache may lag behind.
 async fn empty(context: &Context, kind: &WatchedKind, namespace: &str) -> Result<usize, Error> {
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &kind.resource);
+    // Whatever the objects say, they can be counted and deleted: metadata one by one, and answers are not read.
+    let api: Api<Item<Meta>> = Api::namespaced_with(context.client.clone(), namespace, &kind.resource);
+    let delete = Request::new(api.resource_url());
     let all = ListParams::default();
     let failed = |source| Error::Empty {
         plural: kind.resource.plural.clone(),
@@ -117,7 +119,7 @@ async fn empty(context: &Context, kind: &WatchedKind, namespace: &str) -> Result
     if !kind.can(verbs::LIST) {
         return Ok(0);
     }
-    let there = match api.list_metadata(&all).await {
+    let there = match api.list(&all).await {
         Ok(there) => there.items,
         Err(error) if gone(&error) => return Ok(0),
         Err(error) => return Err(failed(error)),
@@ -125,18 +127,18 @@ async fn empty(context: &Context, kind: &WatchedKind, namespace: &str) -> Result
     if there.is_empty() {
         return Ok(0);
     }
-    let to_delete: Vec<_> = there.iter().filter(|meta| meta.metadata.deletion_timestamp.is_none()).collect();
+    let to_delete: Vec<_> = there.iter().filter(|meta| meta.meta().deletion_timestamp.is_none()).collect();
     if !to_delete.is_empty() {
         let params = DeleteParams::background();
         if kind.can(verbs::DELETE_COLLECTION) {
-            match api.delete_collection(&params, &all).await {
+            match context.send(delete.delete_collection(&params, &all)).await {
                 Ok(_) => {}
                 Err(error) if gone(&error) => {}
                 Err(error) => return Err(failed(error)),
             }
         } else {
             for meta in to_delete {
-                match api.delete(&meta.name_any(), &params).await {
+                match context.send(delete.delete(&meta.name_any(), &params)).await {
                     Ok(_) => {}
                     Err(error) if gone(&error) => {}
                     Err(error) => return Err(failed(error)),
@@ -144,7 +146,7 @@ async fn empty(context: &Context, kind: &WatchedKind, namespace: &str) -> Result
             }
         }
     }
-    let there = api.list_metadata(&all).await.map_err(failed)?;
+    let there = api.list(&all).await.map_err(failed)?;
     Ok(there.items.len())
 }
 

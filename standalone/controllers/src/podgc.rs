@@ -20,25 +20,26 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     context.cache.nodes.store.on_change(move |change: &Change<Node>| {
-        let (None, Some(context)) = (&change.new, weak.upgrade()) else { return };
+        let (true, Some(context)) = (change.is_gone(), weak.upgrade()) else { return };
         for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name.to_string())) {
             keys.add_after(ObjectKey::of(&*pod), QUARANTINE);
         }
     });
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     context.cache.pods.store.on_change(move |change: &Change<Pod>| {
-        let (Some(new), Some(context)) = (&change.new, weak.upgrade()) else { return };
+        let (Some(new), Some(context)) = (change.known(), weak.upgrade()) else { return };
         match node_name(new) {
             None if new.metadata.deletion_timestamp.is_some() => keys.add(change.key.clone()),
             None => {}
             Some(node) => {
                 let was = change.old.as_deref().and_then(|old| node_name(old));
-                if was.is_none() && context.cache.nodes.store.get(&ObjectKey::cluster(node)).is_none() {
+                if was.is_none() && !context.cache.nodes.store.exists(&ObjectKey::cluster(node)) {
                     keys.add_after(change.key.clone(), QUARANTINE);
                 }
             }
         }
-        let ended_now = is_terminal(new) && !change.old.as_deref().is_some_and(is_terminal);
+        let ended_now =
+            change.new.is_some() && is_terminal(new) && !change.old.as_deref().is_some_and(is_terminal);
         if ended_now && context.terminated_pods > 0 {
             keys.add(ObjectKey::cluster(ENDED));
         }
@@ -53,7 +54,10 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         return delete_oldest_ended(&context).await;
     }
     let cache = &context.cache;
-    let Some(pod) = cache.pods.store.get(&key) else { return Ok(Next::Change) };
+    let unreadable = cache.pods.store.unreadable_at(&key);
+    // An unreadable pod is ended only where that was asked for: then nobody else does it.
+    let unreadable = unreadable.filter(|pod| pod.metadata.deletion_timestamp.is_some());
+    let Some(pod) = cache.pods.store.get(&key).or(unreadable) else { return Ok(Next::Change) };
     let Some(node) = node_name(&pod) else {
         if pod.metadata.deletion_timestamp.is_some() {
             cache.pods.delete(&pod, DeleteParams::default().grace_period(0)).await?;
@@ -61,7 +65,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         return Ok(Next::Change);
     };
     let node = ObjectKey::cluster(node);
-    if cache.nodes.store.get(&node).is_some() || cache.nodes.live(&node).await?.is_some() {
+    if cache.nodes.store.exists(&node) || cache.nodes.live(&node).await?.is_some() {
         return Ok(Next::Change);
     }
     if !is_terminal(&pod) {

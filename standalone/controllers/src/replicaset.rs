@@ -34,9 +34,9 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     let cache = &context.cache;
     let Some(set) = cache.replica_sets.store.get(&key) else { return Ok(Next::Change) };
     let Some(spec) = &set.spec else { return Ok(Next::Change) };
-    let pods = claim_pods(&context, &cache.replica_sets, &*set, &spec.selector).await?;
+    let claimed = claim_pods(&context, &cache.replica_sets, &*set, &spec.selector).await?;
     let related = related_pods(&context, &set);
-    let plan = plan(&set, &pods, &related, now().0);
+    let plan = plan(&set, &claimed.pods, claimed.unreadable.len(), &related, now().0);
 
     let failure = carry_out(&context, &set, &plan).await;
 

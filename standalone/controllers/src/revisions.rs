@@ -39,7 +39,8 @@ where
     let revisions = &context.cache.revisions;
     let owned = of(context, owner);
     let wanted = data(template);
-    let newest = owned.iter().map(|revision| revision.revision).max().unwrap_or(0);
+    let unreadable = revisions.store.unreadable_by_term(&owner_term(owner));
+    let newest = owned.iter().chain(&unreadable).map(|revision| revision.revision).max().unwrap_or(0);
     if let Some(same) = owned.iter().find(|revision| revision.data.as_ref().is_some_and(|d| d.0 == wanted)) {
         if same.revision == newest {
             return Ok(same.clone());
@@ -51,12 +52,17 @@ where
     let mut collisions = None;
     loop {
         let hash = template_hash(template, collisions);
+        // Whose name has this hash is of this template, or of one whose hash collides: then no other name would help.
+        let name = format!("{}-{hash}", owner.name_any());
+        if let Some(same) = unreadable.iter().find(|revision| revision.name_any() == name) {
+            return Ok(same.clone());
+        }
         let mut labels: BTreeMap<String, String> =
             template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
         labels.insert(HASH_LABEL.into(), hash.clone());
         let made = ControllerRevision {
             metadata: ObjectMeta {
-                name: Some(format!("{}-{hash}", owner.name_any())),
+                name: Some(name),
                 namespace: owner.namespace(),
                 labels: Some(labels),
                 annotations: owner.meta().annotations.clone(),
@@ -84,12 +90,15 @@ where
     }
 }
 
-/// Every revision of the owner, oldest first.
+/// Every readable revision of the owner, oldest first.
 pub fn of<O: Resource>(context: &Context, owner: &O) -> Vec<Arc<ControllerRevision>> {
-    let uid = owner.meta().uid.clone().unwrap_or_default();
-    let mut owned = context.cache.revisions.store.by_term(&Term::Owner(uid));
+    let mut owned = context.cache.revisions.store.by_term(&owner_term(owner));
     owned.sort_by_key(|revision| revision.revision);
     owned
+}
+
+fn owner_term<O: Resource>(owner: &O) -> Term {
+    Term::Owner(owner.meta().uid.clone().unwrap_or_default())
 }
 
 /// The template hash that a revision stands for.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use skerry_informer::{
-    ConnectError, Next, Queue, certificate_authority, connect, record, run_to_end, run_workers,
+    ConnectError, Next, Queue, Readers, certificate_authority, connect, record, run_to_end, run_workers,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,8 @@ pub struct Config {
     pub node_grace: Duration,
     /// Ended pods beyond this number are deleted, oldest first; 0 keeps all.
     pub terminated_pods: usize,
+    /// Can tell how the controllers' caches do.
+    pub readers: Readers,
 }
 
 impl Config {
@@ -55,6 +57,7 @@ impl Config {
             workers: 4,
             node_grace: Duration::from_secs(40),
             terminated_pods: 12_500,
+            readers: Readers::default(),
         }
     }
 }
@@ -100,6 +103,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("daemonset", daemonset::listen, daemonset::reconcile);
     start.controller("statefulset", statefulset::listen, statefulset::reconcile);
     start.controller("job", job::listen, job::reconcile);
+    start.controller("job-orphans", job::orphans::listen, job::orphans::reconcile);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
     start.controller(
         "endpointslice-mirroring",
@@ -121,9 +125,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         garbage::queue_on_change(&context.inventory, garbage),
         namespace::on_object_gone(&context, namespaces),
     ];
-    let inventory = context.inventory.clone();
-    tasks.spawn(garbage::discover(client.clone(), inventory, listeners, shutdown.clone()));
-    context.cache.spawn(&client, &mut tasks, &shutdown);
+    let (inventory, readers) = (context.inventory.clone(), config.readers);
+    let discover =
+        garbage::discover(client.clone(), inventory, listeners, readers.optional(), shutdown.clone());
+    tasks.spawn(discover);
+    context.cache.spawn(&client, &readers, &mut tasks, &shutdown);
     info!("controllers run");
     tasks.spawn(run_to_end(controllers));
     run_to_end(tasks).await;

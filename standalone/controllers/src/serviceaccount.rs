@@ -20,7 +20,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     context.cache.namespaces.store.on_change(move |change: &Change<Namespace>| keys.add(change.key.clone()));
     let keys = queue.clone();
     context.cache.service_accounts.store.on_change(move |change: &Change<ServiceAccount>| {
-        if &*change.key.name == DEFAULT && change.new.is_none() {
+        if &*change.key.name == DEFAULT && change.is_gone() {
             keys.add(ObjectKey::cluster(&change.key.namespace));
         }
     });
@@ -42,13 +42,14 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         namespace: Some(name.clone()),
         ..Default::default()
     };
-    if cache.service_accounts.store.get(&ObjectKey::new(&name, DEFAULT)).is_none() {
+    if !cache.service_accounts.store.exists(&ObjectKey::new(&name, DEFAULT)) {
         let account = ServiceAccount { metadata: meta(DEFAULT), ..Default::default() };
         settled(cache.service_accounts.create(&account).await)?;
     }
     let Some(ca) = &context.ca else { return Ok(Next::Change) };
     let map_key = ObjectKey::new(&name, ROOT_CA);
     match cache.root_cas.store.get(&map_key) {
+        None if cache.root_cas.store.exists(&map_key) => {}
         None => {
             let data = [(CA_FILE.to_owned(), ca.clone())].into();
             let map = ConfigMap { metadata: meta(ROOT_CA), data: Some(data), ..Default::default() };

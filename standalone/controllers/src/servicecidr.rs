@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
-use skerry_informer::{Change, Next, ObjectKey, Queue, WriteError};
+use skerry_informer::{Change, Item, Next, ObjectKey, Queue, WriteError};
 
 use crate::context::{Context, now};
 
@@ -36,10 +36,11 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     });
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     context.cache.services.store.on_change(move |change: &Change<Service>| {
-        let lost = change.old.as_deref().is_some_and(|old| {
-            let kept: Vec<IpAddr> = change.new.as_deref().map(addresses).unwrap_or_default();
-            addresses(old).iter().any(|ip| !kept.contains(ip))
-        });
+        let lost = change.unreadable.is_none()
+            && change.old.as_deref().is_some_and(|old| {
+                let kept: Vec<IpAddr> = change.new.as_deref().map(addresses).unwrap_or_default();
+                addresses(old).iter().any(|ip| !kept.contains(ip))
+            });
         if let (true, Some(context)) = (lost, weak.upgrade()) {
             add_deleted(&context, &keys);
         }
@@ -89,10 +90,11 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Er
     let all = cidrs.store.list();
     let others = all.iter().filter(|other| other.metadata.deletion_timestamp.is_none());
     let others: Vec<IpNetwork> = others.flat_map(|other| ranges(other)).collect();
-    // Past the cache: a Service that was made just before the deletion has its address in the range.
-    let services = Api::<Service>::all(context.client.clone()).list(&ListParams::default()).await;
+    // Past the cache: a Service that was made just before the deletion has its address in the range. Of one that can't be
+    // read its addresses mostly can.
+    let services = Api::<Item<Service>>::all(context.client.clone()).list(&ListParams::default()).await;
     let services = services.map_err(|error| Error::List(Box::new(error)))?;
-    let ips: Vec<IpAddr> = services.iter().flat_map(addresses).collect();
+    let ips: Vec<IpAddr> = services.into_iter().flat_map(|service| addresses(&service.any())).collect();
     if is_needed(&ips, &ranges(&cidr), &others) {
         set_ready(&context, &key, "False", "Terminating", IN_USE).await?;
         return Ok(Next::Change);

@@ -41,13 +41,18 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         other => other?,
     };
     let history = revisions::of(&context, &*set);
-    let named = |name: &String| history.iter().find(|revision| revision.name_any() == *name).cloned();
+    let named = |name: &String| {
+        let key = ObjectKey::new(&key.namespace, name);
+        let readable = history.iter().find(|revision| revision.name_any() == *name).cloned();
+        readable.or_else(|| cache.revisions.store.unreadable_at(&key))
+    };
     let current = set.status.as_ref().and_then(|status| status.current_revision.as_ref()).and_then(named);
     let current = current.unwrap_or_else(|| update.clone());
-    let pods = claim_pods(&context, &cache.stateful_sets, &*set, &spec.selector).await?;
+    let claimed = claim_pods(&context, &cache.stateful_sets, &*set, &spec.selector).await?;
     let snapshot = Snapshot {
         set: &set,
-        pods: &pods,
+        pods: &claimed.pods,
+        unreadable: &claimed.unreadable,
         current: &current.name_any(),
         update: &update.name_any(),
         now: now().0,
@@ -71,6 +76,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         Err(failure) => return Err(failure.error),
         Ok(()) => {}
     }
+    let pods: Vec<_> = claimed.pods.into_iter().chain(claimed.unreadable).collect();
     clean_up(&context, &set, &current, &update, &pods).await?;
     Ok(plan.again.map_or(Next::Change, Next::After))
 }
@@ -83,7 +89,7 @@ async fn make(
     revision: &ControllerRevision,
 ) -> Result<(), crate::dependents::Failure> {
     for claim in pods::claims(set, create.ordinal) {
-        if context.cache.claims.store.get(&ObjectKey::of(&claim)).is_some() {
+        if context.cache.claims.store.exists(&ObjectKey::of(&claim)) {
             continue;
         }
         match context.cache.claims.create(&claim).await {

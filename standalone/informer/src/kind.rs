@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{ObjectKey, Store};
+use crate::{Item, ObjectKey, Store};
 
 /// A write that the API server refused or that did not reach it.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ type WriteResult<T> = Result<T, WriteError>;
 pub struct Kind<K> {
     pub store: Arc<Store<K>>,
     client: Client,
-    api: fn(Client, &str) -> Api<K>,
+    api: fn(Client, &str) -> Api<Item<K>>,
 }
 
 impl<K> Kind<K>
@@ -88,19 +88,22 @@ impl<K> Kind<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
-    /// The client side of this kind in `namespace` (ignored for cluster-scoped kinds).
-    pub fn api(&self, namespace: &str) -> Api<K> {
+    /// The client side of this kind in `namespace` (ignored for cluster-scoped kinds). What the API server answers may be
+    /// unreadable where what was asked for is done.
+    pub fn api(&self, namespace: &str) -> Api<Item<K>> {
         (self.api)(self.client.clone(), namespace)
     }
 
-    /// Reads the object past the cache; `None` when it is not there.
+    /// Reads the object past the cache, or what can be read of it; `None` when it is not there.
     pub async fn live(&self, key: &ObjectKey) -> WriteResult<Option<K>> {
-        self.api(&key.namespace).get_opt(&key.name).await.map_err(|e| self.failed("get", key, e))
+        let live =
+            self.api(&key.namespace).get_opt(&key.name).await.map_err(|e| self.failed("get", key, e))?;
+        Ok(live.map(Item::any))
     }
 
     pub async fn create(&self, object: &K) -> WriteResult<K> {
         let key = ObjectKey::of(object);
-        let made = self.api(&key.namespace).create(&PostParams::default(), object).await;
+        let made = self.api(&key.namespace).create(&PostParams::default(), &object.clone().into()).await;
         let made = made.map_err(|e| {
             let name = if key.name.is_empty() {
                 format!("{}*", object.meta().generate_name.as_deref().unwrap_or(""))
@@ -110,7 +113,7 @@ where
             self.failed("create", &ObjectKey::new(&key.namespace, &name), e)
         })?;
         self.store.wrote(made.clone());
-        Ok(made)
+        Ok(made.any())
     }
 
     /// Merge patch (RFC 7386) of the object.
@@ -119,7 +122,7 @@ where
         let made = self.api(&key.namespace).patch(&key.name, &params, &Patch::Merge(patch)).await;
         let made = made.map_err(|e| self.failed("patch", key, e))?;
         self.store.wrote(made.clone());
-        Ok(made)
+        Ok(made.any())
     }
 
     /// Merge patch of the status alone; nothing else in `patch` has effect. Pass the revision the decision was taken
@@ -138,7 +141,7 @@ where
         let made = self.api(&key.namespace).patch_status(&key.name, &params, &Patch::Merge(&patch)).await;
         let made = made.map_err(|e| self.failed("patch status of", key, e))?;
         self.store.wrote(made.clone());
-        Ok(made)
+        Ok(made.any())
     }
 
     /// Deletes the object that has this uid; that it is gone already (or another stands there) is no error.

@@ -5,15 +5,20 @@
 //! The cache reads our own writes: what the API server answered to a write is put into the cache at once, and watch
 //! events older than it are ignored (see [`Store::wrote`]). Decisions taken over the cache therefore never act twice
 //! on the same state, without a table of expectations.
+//!
+//! Objects are read one by one ([`Item`]): one that can't be read is named, stays in the cache as unreadable, and stops no
+//! other. Look-ups answer with what is readable; who would take "not there" for an answer asks [`Store::exists`].
 #![forbid(unsafe_code)]
 
 mod connect;
 mod diff;
 mod event;
+mod item;
 mod key;
 mod kind;
 mod quantity;
 mod queue;
+mod readers;
 mod reflector;
 mod selector;
 mod store;
@@ -23,11 +28,13 @@ mod worker;
 pub use connect::{ConnectError, certificate_authority, connect};
 pub use diff::merge_diff;
 pub use event::{EventType, Recorder, Regarding, record};
+pub use item::Item;
 pub use key::ObjectKey;
 pub use kind::{Kind, WriteError};
 pub use quantity::{Quantities, milli, whole};
 pub use queue::Queue;
-pub use reflector::{FullObjects, MetadataOnly, Narrow, Source, reflect};
+pub use readers::{Readers, Report};
+pub use reflector::{Narrow, reflect};
 pub use selector::{matches_labels, matches_selector, node_term_holds, requirement_holds, selects_node};
 pub use store::{Change, Store, Term};
 pub use taint::{tolerated, tolerates};

@@ -7,7 +7,7 @@ use kube::Resource;
 use kube::api::ObjectMeta;
 use tokio::sync::watch;
 
-use crate::ObjectKey;
+use crate::{Item, ObjectKey};
 
 /// What an object can be looked up by, besides its key.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -26,12 +26,36 @@ pub enum Term {
 #[derive(Debug)]
 pub struct Change<K> {
     pub key: ObjectKey,
-    /// `None` when the object is new.
+    /// What was known of the object; `None` when it is new, or could not be read before.
     pub old: Option<Arc<K>>,
-    /// `None` when the object is gone.
+    /// `None` when the object is gone or can't be read.
     pub new: Option<Arc<K>>,
+    /// What can be read of an object that is there but unreadable.
+    pub unreadable: Option<Arc<K>>,
 }
 
+impl<K> Change<K> {
+    /// Whether the object is there no more.
+    pub fn is_gone(&self) -> bool {
+        self.new.is_none() && self.unreadable.is_none()
+    }
+
+    /// What is known of the object now, readable or not.
+    pub fn known(&self) -> Option<&Arc<K>> {
+        self.new.as_ref().or(self.unreadable.as_ref())
+    }
+}
+
+/// A revision of an object that can't be read, met for the first time.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unread {
+    pub key: ObjectKey,
+    pub revision: u64,
+    pub error: Arc<str>,
+}
+
+/// Which of the entries, and what of them.
+type View<K> = fn(&Entry<K>) -> Option<Arc<K>>;
 type Listener<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 
 /// Objects of one kind with indexes. Readers take `Arc`s and never block for longer than a map look-up.
@@ -44,8 +68,25 @@ pub struct Store<K> {
     synced: watch::Sender<bool>,
 }
 
+/// One object that is there.
+struct Entry<K> {
+    /// The object, or what could be read of it.
+    known: Arc<K>,
+    is_readable: bool,
+}
+
+impl<K> Entry<K> {
+    fn readable(&self) -> Option<Arc<K>> {
+        self.is_readable.then(|| self.known.clone())
+    }
+
+    fn unreadable(&self) -> Option<Arc<K>> {
+        (!self.is_readable).then(|| self.known.clone())
+    }
+}
+
 struct State<K> {
-    objects: BTreeMap<ObjectKey, Arc<K>>,
+    objects: BTreeMap<ObjectKey, Entry<K>>,
     index: HashMap<Term, HashSet<ObjectKey>>,
     /// Revision up to which the watch has told us everything.
     seen: u64,
@@ -87,14 +128,36 @@ impl<K: Resource> Store<K> {
         let _ = self.synced.subscribe().wait_for(|done| *done).await;
     }
 
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    /// The object, if it is there and can be read. Where `None` would be taken for "gone", ask [`Self::exists`].
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
-        self.read().objects.get(key).cloned()
+        self.read().objects.get(key).and_then(Entry::readable)
     }
 
+    /// Whether the object is there, readable or not.
+    pub fn exists(&self, key: &ObjectKey) -> bool {
+        self.read().objects.contains_key(key)
+    }
+
+    /// What could be read of an object that is there and unreadable.
+    pub fn unreadable_at(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.read().objects.get(key).and_then(Entry::unreadable)
+    }
+
+    /// What could be read of every object that is unreadable.
+    pub fn unreadable(&self) -> Vec<Arc<K>> {
+        self.read().objects.values().filter_map(Entry::unreadable).collect()
+    }
+
+    /// Every object that can be read.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.read().objects.values().cloned().collect()
+        self.read().objects.values().filter_map(Entry::readable).collect()
     }
 
+    /// Keys of all that is there, readable or not.
     pub fn keys(&self) -> Vec<ObjectKey> {
         self.read().objects.keys().cloned().collect()
     }
@@ -107,30 +170,48 @@ impl<K: Resource> Store<K> {
         self.len() == 0
     }
 
-    /// Every object of one namespace, by name.
+    /// Every readable object of one namespace, by name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        let state = self.read();
-        let from = ObjectKey::new(namespace, "");
-        state
-            .objects
-            .range(from..)
-            .take_while(|(key, _)| &*key.namespace == namespace)
-            .map(|(_, object)| object.clone())
-            .collect()
+        self.of_namespace(namespace, Entry::readable)
     }
 
-    /// Every object with this term, ordered by key.
+    /// Every readable object with this term, ordered by key.
     pub fn by_term(&self, term: &Term) -> Vec<Arc<K>> {
+        self.of_term(term, Entry::readable)
+    }
+
+    /// What could be read of the unreadable objects with this term, ordered by key.
+    pub fn unreadable_by_term(&self, term: &Term) -> Vec<Arc<K>> {
+        self.of_term(term, Entry::unreadable)
+    }
+
+    /// Readable objects of a namespace that have all of `wanted`'s labels; walks only the rarest label's objects. All of
+    /// the namespace when `wanted` is empty. Needs label terms.
+    pub fn with_labels(&self, namespace: &str, wanted: &BTreeMap<String, String>) -> Vec<Arc<K>> {
+        self.of_labels(namespace, wanted, Entry::readable)
+    }
+
+    /// The same of unreadable objects.
+    pub fn unreadable_with_labels(&self, namespace: &str, wanted: &BTreeMap<String, String>) -> Vec<Arc<K>> {
+        self.of_labels(namespace, wanted, Entry::unreadable)
+    }
+
+    fn of_namespace(&self, namespace: &str, view: View<K>) -> Vec<Arc<K>> {
+        let state = self.read();
+        let from = ObjectKey::new(namespace, "");
+        let objects = state.objects.range(from..).take_while(|(key, _)| &*key.namespace == namespace);
+        objects.filter_map(|(_, entry)| view(entry)).collect()
+    }
+
+    fn of_term(&self, term: &Term, view: View<K>) -> Vec<Arc<K>> {
         let state = self.read();
         let Some(keys) = state.index.get(term) else { return Vec::new() };
         let mut keys: Vec<_> = keys.iter().collect();
         keys.sort();
-        keys.into_iter().filter_map(|key| state.objects.get(key).cloned()).collect()
+        keys.into_iter().filter_map(|key| state.objects.get(key).and_then(view)).collect()
     }
 
-    /// Objects of a namespace that have all of `wanted`'s labels; walks only the rarest label's objects. All of the
-    /// namespace when `wanted` is empty. Needs label terms.
-    pub fn with_labels(&self, namespace: &str, wanted: &BTreeMap<String, String>) -> Vec<Arc<K>> {
+    fn of_labels(&self, namespace: &str, wanted: &BTreeMap<String, String>, view: View<K>) -> Vec<Arc<K>> {
         let rarest = {
             let state = self.read();
             let count = |term: &Term| state.index.get(term).map_or(0, HashSet::len);
@@ -144,8 +225,8 @@ impl<K: Resource> Store<K> {
                 })
                 .min_by_key(count)
         };
-        let Some(rarest) = rarest else { return self.in_namespace(namespace) };
-        let mut found = self.by_term(&rarest);
+        let Some(rarest) = rarest else { return self.of_namespace(namespace, view) };
+        let mut found = self.of_term(&rarest, view);
         found.retain(|object| crate::matches_labels(wanted, object.meta().labels.as_ref()));
         found
     }
@@ -154,15 +235,20 @@ impl<K: Resource> Store<K> {
     ///
     /// Revisions of one kind grow in the order of writes (KEP-5504), so an answer that is not newer than what the watch
     /// has already told is dropped: the watch may even have told of the object's end since.
-    pub fn wrote(&self, object: K) {
-        self.put(object, Origin::Write);
+    ///
+    /// An answer that can't be read is left to the watch, which tells of it again: then it is named.
+    pub fn wrote(&self, object: impl Into<Item<K>>) {
+        let item: Item<K> = object.into();
+        if matches!(item, Item::Readable(_)) {
+            self.put(item, Origin::Write);
+        }
     }
 
     /// Takes out an object that a delete of ours ended at once. Its late watch events are ignored until the last.
     pub fn ended(&self, key: &ObjectKey, uid: &str) {
         let change = {
             let mut state = self.write();
-            if state.objects.get(key).and_then(|o| o.meta().uid.as_deref()) != Some(uid) {
+            if state.objects.get(key).and_then(|entry| entry.known.meta().uid.as_deref()) != Some(uid) {
                 return;
             }
             state.ended.insert(uid.to_owned());
@@ -171,9 +257,9 @@ impl<K: Resource> Store<K> {
         self.notify(change);
     }
 
-    /// Watch told that the object is there or has changed.
-    pub fn applied(&self, object: K) {
-        self.put(object, Origin::Watch);
+    /// Watch told that the object is there or has changed; what is to be named.
+    pub(crate) fn applied(&self, object: impl Into<Item<K>>) -> Option<Unread> {
+        self.put(object.into(), Origin::Watch)
     }
 
     /// Watch told that the object is gone.
@@ -187,7 +273,9 @@ impl<K: Resource> Store<K> {
             }
             // A newer object of the same name may stand here already, written by ourselves.
             match state.objects.get(&key) {
-                Some(there) if there.meta().uid == object.meta().uid => self.remove_locked(&mut state, &key),
+                Some(there) if there.known.meta().uid == object.meta().uid => {
+                    self.remove_locked(&mut state, &key)
+                }
                 _ => None,
             }
         };
@@ -200,8 +288,9 @@ impl<K: Resource> Store<K> {
         state.seen = state.seen.max(revision);
     }
 
-    /// A complete list: replaces the cache, but keeps objects that we wrote after its revision.
-    pub fn listed(&self, objects: Vec<K>, revision_of_list: u64) {
+    /// A complete list: replaces the cache, but keeps objects that we wrote after its revision. What is to be named.
+    pub(crate) fn listed<I: Into<Item<K>>>(&self, objects: Vec<I>, revision_of_list: u64) -> Vec<Unread> {
+        let objects: Vec<Item<K>> = objects.into_iter().map(Into::into).collect();
         let present: HashSet<ObjectKey> = objects.iter().map(ObjectKey::of).collect();
         let gone: Vec<Option<Change<K>>> = {
             let mut state = self.write();
@@ -210,7 +299,9 @@ impl<K: Resource> Store<K> {
             let gone: Vec<ObjectKey> = state
                 .objects
                 .iter()
-                .filter(|(key, o)| !present.contains(key) && revision(o.meta()) <= revision_of_list)
+                .filter(|(key, entry)| {
+                    !present.contains(key) && revision(entry.known.meta()) <= revision_of_list
+                })
                 .map(|(key, _)| key.clone())
                 .collect();
             gone.iter().map(|key| self.remove_locked(&mut state, key)).collect()
@@ -218,50 +309,65 @@ impl<K: Resource> Store<K> {
         for change in gone {
             self.notify(change);
         }
-        for object in objects {
-            self.put(object, Origin::List);
-        }
+        let unread = objects.into_iter().filter_map(|object| self.put(object, Origin::List)).collect();
         self.synced.send_replace(true);
+        unread
     }
 
-    fn put(&self, mut object: K, origin: Origin) {
+    fn put(&self, item: Item<K>, origin: Origin) -> Option<Unread> {
+        let (mut object, error) = match item {
+            Item::Readable(object) => (object, None),
+            Item::Unreadable { partial, error } => (partial, Some(error)),
+        };
         (self.trim)(&mut object);
         let key = ObjectKey::of(&object);
         let new_revision = revision(object.meta());
         let change = {
             let mut state = self.write();
             match origin {
-                Origin::Write if new_revision <= state.seen => return,
+                Origin::Write if new_revision <= state.seen => return None,
                 Origin::Watch => state.seen = state.seen.max(new_revision),
                 Origin::Write | Origin::List => {}
             }
             if object.meta().uid.as_ref().is_some_and(|uid| state.ended.contains(uid)) {
-                return;
+                return None;
             }
             if let Some(there) = state.objects.get(&key) {
-                let there = revision(there.meta());
+                let there = revision(there.known.meta());
                 // 0: a server whose revisions are no numbers; then the order of arrival decides.
                 if there != 0 && there >= new_revision {
-                    return;
+                    return None;
                 }
             }
-            let new = Arc::new(object);
-            let old = state.objects.insert(key.clone(), new.clone());
-            let old_terms = old.as_deref().map(self.terms).unwrap_or_default();
-            let new_terms = (self.terms)(&new);
+            let known = Arc::new(object);
+            let entry = Entry { known: known.clone(), is_readable: error.is_none() };
+            let old = state.objects.insert(key.clone(), entry);
+            let old_terms = old.as_ref().map(|old| (self.terms)(&old.known)).unwrap_or_default();
+            let new_terms = (self.terms)(&known);
             unindex(&mut state.index, &key, old_terms.iter().filter(|t| !new_terms.contains(t)));
             for term in new_terms.into_iter().filter(|t| !old_terms.contains(t)) {
                 state.index.entry(term).or_default().insert(key.clone());
             }
-            Change { key, old, new: Some(new) }
+            match error {
+                // Who compares must not compare with what could not be read.
+                None => {
+                    let old = old.and_then(|old| old.readable());
+                    Change { key: key.clone(), old, new: Some(known), unreadable: None }
+                }
+                Some(_) => {
+                    let old = old.map(|old| old.known);
+                    Change { key: key.clone(), old, new: None, unreadable: Some(known) }
+                }
+            }
         };
         self.notify(Some(change));
+        error.map(|error| Unread { key, revision: new_revision, error })
     }
 
     fn remove_locked(&self, state: &mut State<K>, key: &ObjectKey) -> Option<Change<K>> {
-        let old = state.objects.remove(key)?;
+        let old = state.objects.remove(key)?.known;
         unindex(&mut state.index, key, (self.terms)(&old).iter());
-        Some(Change { key: key.clone(), old: Some(old), new: None })
+        Some(Change { key: key.clone(), old: Some(old), new: None, unreadable: None })
     }
 
     fn notify(&self, change: Option<Change<K>>) {
@@ -311,116 +417,4 @@ fn revision(meta: &ObjectMeta) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::api::core::v1::ConfigMap;
-
-    fn object(name: &str, revision: u64, color: &str) -> ConfigMap {
-        ConfigMap {
-            metadata: ObjectMeta {
-                name: Some(name.into()),
-                namespace: Some("ns".into()),
-                uid: Some(format!("uid-{name}")),
-                resource_version: Some(revision.to_string()),
-                labels: Some([("color".to_owned(), color.to_owned())].into()),
-                ..Default::default()
-            },
-            ..Default::default()
-        }
-    }
-
-    fn store() -> Arc<Store<ConfigMap>> {
-        Store::new(
-            |object| {
-                let namespace: Arc<str> = object.metadata.namespace.as_deref().unwrap_or("").into();
-                object
-                    .metadata
-                    .labels
-                    .iter()
-                    .flatten()
-                    .map(|(key, value)| Term::Label {
-                        namespace: namespace.clone(),
-                        key: key.clone(),
-                        value: value.clone(),
-                    })
-                    .collect()
-            },
-            |_| {},
-        )
-    }
-
-    fn key(name: &str) -> ObjectKey {
-        ObjectKey::new("ns", name)
-    }
-
-    fn red(store: &Store<ConfigMap>) -> usize {
-        store.with_labels("ns", &[("color".to_owned(), "red".to_owned())].into()).len()
-    }
-
-    #[test]
-    fn own_write_is_read_back_before_the_watch_tells_of_it() {
-        let store = store();
-        store.listed(vec![], 5);
-        store.wrote(object("a", 6, "red"));
-        assert!(store.get(&key("a")).is_some());
-        assert_eq!(red(&store), 1);
-    }
-
-    #[test]
-    fn answer_that_arrives_after_the_watch_told_of_the_end_makes_no_ghost() {
-        let store = store();
-        store.listed(vec![], 5);
-        store.applied(object("a", 6, "red"));
-        store.deleted(&object("a", 7, "red"));
-        store.wrote(object("a", 6, "red"));
-        assert!(store.get(&key("a")).is_none());
-    }
-
-    #[test]
-    fn older_watch_event_does_not_undo_an_own_write() {
-        let store = store();
-        store.listed(vec![object("a", 4, "red")], 5);
-        store.wrote(object("a", 9, "blue"));
-        store.applied(object("a", 7, "red"));
-        assert_eq!(red(&store), 0);
-        store.applied(object("a", 10, "red"));
-        assert_eq!(red(&store), 1);
-    }
-
-    #[test]
-    fn object_ended_by_ourselves_stays_away_until_its_last_event() {
-        let store = store();
-        store.listed(vec![object("a", 4, "red")], 5);
-        store.ended(&key("a"), "uid-a");
-        store.applied(object("a", 6, "red"));
-        assert!(store.get(&key("a")).is_none());
-        store.deleted(&object("a", 7, "red"));
-        assert!(store.is_empty());
-    }
-
-    #[test]
-    fn list_drops_what_it_lacks_but_keeps_later_writes() {
-        let store = store();
-        store.listed(vec![object("a", 1, "red"), object("b", 2, "red")], 5);
-        store.wrote(object("c", 12, "red"));
-        store.listed(vec![object("b", 2, "red")], 10);
-        assert_eq!(store.keys(), [key("b"), key("c")]);
-        assert_eq!(red(&store), 2);
-    }
-
-    #[test]
-    fn listeners_see_old_and_new_and_the_index_follows() {
-        let store = store();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let log = seen.clone();
-        store.on_change(move |change: &Change<ConfigMap>| {
-            log.lock().unwrap().push((change.old.is_some(), change.new.is_some()));
-        });
-        store.applied(object("a", 1, "red"));
-        store.applied(object("a", 2, "blue"));
-        store.deleted(&object("a", 3, "blue"));
-        assert_eq!(*seen.lock().unwrap(), [(false, true), (true, true), (true, false)]);
-        assert_eq!(red(&store), 0);
-        assert!(store.read().index.is_empty());
-    }
-}
+mod tests;

@@ -2,7 +2,8 @@
 
 use crate::cycle::Diagnosis;
 
-/// `0/4 nodes are available: 1 node(s) had …, 3 Insufficient cpu. preemption: …`
+/// `0/4 nodes are available: 1 node(s) had …, 3 Insufficient cpu. preemption: …` Of preemption only where it could not help
+/// is said: nobody looks for victims on the other nodes.
 pub fn unschedulable(diagnosis: &Diagnosis) -> String {
     if diagnosis.nodes == 0 {
         return "no nodes available to schedule pods".into();
@@ -13,15 +14,9 @@ pub fn unschedulable(diagnosis: &Diagnosis) -> String {
     let all = diagnosis.nodes;
     let mut text = format!("0/{all} nodes are available: {}.", counts.join(", "));
     let hopeless = all.saturating_sub(diagnosis.crowded.len());
-    let mut preemption = Vec::new();
     if hopeless > 0 {
-        preemption.push(format!("{hopeless} Preemption is not helpful for scheduling"));
+        let not_helpful = format!("{hopeless} Preemption is not helpful for scheduling");
+        text.push_str(&format!(" preemption: 0/{all} nodes are available: {not_helpful}."));
     }
-    if !diagnosis.crowded.is_empty() {
-        let crowded = diagnosis.crowded.len();
-        preemption.push(format!("{crowded} No preemption victims found for incoming pod"));
-    }
-    preemption.sort();
-    text.push_str(&format!(" preemption: 0/{all} nodes are available: {}.", preemption.join(", ")));
     text
 }

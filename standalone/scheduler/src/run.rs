@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod};
 use kube::{Api, Resource};
 use skerry_informer::{
-    Change, ConnectError, FullObjects, Kind, Narrow, Store, connect, record, reflect, run_to_end,
+    Change, ConnectError, Kind, Narrow, Readers, Store, connect, record, reflect, run_to_end,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +24,18 @@ pub struct Config {
     pub scheduler_name: String,
     /// Bindings under way at the same time; more pods wait.
     pub max_bindings: usize,
+    /// Can tell how the scheduler's caches do.
+    pub readers: Readers,
 }
 
 impl Config {
     pub fn new(kubeconfig: PathBuf) -> Self {
-        Self { kubeconfig, scheduler_name: "default-scheduler".into(), max_bindings: 64 }
+        Self {
+            kubeconfig,
+            scheduler_name: "default-scheduler".into(),
+            max_bindings: 64,
+            readers: Readers::default(),
+        }
     }
 }
 
@@ -59,10 +66,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     nodes.store.on_change(move |change: &Change<Node>| items.put(Item::Node(change.key.clone())));
 
     let all = Narrow::default;
-    let watch = |token: &CancellationToken| token.clone();
-    tasks.spawn(reflect(FullObjects(Api::all(client.clone())), pods.store.clone(), all(), watch(&shutdown)));
-    tasks.spawn(reflect(FullObjects(Api::all(client.clone())), nodes.store.clone(), all(), watch(&shutdown)));
-    tasks.spawn(reflect(FullObjects(Api::all(client)), namespaces.clone(), all(), watch(&shutdown)));
+    let with = || (config.readers.clone(), shutdown.clone());
+    let (readers, token) = with();
+    tasks.spawn(reflect(Api::all(client.clone()), pods.store.clone(), all(), readers, token));
+    let (readers, token) = with();
+    tasks.spawn(reflect(Api::all(client.clone()), nodes.store.clone(), all(), readers, token));
+    let (readers, token) = with();
+    tasks.spawn(reflect(Api::all(client), namespaces.clone(), all(), readers, token));
 
     let ready = async {
         pods.store.synced().await;

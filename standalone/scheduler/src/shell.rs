@@ -106,6 +106,7 @@ impl Shell {
     fn take(&mut self, item: Item) {
         match item {
             Item::Node(key) => {
+                // A node that can't be read takes no more pods.
                 let Some(node) = self.nodes.store.get(&key) else {
                     self.core.remove(&key.name);
                     return;
@@ -127,6 +128,9 @@ impl Shell {
     }
 
     fn take_pod(&mut self, key: ObjectKey) {
+        if let Some(unreadable) = self.pods.store.unreadable_at(&key) {
+            return self.take_unreadable(&key, &unreadable);
+        }
         let pod = self.pods.store.get(&key);
         let uid = pod.as_ref().and_then(|pod| pod.uid());
         if let Some(was) = self.known.get(&key)
@@ -162,6 +166,24 @@ impl Shell {
         }
     }
 
+    /// A pod that can't be read is given no node; where it has one it keeps its room there, as far as that is known.
+    fn take_unreadable(&mut self, key: &ObjectKey, pod: &Pod) {
+        self.queue.forget(key);
+        let info = Arc::new(PodInfo::of(pod));
+        if self.known.get(key).is_some_and(|uid| *uid == info.uid) && self.core.node_of(&info.uid).is_some() {
+            return;
+        }
+        if let Some(was) = self.known.insert(key.clone(), info.uid.clone())
+            && was != info.uid
+            && self.core.unplace(&was)
+        {
+            self.queue.happened(Events::POD_LEFT, self.now_ms());
+        }
+        if let Some(node) = &info.node {
+            self.core.place(info.clone(), node);
+        }
+    }
+
     fn attempt(&mut self, pod: Arc<PodInfo>) {
         let namespaces = self.namespace_labels(&pod);
         match schedule(&pod, &self.core, &namespaces, &mut self.start) {
@@ -187,8 +209,8 @@ impl Shell {
         if !has_terms {
             return Namespaces::new();
         }
-        let all = self.namespaces.list();
-        all.iter().map(|namespace| (namespace.name_any(), namespace.labels().clone())).collect()
+        let all = self.namespaces.list().into_iter().chain(self.namespaces.unreadable());
+        all.map(|namespace| (namespace.name_any(), namespace.labels().clone())).collect()
     }
 
     fn bind(&mut self, pod: Arc<PodInfo>, node: String) {
@@ -231,7 +253,8 @@ impl Shell {
             }
             Err(error) => {
                 // The watch may have told meanwhile that the pod is bound after all (an answer that was lost).
-                let bound = self.pods.store.get(&pod.key).is_some_and(|there| {
+                let there = self.pods.store.get(&pod.key);
+                let bound = there.or_else(|| self.pods.store.unreadable_at(&pod.key)).is_some_and(|there| {
                     there.uid().as_ref() == Some(&pod.uid)
                         && there.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
                 });

@@ -35,7 +35,11 @@ pub struct Snapshot<'a> {
     pub set: &'a DaemonSet,
     /// Pods that the set controls.
     pub pods: &'a [Arc<Pod>],
+    /// What could be read of its pods that are unreadable.
+    pub unreadable: &'a [Arc<Pod>],
     pub nodes: &'a [Arc<Node>],
+    /// Nodes that are there and can't be read: their pods stay, and none is made for them.
+    pub unreadable_nodes: &'a [Arc<Node>],
     /// Hash of the present template.
     pub hash: &'a str,
     pub now: Timestamp,
@@ -68,6 +72,8 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
             None => {}
         }
     }
+    // A node with a pod that can't be read is left as it is; if it is not known which node that is, none gets a new pod.
+    let held: Vec<Option<&str>> = snapshot.unreadable.iter().map(|pod| target(pod)).collect();
     let tolerations = tolerations(&spec.template);
     let mut rollout = Vec::new();
     let status =
@@ -77,6 +83,11 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
         let name = node.name_any();
         let pods = by_node.remove(name.as_str()).unwrap_or_default();
         let (runs, stays) = wanted(&spec.template, &tolerations, node);
+        if held.contains(&Some(name.as_str())) {
+            status.desired_number_scheduled += i32::from(runs);
+            status.current_number_scheduled += i32::from(runs);
+            continue;
+        }
         let (pods, leaving) = sort_out(snapshot, &mut plan, pods, stays);
         let lives = pods.first();
         if !runs {
@@ -100,7 +111,9 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
         rollout.push((name, pods));
     }
     // Pods for nodes that are gone and that were never bound: no agent and no node controller ends them.
-    let left = by_node.into_values().flatten();
+    let is_known =
+        |name: &str| snapshot.unreadable_nodes.iter().any(|node| node.metadata.name.as_deref() == Some(name));
+    let left = by_node.into_iter().filter(|(name, _)| !is_known(name)).flat_map(|(_, pods)| pods);
     plan.delete.extend(left.filter(|pod| node_name(pod).is_none()).cloned());
     let some = |count: i32| (count > 0).then_some(count);
     status.number_available = some(available);
@@ -108,6 +121,9 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
     status.updated_number_scheduled = some(updated);
     if spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) != Some("OnDelete") {
         roll(snapshot, &mut plan, &rollout, status.desired_number_scheduled);
+    }
+    if held.contains(&None) {
+        plan.create.clear();
     }
     plan.status = std::mem::take(status);
     plan
@@ -321,7 +337,19 @@ mod tests {
     }
 
     fn planned(set: &DaemonSet, pods: &[Arc<Pod>], nodes: &[Arc<Node>]) -> Plan {
-        plan(&Snapshot { set, pods, nodes, hash: "new", now: Timestamp::from_second(1_000).unwrap() })
+        beside(set, pods, &[], nodes, &[])
+    }
+
+    /// With pods and nodes that can't be read.
+    fn beside(
+        set: &DaemonSet,
+        pods: &[Arc<Pod>],
+        unreadable: &[Arc<Pod>],
+        nodes: &[Arc<Node>],
+        unreadable_nodes: &[Arc<Node>],
+    ) -> Plan {
+        let now = Timestamp::from_second(1_000).unwrap();
+        plan(&Snapshot { set, pods, unreadable, nodes, unreadable_nodes, hash: "new", now })
     }
 
     fn names(pods: &[Arc<Pod>]) -> Vec<String> {
@@ -352,6 +380,22 @@ mod tests {
         let plan = planned(&set(json!({})), &pods, &nodes);
         assert_eq!(names(&plan.delete), ["p2", "p3"]);
         assert_eq!((plan.status.desired_number_scheduled, plan.status.number_ready), (1, 1));
+    }
+
+    #[test]
+    fn unreadable_pods_and_nodes_are_left_as_they_are() {
+        let (set, nodes) = (set(json!({})), [node("a", None), node("b", None)]);
+        let plan = beside(&set, &[], &[pod("p1", "a", "old", false)], &nodes, &[]);
+        assert_eq!((names(&plan.delete), plan.create), (vec![], vec!["b".to_owned()]));
+        assert_eq!(plan.status.current_number_scheduled, 1, "it counts");
+        let nowhere: Arc<Pod> =
+            Arc::new(serde_json::from_value(json!({"metadata": {"name": "p1"}})).unwrap());
+        let plan = beside(&set, &[], &[nowhere], &nodes, &[]);
+        assert_eq!((names(&plan.delete), plan.create), (vec![], vec![]), "it may be on any node");
+        let waiting = pod_on(&set, &set.spec.as_ref().unwrap().template, "c", "new");
+        let plan = beside(&set, &[Arc::new(waiting.clone())], &[], &nodes, &[node("c", None)]);
+        assert!(plan.delete.is_empty(), "the node that it is for is there");
+        assert_eq!(beside(&set, &[Arc::new(waiting)], &[], &nodes, &[]).delete.len(), 1);
     }
 
     #[test]

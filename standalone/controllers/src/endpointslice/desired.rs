@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
@@ -102,6 +102,25 @@ pub fn groups(service: &Service, pods: &[Arc<Pod>], zone_of: impl Fn(&str) -> Op
     groups
 }
 
+/// Pods that can't be read keep the endpoints that they have in these slices, as they are there.
+pub fn keep(groups: &mut Vec<Group>, slices: &[Arc<EndpointSlice>], unreadable: &[Arc<Pod>]) {
+    for slice in slices {
+        let is_of = |endpoint: &&Endpoint| {
+            let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
+            uid.is_some() && unreadable.iter().any(|pod| pod.metadata.uid.as_deref() == uid)
+        };
+        let family = if slice.address_type == Family::V6.name() { Family::V6 } else { Family::V4 };
+        let ports = slice.ports.as_deref().unwrap_or_default();
+        for endpoint in slice.endpoints.iter().flatten().filter(is_of) {
+            Group::add(groups, family, ports, endpoint.clone());
+        }
+    }
+    // What says that there are none is for nothing where there is one.
+    let filled: Vec<Family> =
+        groups.iter().filter(|group| !group.endpoints.is_empty()).map(|group| group.family).collect();
+    groups.retain(|group| !group.endpoints.is_empty() || !filled.contains(&group.family));
+}
+
 fn addresses(pod: &Pod, family: Family) -> Vec<String> {
     let Some(status) = &pod.status else { return Vec::new() };
     let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
@@ -173,6 +192,7 @@ fn endpoint(
         spec.and_then(|spec| spec.hostname.clone()).filter(|name| in_subdomain && !name.is_empty());
     let (ready, zone) = (even_unready || (serving && !terminating), node.and_then(zone_of));
     let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
+    let distribution = distribution.filter(|_| !super::topology::is_auto(service));
     Endpoint {
         addresses,
         hints: if ready { hints(distribution, node, zone.as_deref()) } else { None },

@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::owner::controller_reference;
 
 /// Value of [`MANAGED_BY`]: upstream's, so that either takes over from the other.
-const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
+pub const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 /// Label of Endpoints that nobody is to mirror.
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Annotation of Endpoints that are a lock of who elects a leader.
@@ -28,13 +28,13 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     cache.endpoints.store.on_change(move |change: &Change<Endpoints>| keys.add(change.key.clone()));
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     cache.services.store.on_change(move |change: &Change<Service>| {
-        if weak.upgrade().is_some_and(|context| context.cache.endpoints.store.get(&change.key).is_some()) {
+        if weak.upgrade().is_some_and(|context| context.cache.endpoints.store.exists(&change.key)) {
             keys.add(change.key.clone());
         }
     });
     let keys = queue.clone();
     cache.slices.store.on_change(move |change: &Change<EndpointSlice>| {
-        for slice in change.old.iter().chain(&change.new).filter(|slice| is_kept_by(slice, MANAGER)) {
+        for slice in change.old.iter().chain(change.known()).filter(|slice| is_kept_by(slice, MANAGER)) {
             if let Some(service) = slice.labels().get(SERVICE_NAME) {
                 keys.add(ObjectKey::new(&change.key.namespace, service));
             }
@@ -42,9 +42,11 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     });
 }
 
-/// Whether these are somebody's list of endpoints, and no controller's and no lock.
+/// Whether these are somebody's list of endpoints, and no controller's and no lock. What our own controller has written
+/// stays its own when the Service has become an ExternalName, or has lost its selector and nobody has changed them since.
 fn is_mirrored(endpoints: &Endpoints, service: &Service) -> bool {
     endpoints.metadata.deletion_timestamp.is_none()
+        && !crate::endpoints::is_ours(endpoints)
         && endpoints.labels().get(SKIP).is_none_or(|skip| skip != "true")
         && !endpoints.annotations().contains_key(LEADER)
         && desired::selector(service).is_none()
@@ -52,6 +54,11 @@ fn is_mirrored(endpoints: &Endpoints, service: &Service) -> bool {
 
 pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
     let cache = &context.cache;
+    if cache.services.store.unreadable_at(&key).is_some()
+        || cache.endpoints.store.unreadable_at(&key).is_some()
+    {
+        return Ok(Next::Change);
+    }
     let slices = slices_of(&context, &key, MANAGER);
     let service = cache.services.store.get(&key);
     let is_wanted =

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::desired::groups;
+use super::desired::{groups, keep};
 use super::place::{Keeper, MAX_ENDPOINTS, Plan, place};
 
 fn service(spec: Value) -> Service {
@@ -145,6 +145,34 @@ fn hints_follow_traffic_distribution() {
         json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "node1"}]})
     );
     assert_eq!(hints(near, pod(0, false, json!({}))), Value::Null, "nobody is sent to an unready one");
+}
+
+#[test]
+fn unreadable_pod_keeps_the_endpoint_that_it_has() {
+    let (service, mut slices) = (service(json!({})), Slices::default());
+    slices.sync(&service, &[pod(0, true, json!({})), pod(1, true, json!({}))]);
+    let sync = |slices: &mut Slices, readable: &[Arc<Pod>], unreadable: &[Arc<Pod>]| {
+        let mut groups = groups(&service, readable, zone);
+        keep(&mut groups, &slices.there, unreadable);
+        slices.apply(place(&Keeper::of_service(&service), &slices.there, groups));
+    };
+    sync(&mut slices, &[pod(2, true, json!({}))], &[pod(1, false, json!({})), pod(3, true, json!({}))]);
+    assert_eq!(slices.pods(), ["p1", "p2"], "as it was; one that had none gets none");
+    sync(&mut slices, &[], &[pod(1, false, json!({}))]);
+    let endpoints: Vec<_> = slices.there.iter().flat_map(|slice| slice.endpoints.clone().unwrap()).collect();
+    assert_eq!(endpoints[0].conditions.as_ref().unwrap().ready, Some(true));
+    assert_eq!((slices.there.len(), endpoints.len()), (1, 1));
+}
+
+#[test]
+fn topology_mode_comes_before_traffic_distribution() {
+    let mut service = service(json!({"trafficDistribution": "PreferClose"}));
+    let hints =
+        |service: &Service| groups(service, &[pod(0, true, json!({}))], zone)[0].endpoints[0].hints.clone();
+    assert!(hints(&service).is_some());
+    let mode = ("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned());
+    service.metadata.annotations = Some([mode].into());
+    assert!(hints(&service).is_none());
 }
 
 #[test]

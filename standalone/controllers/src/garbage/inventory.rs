@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
 use kube::core::discovery::{ApiCapabilities, Scope, verbs};
 use kube::{Client, Discovery, ResourceExt};
-use skerry_informer::{Change, MetadataOnly, Narrow, ObjectKey, Queue, Store, Term, reflect};
+use skerry_informer::{Change, Item as Read, Narrow, ObjectKey, Queue, Readers, Store, Term, reflect};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ impl Inventory {
         let mut found = Vec::new();
         for (name, kind) in self.all() {
             let Some(store) = kind.store() else { continue };
-            for meta in store.by_term(&term) {
+            for meta in store.by_term(&term).into_iter().chain(store.unreadable_by_term(&term)) {
                 found.push((Item { resource: name.clone(), key: ObjectKey::of(&*meta) }, meta));
             }
         }
@@ -121,7 +121,7 @@ pub fn queue_on_change(inventory: &Arc<Inventory>, queue: Arc<Queue<Item>>) -> O
                     queue_dependents(&inventory, new, &queue);
                 }
             }
-            (Some(old), None) => {
+            (Some(old), None) if change.is_gone() => {
                 queue_dependents(&inventory, old, &queue);
                 // Owners that wait for their dependents may go now.
                 for owner in old.metadata.owner_references.iter().flatten() {
@@ -132,7 +132,7 @@ pub fn queue_on_change(inventory: &Arc<Inventory>, queue: Arc<Queue<Item>>) -> O
                     queue.add(Item { resource: kind_name(&kind.resource), key });
                 }
             }
-            (None, None) => {}
+            (_, None) => {}
         }
     })
 }
@@ -153,6 +153,7 @@ pub async fn discover(
     client: Client,
     inventory: Arc<Inventory>,
     listeners: Vec<OnChange>,
+    readers: Readers,
     shutdown: CancellationToken,
 ) {
     let mut watches = JoinSet::new();
@@ -163,7 +164,8 @@ pub async fn discover(
         match found {
             None => break,
             Some(Ok(found)) => {
-                take(&client, &inventory, found, &listeners, &definitions_changed, &mut watches, &shutdown);
+                let start = Start { client: &client, listeners: &listeners, readers: &readers };
+                take(&start, &inventory, found, &definitions_changed, &mut watches, &shutdown);
                 inventory.changed.notify_waiters();
                 inventory.changed.notify_one();
                 if first {
@@ -197,15 +199,22 @@ async fn look(client: &Client) -> kube::Result<Vec<(ApiResource, ApiCapabilities
     Ok(discovery.groups().flat_map(|group| group.resources_by_stability()).collect())
 }
 
+/// What a watch is started with.
+struct Start<'a> {
+    client: &'a Client,
+    listeners: &'a [OnChange],
+    readers: &'a Readers,
+}
+
 fn take(
-    client: &Client,
+    start: &Start<'_>,
     inventory: &Arc<Inventory>,
     found: Vec<(ApiResource, ApiCapabilities)>,
-    listeners: &[OnChange],
     definitions_changed: &Arc<Notify>,
     watches: &mut JoinSet<()>,
     shutdown: &CancellationToken,
 ) {
+    let Start { client, listeners, readers } = *start;
     let mut kinds = inventory.kinds.write().expect("not poisoned");
     let mut gone: Vec<WatchedKindName> = kinds.keys().cloned().collect();
     for (resource, capabilities) in found {
@@ -228,8 +237,8 @@ fn take(
                 let changed = definitions_changed.clone();
                 store.on_change(move |_: &Change<Meta>| changed.notify_one());
             }
-            let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-            watches.spawn(reflect(MetadataOnly(api), store.clone(), Narrow::default(), token.clone()));
+            let api: Api<Read<Meta>> = Api::all_with(client.clone(), &resource);
+            watches.spawn(reflect(api, store.clone(), Narrow::default(), readers.clone(), token.clone()));
             store
         });
         let kind = WatchedKind {

@@ -1,5 +1,7 @@
 //! What is to be done with an object, given what its owners are. Pure.
 
+use std::collections::HashSet;
+
 use kube::api::PropagationPolicy;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,31 @@ pub fn judge(view: &View<'_>) -> Verdict {
     })
 }
 
+/// Whether an object that is being deleted in the foreground must still wait. `blockers` names, for the uid of an owner,
+/// those that hold it back, and whether each waits itself. Those that wait for one another go together: in a circle of
+/// owners nobody would ever be the first, and one that owns itself waits for nobody.
+pub fn is_held(object: &str, blockers: &dyn Fn(&str) -> Vec<(String, bool)>) -> bool {
+    let mut others = blockers(object).into_iter().filter(|(uid, _)| uid != object);
+    others.any(|(uid, waits)| !waits || !reaches(&uid, object, blockers))
+}
+
+/// Whether `from` waits for `to`, over others that wait.
+fn reaches(from: &str, to: &str, blockers: &dyn Fn(&str) -> Vec<(String, bool)>) -> bool {
+    let mut seen = HashSet::from([from.to_owned()]);
+    let mut ahead = vec![from.to_owned()];
+    while let Some(next) = ahead.pop() {
+        for (uid, waits) in blockers(&next) {
+            if uid == to {
+                return true;
+            }
+            if waits && seen.insert(uid.clone()) {
+                ahead.push(uid);
+            }
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::OwnerState::{Absent, Solid, Waiting};
@@ -77,5 +104,29 @@ mod tests {
         let owners = [("a".to_owned(), Absent)];
         let view = View { owners: &owners, orphans: true, foreground: false, has_dependents: true };
         assert_eq!(judge(&view), Verdict::Delete(PropagationPolicy::Orphan));
+    }
+
+    /// `owner: dependent dependent …`, a `*` behind those that wait themselves.
+    fn held(object: &str, graph: &[(&str, &[&str])]) -> bool {
+        is_held(object, &|uid| {
+            let of =
+                graph.iter().find(|(owner, _)| *owner == uid).map_or(&[][..], |(_, dependents)| dependents);
+            of.iter().map(|name| (name.trim_end_matches('*').to_owned(), name.ends_with('*'))).collect()
+        })
+    }
+
+    #[test]
+    fn owners_in_a_circle_go_together_once_all_of_them_are_to_go() {
+        assert!(!held("a", &[("a", &["a*"])]), "it owns itself");
+        assert!(held("a", &[("a", &["b"]), ("b", &["a*"])]), "the other is not deleted yet");
+        assert!(!held("a", &[("a", &["b*"]), ("b", &["a*"])]));
+        assert!(!held("a", &[("a", &["b*"]), ("b", &["c*"]), ("c", &["a*"])]));
+        assert!(held("a", &[("a", &["b*", "d*"]), ("b", &["a*"])]), "one outside of the circle comes first");
+        assert!(held("a", &[("a", &["b*"])]), "no circle: from the leaves up");
+        assert!(
+            held("a", &[("a", &["b*"]), ("b", &["c*"]), ("c", &["b*"])]),
+            "a circle that it is no part of"
+        );
+        assert!(!held("a", &[]));
     }
 }

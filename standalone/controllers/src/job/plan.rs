@@ -8,13 +8,16 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt;
 
-use super::TRACKING;
+use super::is_tracked;
 use super::pods::{index, is_indexed};
 use crate::condition;
 use crate::pod::{is_active, is_ready, is_terminating, phase, restarts};
 
+/// Why a Job fails: the reason of its conditions and of its event.
+const FAILURES: [&str; 2] = [BACKOFF_LIMIT, DEADLINE];
+const BACKOFF_LIMIT: &str = "BackoffLimitExceeded";
+const DEADLINE: &str = "DeadlineExceeded";
 const DEFAULT_BACKOFF_LIMIT: i32 = 6;
 /// Pause after the first failed pod; doubles with each further one.
 const FIRST_PAUSE_S: u64 = 10;
@@ -27,6 +30,8 @@ const MAX_CREATED: i32 = 500;
 pub struct Snapshot<'a> {
     pub job: &'a Job,
     pub pods: &'a [Arc<Pod>],
+    /// What could be read of its pods that are unreadable: each may be running.
+    pub unreadable: &'a [Arc<Pod>],
     pub now: Time,
 }
 
@@ -47,10 +52,6 @@ pub struct Plan {
     pub expired: bool,
 }
 
-fn has_finalizer(pod: &Pod) -> bool {
-    pod.finalizers().iter().any(|f| f == TRACKING)
-}
-
 fn some(count: i32) -> Option<i32> {
     (count != 0).then_some(count)
 }
@@ -66,13 +67,15 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
         let conditions = plan.status.conditions.as_deref().unwrap_or_default();
         condition::find(conditions, type_).is_some_and(|condition| condition.status == "True")
     };
-    let totals = count(snapshot, &mut plan);
     if is(&plan, "Complete") || is(&plan, "Failed") {
+        // Its counts are final: whatever of it is still held is let go.
+        plan.counted.extend(snapshot.pods.iter().filter(|pod| is_tracked(pod)).cloned());
         expire(spec, &mut plan, &snapshot.now);
         return plan;
     }
+    let totals = count(snapshot, spec, &mut plan);
     let active: Vec<&Arc<Pod>> = snapshot.pods.iter().filter(|pod| is_active(pod)).collect();
-    plan.status.active = some(active.len() as i32);
+    plan.status.active = some((active.len() + snapshot.unreadable.len()) as i32);
     plan.status.ready = Some(active.iter().filter(|pod| is_ready(pod)).count() as i32);
     plan.status.terminating = Some(snapshot.pods.iter().filter(|pod| is_terminating(pod)).count() as i32);
     if suspended(snapshot, spec, &mut plan, &active) {
@@ -81,10 +84,11 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
     if plan.status.start_time.is_none() {
         plan.status.start_time = Some(snapshot.now.clone());
     }
+    let none_active = active.is_empty() && snapshot.unreadable.is_empty();
     if !is(&plan, "FailureTarget") && !is(&plan, "SuccessCriteriaMet") {
         if let Some((reason, message)) = failure(snapshot, spec, &mut plan, &totals) {
             say(&mut plan, "FailureTarget", reason, message, &snapshot.now);
-        } else if has_succeeded(snapshot.job, spec, &totals, active.is_empty()) {
+        } else if has_succeeded(snapshot.job, spec, &totals, none_active) {
             let text = "Reached expected number of succeeded pods".to_owned();
             say(&mut plan, "SuccessCriteriaMet", "CompletionsReached", text, &snapshot.now);
         }
@@ -95,7 +99,7 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
         plan.deleted_count = fails;
         let uncounted = plan.status.uncounted_terminated_pods.is_some();
         let runs = |pod: &Arc<Pod>| is_active(pod) || (is_terminating(pod) && !ended_without_phase(pod));
-        let running = snapshot.pods.iter().any(runs);
+        let running = snapshot.pods.iter().any(runs) || !snapshot.unreadable.is_empty();
         if !uncounted && !running {
             finish(&mut plan, fails, &snapshot.now);
         }
@@ -114,11 +118,11 @@ struct Totals {
 }
 
 /// Moves pods on their way from ended to counted, and says what the totals are with those on their way.
-fn count(snapshot: &Snapshot<'_>, plan: &mut Plan) -> Totals {
+fn count(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan) -> Totals {
     let held: BTreeSet<&String> = snapshot
         .pods
         .iter()
-        .filter(|pod| has_finalizer(pod))
+        .filter(|pod| is_tracked(pod))
         .filter_map(|pod| pod.metadata.uid.as_ref())
         .collect();
     let uncounted = plan.status.uncounted_terminated_pods.take().unwrap_or_default();
@@ -131,19 +135,20 @@ fn count(snapshot: &Snapshot<'_>, plan: &mut Plan) -> Totals {
     };
     let mut succeeded = settle(uncounted.succeeded, &mut plan.status.succeeded);
     let mut failed = settle(uncounted.failed, &mut plan.status.failed);
-    for pod in snapshot.pods.iter().filter(|pod| has_finalizer(pod)) {
+    for pod in snapshot.pods.iter().filter(|pod| is_tracked(pod)) {
         let Some(uid) = &pod.metadata.uid else { continue };
         let known = succeeded.contains(uid) || failed.contains(uid);
         let list = match phase(pod) {
             "Succeeded" => &mut succeeded,
             "Failed" => &mut failed,
-            // Deleted before it had a node or an agent: it ends without a phase.
-            _ if pod.metadata.deletion_timestamp.is_some() && crate::pod::node_name(pod).is_none() => {
-                &mut failed
-            }
+            // Deleted: it may never get a phase (it had no node, its image was never there), and need not be waited for.
+            _ if is_given_up(spec, pod) => &mut failed,
             _ => continue,
         };
-        if !known && list.len() < MAX_UNCOUNTED {
+        if !known {
+            if list.len() >= MAX_UNCOUNTED {
+                continue;
+            }
             list.push(uid.clone());
         }
         plan.counted.push(pod.clone());
@@ -170,6 +175,14 @@ fn count(snapshot: &Snapshot<'_>, plan: &mut Plan) -> Totals {
             Some(UncountedTerminatedPods { succeeded: list(succeeded), failed: list(failed) });
     }
     totals
+}
+
+/// Whether a pod that has not ended counts as failed: one that is being deleted does, unless the Job asks for how it ends
+/// (`podReplacementPolicy: Failed`, which a pod failure policy implies).
+fn is_given_up(spec: &JobSpec, pod: &Pod) -> bool {
+    let waits_for_end =
+        spec.pod_replacement_policy.as_deref() == Some("Failed") || spec.pod_failure_policy.is_some();
+    ended_without_phase(pod) || (is_terminating(pod) && !waits_for_end)
 }
 
 /// Deleted before it had a node, or with its grace period over: no agent will say how it ended.
@@ -215,14 +228,14 @@ fn failure(
         0
     };
     if totals.failed > limit || (in_place > 0 && in_place >= limit.max(1)) {
-        return Some(("BackoffLimitExceeded", "Job has reached the specified backoff limit".into()));
+        return Some((BACKOFF_LIMIT, "Job has reached the specified backoff limit".into()));
     }
     let (Some(deadline), Some(start)) = (spec.active_deadline_seconds, &plan.status.start_time) else {
         return None;
     };
     let left = deadline - seconds_since(start, &snapshot.now);
     if left <= 0 {
-        return Some(("DeadlineExceeded", "Job was active longer than specified deadline".into()));
+        return Some((DEADLINE, "Job was active longer than specified deadline".into()));
     }
     look_again_in(plan, u64::try_from(left).unwrap_or(1));
     None
@@ -241,19 +254,20 @@ fn has_succeeded(job: &Job, spec: &JobSpec, totals: &Totals, none_active: bool) 
 
 fn scale(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan, totals: &Totals, active: &[&Arc<Pod>]) {
     let parallelism = spec.parallelism.unwrap_or(1).max(0);
-    let running = active.len() as i32;
+    let running = (active.len() + snapshot.unreadable.len()) as i32;
     let wanted = match spec.completions {
         None if totals.succeeded > 0 => running.min(parallelism),
         None => parallelism,
         Some(completions) => parallelism.min((completions - totals.succeeded).max(0)),
     };
     if running > wanted {
+        let too_many = (active.len() as i32 - wanted).max(0) as usize;
         // Those that are furthest from success first.
         let mut surplus: Vec<&&Arc<Pod>> = active.iter().collect();
         surplus.sort_by_key(|pod| {
             (is_ready(pod), pod.metadata.creation_timestamp.clone().map(|time| -time.0.as_second()))
         });
-        plan.delete.extend(surplus.into_iter().take((running - wanted) as usize).map(|pod| (**pod).clone()));
+        plan.delete.extend(surplus.into_iter().take(too_many).map(|pod| (**pod).clone()));
         return;
     }
     let missing = (wanted - running).min(MAX_CREATED);
@@ -265,7 +279,8 @@ fn scale(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan, totals: &Tota
         return;
     }
     if is_indexed(snapshot.job) {
-        let taken: BTreeSet<i32> = active.iter().filter_map(|pod| index(pod)).collect();
+        let there = active.iter().copied().chain(snapshot.unreadable);
+        let taken: BTreeSet<i32> = there.filter_map(|pod| index(pod)).collect();
         let all = 0..spec.completions.unwrap_or(0);
         let free = all.filter(|index| !totals.done.contains(index) && !taken.contains(index));
         plan.create = free.take(missing as usize).collect();
@@ -306,7 +321,11 @@ fn finish(plan: &mut Plan, fails: bool, now: &Time) {
     let reason = cause.as_ref().and_then(|cause| cause.reason.clone()).unwrap_or_default();
     let message = cause.and_then(|cause| cause.message).unwrap_or_default();
     if fails {
-        plan.news.push(("Failed", message.clone(), false));
+        plan.news.push((
+            FAILURES.into_iter().find(|known| *known == reason).unwrap_or("Failed"),
+            message.clone(),
+            false,
+        ));
         let mut failed = condition_of("Failed", "", message, now);
         failed.reason = Some(reason);
         plan.status.conditions.get_or_insert_default().push(failed);

@@ -42,14 +42,20 @@ pub enum Outcome {
 /// Why a Service does not get an address.
 struct Refusal(&'static str, String);
 
-/// The decisions that differ from what the statuses say already, oldest Service first. `nodes`: addresses of nodes, which
-/// are nobody else's.
-pub fn plan(config: Config, services: &[Arc<Service>], nodes: &BTreeSet<IpAddr>) -> Vec<Decision> {
+/// The decisions that differ from what the statuses say already, oldest Service first. `unreadable` Services hold what they
+/// have, and nothing is decided about them. `nodes`: addresses of nodes, which are nobody else's.
+pub fn plan(
+    config: Config,
+    services: &[Arc<Service>],
+    unreadable: &[Arc<Service>],
+    nodes: &BTreeSet<IpAddr>,
+) -> Vec<Decision> {
     let mut by_age: Vec<&Service> = services.iter().map(|service| &**service).collect();
     by_age.sort_by_key(|service| {
         (service.metadata.creation_timestamp.as_ref().map(|time| time.0), ObjectKey::of(*service))
     });
     let mut taken = Taken { holdings: BTreeMap::new(), addresses: nodes.clone(), nodes };
+    unreadable.iter().for_each(|service| taken.add(service, &held(service)));
     let (mut decisions, mut ours) = (Vec::new(), Vec::new());
     for service in by_age {
         match relation(service) {

@@ -62,7 +62,7 @@ impl Services {
     }
 
     fn decide(&self, config: Config) -> Vec<Decision> {
-        plan(config, &self.there, &self.nodes)
+        plan(config, &self.there, &[], &self.nodes)
     }
 
     /// Decides and writes; what changed, with reasons. Decided again, nothing changes.

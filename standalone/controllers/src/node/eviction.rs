@@ -49,6 +49,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     context.cache.pods.store.on_change(move |change: &Change<Pod>| {
         let Some(context) = weak.upgrade() else { return };
         match (&change.old, &change.new) {
+            (_, None) if !change.is_gone() => {}
             (Some(old), None) => context.since.forget(&old.uid().unwrap_or_default()),
             (old, Some(new)) => {
                 let reads = |pod: &Pod| {
@@ -64,9 +65,8 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     });
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     context.cache.nodes.store.on_change(move |change: &Change<Node>| {
-        let (Some(context), true) = (weak.upgrade(), taints_of(&change.old) != taints_of(&change.new)) else {
-            return;
-        };
+        let is_news = change.unreadable.is_none() && taints_of(&change.old) != taints_of(&change.new);
+        let (Some(context), true) = (weak.upgrade(), is_news) else { return };
         for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name.to_string())) {
             keys.add(ObjectKey::of(&*pod));
         }
@@ -81,7 +81,13 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         return Ok(Next::Change);
     }
     let Some(node) = node_name(&pod) else { return Ok(Next::Change) };
-    let taints = taints_of(&context.cache.nodes.store.get(&ObjectKey::cluster(node)));
+    let nodes = &context.cache.nodes.store;
+    let node = ObjectKey::cluster(node);
+    if nodes.unreadable_at(&node).is_some() {
+        // It is looked at again when its node can be read.
+        return Ok(Next::Change);
+    }
+    let taints = taints_of(&nodes.get(&node));
     match stay(&pod, &taints) {
         Stay::ForGood => {
             context.since.forget(&uid);

@@ -45,7 +45,7 @@ impl Heartbeats {
 pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     context.cache.nodes.store.on_change(move |change: &Change<Node>| {
-        if change.new.is_none()
+        if change.is_gone()
             && let Some(context) = weak.upgrade()
         {
             context.heartbeats.forget(&change.key.name);
@@ -63,8 +63,13 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
 pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
     let cache = &context.cache;
     let Some(node) = cache.nodes.store.get(&key) else { return Ok(Next::Change) };
-    let lease = cache.leases.store.get(&ObjectKey::new(LEASE_NAMESPACE, &key.name));
-    let left = context.heartbeats.left(&key.name, beat(&node, lease.as_deref()));
+    let lease = ObjectKey::new(LEASE_NAMESPACE, &key.name);
+    let beat = match cache.leases.store.unreadable_at(&lease) {
+        // That it is written is a sign of life, too.
+        Some(unreadable) => unreadable.metadata.resource_version.clone(),
+        None => beat(&node, cache.leases.store.get(&lease).as_deref()),
+    };
+    let left = context.heartbeats.left(&key.name, beat);
     let mut node = (*node).clone();
     if left.is_zero()
         && let Some(conditions) = silenced(&node, &now())

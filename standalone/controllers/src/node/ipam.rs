@@ -16,12 +16,14 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     context.cache.nodes.store.on_change(move |change: &Change<Node>| {
         let Some(context) = weak.upgrade() else { return };
         let mut ranges = context.ranges.lock().expect("not poisoned");
-        let Some(node) = &change.new else {
+        let Some(node) = change.known() else {
             ranges.release(&change.key.name);
             return;
         };
         let there = of(node);
-        if there.is_empty() {
+        if there.is_empty() && change.new.is_none() {
+            // Whether it has any is not known: those that it had before stay its own.
+        } else if there.is_empty() {
             keys.add(change.key.clone());
         } else if change.old.as_deref().is_none_or(|old| of(old) != there)
             && let Err(error) = ranges.occupy(&change.key.name, &there)

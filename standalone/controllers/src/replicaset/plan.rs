@@ -33,17 +33,25 @@ struct Counts {
     terminating: i32,
 }
 
-/// `pods` are those the set controls, `related` those of all sets with the same owner (this one's too).
-pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) -> Plan {
+/// `pods` are those the set controls, `related` those of all sets with the same owner (this one's too). `unreadable` pods
+/// stand beside them: none is made in their place, and no other goes because of them.
+pub fn plan(
+    set: &ReplicaSet,
+    pods: &[Arc<Pod>],
+    unreadable: usize,
+    related: &[Arc<Pod>],
+    now: Timestamp,
+) -> Plan {
     let Some(spec) = &set.spec else { return Plan::default() };
     let active: Vec<&Arc<Pod>> = pods.iter().filter(|pod| is_active(pod)).collect();
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
     let mut plan = Plan::default();
     count(&mut plan, set, pods, &active, now);
+    plan.counts.replicas += i32::try_from(unreadable).unwrap_or(i32::MAX);
     if set.metadata.deletion_timestamp.is_some() {
         return plan;
     }
-    plan.create = wanted.saturating_sub(active.len());
+    plan.create = wanted.saturating_sub(active.len() + unreadable);
     let surplus = active.len().saturating_sub(wanted);
     if surplus > 0 {
         let counts = NodeCounts::of(related);
@@ -156,7 +164,7 @@ mod tests {
     }
 
     fn deleted(pods: &[Arc<Pod>], replicas: i32) -> Vec<String> {
-        let plan = plan(&set(replicas, 0), pods, pods, at(1000));
+        let plan = plan(&set(replicas, 0), pods, 0, pods, at(1000));
         plan.delete.iter().map(|pod| pod.name_any()).collect()
     }
 
@@ -165,8 +173,21 @@ mod tests {
         let mut ended = (*pod("ended", Some("n"), None)).clone();
         ended.status.as_mut().unwrap().phase = Some("Failed".into());
         let pods = [pod("a", Some("n"), Some(1)), Arc::new(ended)];
-        let plan = plan(&set(3, 0), &pods, &pods, at(100));
+        let plan = plan(&set(3, 0), &pods, 0, &pods, at(100));
         assert_eq!((plan.create, plan.delete.len(), plan.counts.replicas), (2, 0, 1));
+    }
+
+    #[test]
+    fn unreadable_pod_counts_and_costs_no_other_its_place() {
+        let pods = [pod("a", Some("n"), Some(1)), pod("b", Some("n"), Some(1))];
+        let plan = |replicas: i32| plan(&set(replicas, 0), &pods, 1, &pods, at(100));
+        assert_eq!((plan(3).create, plan(3).delete.len(), plan(3).counts.replicas), (0, 0, 3));
+        assert_eq!(
+            (plan(2).create, plan(2).delete.len()),
+            (0, 0),
+            "which of the three is too many is not known"
+        );
+        assert_eq!((plan(5).create, plan(1).delete.len()), (2, 1));
     }
 
     #[test]
@@ -192,7 +213,7 @@ mod tests {
     #[test]
     fn ready_pod_is_available_after_min_ready_seconds_and_a_timer_is_set() {
         let pods = [pod("a", Some("n"), Some(95)), pod("b", Some("n"), Some(10))];
-        let plan = plan(&set(2, 10), &pods, &pods, at(100));
+        let plan = plan(&set(2, 10), &pods, 0, &pods, at(100));
         assert_eq!((plan.counts.ready, plan.counts.available), (2, 1));
         assert_eq!(plan.again, Some(Duration::from_secs(5)));
     }
@@ -209,7 +230,7 @@ mod tests {
                 if *ended { pod.status.as_mut().unwrap().phase = Some("Succeeded".into()); }
                 Arc::new(pod)
             }).collect();
-            let plan = plan(&set(wanted, 0), &pods, &pods, at(200));
+            let plan = plan(&set(wanted, 0), &pods, 0, &pods, at(200));
             let active = pods.iter().filter(|p| is_active(p)).count();
             prop_assert_eq!(active + plan.create - plan.delete.len(), wanted as usize);
             prop_assert!(plan.create == 0 || plan.delete.is_empty());

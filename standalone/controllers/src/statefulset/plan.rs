@@ -17,6 +17,8 @@ pub struct Snapshot<'a> {
     pub set: &'a StatefulSet,
     /// Pods that the set controls.
     pub pods: &'a [Arc<Pod>],
+    /// What could be read of its pods that are unreadable: their names are taken, and what comes after them waits.
+    pub unreadable: &'a [Arc<Pod>],
     /// Name of the revision that pods below the partition are of.
     pub current: &'a str,
     /// Name of the present template's revision.
@@ -48,7 +50,7 @@ fn ends(pod: &Pod) -> bool {
 }
 
 fn is_available(snapshot: &Snapshot<'_>, pod: &Pod) -> Availability {
-    if ends(pod) || phase(pod) != "Running" {
+    if ends(pod) || phase(pod) != "Running" || is_unreadable(snapshot, pod) {
         return Availability::No;
     }
     let min_ready = snapshot.set.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
@@ -60,7 +62,7 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
     let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
     let wanted = start..start.saturating_add(spec.replicas.unwrap_or(1).max(0));
     let mut pods: BTreeMap<i32, &Arc<Pod>> = BTreeMap::new();
-    for pod in snapshot.pods {
+    for pod in snapshot.pods.iter().chain(snapshot.unreadable) {
         if let Some(ordinal) = ordinal(snapshot.set, pod) {
             pods.insert(ordinal, pod);
         }
@@ -87,8 +89,13 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
     if settled && !on_delete {
         update(snapshot, &mut plan, &pods, &wanted, partition);
     }
+    plan.delete.retain(|pod| !is_unreadable(snapshot, pod));
     plan.status = status(snapshot, &pods, &wanted, partition);
     plan
+}
+
+fn is_unreadable(snapshot: &Snapshot<'_>, pod: &Pod) -> bool {
+    snapshot.unreadable.iter().any(|other| other.metadata.name == pod.metadata.name)
 }
 
 /// Makes what is missing, lowest ordinal first; false when something must come first.
@@ -227,8 +234,12 @@ mod tests {
     }
 
     fn step(set: &StatefulSet, pods: &[Arc<Pod>]) -> (Vec<i32>, Vec<String>) {
+        beside(set, pods, &[])
+    }
+
+    fn beside(set: &StatefulSet, pods: &[Arc<Pod>], unreadable: &[Arc<Pod>]) -> (Vec<i32>, Vec<String>) {
         let now = Timestamp::from_second(1_000).unwrap();
-        let plan = plan(&Snapshot { set, pods, current: "old", update: "new", now });
+        let plan = plan(&Snapshot { set, pods, unreadable, current: "old", update: "new", now });
         (plan.create.iter().map(|c| c.ordinal).collect(), plan.delete.iter().map(|p| p.name_any()).collect())
     }
 
@@ -248,6 +259,17 @@ mod tests {
         assert_eq!(step(&set, &all), (vec![], vec!["web-2".to_owned()]));
         let going = [pod(0, "new", true, false), pod(1, "new", true, false), pod(2, "new", true, true)];
         assert_eq!(step(&set, &going), (vec![], vec![]));
+    }
+
+    #[test]
+    fn unreadable_pod_has_its_name_and_nobody_passes_it() {
+        let (zero, two) = ([pod(0, "old", true, false)], [pod(2, "old", true, false)]);
+        let unreadable = [pod(1, "old", true, false)];
+        assert_eq!(beside(&set(3, json!({})), &zero, &unreadable), (vec![], vec![]));
+        assert_eq!(beside(&set(1, json!({})), &zero, &unreadable), (vec![], vec![]), "it is not deleted");
+        let parallel = json!({"podManagementPolicy": "Parallel"});
+        assert_eq!(beside(&set(4, parallel.clone()), &two, &unreadable), (vec![0, 3], vec![]));
+        assert_eq!(beside(&set(0, parallel), &two, &unreadable), (vec![], vec!["web-2".to_owned()]));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Controllers against the API server, one module a behaviour.
 
 mod cluster;
+mod finalizers;
 mod load_balancers;
+mod scheduling;
+mod slices;
 mod support;
+mod unreadable;
 mod workloads;

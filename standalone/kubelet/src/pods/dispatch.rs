@@ -12,9 +12,10 @@ use std::{
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     runtime::{WatchStreamExt as _, watcher},
 };
+use skerry_informer::Item;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_runtime(agent.clone(), sender));
     let selector = format!("spec.nodeName={}", agent.config.node_name);
-    let api: Api<Pod> = Api::all(agent.client.clone());
+    let api: Api<Item<Pod>> = Api::all(agent.client.clone());
     let config = watcher::Config::default().fields(&selector).any_semantic();
     let pods = watcher(api, config).default_backoff();
     let mut pods = std::pin::pin!(pods);
@@ -99,12 +100,12 @@ struct Dispatcher {
 }
 
 impl Dispatcher {
-    fn pod_event(&mut self, event: watcher::Event<Pod>) {
+    fn pod_event(&mut self, event: watcher::Event<Item<Pod>>) {
         match event {
             watcher::Event::Init => self.initial.clear(),
             watcher::Event::InitApply(pod) => {
-                self.initial.insert(pod.metadata.uid.clone().unwrap_or_default());
-                self.apply(Arc::new(pod));
+                self.initial.insert(pod.uid().unwrap_or_default());
+                self.read(pod);
             }
             watcher::Event::InitDone => {
                 self.synced = true;
@@ -117,11 +118,22 @@ impl Dispatcher {
                     .retain(|pod| self.initial.contains(pod.metadata.uid.as_deref().unwrap_or_default()));
                 self.adopt_orphans();
             }
-            watcher::Event::Apply(pod) => self.apply(Arc::new(pod)),
+            watcher::Event::Apply(pod) => self.read(pod),
             watcher::Event::Delete(pod) => {
-                let uid = pod.metadata.uid.unwrap_or_default();
+                let uid = pod.uid().unwrap_or_default();
                 self.held_back.retain(|held| held.metadata.uid.as_deref() != Some(&uid));
                 self.gone(&uid);
+            }
+        }
+    }
+
+    /// A pod that can't be read goes on as it was; the others are not held up.
+    fn read(&mut self, pod: Item<Pod>) {
+        match pod {
+            Item::Readable(pod) => self.apply(Arc::new(pod)),
+            Item::Unreadable { partial, error } => {
+                let (namespace, pod) = (partial.namespace().unwrap_or_default(), partial.name_any());
+                tracing::warn!(namespace, pod, %error, "pod can't be read: it stays as it is");
             }
         }
     }

@@ -123,6 +123,13 @@ fn refusal_is_told_in_the_words_users_know() {
         "0/4 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, \
          3 Insufficient cpu. preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
     );
+    let crowded = Diagnosis { crowded: vec![0, 1, 2], ..diagnosis };
+    let text = message::unschedulable(&crowded);
+    assert!(
+        text.ends_with(". preemption: 0/4 nodes are available: 1 Preemption is not helpful for scheduling.")
+    );
+    let text = message::unschedulable(&Diagnosis { crowded: vec![0, 1, 2, 3], ..crowded });
+    assert!(text.ends_with("3 Insufficient cpu."), "nobody looks for victims, so none are spoken of: {text}");
     assert_eq!(
         message::unschedulable(&Cluster::new([]).refusal(&pod("a", json!({})))),
         "no nodes available to schedule pods"

@@ -11,7 +11,7 @@ pub fn at_create(kind: &Kind, object: &mut Value) {
         return;
     }
     let status = match kind.kind {
-        "Pod" => json!({"phase": "Pending", "qosClass": qos_class(object)}),
+        "Pod" => pod_at_create(object),
         "Namespace" => json!({"phase": "Active"}),
         "PersistentVolumeClaim" | "PersistentVolume" => json!({"phase": "Pending"}),
         "Service" | "Ingress" => json!({"loadBalancer": {}}),
@@ -27,6 +27,17 @@ pub fn at_create(kind: &Kind, object: &mut Value) {
         _ => json!({}),
     };
     object["status"] = status;
+}
+
+/// A pod with scheduling gates says from the start why it is not scheduled.
+fn pod_at_create(pod: &Value) -> Value {
+    let mut status = json!({"phase": "Pending", "qosClass": qos_class(pod)});
+    if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null, "lastTransitionTime": null}]);
+    }
+    status
 }
 
 /// Puts back what an update of `subresource` is not about. Returns whether a pod's resources were to change.

@@ -75,6 +75,17 @@ fn a_deployment_gets_upstreams_defaults() {
 }
 
 #[test]
+fn a_gated_pod_says_so_from_the_start() {
+    let pod = |gates: Value| json!({"spec": {"schedulingGates": gates, "containers": [{"name": "c", "image": "a:1"}]}});
+    let made = create("v1", "Pod", pod(json!([{"name": "x.io/y"}]))).unwrap();
+    let condition = &made["status"]["conditions"][0];
+    assert_eq!((&condition["type"], &condition["status"]), (&json!("PodScheduled"), &json!("False")));
+    assert_eq!(condition["reason"], "SchedulingGated");
+    assert_eq!(condition["message"], "Scheduling is blocked due to non-empty scheduling gates");
+    assert_eq!(create("v1", "Pod", pod(json!([]))).unwrap()["status"].get("conditions"), None);
+}
+
+#[test]
 fn a_pod_is_admitted_with_account_tolerations_and_class() {
     let made = create(
         "v1",

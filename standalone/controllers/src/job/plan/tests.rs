@@ -10,6 +10,8 @@ struct Model {
     pods: Vec<Pod>,
     made: usize,
     second: i64,
+    /// Reasons of the events so far.
+    news: Vec<&'static str>,
 }
 
 impl Model {
@@ -20,7 +22,13 @@ impl Model {
             all[name] = value.clone();
         }
         let job = json!({"metadata": {"name": "j", "namespace": "ns", "uid": "j"}, "spec": all});
-        Self { job: serde_json::from_value(job).unwrap(), pods: Vec::new(), made: 0, second: 0 }
+        Self {
+            job: serde_json::from_value(job).unwrap(),
+            pods: Vec::new(),
+            made: 0,
+            second: 0,
+            news: Vec::new(),
+        }
     }
 
     fn now(&self) -> Time {
@@ -29,8 +37,9 @@ impl Model {
 
     fn step(&mut self) -> Plan {
         let pods: Vec<Arc<Pod>> = self.pods.iter().cloned().map(Arc::new).collect();
-        let plan = plan(&Snapshot { job: &self.job, pods: &pods, now: self.now() });
+        let plan = plan(&Snapshot { job: &self.job, pods: &pods, unreadable: &[], now: self.now() });
         self.job.status = Some(plan.status.clone());
+        self.news.extend(plan.news.iter().map(|(reason, ..)| *reason));
         let named =
             |all: &[Arc<Pod>], pod: &Pod| all.iter().any(|other| other.metadata.uid == pod.metadata.uid);
         for pod in &mut self.pods {
@@ -116,6 +125,7 @@ fn failed_pods_are_replaced_with_growing_pauses_until_the_limit() {
     model.end("Failed");
     model.settle();
     assert_eq!(model.reason("Failed").as_deref(), Some("BackoffLimitExceeded"));
+    assert!(model.news.contains(&"BackoffLimitExceeded"), "its event says why");
     assert_eq!(model.counts(), (0, 3));
 }
 
@@ -161,6 +171,51 @@ fn deadline_ends_the_job_and_its_time_after_that_deletes_it() {
     assert_eq!(model.step().again, Some(Duration::from_secs(60)));
     model.second += 60;
     assert!(model.step().expired);
+}
+
+#[test]
+fn unreadable_pod_counts_as_one_that_runs() {
+    let spec = json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed"});
+    let mut model = Model::new(spec);
+    let unreadable = json!({"metadata": {"name": "x", "uid": "x", "annotations": {
+        "batch.kubernetes.io/job-completion-index": "0"}}});
+    let unreadable = [Arc::new(serde_json::from_value(unreadable).unwrap())];
+    let step = |model: &Model, pods: &[Arc<Pod>]| {
+        plan(&Snapshot { job: &model.job, pods, unreadable: &unreadable, now: model.now() })
+    };
+    assert_eq!(step(&model, &[]).create, [1], "its index is taken");
+    model.job.spec.as_mut().unwrap().parallelism = Some(0);
+    assert!(step(&model, &[]).delete.is_empty());
+    model.job.spec.as_mut().unwrap().active_deadline_seconds = Some(0);
+    let failed = step(&model, &[]).status.conditions.unwrap();
+    assert!(failed.iter().all(|condition| condition.type_ != "Failed"), "it may still run");
+}
+
+#[test]
+fn deleted_pod_is_counted_and_let_go_in_every_state() {
+    let stuck = |node: Option<&str>, grace: i64| {
+        json!({"metadata": {"name": "p", "uid": "p", "finalizers": [super::super::TRACKING],
+        "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace},
+        "spec": {"nodeName": node, "containers": []}, "status": {"phase": "Pending"}})
+    };
+    let mut model = Model::new(json!({"completions": 1, "parallelism": 1}));
+    let counted = |model: &Model, pod: Value| {
+        let pods = [Arc::new(serde_json::from_value(pod).unwrap())];
+        let plan = plan(&Snapshot { job: &model.job, pods: &pods, unreadable: &[], now: model.now() });
+        let noted = plan.status.uncounted_terminated_pods.and_then(|pods| pods.failed).unwrap_or_default();
+        (plan.counted.len(), noted.len())
+    };
+    for pod in [stuck(None, 30), stuck(Some("n"), 30), stuck(Some("n"), 0)] {
+        assert_eq!(counted(&model, pod), (1, 1));
+    }
+    model.job.spec.as_mut().unwrap().pod_replacement_policy = Some("Failed".into());
+    assert_eq!(counted(&model, stuck(Some("n"), 30)), (0, 0), "how it ends is waited for");
+    assert_eq!(counted(&model, stuck(Some("n"), 0)), (1, 1));
+    let done = json!({"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1});
+    model.job.status = Some(serde_json::from_value(done).unwrap());
+    let mut late = stuck(Some("n"), 30);
+    late["metadata"].as_object_mut().unwrap().remove("deletionTimestamp");
+    assert_eq!(counted(&model, late), (1, 0), "a Job that has ended holds nothing, and its counts stay");
 }
 
 #[test]

@@ -12,7 +12,8 @@ use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use skerry_apiserver::Server;
-use skerry_store::{LogStore, Options, StoreError};
+use skerry_informer::Item;
+use skerry_store::{Expect, LogStore, Op, Options, Store, StoreError, Txn};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +28,15 @@ pub struct Cluster {
     serving: tokio::task::JoinHandle<Result<(), skerry_apiserver::ServerError>>,
     tasks: JoinSet<()>,
     folder: tempfile::TempDir,
+    /// The API server's own, for what it would not take; `None` while it is reopened.
+    store: Option<Arc<LogStore>>,
+    readers: skerry_informer::Readers,
 }
 
 /// Image whose pods never become ready.
 pub const BROKEN: &str = "broken";
+/// Image whose pods stay Pending, even when they are ended.
+pub const ABSENT: &str = "absent.invalid/x:1";
 /// Image whose pods end at once, with success.
 pub const DONE: &str = "done";
 
@@ -48,7 +54,7 @@ impl Cluster {
         let store = Arc::new(LogStore::open(&folder.path().join("store"), Options::default()).unwrap());
         let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
         let config = skerry_apiserver::Config::new(folder.path().to_owned(), (loopback, 0).into(), loopback);
-        let server = Server::bind(config, store).await.unwrap();
+        let server = Server::bind(config, store.clone()).await.unwrap();
         let (paths, address) = (server.paths().clone(), server.address());
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -59,6 +65,7 @@ impl Cluster {
 
         let mut config = skerry_controllers::Config::new(paths.controllers_kubeconfig.clone());
         adjust(&mut config);
+        let readers = config.readers.clone();
         let token = shutdown.clone();
         tasks.spawn(async move { skerry_controllers::run(config, token).await.unwrap() });
         let config = skerry_scheduler::Config::new(paths.scheduler_kubeconfig.clone());
@@ -69,7 +76,8 @@ impl Cluster {
         tasks.spawn(async move {
             token.run_until_cancelled(agent).await;
         });
-        let cluster = Self { client, shutdown, api, address, serving, tasks, folder };
+        let cluster =
+            Self { client, shutdown, api, address, serving, tasks, folder, store: Some(store), readers };
         for node in nodes {
             cluster.add_node(node, json!({})).await;
         }
@@ -106,7 +114,9 @@ impl Cluster {
         let gvk = kube::core::GroupVersionKind::gvk(group, version, &text("/kind"));
         let resource = kube::core::ApiResource::from_gvk(&gvk);
         let api: Api<kube::core::DynamicObject> = match text("/kind").as_str() {
-            "Namespace" | "Node" | "ServiceCIDR" => Api::all_with(self.client.clone(), &resource),
+            "Namespace" | "Node" | "RuntimeClass" | "ServiceCIDR" => {
+                Api::all_with(self.client.clone(), &resource)
+            }
             _ => {
                 Api::namespaced_with(self.client.clone(), &or_default(text("/metadata/namespace")), &resource)
             }
@@ -128,7 +138,30 @@ impl Cluster {
             + DeserializeOwned
             + std::fmt::Debug,
     {
-        self.api::<K>(namespace).list(&Default::default()).await.unwrap().items
+        let all: Api<Item<K>> = Api::namespaced(self.client.clone(), namespace);
+        all.list(&Default::default()).await.unwrap().items.into_iter().map(Item::any).collect()
+    }
+
+    /// Writes below the API server's checks, as an older version or a mistake may have.
+    pub async fn tamper(&self, key: &str, change: impl Fn(&mut Value)) {
+        let store = self.store.as_ref().expect("the API server runs");
+        loop {
+            let entry = store.get(key).await.unwrap().expect("the object is there");
+            let mut object = serde_json::from_slice(&entry.value).unwrap();
+            change(&mut object);
+            let value = object.to_string().into_bytes().into();
+            let op = Op::Put { key: key.into(), value, expect: Expect::Revision(entry.mod_revision) };
+            match store.commit(Txn { ops: vec![op] }).await {
+                Err(StoreError::Conflict { .. }) => {}
+                other => return other.map(drop).unwrap(),
+            }
+        }
+    }
+
+    /// Returns once the controllers can't read these objects, and no others (`pods default/web`).
+    pub async fn until_unreadable(&self, names: &[&str]) {
+        let all = || self.readers.report().unreadable;
+        eventually("the unreadable objects are named", async || (all() == names).then_some(())).await;
     }
 
     pub async fn patch<K>(&self, namespace: &str, name: &str, patch: Value)
@@ -162,9 +195,11 @@ impl Cluster {
     pub async fn restart_api(&mut self) {
         self.api.cancel();
         (&mut self.serving).await.unwrap().unwrap();
+        self.store = None;
         let store = Arc::new(self.reopen_store().await);
         let folder = self.folder.path().to_owned();
         let config = skerry_apiserver::Config::new(folder, self.address, self.address.ip());
+        self.store = Some(store.clone());
         let server = Server::bind(config, store).await.unwrap();
         self.api = self.shutdown.child_token();
         self.serving = tokio::spawn(server.run(self.api.clone()));
@@ -221,7 +256,7 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
 
 /// The fake node agent: of bound pods it says that they run, deleted ones it ends.
 async fn run_pods(client: Client) {
-    let pods: Api<Pod> = Api::all(client.clone());
+    let pods: Api<Item<Pod>> = Api::all(client.clone());
     let mut next_address = 0u32;
     loop {
         let Ok(listed) = pods.list(&Default::default()).await else {
@@ -230,13 +265,15 @@ async fn run_pods(client: Client) {
             continue;
         };
         let revision = listed.metadata.resource_version.unwrap_or_default();
-        for pod in listed.items {
+        for pod in listed.items.into_iter().filter_map(Item::readable) {
             run_pod(&client, pod, &mut next_address).await;
         }
         let Ok(events) = pods.watch(&WatchParams::default(), &revision).await else { continue };
         let mut events = events.boxed();
         while let Ok(Some(event)) = events.try_next().await {
-            if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event {
+            if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event
+                && let Some(pod) = pod.readable()
+            {
                 run_pod(&client, pod, &mut next_address).await;
             }
         }
@@ -254,12 +291,12 @@ async fn run_pod(client: &Client, pod: Pod, next_address: &mut u32) {
         return;
     }
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
-    if phase != "Pending" {
+    let is_of =
+        |image: &str| spec.containers.iter().any(|container| container.image.as_deref() == Some(image));
+    if phase != "Pending" || is_of(ABSENT) {
         return;
     }
     *next_address += 1;
-    let is_of =
-        |image: &str| spec.containers.iter().any(|container| container.image.as_deref() == Some(image));
     let ready = !is_of(BROKEN) && !is_of(DONE);
     let address = format!("10.244.{}.{}", *next_address / 250, *next_address % 250 + 1);
     let status = json!({"status": {
