@@ -95,7 +95,8 @@ pub(crate) fn from_ingress<P: Packet, T: Tables>(
     s: &mut Scratch,
     config: &Config,
 ) -> Verdict {
-    // Pods have no way to send such a packet, and no node speaks for them in this way.
+    // It came from a node ([`speaks_as_node`](crate::peers::speaks_as_node) keeps pods from what would look so), which writes these
+    // addresses itself into what its pods send, and speaks for no pod in this way.
     if tables.pod_cidr(&s.view.src).is_some() || is_loopback(&s.view.src) {
         return Verdict::drop(Reason::SourceSpoofed);
     }

@@ -377,6 +377,10 @@ fn reserve<T: Tables>(
     if fresh.snat || attempt > 0 {
         if matches!(s.view.kind, Kind::Ports | Kind::Echo) {
             let Some(port) = random_port(config, tables.random()) else { return Attempt::Exhausted };
+            // Answers to the tunnel's port would be taken for the tunnel's own packets.
+            if port.get() == config.tunnel_port {
+                return Attempt::Again;
+            }
             s.to.sport = port;
             if matches!(s.view.kind, Kind::Echo) {
                 s.to.dport = port;

@@ -8,6 +8,7 @@ use crate::{
     forward::Place,
     packet::{Packet, Tunnel},
     parse::{Kind, Shape},
+    peers::speaks_as_node,
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -48,6 +49,9 @@ pub fn from_overlay<P: Packet, T: Tables>(
         s.to.dst = s.view.dst;
     }
     tables.locate(s);
+    if speaks_as_node(tables, s, config) {
+        return Verdict::drop(Reason::SpokeAsNode);
+    }
     if known {
         packet.keep(tables, s);
         if !packet.rewrite(s) {

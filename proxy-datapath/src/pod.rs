@@ -7,6 +7,7 @@ use crate::{
     forward::{Place, ends_here, is_link_local_v6, is_loopback, is_multicast},
     packet::Packet,
     parse::{ETH, Kind, Shape},
+    peers::speaks_as_node,
     service::{Found, Side},
     tables::{Scratch, Tables},
     uplink::source_on,
@@ -121,6 +122,9 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
         }
     }
     tables.locate(s);
+    if speaks_as_node(tables, s, config) {
+        return Verdict::drop(Reason::SpokeAsNode);
+    }
     if ends_here(s) {
         return packet.expired(s, config.router(s.view.v4));
     }

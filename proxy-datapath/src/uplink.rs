@@ -1,6 +1,6 @@
 //! The devices that lead to the other nodes and the outside.
 
-use proxy_abi::{Addr, Config, OwnPort, Reason, Uplink, config_flag, endpoint_flag, flow_flag, proto};
+use proxy_abi::{Addr, Config, OwnPort, Reason, Uplink, config_flag, endpoint_flag, flow_flag};
 
 use crate::{
     flow::Fresh,
@@ -8,6 +8,7 @@ use crate::{
     own::{is_for_own_socket, is_from_own_socket},
     packet::Packet,
     parse::{Kind, Shape, View},
+    peers::{is_forged_tunnel, is_tunnel, speaks_as_node, speaks_to_peer},
     service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
     verdict::Verdict,
@@ -23,8 +24,12 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         // The node's own business, and its stack is the judge of it.
         Shape::Arp | Shape::Foreign | Shape::Broken => return Verdict::PASS,
     }
-    if is_for_own_socket(tables, &s.view, config) || is_tunnel(&s.view, config) {
+    if is_for_own_socket(tables, &s.view, config) {
         return Verdict::PASS;
+    }
+    if is_tunnel(&s.view, config) {
+        let is_forged = is_forged_tunnel(tables, &s.view, config);
+        return if is_forged { Verdict::drop(Reason::SpokeAsNode) } else { Verdict::PASS };
     }
     if is_loopback(&s.view.src) || is_loopback(&s.view.dst) {
         return Verdict::drop(Reason::LoopbackSource);
@@ -49,6 +54,9 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         }
     }
     tables.locate(s);
+    if speaks_as_node(tables, s, config) {
+        return Verdict::drop(Reason::SpokeAsNode);
+    }
     if ends_here(s) {
         return packet.expired(s, config.node(s.view.v4));
     }
@@ -85,15 +93,23 @@ fn set_right<T: Tables>(tables: &T, s: &mut Scratch) {
 #[inline(always)]
 pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    if !matches!(packet.parse(s), Shape::Ip)
-        || is_from_own_socket(tables, &s.view, config)
-        || is_tunnel(&s.view, config)
-    {
+    if !matches!(packet.parse(s), Shape::Ip) || is_from_own_socket(tables, &s.view, config) {
         return Verdict::PASS;
     }
     let Some(source) = tables.endpoint(&s.view.src) else { return Verdict::PASS };
     let masquerade = source.flags & endpoint_flag::NODE == 0;
-    if !tables.find_translated(s) {
+    if !masquerade && is_tunnel(&s.view, config) {
+        return Verdict::PASS;
+    }
+    let is_known = tables.find_translated(s);
+    if !is_known {
+        s.to = s.view.tuple;
+        s.to.dst = s.view.dst;
+    }
+    if source.flags & endpoint_flag::POD != 0 && speaks_to_peer(tables, s, config) {
+        return Verdict::drop(Reason::SpokeAsNode);
+    }
+    if !is_known {
         if !masquerade || config.flags & config_flag::MASQUERADE == 0 {
             return Verdict::PASS;
         }
@@ -111,15 +127,6 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
 #[inline(always)]
 pub(crate) fn fits_tunnel<P: Packet>(packet: &P, view: &View, config: &Config) -> bool {
     view.length as u32 <= config.pod_mtu || !view.whole || view.fragment || packet.is_merged()
-}
-
-/// The tunnel's own packets: their inner ones meet the VXLAN device's programs.
-#[inline(always)]
-pub(crate) const fn is_tunnel(view: &View, config: &Config) -> bool {
-    view.proto == proto::UDP
-        && matches!(view.kind, Kind::Ports)
-        && config.tunnel_port != 0
-        && view.tuple.dport.get() == config.tunnel_port
 }
 
 /// What the flow from outside becomes whose backend was drawn and found: `s.fresh`, `s.to.src`.

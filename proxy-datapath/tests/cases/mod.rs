@@ -17,6 +17,7 @@ mod lives;
 mod overlay;
 mod owners;
 pub mod packet;
+mod peers;
 mod pods;
 mod policies;
 mod refusals;
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Case> {
         headers::cases(),
         lives::cases(),
         owners::cases(),
+        peers::cases(),
     ]
     .into_iter()
     .flatten()

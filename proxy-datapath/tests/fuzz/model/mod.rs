@@ -134,6 +134,9 @@ impl Model {
         }
         let router = *self.config().router(ip.v4);
         if let Some(to) = self.meet(ip) {
+            if self.is_nodes_alone(ip, &to) {
+                return Ok(Fate::Dropped(Reason::SpokeAsNode));
+            }
             let ended = self.last_hop(ip, input, &to.dst, &router);
             return Ok(ended.unwrap_or_else(|| self.send(ip, Some(to))));
         }
@@ -145,6 +148,12 @@ impl Model {
             }
             Found::Served(service) if opens_nothing(ip) => {
                 let allowed = self.allowed(ip, &service, false);
+                let is_nodes_alone = |(dst, dport): &(Addr, Be16)| {
+                    self.is_nodes_alone(ip, &Tuple { dst: *dst, dport: *dport, ..ip.tuple() })
+                };
+                if seen.is_drop(Reason::SpokeAsNode) && allowed.iter().any(is_nodes_alone) {
+                    return Ok(Fate::Dropped(Reason::SpokeAsNode));
+                }
                 let mut ended = allowed.iter().filter_map(|(dst, _)| self.last_hop(ip, input, dst, &router));
                 if seen.verdict.reason == Reason::TtlExpired
                     && let Some(fate) = ended.next()
@@ -161,6 +170,9 @@ impl Model {
                 Ok(Fate::Dropped(reason))
             }
             Found::Served(service) => self.serve(ip, input, &service, false, seen),
+            Found::No if self.is_nodes_alone(ip, &self.as_it_is(ip)) => {
+                Ok(Fate::Dropped(Reason::SpokeAsNode))
+            }
             Found::No => match self.last_hop(ip, input, &ip.dst, &router) {
                 Some(fate) => Ok(fate),
                 None => self.leave(ip, seen),
@@ -195,14 +207,24 @@ impl Model {
             Frame::Ip(ip) => ip,
             _ => return Ok(Fate::Same),
         };
-        if self.is_tunnel(ip) || self.is_for_own_socket(ip) {
+        if self.is_for_own_socket(ip) {
             return Ok(Fate::Same);
+        }
+        let node = *self.config().node(ip.v4);
+        if self.is_tunnel(ip) {
+            // The node's other addresses are the kernel's to take, and no node sends there.
+            let is_ours =
+                endpoint_flags(&self.state, &ip.dst).is_some_and(|own| own & endpoint_flag::POD == 0);
+            let is_forged = ip.dst != node && is_ours && self.state.tunnel_peers.contains(&ip.src);
+            return Ok(if is_forged { Fate::Dropped(Reason::SpokeAsNode) } else { Fate::Same });
         }
         if is_loopback(&ip.src) || is_loopback(&ip.dst) {
             return Ok(Fate::Dropped(Reason::LoopbackSource));
         }
-        let node = *self.config().node(ip.v4);
         if let Some((to, direct)) = self.meet_any(ip) {
+            if self.is_nodes_alone(ip, &to) {
+                return Ok(Fate::Dropped(Reason::SpokeAsNode));
+            }
             if let Some(fate) = self.last_hop(ip, input, &to.dst, &node) {
                 return Ok(fate);
             }
@@ -262,7 +284,11 @@ impl Model {
         if self.pod_cidr(&ip.src).is_none_or(|(node, _)| node != *peer) {
             return Ok(Fate::Dropped(Reason::SourceSpoofed));
         }
-        if let Some(to) = self.meet(ip) {
+        let met = self.meet(ip);
+        if self.is_nodes_alone(ip, &met.unwrap_or_else(|| self.as_it_is(ip))) {
+            return Ok(Fate::Dropped(Reason::SpokeAsNode));
+        }
+        if let Some(to) = met {
             return Ok(self.send(ip, Some(to)));
         }
         Ok(match self.place(&ip.dst) {
@@ -343,13 +369,22 @@ impl Model {
     fn at_to_uplink(&mut self, read: &Frame, seen: &Seen<'_>) -> Result<Fate, String> {
         let Frame::Ip(ip) = read else { return Ok(Fate::Same) };
         let Some(own) = endpoint_flags(&self.state, &ip.src) else { return Ok(Fate::Same) };
-        if self.is_tunnel(ip) || self.is_from_own_socket(ip) {
+        let is_nodes = own & endpoint_flag::NODE != 0;
+        if self.is_from_own_socket(ip) || (is_nodes && self.is_tunnel(ip)) {
             return Ok(Fate::Same);
         }
-        if let Some(to) = self.meet(ip) {
+        let met = self.meet(ip);
+        let leaves_as = met.unwrap_or_else(|| self.as_it_is(ip));
+        if own & endpoint_flag::POD != 0
+            && self.state.tunnel_peers.contains(&leaves_as.dst)
+            && self.is_nodes_alone(ip, &leaves_as)
+        {
+            return Ok(Fate::Dropped(Reason::SpokeAsNode));
+        }
+        if let Some(to) = met {
             return Ok(cut_sctp(ip, &to).unwrap_or(Fate::Changed(to)));
         }
-        if own & endpoint_flag::NODE != 0 || !self.has(config_flag::MASQUERADE) {
+        if is_nodes || !self.has(config_flag::MASQUERADE) {
             return Ok(Fate::Same);
         }
         let node = *self.config().node(ip.v4);

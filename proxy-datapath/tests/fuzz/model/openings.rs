@@ -81,6 +81,10 @@ impl Model {
         outside: bool,
         direct: bool,
     ) -> Option<Fate> {
+        let to = Tuple { dst: backend.0, dport: backend.1, ..ip.tuple() };
+        if self.is_nodes_alone(ip, &to) {
+            return Some(Fate::Dropped(Reason::SpokeAsNode));
+        }
         let here = if outside { self.config().node(ip.v4) } else { self.config().router(ip.v4) };
         if let Some(fate) = self.last_hop(ip, input, &backend.0, here) {
             return Some(fate);

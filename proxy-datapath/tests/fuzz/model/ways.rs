@@ -159,6 +159,27 @@ impl Model {
         }
     }
 
+    /// What only nodes may say goes to a node, and none of its own sockets has sent it.
+    pub(super) fn is_nodes_alone(&self, ip: &Ip, to: &Tuple) -> bool {
+        let has_ports = matches!(ip.body, Body::Ports { .. } | Body::Later);
+        let to_tunnel = has_ports && ip.proto == proto::UDP && to.dport.get() == self.config().tunnel_port;
+        let is_nodes =
+            matches!(self.place(&to.dst), Place::Node) || self.state.tunnel_peers.contains(&to.dst);
+        (to_tunnel || [4, 41].contains(&ip.proto)) && is_nodes
+    }
+
+    /// Where a packet goes that no table translates, and as which fragment of what.
+    pub(super) fn as_it_is(&self, ip: &Ip) -> Tuple {
+        let mut to = ip.tuple();
+        to.dst = ip.dst;
+        if let (Some(piece), Body::Later) = (&ip.piece, &ip.body)
+            && let Some((sport, dport)) = self.fragments.get(&(ip.src, ip.dst, piece.id, ip.proto))
+        {
+            (to.sport, to.dport) = (Be16::new(*sport), Be16::new(*dport));
+        }
+        to
+    }
+
     pub(super) fn is_tunnel(&self, ip: &Ip) -> bool {
         ip.proto == proto::UDP
             && matches!(ip.body, Body::Ports { dport, .. } if dport == self.config().tunnel_port)

@@ -5,6 +5,7 @@ mod cases;
 mod direct;
 mod express;
 mod flood;
+mod forged;
 mod kernel;
 mod nodes;
 mod owners;
