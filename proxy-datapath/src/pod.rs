@@ -19,8 +19,9 @@ use crate::{
 #[inline(always)]
 pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    let Some(link) = tables.link(ifindex) else { return Verdict::drop(Reason::UnknownLink) };
+    // Before anything is refused: the record of a drop says what it was.
     let shape = packet.parse(s);
+    let Some(link) = tables.link(ifindex) else { return Verdict::drop(Reason::UnknownLink) };
     if matches!(shape, Shape::Broken) {
         return s.verdict;
     }
@@ -28,7 +29,7 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
         return Verdict::drop(Reason::MacSpoofed);
     }
     match shape {
-        Shape::Arp => check_arp(packet, link),
+        Shape::Arp => check_arp(packet, s, link),
         Shape::Foreign | Shape::Broken => Verdict::drop(Reason::UnknownProtocol),
         Shape::Ip => match admit(s, link) {
             Some(verdict) => verdict,
@@ -66,12 +67,14 @@ const fn same_mac(a: &[u8; 6], b: &[u8; 6]) -> bool {
 
 /// A pod may say of its own address, and of none, where it lives (RFC 826, RFC 5227).
 #[inline(always)]
-fn check_arp<P: Packet>(packet: &P, link: &Link) -> Verdict {
-    let Some(arp) = packet.load::<18>(ETH) else { return Verdict::drop(Reason::Malformed) };
+fn check_arp<P: Packet>(packet: &P, s: &mut Scratch, link: &Link) -> Verdict {
+    let Some(arp) = packet.load::<28>(ETH) else { return Verdict::drop(Reason::Malformed) };
+    let sender = Addr::from_v4([arp[14], arp[15], arp[16], arp[17]]);
+    s.view.tuple.src = sender;
+    s.view.tuple.dst = Addr::from_v4([arp[24], arp[25], arp[26], arp[27]]);
     if !same_mac(&[arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]], &link.mac) {
         return Verdict::drop(Reason::MacSpoofed);
     }
-    let sender = Addr::from_v4([arp[14], arp[15], arp[16], arp[17]]);
     if sender.same(&link.v4) || sender.v4_raw() == 0 {
         Verdict::PASS
     } else {

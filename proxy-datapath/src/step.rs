@@ -23,10 +23,15 @@ use crate::{
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, s: &mut Scratch) -> Shape {
     s.forget_path();
-    parse::parse(packet, &mut s.view, &mut s.head).unwrap_or_else(|reason| {
+    let shape = parse::parse(packet, &mut s.view, &mut s.head).unwrap_or_else(|reason| {
         s.verdict = Verdict::drop(reason);
         Shape::Broken
-    })
+    });
+    if !matches!(shape, Shape::Ip) {
+        // The record of a drop names what could be read, and nothing of the packet before.
+        s.view.name_addresses();
+    }
+    shape
 }
 
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`; `s.lively` tells whether another
