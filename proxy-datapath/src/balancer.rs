@@ -105,6 +105,10 @@ fn translated<P: Frame, T: Tables>(
         if !tables.record_flow(s) {
             return Step::Settled;
         }
+        // Another CPU may have recorded it before its service was asked for in this way.
+        if s.flow.flags & flow_flag::DIRECT != 0 {
+            return Step::Drop(Reason::FlowTableFull);
+        }
     }
     // As long as the packet that came in, so any length: it fitted the wire.
     match path::next_hop(packet, s, Leaves::Itself, 0) {
@@ -167,8 +171,13 @@ fn direct<P: Frame, T: Tables>(
         s.balance();
         s.fresh.flags |= flow_flag::DIRECT;
         // Maglev says where an error goes, and nothing is opened by one.
-        if !matches!(s.view.kind, Kind::Error) && !tables.record_flow(s) {
-            return Step::Settled;
+        if !matches!(s.view.kind, Kind::Error) {
+            if !tables.record_flow(s) {
+                return Step::Settled;
+            }
+            if s.flow.flags & flow_flag::DIRECT == 0 {
+                return Step::Drop(Reason::FlowTableFull);
+            }
         }
     }
     let source = config.node(s.view.v4);

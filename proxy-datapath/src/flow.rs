@@ -296,7 +296,8 @@ impl Scratch {
 }
 
 /// Records `s.view.tuple` → `s.to` as `s.fresh` says; the source port is chosen here. The reverse entry goes in first: that insertion *is* the
-/// allocation of the port, since two flows with the same answers would collide in it.
+/// allocation of the port, since two flows with the same answers would collide in it. False: another CPU has recorded the flow a
+/// moment ago, and what it has chosen holds.
 ///
 /// # Errors
 /// [`Reason::SnatExhausted`], [`Reason::FlowTableFull`].
@@ -306,7 +307,7 @@ pub(crate) fn create<T: Tables>(
     s: &mut Scratch,
     config: &Config,
     now_s: u32,
-) -> Result<(), Reason> {
+) -> Result<bool, Reason> {
     let fresh = s.fresh;
     let flags = fresh.flags | if fresh.snat { flow_flag::SNAT } else { 0 };
     s.view.tuple.flip_to(&mut s.reverse.to);
@@ -330,8 +331,11 @@ pub(crate) fn create<T: Tables>(
     s.flow.seat = seat;
     path::begin(&mut s.flow.path, &s.hop, &s.next, s.known);
     match tables.add_flow(&s.view.tuple, &s.flow) {
-        Insert::Done => Ok(()),
-        Insert::Exists => adopt(tables, s),
+        Insert::Done => Ok(true),
+        Insert::Exists => {
+            tables.remove_flow(&s.reverse_key);
+            Ok(false)
+        }
         Insert::Full => {
             tables.remove_flow(&s.reverse_key);
             Err(Reason::FlowTableFull)
@@ -426,14 +430,6 @@ fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32, 
     tables.remove_flow(&s.reverse_key);
     tables.remove_flow(&s.flow.to);
     true
-}
-
-/// Another CPU recorded the same flow a moment ago: its choice holds.
-#[inline(always)]
-fn adopt<T: Tables>(tables: &T, s: &mut Scratch) -> Result<(), Reason> {
-    tables.remove_flow(&s.reverse_key);
-    let to = &mut s.to;
-    tables.flow(&s.view.tuple, |flow| *to = flow.to).ok_or(Reason::FlowTableFull)
 }
 
 #[inline(always)]

@@ -81,25 +81,39 @@ pub fn locate<T: Tables>(tables: &T, s: &mut Scratch) {
     }
 }
 
-/// Records `s.view.tuple` → `s.to` as `s.fresh` says, and chooses a source port where one is needed. False: `s.verdict` says
-/// why not.
+/// How the recording of a flow ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Recorded {
+    /// Not at all: `s.verdict` says why.
+    Refused = 0,
+    Done = 1,
+    /// By another CPU, a moment before.
+    Before = 2,
+}
+
+/// Records `s.view.tuple` → `s.to` as `s.fresh` says, and chooses a source port where one is needed.
 #[inline(always)]
-pub fn record_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+pub fn record<T: Tables>(tables: &T, s: &mut Scratch) -> Recorded {
     let recorded = match tables.config() {
         Some(config) => {
             // Before its first answer can come.
             note_own_ports(tables, s, config);
             match s.fresh.flags & flow_flag::DIRECT {
                 0 => flow::create(tables, s, config, tables.now_s()),
-                _ => {
-                    direct::record(tables, s, config, tables.now_s());
-                    Ok(())
-                }
+                _ => Ok(direct::record(tables, s, config, tables.now_s())),
             }
         }
         None => Err(Reason::FlowTableFull),
     };
-    settle(recorded, s)
+    match recorded {
+        Ok(true) => Recorded::Done,
+        Ok(false) => Recorded::Before,
+        Err(reason) => {
+            s.verdict = Verdict::drop(reason);
+            Recorded::Refused
+        }
+    }
 }
 
 /// Where a flow from outside meets the node's own addresses: see [`OwnPorts`](proxy_abi::OwnPorts).

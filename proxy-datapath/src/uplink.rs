@@ -60,7 +60,7 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
     if ends_here(s) {
         return packet.expired(s, config.node(s.view.v4));
     }
-    if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config) {
+    if is_too_big(packet, s, config) {
         return packet.too_big(s, config.pod_mtu);
     }
     if !known {
@@ -69,6 +69,10 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         }
         if !tables.record_flow(s) {
             return s.verdict;
+        }
+        // Another CPU may have drawn another backend.
+        if is_too_big(packet, s, config) {
+            return packet.too_big(s, config.pod_mtu);
         }
     }
     packet.keep(tables, s);
@@ -121,6 +125,11 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
         }
     }
     if packet.rewrite(s) && packet.write(s) { Verdict::PASS } else { s.verdict }
+}
+
+#[inline(always)]
+fn is_too_big<P: Packet>(packet: &P, s: &Scratch, config: &Config) -> bool {
+    matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config)
 }
 
 /// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the tunnel's header.

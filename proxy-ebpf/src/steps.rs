@@ -12,7 +12,10 @@ use aya_ebpf::{
     macros::btf_map,
     programs::{TcContext, XdpContext},
 };
-use proxy_datapath::{Found, Scratch, Shape, Side, Tables, step};
+use proxy_datapath::{
+    Found, Scratch, Shape, Side, Tables,
+    step::{self, Recorded},
+};
 
 use crate::{skb::Skb, tables::Kernel, xdp::Xdp};
 
@@ -55,7 +58,7 @@ global! {
     forget_answers(s) -> u32, 0, { step::forget_answers(&Kernel, s); 0 };
     find_service(s, side: Side) -> Found, Found::No, step::find_service(&Kernel, s, side);
     locate(s) -> u32, 0, { step::locate(&Kernel, s); 0 };
-    record_flow(s) -> bool, false, step::record_flow(&Kernel, s);
+    record(s) -> Recorded, Recorded::Refused, step::record(&Kernel, s);
 }
 
 macro_rules! global_packet {

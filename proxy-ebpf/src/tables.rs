@@ -15,7 +15,7 @@ use proxy_abi::{
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf,
     Tuple, Uplink,
 };
-use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables};
+use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables, step::Recorded};
 
 use crate::{
     maps::{
@@ -269,7 +269,7 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn record_flow(&self, s: &mut Scratch) -> bool {
-        steps::record_flow(s)
+    fn record(&self, s: &mut Scratch) -> Recorded {
+        steps::record(s)
     }
 }
