@@ -198,22 +198,11 @@ fn revive<T: Tables>(tables: &T, s: &mut Scratch) {
     }
 }
 
-/// Takes away the flow whose answers would have the packet's addresses, turned round, if it is over: a TCP connection that is
-/// closed, datagrams that have paused. One that lives stays, or whoever makes up a source could end it.
+/// Whether answers to a packet that goes on as it is would be taken for those of another flow, and bear what that one asked.
 #[inline(always)]
-pub(crate) fn forget_answers<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) {
+pub(crate) fn answers_are_taken<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     s.view.tuple.flip_to(&mut s.reverse_key);
-    let (to, tcp) = (&mut s.to, s.view.proto == proto::TCP);
-    let is_over = tables.flow(&s.reverse_key, |flow| {
-        flow.to.flip_to(to);
-        let over =
-            if tcp { flow.state == flow_state::CLOSING } else { idle_s(now_s, flow.seen_s) >= CLOSED_S };
-        over && flow.flags & flow_flag::REVERSE != 0
-    });
-    if is_over == Some(true) {
-        tables.remove_flow(&s.reverse_key);
-        tables.remove_flow(&s.to);
-    }
+    tables.flow(&s.reverse_key, |flow| flow.flags & flow_flag::REVERSE != 0) == Some(true)
 }
 
 /// A packet [proves] a flow that may be evicted: it is established, and stays, if it was answered. False: it has lost its twin
@@ -277,14 +266,14 @@ pub struct Fresh {
     pub snat: bool,
 }
 
-impl Fresh {
-    #[inline(always)]
-    pub(crate) const fn is_translated(&self) -> bool {
-        self.flags != 0 || self.snat
-    }
-}
-
 impl Scratch {
+    /// The packet goes where it says; its source port alone may have to change, so that its answers can be told.
+    #[inline(always)]
+    pub(crate) fn stay(&mut self) {
+        self.choice.direct = false;
+        self.fresh = Fresh::default();
+    }
+
     /// Points the packet at the backend that was drawn.
     #[inline(always)]
     pub(crate) fn balance(&mut self) {

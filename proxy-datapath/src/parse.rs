@@ -100,6 +100,12 @@ impl View {
         };
     }
 
+    /// What could be the first packet of a flow between ports.
+    #[inline(always)]
+    pub(crate) const fn opens(&self) -> bool {
+        matches!(self.kind, Kind::Ports) && !self.is_midway()
+    }
+
     /// A TCP segment that belongs to a connection, and tells nothing of whether that lives (conntrack's INVALID).
     #[inline(always)]
     pub(crate) const fn is_stray(&self) -> bool {

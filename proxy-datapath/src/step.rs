@@ -51,10 +51,10 @@ pub fn find_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     true
 }
 
-/// Takes away the flow whose answers would have the packet's addresses, turned round, if it is over. `s.to` is lost.
+/// Whether answers to the packet, as it is, would be taken for another flow's.
 #[inline(always)]
-pub fn forget_answers<T: Tables>(tables: &T, s: &mut Scratch) {
-    flow::forget_answers(tables, s, tables.now_s());
+pub fn answers_are_taken<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+    flow::answers_are_taken(tables, s)
 }
 
 /// Finds the service that a packet is for and draws its backend into `s.choice`. [`Found::Drop`]: `s.verdict` says why.
@@ -116,10 +116,13 @@ pub fn record<T: Tables>(tables: &T, s: &mut Scratch) -> Recorded {
     }
 }
 
-/// Where a flow from outside meets the node's own addresses: see [`OwnPorts`](proxy_abi::OwnPorts).
+/// Where a flow from outside meets the node's own addresses, and whom a pod's flow meets: see [`OwnPorts`](proxy_abi::OwnPorts).
 #[inline(always)]
 fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, config: &Config) {
     if s.fresh.flags & flow_flag::FROM_UPLINK == 0 {
+        if s.fresh.flags & flow_flag::DNAT != 0 {
+            tables.note_own_port(OwnPort::Answers, s.to.dport);
+        }
         return;
     }
     if s.view.dst.same(config.node(s.view.v4)) {

@@ -105,13 +105,13 @@ pub trait Tables {
         found
     }
 
-    /// [`step::forget_answers`].
+    /// [`step::answers_are_taken`].
     #[inline(always)]
-    fn forget_answers(&self, s: &mut Scratch)
+    fn answers_are_taken(&self, s: &mut Scratch) -> bool
     where
         Self: Sized,
     {
-        step::forget_answers(self, s);
+        step::answers_are_taken(self, s)
     }
 
     /// [`step::find_service`].
@@ -206,6 +206,8 @@ pub struct Scratch {
     /// What is known of where it goes, and what its flow's entry has of that: bits of [`path_known`].
     pub known: u8,
     pub kept: u8,
+    /// It answers what a socket of this machine has asked.
+    pub is_own: bool,
     /// Its next station on the link.
     pub next: NextHop,
     /// Its flow is answered by another node: it goes there untouched, `s.to` names its backend.

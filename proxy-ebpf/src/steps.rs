@@ -55,7 +55,7 @@ macro_rules! global {
 
 global! {
     find_flow(s) -> bool, false, step::find_flow(&Kernel, s);
-    forget_answers(s) -> u32, 0, { step::forget_answers(&Kernel, s); 0 };
+    answers_are_taken(s) -> bool, false, step::answers_are_taken(&Kernel, s);
     find_service(s, side: Side) -> Found, Found::No, step::find_service(&Kernel, s, side);
     locate(s) -> u32, 0, { step::locate(&Kernel, s); 0 };
     record(s) -> Recorded, Recorded::Refused, step::record(&Kernel, s);

@@ -254,8 +254,8 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn forget_answers(&self, s: &mut Scratch) {
-        steps::forget_answers(s);
+    fn answers_are_taken(&self, s: &mut Scratch) -> bool {
+        steps::answers_are_taken(s)
     }
 
     #[inline(always)]

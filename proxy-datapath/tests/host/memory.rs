@@ -36,6 +36,10 @@ impl Packet for Bytes {
         false
     }
 
+    fn may_be_sent_from(&self, _: Be16) -> bool {
+        true
+    }
+
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let at = at as usize;
         self.data.get(at..at.checked_add(N)?)?.try_into().ok()

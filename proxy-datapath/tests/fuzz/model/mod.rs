@@ -96,11 +96,11 @@ impl Model {
         }
         let fate = match hook {
             Hook::FromPod => self.at_from_pod(&read, input, seen)?,
-            Hook::ToPod => self.at_to_pod(&read),
+            Hook::ToPod => self.at_to_pod(&read, seen)?,
             Hook::FromOverlay(peer, vni) => self.at_from_overlay(&read, input, &addr(peer), vni, seen)?,
             Hook::ToOverlay => self.at_to_overlay(&read, seen)?,
             Hook::FromUplink => self.at_from_uplink(&read, input, seen)?,
-            Hook::ToUplink => self.at_to_uplink(&read, seen)?,
+            Hook::ToUplink => self.at_to_uplink(&read, input, seen)?,
         };
         let ip = if let Frame::Ip(ip) = read { Some(ip) } else { None };
         Ok((fate, ip))
@@ -147,7 +147,7 @@ impl Model {
                 Ok(Fate::Dropped(Reason::StaleSlot))
             }
             Found::Served(service) if opens_nothing(ip) => {
-                let allowed = self.allowed(ip, &service, false);
+                let allowed = self.allowed(ip, &service);
                 let is_nodes_alone = |(dst, dport): &(Addr, Be16)| {
                     self.is_nodes_alone(ip, &Tuple { dst: *dst, dport: *dport, ..ip.tuple() })
                 };
@@ -184,8 +184,12 @@ impl Model {
     fn leave(&mut self, ip: &Ip, seen: &Seen<'_>) -> Result<Fate, String> {
         let node = *self.config().node(ip.v4);
         match self.place(&ip.dst) {
-            Place::Routed => return Ok(Fate::Same),
             Place::Outside => {}
+            _ if self.asks_backend_itself(ip) => {
+                let opened = self.begin(ip, (ip.dst, ip.tuple().dport), Source::Kept, seen)?;
+                return Ok(opened.map_or_else(Fate::Dropped, |to| self.send(ip, Some(to))));
+            }
+            Place::Routed => return Ok(Fate::Same),
             _ => return Ok(self.send(ip, None)),
         }
         if !self.has(config_flag::MASQUERADE) || node.is_unspecified() || !has_route(&ip.dst) {
@@ -236,11 +240,9 @@ impl Model {
         if self.has(config_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some() {
             return Ok(Fate::Dropped(Reason::SourceSpoofed));
         }
-        match find(&self.state, ip, true) {
-            Found::No => {
-                self.set_right(ip);
-                Ok(Fate::Same)
-            }
+        match find(&self.state, ip, ip.src != node) {
+            Found::No if !self.asks_backend_itself(ip) => Ok(Fate::Same),
+            Found::No => self.ask_itself(ip, input, seen),
             Found::Drop(reason) => Ok(Fate::Dropped(reason)),
             Found::Reject => Ok(refuse(ip, input)),
             Found::Served(service) => {
@@ -256,6 +258,19 @@ impl Model {
                 self.serve(ip, input, &service, true, seen)
             }
         }
+    }
+
+    /// A client's packet to a backend itself, whose answers would bear its service's address.
+    fn ask_itself(&mut self, ip: &Ip, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
+        let backend = (ip.dst, ip.tuple().dport);
+        if let Some(fate) = self.unbegun(ip, input, backend, true, false) {
+            return Ok(fate);
+        }
+        let source = self.source(ip, &ip.dst, true);
+        let Ok(source) = source else { return Ok(Fate::Anything) };
+        self.note_ports(ip, backend);
+        let opened = self.begin(ip, backend, source, seen)?;
+        Ok(opened.map_or_else(Fate::Dropped, |to| self.send(ip, Some(to))))
     }
 
     fn at_from_overlay(
@@ -353,25 +368,31 @@ impl Model {
         Ok(opened.map_or_else(Fate::Dropped, |to| cut_sctp(ip, &to).unwrap_or(Fate::Sent(way, Some(to)))))
     }
 
-    fn at_to_pod(&mut self, read: &Frame) -> Fate {
-        let Frame::Ip(ip) = read else { return Fate::Same };
+    fn at_to_pod(&mut self, read: &Frame, seen: &Seen<'_>) -> Result<Fate, String> {
+        let Frame::Ip(ip) = read else { return Ok(Fate::Same) };
         let own = endpoint_flags(&self.state, &ip.src).unwrap_or(0);
         if own & (endpoint_flag::NODE | endpoint_flag::ROUTER) == 0 && !matches!(ip.body, Body::Report(_)) {
-            return Fate::Same;
+            return Ok(Fate::Same);
         }
         // The node may answer by its router address what it was asked at its own.
         let as_node = own & endpoint_flag::ROUTER != 0 && matches!(ip.body, Body::Ports { .. } | Body::Later);
         let source = if as_node { *self.config().node(ip.v4) } else { ip.src };
-        let met = self.meet_as(ip, source);
-        met.map_or(Fate::Same, |to| cut_sctp(ip, &to).unwrap_or(Fate::Changed(to)))
+        match self.meet_as(ip, source) {
+            Some(to) => Ok(cut_sctp(ip, &to).unwrap_or(Fate::Changed(to))),
+            None if own & endpoint_flag::NODE == 0 => Ok(Fate::Same),
+            None => self.remember_own(ip, seen),
+        }
     }
 
-    fn at_to_uplink(&mut self, read: &Frame, seen: &Seen<'_>) -> Result<Fate, String> {
+    fn at_to_uplink(&mut self, read: &Frame, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
         let Frame::Ip(ip) = read else { return Ok(Fate::Same) };
         let Some(own) = endpoint_flags(&self.state, &ip.src) else { return Ok(Fate::Same) };
         let is_nodes = own & endpoint_flag::NODE != 0;
         if self.is_from_own_socket(ip) || (is_nodes && self.is_tunnel(ip)) {
             return Ok(Fate::Same);
+        }
+        if is_nodes && self.asks_service(ip) {
+            return self.ask_service(ip, input, seen);
         }
         let met = self.meet(ip);
         let leaves_as = met.unwrap_or_else(|| self.as_it_is(ip));
@@ -384,7 +405,10 @@ impl Model {
         if let Some(to) = met {
             return Ok(cut_sctp(ip, &to).unwrap_or(Fate::Changed(to)));
         }
-        if is_nodes || !self.has(config_flag::MASQUERADE) {
+        if is_nodes {
+            return self.remember_own(ip, seen);
+        }
+        if !self.has(config_flag::MASQUERADE) {
             return Ok(Fate::Same);
         }
         let node = *self.config().node(ip.v4);
@@ -396,5 +420,40 @@ impl Model {
         }
         let opened = self.begin(ip, (ip.dst, ip.tuple().dport), Source::Other(node), seen)?;
         Ok(opened.map_or_else(Fate::Dropped, |to| cut_sctp(ip, &to).unwrap_or(Fate::Changed(to))))
+    }
+
+    /// What a socket of the node sends to a service's address that the socket hooks have left alone.
+    fn ask_service(&mut self, ip: &Ip, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
+        let refused = || match refuse(ip, input) {
+            Fate::Answered(reason, bytes) => Fate::TakenIn(reason, bytes),
+            other => other,
+        };
+        if !matches!(ip.body, Body::Later) {
+            match find(&self.state, ip, false) {
+                Found::Drop(reason) => return Ok(Fate::Dropped(reason)),
+                Found::Reject => return Ok(refused()),
+                Found::No => return Ok(Fate::Same),
+                Found::Served(service) if service.some_stale && seen.is_drop(Reason::StaleSlot) => {
+                    return Ok(Fate::Dropped(Reason::StaleSlot));
+                }
+                Found::Served(service) => {
+                    // Its own address is none that the stack would take in.
+                    let is_own = |addr: &Addr| {
+                        endpoint_flags(&self.state, addr).is_some_and(|own| own & endpoint_flag::NODE != 0)
+                    };
+                    let allowed = self.allowed(ip, &service);
+                    let is_refused = seen.verdict.reason == Reason::Rejected;
+                    if !allowed.iter().any(|(addr, _)| is_own(addr) == is_refused) {
+                        return Err(format!("{:?}, and its backend is one of {allowed:?}", seen.verdict));
+                    }
+                    if is_refused {
+                        return Ok(refused());
+                    }
+                }
+            }
+        }
+        let mut frame = input.to_vec();
+        frame.copy_within(6..12, 0);
+        Ok(Fate::TakenIn(Reason::Passed, frame))
     }
 }

@@ -1,5 +1,6 @@
 //! Packets and connections through the kernel programs, one module a behaviour.
 
+mod answers;
 #[path = "../../../../proxy-datapath/tests/cases/mod.rs"]
 mod cases;
 mod direct;
