@@ -12,13 +12,14 @@ pub struct OwnPorts {
     pub marks: [u8; OwnPorts::EACH as usize],
 }
 
-/// What a port of the node's own address was to a flow from outside.
+/// What a port was to a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum OwnPort {
-    /// Clients dial it: a NodePort, or a service's port on an address that is the node's, too.
+    /// Clients outside dial it at the node: a NodePort, or a service's port on an address that is the node's, too.
     Asked = 0,
-    /// A backend in the host's network listens to it.
+    /// What comes from it may be an answer to a translated flow: a backend in the host's network listens to it, or one that a
+    /// pod was sent to, or the node itself has spoken from it while a service had it.
     Answers = 1,
 }
 

@@ -58,6 +58,7 @@ reasons! {
     NeighbourUnknown = 30, "neighbour_unknown", "the next hop's link-layer address is not known yet: the kernel is asking for it";
     TooBig = 31, "too_big", "does not fit the way's MTU";
     UnwrappedStray = 32, "unwrapped_stray", "came inside a balancer's packet and is for no service of this node";
+    SpokeAsNode = 33, "spoke_as_node", "what only nodes say to nodes: to the tunnel's port of one, or a packet inside a packet to one";
 }
 
 impl Reason {

@@ -29,6 +29,9 @@ pub struct SocketOrigin {
 pub mod socket_flag {
     /// `addr` and `port` name a backend, not the service.
     pub const CHOICE: u16 = 1 << 0;
+    /// Of (socket, backend): the socket has spoken to the backend by another address since, and what comes from there bears
+    /// that one. Of a `CHOICE`: its backend's entry says so, or names another service.
+    pub const ASIDE: u16 = 1 << 1;
 }
 
 /// Element of `PEERS`, an array: what a TCP connection dialled and whom it got, for getpeername. Each socket has one place,

@@ -54,7 +54,7 @@ impl Flows {
         ended += self.sockets.delete_batch(&keys)?;
         let connected = stuck
             .iter()
-            .filter(|(_, origin)| origin.flags & socket_flag::CHOICE == 0)
+            .filter(|(_, origin)| origin.flags & (socket_flag::CHOICE | socket_flag::ASIDE) == 0)
             .map(|(key, _)| (key.cookie, key.addr, key.port));
         Ok(ended + sockets::end(Protocol::Udp, &connected.collect())?)
     }

@@ -47,7 +47,7 @@ pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
     }
     // A flow goes on as it began, whatever its service has become.
     let is_known = tables.find_flow(s);
-    let is_direct = if is_known { s.direct } else { asks_for_direct(tables, s) };
+    let is_direct = if is_known { s.direct } else { asks_for_direct(packet, tables, s, config) };
     let step = match is_direct {
         true => direct(packet, tables, s, config, is_known),
         false => translated(packet, tables, s, config, is_known),
@@ -79,12 +79,18 @@ pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
     if wrapped.is_some() { Verdict::wrapped(ifindex) } else { Verdict::drop(Reason::RewriteFailed) }
 }
 
-/// Not inlined, as the next two: what they need of the stack is free again when the packet is rewritten.
+/// Not inlined, as the next two: what they need of the stack is free again when the packet is rewritten. Notes whether the packet is
+/// the machine's own, which no backend is drawn for.
 #[inline(never)]
-fn asks_for_direct<T: Tables>(tables: &T, s: &Scratch) -> bool {
+fn asks_for_direct<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> bool {
     let Tuple { dst, dport, proto, .. } = s.view.tuple;
     let key = FrontendKey { addr: dst, port: dport, proto, kind: frontend_kind::ADDRESS };
-    tables.frontend(&key).is_some_and(|frontend| frontend.flags & frontend_flag::DIRECT != 0)
+    let Some(frontend) = tables.frontend(&key) else {
+        s.is_own = false;
+        return false;
+    };
+    s.is_own = is_own_answer(packet, s, config);
+    !s.is_own && frontend.flags & frontend_flag::DIRECT != 0
 }
 
 #[inline(never)]
@@ -105,6 +111,10 @@ fn translated<P: Frame, T: Tables>(
         if !tables.record_flow(s) {
             return Step::Settled;
         }
+        // Another CPU may have recorded it before its service was asked for in this way.
+        if s.flow.flags & flow_flag::DIRECT != 0 {
+            return Step::Drop(Reason::FlowTableFull);
+        }
     }
     // As long as the packet that came in, so any length: it fitted the wire.
     match path::next_hop(packet, s, Leaves::Itself, 0) {
@@ -121,6 +131,9 @@ fn translated<P: Frame, T: Tables>(
 /// A backend for the first packet of a flow, which will come from this machine's own address.
 #[inline(never)]
 fn draw<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Step {
+    if s.is_own {
+        return Step::Pass;
+    }
     match tables.find_service(s, Side::Outside) {
         Found::No | Found::SourceUnknown => return Step::Pass,
         Found::Drop => return Step::Settled,
@@ -130,6 +143,15 @@ fn draw<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Step {
     s.to = s.view.tuple;
     s.to.src = *config.node(s.view.v4);
     if s.to.src.is_unspecified() { Step::Drop(Reason::Unroutable) } else { Step::Translate }
+}
+
+/// Whether a packet to a service's address answers what this machine itself has asked from there: that is no client's. Nothing here
+/// sees what the machine sends, so a socket that is not connected can't be told from a server's.
+#[inline(always)]
+fn is_own_answer<P: Frame>(packet: &P, s: &Scratch, config: &Config) -> bool {
+    s.view.dst.same(config.node(s.view.v4))
+        && matches!(s.view.kind, Kind::Ports)
+        && packet.is_for_connected_socket(&s.view.tuple)
 }
 
 #[inline(always)]
@@ -167,8 +189,13 @@ fn direct<P: Frame, T: Tables>(
         s.balance();
         s.fresh.flags |= flow_flag::DIRECT;
         // Maglev says where an error goes, and nothing is opened by one.
-        if !matches!(s.view.kind, Kind::Error) && !tables.record_flow(s) {
-            return Step::Settled;
+        if !matches!(s.view.kind, Kind::Error) {
+            if !tables.record_flow(s) {
+                return Step::Settled;
+            }
+            if s.flow.flags & flow_flag::DIRECT == 0 {
+                return Step::Drop(Reason::FlowTableFull);
+            }
         }
     }
     let source = config.node(s.view.v4);

@@ -52,19 +52,16 @@ pub(crate) fn found<T: Tables>(
     true
 }
 
-/// Records `s.view.tuple` → `s.to` as `s.fresh` says. A table without room costs nothing but the memory of it.
+/// Records `s.view.tuple` → `s.to` as `s.fresh` says. A table without room costs nothing but the memory of it. False: as
+/// [`create`](crate::flow::create).
 #[inline(always)]
-pub(crate) fn record<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) {
+pub(crate) fn record<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
     let seat = tables.take_seat(config, &s.view.tuple, &mut s.leaver);
     evict(tables, s, seat);
     let Fresh { service_id, flags, .. } = s.fresh;
     s.flow = Flow { to: s.to, service_id, seen_s: now_s, flags, packets: 1, seat, ..Flow::default() };
     path::begin(&mut s.flow.path, &s.hop, &s.next, s.known);
-    if matches!(tables.add_flow(&s.view.tuple, &s.flow), Insert::Exists) {
-        // Another CPU was a moment earlier: its choice holds.
-        let to = &mut s.to;
-        tables.flow(&s.view.tuple, |flow| *to = flow.to);
-    }
+    !matches!(tables.add_flow(&s.view.tuple, &s.flow), Insert::Exists)
 }
 
 /// The backend as the frame's addresses: see [`DIRECT_MAC_TAG`].
@@ -95,7 +92,8 @@ pub(crate) fn from_ingress<P: Packet, T: Tables>(
     s: &mut Scratch,
     config: &Config,
 ) -> Verdict {
-    // Pods have no way to send such a packet, and no node speaks for them in this way.
+    // It came from a node ([`speaks_as_node`](crate::peers::speaks_as_node) keeps pods from what would look so), which writes these
+    // addresses itself into what its pods send, and speaks for no pod in this way.
     if tables.pod_cidr(&s.view.src).is_some() || is_loopback(&s.view.src) {
         return Verdict::drop(Reason::SourceSpoofed);
     }
@@ -127,6 +125,10 @@ pub(crate) fn from_ingress<P: Packet, T: Tables>(
     }
     if !known && !tables.record_flow(s) {
         return s.verdict;
+    }
+    // Another CPU may have recorded it as something else.
+    if s.direct || !matches!(s.hop.place, Place::Pod) {
+        return Verdict::drop(Reason::UnknownEndpoint);
     }
     if packet.take_in().is_none() {
         return Verdict::drop(Reason::RewriteFailed);

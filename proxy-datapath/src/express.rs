@@ -14,10 +14,11 @@ use crate::{
     packet::{Frame, Way},
     parse::{ETH, ETHERTYPE_V4, Kind, Shape},
     path::{self, Leaves},
+    peers::{is_tunnel, speaks_as_node},
     service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
     unwrap::{is_stray, unwrap, wrapped_in},
-    uplink::{fits_tunnel, is_tunnel, open},
+    uplink::{fits_tunnel, open},
     verdict::Verdict,
 };
 
@@ -108,6 +109,9 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
             return leave_to_stack(tables, s, seen_s);
         }
         tables.locate(s);
+        if speaks_as_node(tables, s, config) {
+            return Step::Pass;
+        }
     } else {
         s.to = s.view.tuple;
         // The tc program tells why.
@@ -122,6 +126,9 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
         }
         s.balance();
         tables.locate(s);
+        if speaks_as_node(tables, s, config) {
+            return Step::Pass;
+        }
         if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config) {
             return Step::Pass;
         }

@@ -198,22 +198,11 @@ fn revive<T: Tables>(tables: &T, s: &mut Scratch) {
     }
 }
 
-/// Takes away the flow whose answers would have the packet's addresses, turned round, if it is over: a TCP connection that is
-/// closed, datagrams that have paused. One that lives stays, or whoever makes up a source could end it.
+/// Whether answers to a packet that goes on as it is would be taken for those of another flow, and bear what that one asked.
 #[inline(always)]
-pub(crate) fn forget_answers<T: Tables>(tables: &T, s: &mut Scratch, now_s: u32) {
+pub(crate) fn answers_are_taken<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     s.view.tuple.flip_to(&mut s.reverse_key);
-    let (to, tcp) = (&mut s.to, s.view.proto == proto::TCP);
-    let is_over = tables.flow(&s.reverse_key, |flow| {
-        flow.to.flip_to(to);
-        let over =
-            if tcp { flow.state == flow_state::CLOSING } else { idle_s(now_s, flow.seen_s) >= CLOSED_S };
-        over && flow.flags & flow_flag::REVERSE != 0
-    });
-    if is_over == Some(true) {
-        tables.remove_flow(&s.reverse_key);
-        tables.remove_flow(&s.to);
-    }
+    tables.flow(&s.reverse_key, |flow| flow.flags & flow_flag::REVERSE != 0) == Some(true)
 }
 
 /// A packet [proves] a flow that may be evicted: it is established, and stays, if it was answered. False: it has lost its twin
@@ -277,14 +266,14 @@ pub struct Fresh {
     pub snat: bool,
 }
 
-impl Fresh {
-    #[inline(always)]
-    pub(crate) const fn is_translated(&self) -> bool {
-        self.flags != 0 || self.snat
-    }
-}
-
 impl Scratch {
+    /// The packet goes where it says; its source port alone may have to change, so that its answers can be told.
+    #[inline(always)]
+    pub(crate) fn stay(&mut self) {
+        self.choice.direct = false;
+        self.fresh = Fresh::default();
+    }
+
     /// Points the packet at the backend that was drawn.
     #[inline(always)]
     pub(crate) fn balance(&mut self) {
@@ -296,7 +285,8 @@ impl Scratch {
 }
 
 /// Records `s.view.tuple` → `s.to` as `s.fresh` says; the source port is chosen here. The reverse entry goes in first: that insertion *is* the
-/// allocation of the port, since two flows with the same answers would collide in it.
+/// allocation of the port, since two flows with the same answers would collide in it. False: another CPU has recorded the flow a
+/// moment ago, and what it has chosen holds.
 ///
 /// # Errors
 /// [`Reason::SnatExhausted`], [`Reason::FlowTableFull`].
@@ -306,7 +296,7 @@ pub(crate) fn create<T: Tables>(
     s: &mut Scratch,
     config: &Config,
     now_s: u32,
-) -> Result<(), Reason> {
+) -> Result<bool, Reason> {
     let fresh = s.fresh;
     let flags = fresh.flags | if fresh.snat { flow_flag::SNAT } else { 0 };
     s.view.tuple.flip_to(&mut s.reverse.to);
@@ -330,8 +320,11 @@ pub(crate) fn create<T: Tables>(
     s.flow.seat = seat;
     path::begin(&mut s.flow.path, &s.hop, &s.next, s.known);
     match tables.add_flow(&s.view.tuple, &s.flow) {
-        Insert::Done => Ok(()),
-        Insert::Exists => adopt(tables, s),
+        Insert::Done => Ok(true),
+        Insert::Exists => {
+            tables.remove_flow(&s.reverse_key);
+            Ok(false)
+        }
         Insert::Full => {
             tables.remove_flow(&s.reverse_key);
             Err(Reason::FlowTableFull)
@@ -377,6 +370,10 @@ fn reserve<T: Tables>(
     if fresh.snat || attempt > 0 {
         if matches!(s.view.kind, Kind::Ports | Kind::Echo) {
             let Some(port) = random_port(config, tables.random()) else { return Attempt::Exhausted };
+            // Answers to the tunnel's port would be taken for the tunnel's own packets.
+            if port.get() == config.tunnel_port {
+                return Attempt::Again;
+            }
             s.to.sport = port;
             if matches!(s.view.kind, Kind::Echo) {
                 s.to.dport = port;
@@ -422,14 +419,6 @@ fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32, 
     tables.remove_flow(&s.reverse_key);
     tables.remove_flow(&s.flow.to);
     true
-}
-
-/// Another CPU recorded the same flow a moment ago: its choice holds.
-#[inline(always)]
-fn adopt<T: Tables>(tables: &T, s: &mut Scratch) -> Result<(), Reason> {
-    tables.remove_flow(&s.reverse_key);
-    let to = &mut s.to;
-    tables.flow(&s.view.tuple, |flow| *to = flow.to).ok_or(Reason::FlowTableFull)
 }
 
 #[inline(always)]

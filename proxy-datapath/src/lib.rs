@@ -21,6 +21,7 @@ mod own;
 mod packet;
 mod parse;
 mod path;
+mod peers;
 mod pod;
 mod rewrite;
 mod service;

@@ -8,6 +8,7 @@ use crate::{
     forward::Place,
     packet::{Packet, Tunnel},
     parse::{Kind, Shape},
+    peers::speaks_as_node,
     tables::{Scratch, Tables},
     verdict::Verdict,
 };
@@ -21,6 +22,8 @@ pub fn from_overlay<P: Packet, T: Tables>(
     outer: Option<&Tunnel>,
 ) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
+    // Before anything is refused: the record of a drop says what it was.
+    let shape = packet.parse(s);
     let Some(outer) = outer else { return Verdict::drop(Reason::UnknownTunnelPeer) };
     if outer.vni != config.vni {
         return Verdict::drop(Reason::WrongVni);
@@ -28,7 +31,7 @@ pub fn from_overlay<P: Packet, T: Tables>(
     if !tables.is_tunnel_peer(&outer.peer) {
         return Verdict::drop(Reason::UnknownTunnelPeer);
     }
-    match packet.parse(s) {
+    match shape {
         Shape::Ip => {}
         Shape::Arp | Shape::Foreign => return Verdict::drop(Reason::UnknownProtocol),
         Shape::Broken => return s.verdict,
@@ -48,6 +51,9 @@ pub fn from_overlay<P: Packet, T: Tables>(
         s.to.dst = s.view.dst;
     }
     tables.locate(s);
+    if speaks_as_node(tables, s, config) {
+        return Verdict::drop(Reason::SpokeAsNode);
+    }
     if known {
         packet.keep(tables, s);
         if !packet.rewrite(s) {

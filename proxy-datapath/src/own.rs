@@ -1,12 +1,16 @@
 //! The node's own traffic, which is most of what its uplink sees: told by its addresses and ports, so that it costs next to
 //! nothing.
 
-use proxy_abi::{Config, FrontendKey, OwnPort, config_flag, frontend_kind, proto};
+use proxy_abi::{Config, FrontendKey, OwnPort, Prefix, config_flag, frontend_kind, proto};
 
 use crate::{
+    flow::Fresh,
     forward::is_loopback,
+    packet::Packet,
     parse::{ETH, Kind, View},
-    tables::Tables,
+    peers::is_tunnel,
+    service::is_from_service,
+    tables::{Scratch, Tables},
 };
 
 /// A whole TCP segment or UDP datagram behind a header without options. Whatever is none takes the long way.
@@ -47,10 +51,55 @@ pub(crate) fn is_for_own_socket<T: Tables>(tables: &T, view: &View, config: &Con
         && (config.flags & config_flag::TUNNEL == 0 || tables.pod_cidr(&tuple.src).is_none())
 }
 
-/// Whether a packet on its way out is a socket's of the node, and no answer to a flow that we translated.
+/// Whether a packet on its way out is a socket's of the node, no answer to a flow that we translated, and none whose answer could
+/// be taken for something else.
 #[inline(always)]
-pub(crate) fn is_from_own_socket<T: Tables>(tables: &T, view: &View, config: &Config) -> bool {
-    is_plain(view)
-        && view.src.same(config.node(view.v4))
-        && !tables.own_port(OwnPort::Answers, view.tuple.sport)
+pub(crate) fn is_from_own_socket<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    view: &View,
+    config: &Config,
+) -> bool {
+    if !is_plain(view) || !view.src.same(config.node(view.v4)) {
+        return false;
+    }
+    is_tunnel(view, config)
+        || !(tables.own_port(OwnPort::Answers, view.tuple.sport)
+            || asks_service(view, config)
+            || speaks_from_service(packet, tables, view, config))
+}
+
+/// Whether a socket of the node has sent a datagram to a service's address that the socket hooks have left as it was.
+#[inline(always)]
+pub(crate) fn asks_service(view: &View, config: &Config) -> bool {
+    view.proto == proto::UDP && Prefix::any_has(&config.service_ranges, &view.dst)
+}
+
+/// Whether a socket of the node opens something from an address and port that a service has here.
+#[inline(always)]
+fn speaks_from_service<P: Packet, T: Tables>(packet: &P, tables: &T, view: &View, config: &Config) -> bool {
+    view.opens() && packet.may_be_sent_from(view.tuple.sport) && is_from_service(tables, config, view)
+}
+
+/// Remembers what the node itself sends from an address and port that a service has here, as a flow that is translated to
+/// itself: its answers find that, and are not taken for a client's packets. Without room for it they are. What answers a client
+/// of the service has a flow already, seen from the other end.
+#[inline(always)]
+pub(crate) fn remember<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+) -> bool {
+    if !speaks_from_service(packet, tables, &s.view, config) {
+        return false;
+    }
+    s.view.tuple.flip_to(&mut s.reverse_key);
+    if tables.flow(&s.reverse_key, |_| ()).is_some() {
+        return false;
+    }
+    s.to = s.view.tuple;
+    s.fresh = Fresh::default();
+    tables.note_own_port(OwnPort::Answers, s.to.sport);
+    tables.record_flow(s)
 }

@@ -1,4 +1,4 @@
-use proxy_abi::{Addr, Config, Reason, Tuple};
+use proxy_abi::{Addr, Be16, Config, Reason, Tuple};
 
 use crate::{
     crc32c::Change,
@@ -25,6 +25,10 @@ pub trait Packet {
     /// Whether it stands for several packets that the kernel has merged or is still to cut (GRO, GSO): on the wire each is
     /// shorter than this one.
     fn is_merged(&self) -> bool;
+
+    /// Whether a socket with this port may have sent it, as far as a look at the packet alone tells: what our programs have sent
+    /// out under the node's address is no socket's of the node, and seldom has its port.
+    fn may_be_sent_from(&self, port: Be16) -> bool;
 
     /// `N` bytes at `at`; none where the packet is shorter.
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
@@ -207,6 +211,9 @@ pub trait Frame: Packet {
 
     /// Takes `count` bytes before the Ethernet header away; all offsets count from the new beginning then.
     fn strip(&mut self, count: u32) -> Option<()>;
+
+    /// Whether a socket of this machine is connected to the packet's sender, and the packet comes to it.
+    fn is_for_connected_socket(&self, tuple: &Tuple) -> bool;
 
     /// Asks the kernel's routes and neighbours. `length`: bytes of the IP packet to compare with the MTU; 0: any length.
     fn next_hop(&self, tuple: &Tuple, length: u32, hop: &mut NextHop);

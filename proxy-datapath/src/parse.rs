@@ -54,6 +54,8 @@ pub struct View {
     pub src: Addr,
     pub dst: Addr,
     pub v4: bool,
+    /// `src` and `dst` are this packet's.
+    pub has_addresses: bool,
     pub kind: Kind,
     /// Offset of the transport header.
     pub l4: u16,
@@ -89,6 +91,21 @@ impl View {
         self.proto == proto::TCP && self.flags & (SYN | ACK | FIN | RST) != SYN
     }
 
+    /// Names a packet that could not be read to its end by its addresses, as far as it was read.
+    #[inline(always)]
+    pub(crate) fn name_addresses(&mut self) {
+        self.tuple = match self.has_addresses {
+            true => Tuple::new(self.src, Be16::ZERO, self.dst, Be16::ZERO, 0),
+            false => Tuple::default(),
+        };
+    }
+
+    /// What could be the first packet of a flow between ports.
+    #[inline(always)]
+    pub(crate) const fn opens(&self) -> bool {
+        matches!(self.kind, Kind::Ports) && !self.is_midway()
+    }
+
     /// A TCP segment that belongs to a connection, and tells nothing of whether that lives (conntrack's INVALID).
     #[inline(always)]
     pub(crate) const fn is_stray(&self) -> bool {
@@ -109,6 +126,7 @@ impl View {
 /// [`Reason::Malformed`] for headers that are cut short or contradict themselves; [`Reason::MappedOnWire`].
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, view: &mut View, head: &mut Head) -> Result<Shape, Reason> {
+    view.has_addresses = false;
     if !head.read(packet) {
         return short(packet, head);
     }
@@ -155,6 +173,7 @@ fn parse_v4<P: Packet>(packet: &P, view: &mut View, head: &Head) -> Option<()> {
     view.proto = header[9];
     view.src = Addr::from_v4([header[12], header[13], header[14], header[15]]);
     view.dst = Addr::from_v4([header[16], header[17], header[18], header[19]]);
+    view.has_addresses = true;
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     view.fragment = fragment & 0x3fff != 0;
     view.whole = fragment & 0x4000 != 0;
@@ -186,6 +205,7 @@ fn parse_v6<P: Packet>(packet: &P, view: &mut View, head: &mut Head) -> Result<(
         header[24], header[25], header[26], header[27], header[28], header[29], header[30], header[31],
         header[32], header[33], header[34], header[35], header[36], header[37], header[38], header[39],
     ]);
+    view.has_addresses = true;
     // In our tables a mapped address *is* the IPv4 address: such a packet would pass for another's.
     if view.src.is_v4() || view.dst.is_v4() {
         return Err(Reason::MappedOnWire);

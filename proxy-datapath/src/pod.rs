@@ -1,12 +1,14 @@
 //! The two ends of a pod's veth pair, on the node's side.
 
-use proxy_abi::{Addr, Config, Link, Reason, config_flag, endpoint_flag, proto};
+use proxy_abi::{Addr, Config, Link, OwnPort, Reason, config_flag, endpoint_flag, proto};
 
 use crate::{
     flow::Fresh,
     forward::{Place, ends_here, is_link_local_v6, is_loopback, is_multicast},
+    own::remember,
     packet::Packet,
     parse::{ETH, Kind, Shape},
+    peers::speaks_as_node,
     service::{Found, Side},
     tables::{Scratch, Tables},
     uplink::source_on,
@@ -18,8 +20,9 @@ use crate::{
 #[inline(always)]
 pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    let Some(link) = tables.link(ifindex) else { return Verdict::drop(Reason::UnknownLink) };
+    // Before anything is refused: the record of a drop says what it was.
     let shape = packet.parse(s);
+    let Some(link) = tables.link(ifindex) else { return Verdict::drop(Reason::UnknownLink) };
     if matches!(shape, Shape::Broken) {
         return s.verdict;
     }
@@ -27,7 +30,7 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
         return Verdict::drop(Reason::MacSpoofed);
     }
     match shape {
-        Shape::Arp => check_arp(packet, link),
+        Shape::Arp => check_arp(packet, s, link),
         Shape::Foreign | Shape::Broken => Verdict::drop(Reason::UnknownProtocol),
         Shape::Ip => match admit(s, link) {
             Some(verdict) => verdict,
@@ -51,11 +54,12 @@ pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch)
         // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked at.
         s.view.tuple.src = *config.node(s.view.v4);
     }
-    if !tables.find_translated(s) || (packet.rewrite(s) && packet.write(s)) {
-        Verdict::PASS
-    } else {
-        s.verdict
+    let is_known = tables.find_translated(s);
+    // What the router address says is an answer, or comes back to an address that no service has.
+    if !is_known && (source & endpoint_flag::NODE == 0 || !remember(packet, tables, s, config)) {
+        return Verdict::PASS;
     }
+    if packet.rewrite(s) && packet.write(s) { Verdict::PASS } else { s.verdict }
 }
 
 #[inline(always)]
@@ -65,12 +69,14 @@ const fn same_mac(a: &[u8; 6], b: &[u8; 6]) -> bool {
 
 /// A pod may say of its own address, and of none, where it lives (RFC 826, RFC 5227).
 #[inline(always)]
-fn check_arp<P: Packet>(packet: &P, link: &Link) -> Verdict {
-    let Some(arp) = packet.load::<18>(ETH) else { return Verdict::drop(Reason::Malformed) };
+fn check_arp<P: Packet>(packet: &P, s: &mut Scratch, link: &Link) -> Verdict {
+    let Some(arp) = packet.load::<28>(ETH) else { return Verdict::drop(Reason::Malformed) };
+    let sender = Addr::from_v4([arp[14], arp[15], arp[16], arp[17]]);
+    s.view.tuple.src = sender;
+    s.view.tuple.dst = Addr::from_v4([arp[24], arp[25], arp[26], arp[27]]);
     if !same_mac(&[arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]], &link.mac) {
         return Verdict::drop(Reason::MacSpoofed);
     }
-    let sender = Addr::from_v4([arp[14], arp[15], arp[16], arp[17]]);
     if sender.same(&link.v4) || sender.v4_raw() == 0 {
         Verdict::PASS
     } else {
@@ -121,39 +127,69 @@ fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, conf
         }
     }
     tables.locate(s);
+    if speaks_as_node(tables, s, config) {
+        return Verdict::drop(Reason::SpokeAsNode);
+    }
     if ends_here(s) {
         return packet.expired(s, config.router(s.view.v4));
     }
+    let mut is_translated = known;
     if !known {
-        if s.fresh.flags != 0 {
-            match choose_source(s, config) {
-                Ok(snat) => s.fresh.snat = snat,
-                Err(reason) => return Verdict::drop(reason),
-            }
-        } else if matches!(s.hop.place, Place::Routed) {
-            return Verdict::PASS;
-        } else if matches!(s.hop.place, Place::Outside) {
-            match masquerade(packet, tables, s, config) {
-                Masquerade::Yes => s.fresh.snat = true,
-                Masquerade::Stack => return Verdict::PASS,
-                Masquerade::Refuse(reason) => return Verdict::drop(reason),
-            }
-        }
-        if s.fresh.is_translated() {
-            // A refusal or a farewell of a connection that nobody knows: it can open none.
-            if s.view.is_stray() {
-                return Verdict::drop(Reason::NoFlow);
-            }
-            if !tables.record_flow(s) {
-                return s.verdict;
-            }
+        is_translated = match open(packet, tables, s, config) {
+            Opening::Translated => true,
+            Opening::AsItIs => false,
+            Opening::Stack => return Verdict::PASS,
+            Opening::Refuse(reason) => return Verdict::drop(reason),
+        };
+        if is_translated && !tables.record_flow(s) {
+            return s.verdict;
         }
     }
     packet.keep(tables, s);
-    if (known || s.fresh.is_translated()) && !packet.rewrite(s) {
+    if is_translated && !packet.rewrite(s) {
         return s.verdict;
     }
     packet.forward(s, config)
+}
+
+/// What a pod's packet that no flow has becomes.
+#[derive(Clone, Copy)]
+enum Opening {
+    /// A flow, as `s.to` and `s.fresh` say.
+    Translated,
+    AsItIs,
+    /// What the kernel would not send out of an uplink is left to the stack as it is.
+    Stack,
+    Refuse(Reason),
+}
+
+#[inline(always)]
+fn open<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Opening {
+    let mut is_translated = true;
+    if s.fresh.flags != 0 {
+        match choose_source(s, config) {
+            Ok(snat) => s.fresh.snat = snat,
+            Err(reason) => return Opening::Refuse(reason),
+        }
+    } else if matches!(s.hop.place, Place::Outside) {
+        match masquerade(packet, tables, s, config) {
+            Opening::Translated => s.fresh.snat = true,
+            other => return other,
+        }
+    } else {
+        // It asks a backend itself that it has reached by a service before, from the same port.
+        is_translated =
+            s.view.opens() && tables.own_port(OwnPort::Answers, s.to.dport) && tables.answers_are_taken(s);
+        if !is_translated && matches!(s.hop.place, Place::Routed) {
+            return Opening::Stack;
+        }
+    }
+    // A refusal or a farewell of a connection that nobody knows: it can open none.
+    match is_translated {
+        true if s.view.is_stray() => Opening::Refuse(Reason::NoFlow),
+        true => Opening::Translated,
+        false => Opening::AsItIs,
+    }
 }
 
 /// Whether the first packet of a pod's flow to a service needs another source than the pod.
@@ -176,30 +212,22 @@ fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
     Ok(true)
 }
 
-#[derive(Clone, Copy)]
-enum Masquerade {
-    Yes,
-    /// What the kernel would not send out of an uplink is left to the stack as it is.
-    Stack,
-    Refuse(Reason),
-}
-
 /// Out of an uplink under the node's address there, past the stack: other people's FORWARD rules never see it.
 #[inline(always)]
-fn masquerade<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Masquerade {
+fn masquerade<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Opening {
     if config.flags & config_flag::MASQUERADE == 0 {
-        return Masquerade::Stack;
+        return Opening::Stack;
     }
     packet.way_out(&s.to, &mut s.next);
     let uplink = s.next.device().and_then(|ifindex| tables.uplink(ifindex));
     let Some(node) = uplink.and_then(|uplink| source_on(uplink, config, s.view.v4)) else {
-        return Masquerade::Stack;
+        return Opening::Stack;
     };
     match s.view.kind {
-        Kind::Error => return Masquerade::Refuse(Reason::NoFlow),
-        Kind::Fragment => return Masquerade::Refuse(Reason::FragmentUnknown),
+        Kind::Error => return Opening::Refuse(Reason::NoFlow),
+        Kind::Fragment => return Opening::Refuse(Reason::FragmentUnknown),
         Kind::Ports | Kind::Echo | Kind::Other => {}
     }
     s.to.src = *node;
-    Masquerade::Yes
+    Opening::Translated
 }

@@ -95,18 +95,7 @@ pub(crate) fn select<T: Tables>(
     choice: &mut Choice,
 ) -> Service {
     let mut key = FrontendKey { addr: *dst, port, proto, kind: frontend_kind::ADDRESS };
-    let mut found = None;
-    if is_node_port(tables, config, dst, port) {
-        // No Service has an address of the node (the agent sees to it), so that most need no second look.
-        let at_any = FrontendKey { addr: Addr::UNSPECIFIED, kind: node_port_kind(dst), ..key };
-        found = tables.frontend(&at_any);
-        if found.is_some() {
-            key = at_any;
-        }
-    }
-    if found.is_none() {
-        found = tables.frontend(&key);
-    }
+    let mut found = at(tables, config, &mut key);
     for _ in 0..READS {
         let Some(frontend) = found else { return Service::No };
         match draw(tables, frontend, client, choice) {
@@ -115,6 +104,27 @@ pub(crate) fn select<T: Tables>(
         }
     }
     Service::Drop(Reason::StaleSlot)
+}
+
+/// The frontend of an address and port at this node; `key` is left as the one that was found.
+#[inline(always)]
+fn at<'a, T: Tables>(tables: &'a T, config: &Config, key: &mut FrontendKey) -> Option<&'a Frontend> {
+    if is_node_port(tables, config, &key.addr, key.port) {
+        // No Service has an address of the node (the agent sees to it), so that most need no second look.
+        let at_any = FrontendKey { addr: Addr::UNSPECIFIED, kind: node_port_kind(&key.addr), ..*key };
+        if let Some(found) = tables.frontend(&at_any) {
+            *key = at_any;
+            return Some(found);
+        }
+    }
+    tables.frontend(key)
+}
+
+/// Whether a packet comes from an address and port that a service has here.
+#[inline(always)]
+pub(crate) fn is_from_service<T: Tables>(tables: &T, config: &Config, view: &View) -> bool {
+    let (addr, port, proto) = (view.src, view.tuple.sport, view.proto);
+    at(tables, config, &mut FrontendKey { addr, port, proto, kind: frontend_kind::ADDRESS }).is_some()
 }
 
 /// Whether a connection that this node does not know may be taken up in its middle: by Maglev every node draws the same

@@ -1,7 +1,7 @@
 //! The socket hooks: a client's destination is swapped before a packet exists.
 
 use proxy_abi::{
-    Addr, AffinityKey, Be16, Config, Peer, SocketKey, SocketOrigin, config_flag, proto, socket_flag,
+    Addr, AffinityKey, Be16, Config, Peer, Slot, SocketKey, SocketOrigin, config_flag, proto, socket_flag,
 };
 
 use crate::{
@@ -49,7 +49,15 @@ pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
         return SocketVerdict::Allow;
     }
     let mut choice = Choice::default();
-    balance(socket, tables, config, (addr, port), &mut choice)
+    let verdict = draw(socket, tables, config, (addr, port), &mut choice);
+    let Slot { addr: backend, port: backend_port, service_id, .. } = choice.backend;
+    if service_id == 0 {
+        forget(socket, tables, (addr, port));
+        return verdict;
+    }
+    remember(socket, tables, (backend, backend_port), (addr, port), service_id);
+    socket.set_address(&backend, backend_port);
+    SocketVerdict::Allow
 }
 
 /// sendmsg(2) with a destination: the node's own unconnected UDP sockets. One socket sticks to one backend of a service, as
@@ -62,31 +70,44 @@ pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
     }
     let (addr, port) = socket.address();
     let key = key(socket, addr, port);
-    let chosen = tables.socket(&key).filter(|choice| choice.flags & socket_flag::CHOICE != 0);
-    if let Some(choice) = chosen {
-        socket.set_address(&choice.addr, choice.port);
-        return SocketVerdict::Allow;
+    let mut is_backend = false;
+    let mut chosen = SocketOrigin::default();
+    if let Some(known) = tables.socket(&key) {
+        if known.flags == socket_flag::CHOICE {
+            socket.set_address(&known.addr, known.port);
+            return SocketVerdict::Allow;
+        }
+        is_backend = known.flags == 0;
+        if !is_backend {
+            chosen = known;
+        }
     }
-    let mut choice = Choice::default();
-    let verdict = balance(socket, tables, config, (addr, port), &mut choice);
-    let backend = &choice.backend;
-    if backend.service_id != 0 {
-        let chosen = SocketOrigin {
-            addr: backend.addr,
-            port: backend.port,
-            flags: socket_flag::CHOICE,
-            service_id: backend.service_id,
-        };
-        tables.set_socket(&key, &chosen);
+    if chosen.flags & socket_flag::CHOICE == 0 {
+        let mut choice = Choice::default();
+        let verdict = draw(socket, tables, config, (addr, port), &mut choice);
+        let Slot { addr, port, service_id, .. } = choice.backend;
+        if service_id == 0 {
+            if is_backend {
+                set_aside(socket, tables, &key);
+            }
+            return verdict;
+        }
+        chosen.addr = addr;
+        chosen.port = port;
+        chosen.service_id = service_id;
     }
-    verdict
+    chosen.flags = socket_flag::CHOICE;
+    remember(socket, tables, (chosen.addr, chosen.port), (addr, port), chosen.service_id);
+    tables.set_socket(&key, &chosen);
+    socket.set_address(&chosen.addr, chosen.port);
+    SocketVerdict::Allow
 }
 
-/// Swaps a service's address for a backend's. What must be dropped, or needs the source that is chosen only after this, is
-/// left to the pod's device; the node's own sockets have none.
+/// Draws a backend for a socket. What must be dropped, or needs the source that is chosen only after this, is left to the pod's
+/// device; the node's own sockets have none.
 #[inline(always)]
-fn balance<S: Socket, T: Tables>(
-    socket: &mut S,
+fn draw<S: Socket, T: Tables>(
+    socket: &S,
     tables: &T,
     config: &Config,
     (addr, port): (Addr, Be16),
@@ -101,15 +122,11 @@ fn balance<S: Socket, T: Tables>(
         port: tables.random(),
     };
     match select(tables, config, (&addr, port, socket.protocol()), &client, choice) {
-        Service::No | Service::SourceUnknown => SocketVerdict::Allow,
+        Service::No | Service::SourceUnknown | Service::Backend => SocketVerdict::Allow,
         Service::Drop(_) if !host => SocketVerdict::Allow,
+        // Nobody expects a datagram's socket to be refused: packets are, on their way out.
+        Service::Reject | Service::Drop(_) if socket.protocol() == proto::UDP => SocketVerdict::Allow,
         Service::Reject | Service::Drop(_) => SocketVerdict::Refuse,
-        Service::Backend => {
-            let backend = &choice.backend;
-            remember(socket, tables, (backend.addr, backend.port), (addr, port), backend.service_id);
-            socket.set_address(&backend.addr, backend.port);
-            SocketVerdict::Allow
-        }
     }
 }
 
@@ -146,7 +163,7 @@ fn show_service<S: Socket, T: Tables>(socket: &mut S, tables: &T) {
     }
     // Of TCP: what an older version noted.
     if let Some(origin) = tables.socket(&key(socket, addr, port))
-        && origin.flags & socket_flag::CHOICE == 0
+        && origin.flags & (socket_flag::CHOICE | socket_flag::ASIDE) == 0
     {
         socket.set_address(&origin.addr, origin.port);
     }
@@ -167,7 +184,44 @@ fn remember<S: Socket, T: Tables>(
         return;
     }
     let origin = SocketOrigin { addr: service.0, port: service.1, flags: 0, service_id };
-    tables.set_socket(&key(socket, backend.0, backend.1), &origin);
+    let key = key(socket, backend.0, backend.1);
+    let before = tables.socket(&key).is_some_and(|before| {
+        before.flags == 0 && (!before.addr.same(&service.0) || before.port.raw() != service.1.raw())
+    });
+    if before {
+        set_aside(socket, tables, &key);
+    }
+    tables.set_socket(&key, &origin);
+}
+
+/// The socket speaks to what `key` names by another address than that of the service that it was found by: an answer bears the
+/// address that was asked last. Two conversations with one peer from one port have the same packets; nothing else tells them
+/// apart.
+#[inline(always)]
+fn set_aside<S: Socket, T: Tables>(socket: &S, tables: &T, key_of_backend: &SocketKey) {
+    let Some(mut origin) = tables.socket(key_of_backend) else { return };
+    if origin.flags != 0 {
+        return;
+    }
+    origin.flags = socket_flag::ASIDE;
+    tables.set_socket(key_of_backend, &origin);
+    let key_of_service = key(socket, origin.addr, origin.port);
+    if let Some(mut choice) = tables.socket(&key_of_service)
+        && choice.flags == socket_flag::CHOICE
+    {
+        choice.flags |= socket_flag::ASIDE;
+        tables.set_socket(&key_of_service, &choice);
+    }
+}
+
+/// The socket is connected to no service: what it was to its peer before concerns it no more.
+#[inline(always)]
+fn forget<S: Socket, T: Tables>(socket: &S, tables: &T, (addr, port): (Addr, Be16)) {
+    if socket.protocol() == proto::UDP {
+        set_aside(socket, tables, &key(socket, addr, port));
+    } else if tables.peer(socket.cookie()).is_some() {
+        tables.set_peer(&Peer { cookie: socket.cookie(), ..Peer::default() });
+    }
 }
 
 #[inline(always)]

@@ -23,10 +23,15 @@ use crate::{
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, s: &mut Scratch) -> Shape {
     s.forget_path();
-    parse::parse(packet, &mut s.view, &mut s.head).unwrap_or_else(|reason| {
+    let shape = parse::parse(packet, &mut s.view, &mut s.head).unwrap_or_else(|reason| {
         s.verdict = Verdict::drop(reason);
         Shape::Broken
-    })
+    });
+    if !matches!(shape, Shape::Ip) {
+        // The record of a drop names what could be read, and nothing of the packet before.
+        s.view.name_addresses();
+    }
+    shape
 }
 
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`; `s.lively` tells whether another
@@ -46,10 +51,10 @@ pub fn find_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     true
 }
 
-/// Takes away the flow whose answers would have the packet's addresses, turned round, if it is over. `s.to` is lost.
+/// Whether answers to the packet, as it is, would be taken for another flow's.
 #[inline(always)]
-pub fn forget_answers<T: Tables>(tables: &T, s: &mut Scratch) {
-    flow::forget_answers(tables, s, tables.now_s());
+pub fn answers_are_taken<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+    flow::answers_are_taken(tables, s)
 }
 
 /// Finds the service that a packet is for and draws its backend into `s.choice`. [`Found::Drop`]: `s.verdict` says why.
@@ -76,31 +81,48 @@ pub fn locate<T: Tables>(tables: &T, s: &mut Scratch) {
     }
 }
 
-/// Records `s.view.tuple` → `s.to` as `s.fresh` says, and chooses a source port where one is needed. False: `s.verdict` says
-/// why not.
+/// How the recording of a flow ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Recorded {
+    /// Not at all: `s.verdict` says why.
+    Refused = 0,
+    Done = 1,
+    /// By another CPU, a moment before.
+    Before = 2,
+}
+
+/// Records `s.view.tuple` → `s.to` as `s.fresh` says, and chooses a source port where one is needed.
 #[inline(always)]
-pub fn record_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+pub fn record<T: Tables>(tables: &T, s: &mut Scratch) -> Recorded {
     let recorded = match tables.config() {
         Some(config) => {
             // Before its first answer can come.
             note_own_ports(tables, s, config);
             match s.fresh.flags & flow_flag::DIRECT {
                 0 => flow::create(tables, s, config, tables.now_s()),
-                _ => {
-                    direct::record(tables, s, config, tables.now_s());
-                    Ok(())
-                }
+                _ => Ok(direct::record(tables, s, config, tables.now_s())),
             }
         }
         None => Err(Reason::FlowTableFull),
     };
-    settle(recorded, s)
+    match recorded {
+        Ok(true) => Recorded::Done,
+        Ok(false) => Recorded::Before,
+        Err(reason) => {
+            s.verdict = Verdict::drop(reason);
+            Recorded::Refused
+        }
+    }
 }
 
-/// Where a flow from outside meets the node's own addresses: see [`OwnPorts`](proxy_abi::OwnPorts).
+/// Where a flow from outside meets the node's own addresses, and whom a pod's flow meets: see [`OwnPorts`](proxy_abi::OwnPorts).
 #[inline(always)]
 fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, config: &Config) {
     if s.fresh.flags & flow_flag::FROM_UPLINK == 0 {
+        if s.fresh.flags & flow_flag::DNAT != 0 {
+            tables.note_own_port(OwnPort::Answers, s.to.dport);
+        }
         return;
     }
     if s.view.dst.same(config.node(s.view.v4)) {

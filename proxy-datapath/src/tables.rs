@@ -1,6 +1,6 @@
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Link, Member, OwnPort, Peer, PodCidr, Slot, SocketKey, SocketOrigin, Tuple, Uplink,
+    FrontendKey, Link, Member, OwnPort, Peer, PodCidr, Reason, Slot, SocketKey, SocketOrigin, Tuple, Uplink,
     path_known,
 };
 
@@ -11,7 +11,7 @@ use crate::{
     packet::NextHop,
     parse::View,
     service::{Choice, Found, Side},
-    step,
+    step::{self, Recorded},
     verdict::Verdict,
 };
 
@@ -105,13 +105,13 @@ pub trait Tables {
         found
     }
 
-    /// [`step::forget_answers`].
+    /// [`step::answers_are_taken`].
     #[inline(always)]
-    fn forget_answers(&self, s: &mut Scratch)
+    fn answers_are_taken(&self, s: &mut Scratch) -> bool
     where
         Self: Sized,
     {
-        step::forget_answers(self, s);
+        step::answers_are_taken(self, s)
     }
 
     /// [`step::find_service`].
@@ -144,13 +144,35 @@ pub trait Tables {
         step::locate(self, s);
     }
 
-    /// [`step::record_flow`].
+    /// [`step::record`].
+    #[inline(always)]
+    fn record(&self, s: &mut Scratch) -> Recorded
+    where
+        Self: Sized,
+    {
+        step::record(self, s)
+    }
+
+    /// [`step::record`]. Where another CPU was a moment earlier the packet becomes one of the flow that is there: all that
+    /// follows from what the two have chosen is looked up anew. False: `s.verdict` says why not.
     #[inline(always)]
     fn record_flow(&self, s: &mut Scratch) -> bool
     where
         Self: Sized,
     {
-        step::record_flow(self, s)
+        match self.record(s) {
+            Recorded::Refused => false,
+            Recorded::Done => true,
+            Recorded::Before if self.find_flow(s) => {
+                self.locate(s);
+                true
+            }
+            // It is gone again.
+            Recorded::Before => {
+                s.verdict = Verdict::drop(Reason::FlowTableFull);
+                false
+            }
+        }
     }
 }
 
@@ -184,6 +206,8 @@ pub struct Scratch {
     /// What is known of where it goes, and what its flow's entry has of that: bits of [`path_known`].
     pub known: u8,
     pub kept: u8,
+    /// It answers what a socket of this machine has asked.
+    pub is_own: bool,
     /// Its next station on the link.
     pub next: NextHop,
     /// Its flow is answered by another node: it goes there untouched, `s.to` names its backend.

@@ -1,13 +1,14 @@
 //! The devices that lead to the other nodes and the outside.
 
-use proxy_abi::{Addr, Config, OwnPort, Reason, Uplink, config_flag, endpoint_flag, flow_flag, proto};
+use proxy_abi::{Addr, Config, OwnPort, Reason, Uplink, config_flag, endpoint_flag, flow_flag};
 
 use crate::{
     flow::Fresh,
     forward::{Place, ends_here, is_loopback},
-    own::{is_for_own_socket, is_from_own_socket},
+    own::{asks_service, is_for_own_socket, is_from_own_socket, remember},
     packet::Packet,
     parse::{Kind, Shape, View},
+    peers::{is_forged_tunnel, is_tunnel, speaks_as_node, speaks_to_peer},
     service::{Found, Side, joins_midway},
     tables::{Scratch, Tables},
     verdict::Verdict,
@@ -23,8 +24,12 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         // The node's own business, and its stack is the judge of it.
         Shape::Arp | Shape::Foreign | Shape::Broken => return Verdict::PASS,
     }
-    if is_for_own_socket(tables, &s.view, config) || is_tunnel(&s.view, config) {
+    if is_for_own_socket(tables, &s.view, config) {
         return Verdict::PASS;
+    }
+    if is_tunnel(&s.view, config) {
+        let is_forged = is_forged_tunnel(tables, &s.view, config);
+        return if is_forged { Verdict::drop(Reason::SpokeAsNode) } else { Verdict::PASS };
     }
     if is_loopback(&s.view.src) || is_loopback(&s.view.dst) {
         return Verdict::drop(Reason::LoopbackSource);
@@ -32,16 +37,15 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
     let known = tables.find_flow(s);
     if !known {
         s.to = s.view.tuple;
-        let found = tables.find_service(s, Side::Outside);
+        let is_own = s.view.src.same(config.node(s.view.v4));
+        let found = tables.find_service(s, if is_own { Side::Inside } else { Side::Outside });
         // Only the tunnel may bring packets from pods; on the wire a stranger could make them.
         if config.flags & config_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some() {
             return Verdict::drop(Reason::SourceSpoofed);
         }
         match found {
-            Found::No | Found::SourceUnknown => {
-                set_right(tables, s);
-                return Verdict::PASS;
-            }
+            Found::No | Found::SourceUnknown if !asks_backend_itself(tables, s) => return Verdict::PASS,
+            Found::No | Found::SourceUnknown => s.stay(),
             Found::Drop => return s.verdict,
             Found::Reject => return packet.reject(s),
             Found::Backend if s.view.is_midway() && !joins_midway(tables, &s.view) => return Verdict::PASS,
@@ -49,10 +53,13 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         }
     }
     tables.locate(s);
+    if speaks_as_node(tables, s, config) {
+        return Verdict::drop(Reason::SpokeAsNode);
+    }
     if ends_here(s) {
         return packet.expired(s, config.node(s.view.v4));
     }
-    if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config) {
+    if is_too_big(packet, s, config) {
         return packet.too_big(s, config.pod_mtu);
     }
     if !known {
@@ -62,21 +69,20 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
         if !tables.record_flow(s) {
             return s.verdict;
         }
+        // Another CPU may have drawn another backend.
+        if is_too_big(packet, s, config) {
+            return packet.too_big(s, config.pod_mtu);
+        }
     }
     packet.keep(tables, s);
     if s.direct || packet.rewrite(s) { packet.forward(s, config) } else { s.verdict }
 }
 
-/// A client that reached a host-network backend by its service dials it directly, from the same port: the old flow's answers
-/// have the very addresses of the new one's, and are over.
+/// A client that reached a host-network backend by its service dials it directly, from the same port: the answers would bear
+/// the service's address.
 #[inline(always)]
-fn set_right<T: Tables>(tables: &T, s: &mut Scratch) {
-    if s.view.is_midway() || !matches!(s.view.kind, Kind::Ports) {
-        return;
-    }
-    if tables.own_port(OwnPort::Answers, s.view.tuple.dport) {
-        tables.forget_answers(s);
-    }
+fn asks_backend_itself<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+    s.view.opens() && tables.own_port(OwnPort::Answers, s.view.tuple.dport) && tables.answers_are_taken(s)
 }
 
 /// What the node's stack sends out of an uplink: answers of its host-network backends are translated back, and what pods
@@ -85,16 +91,33 @@ fn set_right<T: Tables>(tables: &T, s: &mut Scratch) {
 #[inline(always)]
 pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
-    if !matches!(packet.parse(s), Shape::Ip)
-        || is_from_own_socket(tables, &s.view, config)
-        || is_tunnel(&s.view, config)
-    {
+    if !matches!(packet.parse(s), Shape::Ip) || is_from_own_socket(packet, tables, &s.view, config) {
         return Verdict::PASS;
     }
     let Some(source) = tables.endpoint(&s.view.src) else { return Verdict::PASS };
     let masquerade = source.flags & endpoint_flag::NODE == 0;
-    if !tables.find_translated(s) {
-        if !masquerade || config.flags & config_flag::MASQUERADE == 0 {
+    if !masquerade && is_tunnel(&s.view, config) {
+        return Verdict::PASS;
+    }
+    if !masquerade && asks_service(&s.view, config) {
+        return ask_service(packet, tables, s);
+    }
+    let is_known = tables.find_translated(s);
+    if !is_known {
+        s.to = s.view.tuple;
+        s.to.dst = s.view.dst;
+    }
+    if source.flags & endpoint_flag::POD != 0 && speaks_to_peer(tables, s, config) {
+        return Verdict::drop(Reason::SpokeAsNode);
+    }
+    if !is_known {
+        if !masquerade {
+            if remember(packet, tables, s, config) && packet.rewrite(s) {
+                packet.write(s);
+            }
+            return Verdict::PASS;
+        }
+        if config.flags & config_flag::MASQUERADE == 0 {
             return Verdict::PASS;
         }
         if let Err(reason) = hide(tables, s, config, ifindex) {
@@ -107,19 +130,38 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
     if packet.rewrite(s) && packet.write(s) { Verdict::PASS } else { s.verdict }
 }
 
+/// What a socket of the node sends to a service's address: it was connected before there were endpoints, or no socket hook was
+/// there. In by the device that it was to leave by it is balanced as what others send.
+#[inline(always)]
+fn ask_service<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+    // A later fragment follows the first one.
+    if !matches!(s.view.kind, Kind::Fragment) {
+        match tables.find_service(s, Side::Inside) {
+            Found::No | Found::SourceUnknown => return Verdict::PASS,
+            Found::Drop => return s.verdict,
+            Found::Reject => return packet.reject(s).taken_in(),
+            Found::Backend => {}
+        }
+        let backend = s.choice.backend.addr;
+        if tables.endpoint(&backend).is_some_and(|own| own.flags & endpoint_flag::NODE != 0) {
+            // The stack takes nothing in that bears its own address. Told that nobody listens, its socket is connected again.
+            return packet.reject(s).taken_in();
+        }
+    }
+    let own = *s.head.source();
+    s.head.address_to(&own);
+    if packet.write(s) { Verdict::TAKEN_IN } else { s.verdict }
+}
+
+#[inline(always)]
+fn is_too_big<P: Packet>(packet: &P, s: &Scratch, config: &Config) -> bool {
+    matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config)
+}
+
 /// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the tunnel's header.
 #[inline(always)]
 pub(crate) fn fits_tunnel<P: Packet>(packet: &P, view: &View, config: &Config) -> bool {
     view.length as u32 <= config.pod_mtu || !view.whole || view.fragment || packet.is_merged()
-}
-
-/// The tunnel's own packets: their inner ones meet the VXLAN device's programs.
-#[inline(always)]
-pub(crate) const fn is_tunnel(view: &View, config: &Config) -> bool {
-    view.proto == proto::UDP
-        && matches!(view.kind, Kind::Ports)
-        && config.tunnel_port != 0
-        && view.tuple.dport.get() == config.tunnel_port
 }
 
 /// What the flow from outside becomes whose backend was drawn and found: `s.fresh`, `s.to.src`.

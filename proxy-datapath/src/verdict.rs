@@ -19,6 +19,8 @@ pub enum Action {
     Answer = 6,
     /// Out of `ifindex` as it is: its frame bears the neighbour's address.
     Addressed = 7,
+    /// In by the device that it was to leave by: its own answer, or it goes on from there.
+    TakenIn = 8,
 }
 
 /// What is to become of a packet. Flat, not an enum with fields: every byte is written on every path, as the verifier wants.
@@ -41,6 +43,7 @@ impl Default for Verdict {
 
 impl Verdict {
     pub const PASS: Verdict = Verdict::new(Action::Pass, Reason::Passed, 0, Addr::UNSPECIFIED);
+    pub const TAKEN_IN: Verdict = Verdict::new(Action::TakenIn, Reason::Passed, 0, Addr::UNSPECIFIED);
     pub const ANSWER: Verdict = Verdict::new(Action::Answer, Reason::Rejected, 0, Addr::UNSPECIFIED);
 
     const fn new(action: Action, reason: Reason, ifindex: u32, node: Addr) -> Verdict {
@@ -71,6 +74,15 @@ impl Verdict {
     #[inline(always)]
     pub const fn answer(reason: Reason) -> Verdict {
         Verdict::new(Action::Answer, reason, 0, Addr::UNSPECIFIED)
+    }
+
+    /// An answer for who sits on this side of the device.
+    #[inline(always)]
+    pub const fn taken_in(self) -> Verdict {
+        match self.action {
+            Action::Answer => Verdict::new(Action::TakenIn, self.reason, 0, Addr::UNSPECIFIED),
+            _ => self,
+        }
     }
 
     /// Out of a device, inside another packet.

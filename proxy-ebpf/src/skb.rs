@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::generated as helper,
     programs::TcContext,
 };
-use proxy_abi::{Addr, Config, Tuple};
+use proxy_abi::{Addr, Be16, Config, Tuple};
 use proxy_datapath::{Change, NextHop, Packet, Round, Scratch, Shape, Tables, Tunnel, Verdict, is_change};
 
 use crate::{fib, steps, tables::Kernel};
@@ -112,6 +112,18 @@ impl Packet for Skb<'_> {
     fn is_merged(&self) -> bool {
         // SAFETY: the context is valid for the whole run.
         unsafe { (*self.raw()).gso_size != 0 }
+    }
+
+    #[inline(always)]
+    fn may_be_sent_from(&self, port: Be16) -> bool {
+        // SAFETY: the context is valid for the whole run, and every arm of the union is this pointer.
+        let socket = unsafe { (*self.raw()).__bindgen_anon_2.sk };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: it holds a reference to it; in host byte order. One without a port sends from none: a test run's.
+        let own = unsafe { (*socket).src_port };
+        own == 0 || own == port.get() as u32
     }
 
     #[inline(always)]

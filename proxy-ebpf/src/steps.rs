@@ -12,7 +12,10 @@ use aya_ebpf::{
     macros::btf_map,
     programs::{TcContext, XdpContext},
 };
-use proxy_datapath::{Found, Scratch, Shape, Side, Tables, step};
+use proxy_datapath::{
+    Found, Scratch, Shape, Side, Tables,
+    step::{self, Recorded},
+};
 
 use crate::{skb::Skb, tables::Kernel, xdp::Xdp};
 
@@ -52,10 +55,10 @@ macro_rules! global {
 
 global! {
     find_flow(s) -> bool, false, step::find_flow(&Kernel, s);
-    forget_answers(s) -> u32, 0, { step::forget_answers(&Kernel, s); 0 };
+    answers_are_taken(s) -> bool, false, step::answers_are_taken(&Kernel, s);
     find_service(s, side: Side) -> Found, Found::No, step::find_service(&Kernel, s, side);
     locate(s) -> u32, 0, { step::locate(&Kernel, s); 0 };
-    record_flow(s) -> bool, false, step::record_flow(&Kernel, s);
+    record(s) -> Recorded, Recorded::Refused, step::record(&Kernel, s);
 }
 
 macro_rules! global_packet {

@@ -15,7 +15,7 @@ use proxy_abi::{
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf,
     Tuple, Uplink,
 };
-use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables};
+use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables, step::Recorded};
 
 use crate::{
     maps::{
@@ -254,8 +254,8 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn forget_answers(&self, s: &mut Scratch) {
-        steps::forget_answers(s);
+    fn answers_are_taken(&self, s: &mut Scratch) -> bool {
+        steps::answers_are_taken(s)
     }
 
     #[inline(always)]
@@ -269,7 +269,7 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn record_flow(&self, s: &mut Scratch) -> bool {
-        steps::record_flow(s)
+    fn record(&self, s: &mut Scratch) -> Recorded {
+        steps::record(s)
     }
 }

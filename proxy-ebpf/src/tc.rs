@@ -1,7 +1,7 @@
 //! The tc hooks: a verdict of the datapath becomes calls of helpers, a counter and, for a drop, an event.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::generated as helper,
     macros::classifier,
     programs::TcContext,
@@ -100,6 +100,10 @@ impl<'a> Run<'a> {
             Action::Addressed => unsafe { helper::bpf_redirect(verdict.ifindex, 0) as i32 },
             // SAFETY: as above.
             Action::Answer => unsafe { helper::bpf_redirect(self.skb.ifindex(), 0) as i32 },
+            // SAFETY: as above.
+            Action::TakenIn => unsafe {
+                helper::bpf_redirect(self.skb.ifindex(), BPF_F_INGRESS as u64) as i32
+            },
             Action::Tunnel | Action::Keyed => self.tunnel(verdict),
         }
     }

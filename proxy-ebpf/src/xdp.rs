@@ -4,16 +4,22 @@
 //! first ones written; more than a few other bytes are written by helpers: they come from the stack, where words lie at
 //! multiples of their size or are moved byte by byte.
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::{
+    arch::asm,
+    mem::{self, MaybeUninit},
+};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{xdp_action, xdp_md},
+    bindings::{
+        BPF_F_CURRENT_NETNS, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ipv6, xdp_action, xdp_md,
+    },
     helpers::generated as helper,
     macros::xdp,
     programs::XdpContext,
 };
-use proxy_abi::Tuple;
+use proxy_abi::{Be16, Tuple, proto};
 use proxy_datapath::{
     Action, Change, Frame, Head, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, add_sums,
     fix_checksum, from_nic, from_wire,
@@ -65,7 +71,12 @@ fn finish(packet: &Xdp, scratch: &Scratch, verdict: &Verdict, length: u32) -> u3
         // SAFETY: plain numbers; the helper checks the device.
         Action::Out => unsafe { helper::bpf_redirect(verdict.ifindex, 0) as u32 },
         // The others are verdicts of nodes.
-        Action::Drop | Action::Deliver | Action::Tunnel | Action::Keyed | Action::Addressed => {
+        Action::Drop
+        | Action::Deliver
+        | Action::Tunnel
+        | Action::Keyed
+        | Action::Addressed
+        | Action::TakenIn => {
             report(packet.ifindex(), &scratch.view, verdict.reason, length);
             xdp_action::XDP_DROP
         }
@@ -209,6 +220,12 @@ impl Packet for Xdp<'_> {
         false
     }
 
+    /// What a wire has brought was sent by none of this machine's.
+    #[inline(always)]
+    fn may_be_sent_from(&self, _: Be16) -> bool {
+        false
+    }
+
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let mut aligned = Aligned(MaybeUninit::<[u8; N]>::uninit());
@@ -323,6 +340,40 @@ impl Frame for Xdp<'_> {
     fn strip(&mut self, count: u32) -> Option<()> {
         // SAFETY: as for `resize`.
         (unsafe { helper::bpf_xdp_adjust_head(self.raw(), count as i32) } == 0).then_some(())
+    }
+
+    #[inline(never)]
+    fn is_for_connected_socket(&self, tuple: &Tuple) -> bool {
+        // SAFETY: integers and arrays of them: all zeroes is a value.
+        let mut asked: bpf_sock_tuple = unsafe { mem::zeroed() };
+        let (sport, dport) = (tuple.sport.raw(), tuple.dport.raw());
+        let size = if tuple.dst.is_v4() {
+            let (saddr, daddr) = (tuple.src.v4_raw(), tuple.dst.v4_raw());
+            asked.__bindgen_anon_1.ipv4 = Ipv4 { saddr, daddr, sport, dport };
+            size_of::<Ipv4>()
+        } else {
+            asked.__bindgen_anon_1.ipv6 = Ipv6 { saddr: tuple.src.0, daddr: tuple.dst.0, sport, dport };
+            size_of::<Ipv6>()
+        };
+        let (ctx, asked, netns) = (self.0.as_ptr(), &raw mut asked, BPF_F_CURRENT_NETNS as i64 as u64);
+        // SAFETY: the helpers read no more than the size they are told.
+        let socket = unsafe {
+            match tuple.proto {
+                proto::UDP => helper::bpf_sk_lookup_udp(ctx, asked, size as u32, netns, 0),
+                proto::TCP => helper::bpf_sk_lookup_tcp(ctx, asked, size as u32, netns, 0),
+                _ => return false,
+            }
+        };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: it is held until it is given back, which is the last that is done with it.
+        unsafe {
+            // A server's has no peer.
+            let is_connected = (*socket).dst_port == sport;
+            helper::bpf_sk_release(socket.cast());
+            is_connected
+        }
     }
 
     /// Not inlined: the question takes 64 bytes of stack.

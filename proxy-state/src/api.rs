@@ -83,9 +83,12 @@ wire! {
         /// Owner of an EndpointSlice.
         #[serde(rename = "kubernetes.io/service-name")]
         service_name: Option<String>,
-        /// A Service with this label belongs to another proxy.
+        /// A Service with this label, whatever its value, belongs to another proxy, and so does a slice.
         #[serde(rename = "service.kubernetes.io/service-proxy-name")]
         service_proxy_name: Option<String>,
+        /// A Service with this label, whatever its value, is no proxy's, and neither is a slice.
+        #[serde(rename = "service.kubernetes.io/headless")]
+        headless: Option<String>,
         /// A Node with this label, whatever its value, takes no traffic of load balancers (KEP-1143).
         #[serde(rename = "node.kubernetes.io/exclude-from-external-load-balancers")]
         exclude_from_load_balancers: Option<String>,

@@ -85,7 +85,7 @@ pub(crate) struct Port {
 const DEFAULT_AFFINITY_S: u32 = 10_800;
 
 impl Service {
-    /// `None` for what a proxy must ignore: headless, ExternalName, without an address yet, or another proxy's.
+    /// `None` for what a proxy must ignore: headless by label or for want of an address, ExternalName, or another proxy's.
     ///
     /// `may_be_external`: what the configuration says of an external address; `defaults`: of the rest.
     pub fn from_api(
@@ -94,7 +94,7 @@ impl Service {
         defaults: &Defaults,
     ) -> Option<Service> {
         let spec = &service.spec;
-        if service.metadata.labels.service_proxy_name.is_some() || spec.kind == "ExternalName" {
+        if is_not_ours(&service.metadata) || spec.kind == "ExternalName" {
             return None;
         }
         let cluster_ips: Box<[Addr]> = match spec.cluster_ips.is_empty() {
@@ -234,9 +234,17 @@ pub(crate) mod endpoint_flag {
     pub const ZONE_MATCHES: u8 = 1 << 7;
 }
 
+/// kube-proxy asks for Services and EndpointSlices that have neither of these labels.
+fn is_not_ours(metadata: &api::Meta) -> bool {
+    metadata.labels.service_proxy_name.is_some() || metadata.labels.headless.is_some()
+}
+
 impl Slice {
-    /// `None` for slices that belong to no service or hold names instead of addresses.
+    /// `None` for slices that belong to no service, are none of this proxy's or hold names instead of addresses.
     pub fn from_api(slice: &api::EndpointSlice, node_name: &str) -> Option<Slice> {
+        if is_not_ours(&slice.metadata) {
+            return None;
+        }
         let is_v4 = match slice.address_type.as_str() {
             "IPv4" => true,
             "IPv6" => false,

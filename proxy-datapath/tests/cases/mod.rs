@@ -8,6 +8,7 @@
 //! services 10.96.0.0/12 and fd00:96::/112; the v6 twins end alike
 //! ```
 
+mod answers;
 mod direct;
 mod errors;
 mod flows;
@@ -17,6 +18,7 @@ mod lives;
 mod overlay;
 mod owners;
 pub mod packet;
+mod peers;
 mod pods;
 mod policies;
 mod refusals;
@@ -25,6 +27,7 @@ pub mod state;
 mod uplink;
 
 pub use packet::{Packet, echo, quoting};
+use state::POD_A_MAC;
 pub use state::{POD_A_IFINDEX, State, line};
 
 use proxy_abi::Reason;
@@ -78,6 +81,8 @@ pub fn all() -> Vec<Case> {
         headers::cases(),
         lives::cases(),
         owners::cases(),
+        peers::cases(),
+        answers::cases(),
     ]
     .into_iter()
     .flatten()
@@ -144,6 +149,18 @@ impl Case {
     pub fn answers(self, hook: Hook, input: Packet, output: Packet) -> Case {
         let output = output.answering();
         self.step(hook, input, Action::Answer, Reason::Rejected, Some(output))
+    }
+
+    /// What a socket of the node sends comes back to it as a refusal.
+    pub fn refuses_own(self, input: Packet, output: Packet) -> Case {
+        let output = output.answering();
+        self.step(Hook::ToUplink, input, Action::TakenIn, Reason::Rejected, Some(output))
+    }
+
+    /// What a socket of the node sends comes in again by the same device, addressed to it.
+    pub fn takes_in(self, hook: Hook, input: Packet) -> Case {
+        let output = input.clone().for_mac(POD_A_MAC);
+        self.step(hook, input, Action::TakenIn, Reason::Passed, Some(output))
     }
 
     /// As [`Case::answers`], for a packet that is too big.

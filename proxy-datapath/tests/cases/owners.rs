@@ -100,7 +100,10 @@ fn node_port_numbers() -> Vec<Case> {
             .passes(Hook::ToUplink, tcp(at, "203.0.113.9:443", "S"))
             .passes(Hook::FromUplink, tcp("203.0.113.9:443", at, "SA"))
             .passes(Hook::FromUplink, tcp("203.0.113.9:443", at, "A"))
-            .leaves(&[]),
+            .leaves(&[
+                "new 192.168.50.1:30080>203.0.113.9:443/6 => 192.168.50.1:30080>203.0.113.9:443",
+                "new 203.0.113.9:443>192.168.50.1:30080/6 => 203.0.113.9:443>192.168.50.1:30080 back",
+            ]),
         case("a NodePort goes before a process of the node that listens on its number", web(LOCAL)).delivers(
             Hook::FromUplink,
             tcp(CLIENT, at, "S"),

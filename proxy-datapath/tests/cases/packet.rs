@@ -226,7 +226,7 @@ impl Packet {
         self
     }
 
-    pub(super) fn in_tunnel(self) -> Packet {
+    pub fn in_tunnel(self) -> Packet {
         self.by_mac(OVERLAY_SRC_MAC).for_mac(OVERLAY_DEV_MAC)
     }
 

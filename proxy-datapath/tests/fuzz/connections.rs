@@ -158,15 +158,9 @@ impl Connections {
         self.0.retain(|known| !known.direct || known.key != *key);
     }
 
-    /// Forgets the connection whose answers would look as if they came from the packet's receiver, if it is over: closed, or
-    /// datagrams that have paused.
-    pub fn forget_answers(&mut self, tuple: &Tuple, now_s: u32) {
-        let Some((index, 1)) = self.find(&tuple.flip()) else { return };
-        let known = &self.0[index];
-        let over = if tuple.proto == proto::TCP { known.over } else { now_s - known.seen_s[1] >= CLOSED_S };
-        if over {
-            self.0.remove(index);
-        }
+    /// Whether answers to a packet that goes on as it is would look like a connection's.
+    pub fn is_answered_for_another(&self, tuple: &Tuple) -> bool {
+        matches!(self.find(&tuple.flip()), Some((_, 1)))
     }
 
     pub fn begin(&mut self, key: Tuple, to: Tuple, now_s: u32, direct: bool) {

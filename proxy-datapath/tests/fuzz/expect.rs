@@ -38,6 +38,8 @@ pub enum Fate {
     Sent(Way, Option<Tuple>),
     /// Turned into this.
     Answered(Reason, Vec<u8>),
+    /// Turned into this, and back to the node's stack.
+    TakenIn(Reason, Vec<u8>),
     /// An answer cannot be made of it, or is not worth it: any drop or answer will do.
     Refused(Reason),
     /// Nobody may rely on anything.
@@ -64,9 +66,11 @@ pub fn agrees(
         Fate::Dropped(reason) => is(Action::Drop, *reason),
         Fate::Refused(reason) => is(Action::Drop, *reason)
             .or_else(|_| is(Action::Drop, Reason::RewriteFailed))
-            .or_else(|_| is(Action::Answer, *reason)),
-        Fate::Answered(reason, bytes) => {
-            is(Action::Answer, *reason)?;
+            .or_else(|_| is(Action::Answer, *reason))
+            .or_else(|_| is(Action::TakenIn, *reason)),
+        Fate::Answered(reason, bytes) | Fate::TakenIn(reason, bytes) => {
+            let action = if matches!(fate, Fate::Answered(..)) { Action::Answer } else { Action::TakenIn };
+            is(action, *reason)?;
             (bytes == output)
                 .then_some(())
                 .ok_or_else(|| format!("answer is\n  {}\n  {}", hex(output), hex(bytes)))

@@ -136,7 +136,7 @@ fn fresh(random: &mut Random) -> (Hook, Packet) {
     let from = SocketAddr::new(src, random.pick(&PORTS));
     let to = SocketAddr::new(dst, random.pick(&PORTS));
     let protocol =
-        random.pick(&[proto::TCP, proto::TCP, proto::UDP, proto::UDP, proto::SCTP, proto::ICMP, 47]);
+        random.pick(&[proto::TCP, proto::TCP, proto::UDP, proto::UDP, proto::SCTP, proto::ICMP, 47, 4]);
     (hook, packet(random, from, to, protocol))
 }
 

@@ -19,6 +19,8 @@ pub enum Found {
 pub struct Service {
     pub frontend: Frontend,
     pub backends: Vec<(Addr, Be16)>,
+    /// Out of the window of clients outside.
+    pub outside: bool,
     /// Slots of another generation are among them: such a draw is a drop.
     pub some_stale: bool,
 }
@@ -66,16 +68,18 @@ pub fn dialled(state: &State, dst: &Addr, port: u16, proto: u8) -> Option<Fronte
     })
 }
 
+pub fn is_in_service_range(state: &State, addr: &Addr) -> bool {
+    let ranges = state.config.service_ranges.iter();
+    ranges.take_while(|range| range.len != 0).any(|range| is_within(&range.addr, range.len, addr))
+}
+
 pub fn find(state: &State, ip: &Ip, outside: bool) -> Found {
     if let Body::Ports { dport, .. } = ip.body
         && let Some(frontend) = dialled(state, &ip.dst, dport, ip.proto)
     {
         return serve(state, ip, frontend, outside);
     }
-    let ranges = state.config.service_ranges.iter();
-    let is_service =
-        ranges.take_while(|range| range.len != 0).any(|range| is_within(&range.addr, range.len, &ip.dst));
-    if !is_service {
+    if !is_in_service_range(state, &ip.dst) {
         return Found::No;
     }
     if matches!(ip.body, Body::Later) {
@@ -106,5 +110,5 @@ fn serve(state: &State, ip: &Ip, frontend: Frontend, outside: bool) -> Found {
         .map(|(_, slot)| *slot)
         .partition(|slot| slot.service_id == frontend.service_id && slot.generation == frontend.generation);
     let backends = good.iter().map(|slot| (slot.addr, slot.port)).collect();
-    Found::Served(Service { frontend, backends, some_stale: !stale.is_empty() })
+    Found::Served(Service { frontend, backends, outside, some_stale: !stale.is_empty() })
 }

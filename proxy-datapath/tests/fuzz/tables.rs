@@ -76,7 +76,7 @@ const SERVICES: [(Option<usize>, u16, u8); 11] = [
     (None, 30_000, proto::TCP),
     (None, 32_767, proto::UDP),
 ];
-const BACKENDS: [(usize, u16); 8] = [
+const BACKENDS: [(usize, u16); 10] = [
     (OWN_POD, 8_080),
     (1, 8_080),
     (REMOTE_POD, 8_080),
@@ -85,6 +85,9 @@ const BACKENDS: [(usize, u16); 8] = [
     (NODE, 8_080),
     (OTHER_NODE, 8_080),
     (OUTSIDE, 8_080),
+    // Ports at which only nodes may speak.
+    (NODE, 4_789),
+    (OTHER_NODE, 4_789),
 ];
 
 /// A backend as a first node names it: mostly one of this node's pods.

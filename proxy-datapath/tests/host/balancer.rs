@@ -5,7 +5,11 @@ use proxy_abi::{Reason, Tuple, frontend_flag, proto};
 use proxy_datapath::{Action, Frame, NextHop, Verdict, Way, from_wire};
 
 use crate::{
-    cases::{State, packet::tcp},
+    cases::{
+        State,
+        packet::{tcp, udp},
+        state::addr,
+    },
     memory::{Bytes, Maps},
 };
 
@@ -23,6 +27,11 @@ impl Frame for Bytes {
     fn strip(&mut self, count: u32) -> Option<()> {
         self.data.drain(..count as usize);
         Some(())
+    }
+
+    /// The machine has asked one server from each port.
+    fn is_for_connected_socket(&self, tuple: &Tuple) -> bool {
+        tuple.src == addr("198.51.100.53")
     }
 
     fn next_hop(&self, _: &Tuple, length: u32, hop: &mut NextHop) {
@@ -136,5 +145,26 @@ fn who_is_in_no_range_of_the_address_is_dropped_in_both_modes() {
         assert_eq!((verdict.action, verdict.reason), (Action::Out, sent));
         let (verdict, _) = balance(&maps, tcp("198.51.101.9:4000", VIP, "S").bytes());
         assert_eq!((verdict.action, verdict.reason), (Action::Drop, Reason::SourceRange));
+    }
+}
+
+#[test]
+fn an_answer_to_the_machines_own_connected_socket_is_not_balanced() {
+    let own = "192.168.50.1:40000";
+    for mode in [frontend_flag::LOAD_BALANCER, frontend_flag::DIRECT] {
+        let state = State::standard()
+            .service(1, proto::UDP, own, &[BACKEND])
+            .service(2, proto::TCP, own, &[BACKEND])
+            .service(3, proto::UDP, VIP, &[BACKEND]);
+        let maps = Maps::new(&state.frontends(|frontend| frontend.flags = mode | frontend_flag::MAGLEV));
+        let server = "198.51.100.53:53";
+        for answer in [udp(server, own), tcp(server, own, "SA"), tcp(server, own, "A")] {
+            assert_eq!(balance(&maps, answer.bytes()).0.action, Action::Pass);
+        }
+        assert!(maps.flow_lines().is_empty());
+        // Who was not asked is a client, and so is the server at an address that is not the machine's.
+        for request in [udp("198.51.100.9:53", own), tcp("198.51.100.9:53", own, "S"), udp(server, VIP)] {
+            assert_eq!(balance(&maps, request.bytes()).0.action, Action::Out);
+        }
     }
 }

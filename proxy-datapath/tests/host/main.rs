@@ -7,6 +7,8 @@ mod choice;
 mod fuzz;
 mod memory;
 mod paths;
+mod races;
+mod records;
 mod seats;
 mod sockets;
 mod table;

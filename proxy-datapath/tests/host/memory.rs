@@ -36,6 +36,10 @@ impl Packet for Bytes {
         false
     }
 
+    fn may_be_sent_from(&self, _: Be16) -> bool {
+        true
+    }
+
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let at = at as usize;
         self.data.get(at..at.checked_add(N)?)?.try_into().ok()
@@ -113,6 +117,8 @@ pub struct Maps {
     uplinks: HashMap<u32, Uplink>,
     pub left_out: RefCell<HashSet<u64>>,
     flows: RefCell<HashMap<Tuple, Flow>>,
+    /// By the key of an entry that is about to be added: what another CPU adds the moment before.
+    pub just_before: RefCell<HashMap<Tuple, Vec<(Tuple, Flow)>>>,
     seats: RefCell<HashMap<u32, Tuple>>,
     next_seat: Cell<u32>,
     own_ports: RefCell<HashSet<(u32, usize)>>,
@@ -141,6 +147,7 @@ impl Maps {
             uplinks: state.uplinks(state.config.uplink_ifindex).collect(),
             left_out: RefCell::default(),
             flows: RefCell::default(),
+            just_before: RefCell::default(),
             seats: RefCell::default(),
             next_seat: Cell::new(0),
             own_ports: RefCell::default(),
@@ -230,6 +237,8 @@ impl Tables for Maps {
     }
 
     fn add_flow(&self, key: &Tuple, flow: &Flow) -> Insert {
+        let of_others = self.just_before.borrow_mut().remove(key);
+        self.flows.borrow_mut().extend(of_others.into_iter().flatten());
         match self.flows.borrow_mut().entry(*key) {
             std::collections::hash_map::Entry::Occupied(_) => Insert::Exists,
             std::collections::hash_map::Entry::Vacant(vacant) => {

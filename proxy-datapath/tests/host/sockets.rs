@@ -173,3 +173,87 @@ fn an_answer_from_elsewhere_keeps_its_sender() {
     sock_recvmsg(&mut socket, &maps);
     assert_eq!(names(&socket), "10.244.9.9:53");
 }
+
+/// One socket's call, and whom it reaches.
+fn sends(maps: &Maps, to: &str) -> String {
+    let mut socket = socket(to, proto::UDP, HOST);
+    assert_eq!(sock_sendmsg(&mut socket, maps), SocketVerdict::Allow);
+    names(&socket)
+}
+
+/// Under which address the socket hears a peer.
+fn hears(maps: &Maps, from: &str) -> String {
+    let mut socket = socket(from, proto::UDP, HOST);
+    sock_recvmsg(&mut socket, maps);
+    names(&socket)
+}
+
+#[test]
+fn an_answer_bears_the_address_that_the_nodes_socket_asked_last() {
+    let maps = maps();
+    let backend = sends(&maps, "10.96.0.10:53");
+    assert_eq!(hears(&maps, &backend), "10.96.0.10:53");
+    for _ in 0..3 {
+        assert_eq!(sends(&maps, &backend), backend);
+        assert_eq!(hears(&maps, &backend), backend);
+        assert_eq!(hears(&maps, &backend), backend, "as often as it answers");
+        assert_eq!(sends(&maps, "10.96.0.10:53"), backend, "the socket keeps its backend");
+        assert_eq!(hears(&maps, &backend), "10.96.0.10:53");
+    }
+}
+
+#[test]
+fn of_two_services_with_one_backend_the_answer_bears_the_one_that_was_asked() {
+    let state = State::standard().service(1, proto::UDP, "10.96.0.10:53", &["10.244.2.2:7000"]).service(
+        2,
+        proto::UDP,
+        "10.96.0.11:53",
+        &["10.244.2.2:7000"],
+    );
+    let maps = Maps::new(&state);
+    for _ in 0..3 {
+        for service in ["10.96.0.10:53", "10.96.0.11:53", "10.244.2.2:7000"] {
+            assert_eq!(sends(&maps, service), "10.244.2.2:7000");
+            assert_eq!(hears(&maps, "10.244.2.2:7000"), service);
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_is_connected_to_the_backend_itself_shows_the_backend() {
+    let maps = maps();
+    for (protocol, service, netns) in [
+        (proto::UDP, "10.96.0.10:53", HOST),
+        (proto::TCP, "10.96.0.10:80", HOST),
+        (proto::TCP, "10.96.0.10:80", POD),
+    ] {
+        let mut dials = socket(service, protocol, netns);
+        sock_connect(&mut dials, &maps);
+        let backend = names(&dials);
+        sock_peername(&mut dials, &maps);
+        assert_eq!(names(&dials), service);
+        let mut again = socket(&backend, protocol, netns);
+        sock_connect(&mut again, &maps);
+        sock_peername(&mut again, &maps);
+        assert_eq!(names(&again), backend, "the socket was connected anew");
+        let mut back = socket(service, protocol, netns);
+        sock_connect(&mut back, &maps);
+        sock_peername(&mut back, &maps);
+        assert_eq!(names(&back), service);
+    }
+}
+
+#[test]
+fn no_datagrams_socket_is_refused() {
+    let nobody = State::standard().service(1, proto::UDP, "10.96.0.10:53", &[]);
+    let elsewhere = nobody.clone().drop_if_empty();
+    for state in [nobody, elsewhere] {
+        let maps = Maps::new(&state);
+        for netns in [HOST, POD] {
+            let mut socket = socket("10.96.0.10:53", proto::UDP, netns);
+            assert_eq!(sock_connect(&mut socket, &maps), SocketVerdict::Allow);
+            assert_eq!(sock_sendmsg(&mut socket, &maps), SocketVerdict::Allow);
+            assert_eq!(names(&socket), "10.96.0.10:53");
+        }
+    }
+}

@@ -149,6 +149,29 @@ fn what_a_proxy_must_ignore_leaves_no_trace() {
 }
 
 #[test]
+fn a_label_takes_a_service_or_a_slice_from_this_proxy_and_gives_it_back() {
+    for label in ["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"] {
+        let mut world = World::new();
+        let (web_service, web_slice) = (service("web", "10.96.0.1"), slice("e", "web", &["10.0.0.1"]));
+        let labelled = |mut object: Value| {
+            // Whatever the value: kube-proxy asks whether the label is there.
+            object["metadata"]["labels"][label] = json!("");
+            object
+        };
+        world.service(labelled(web_service.clone())).slice(web_slice.clone());
+        assert!(world.sync().ops.is_empty(), "{label}");
+        world.service(web_service.clone()).sync();
+        assert_eq!(web(&world), "10.0.0.1:8080", "{label}");
+        world.slice(labelled(web_slice.clone())).sync();
+        assert_eq!(web(&world), "reject", "{label}");
+        world.slice(web_slice).sync();
+        assert_eq!(web(&world), "10.0.0.1:8080", "{label}");
+        world.service(labelled(web_service)).sync();
+        assert!(world.maps.frontends.is_empty(), "{label}");
+    }
+}
+
+#[test]
 fn endpoints_that_point_at_the_node_itself_are_refused() {
     let mut world = World::new();
     world.service(service("web", "10.96.0.1"));

@@ -152,6 +152,24 @@ impl Object {
         Ok((done.return_value as i32, out))
     }
 
+    /// As [`Object::test_run`], of an XDP program; the answer alone.
+    ///
+    /// # Errors
+    /// As for [`Object::test_run`].
+    pub fn test_run_xdp(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Result<i32, ObjectError> {
+        let context = skerry_kernel::xdp_context(ifindex, packet.len());
+        let mut out = vec![0; packet.len() + ANSWER_ROOM];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..Default::default()
+        };
+        let done = self.xdp(name)?.test_run(options);
+        done.map(|done| done.return_value as i32)
+            .map_err(|source| ObjectError::TestRun { name: name.to_owned(), source: Box::new(source) })
+    }
+
     /// As [`Object::test_run`], over a packet that its device has summed up (CHECKSUM_COMPLETE); the answer alone.
     ///
     /// # Errors

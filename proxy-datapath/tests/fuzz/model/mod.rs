@@ -96,11 +96,11 @@ impl Model {
         }
         let fate = match hook {
             Hook::FromPod => self.at_from_pod(&read, input, seen)?,
-            Hook::ToPod => self.at_to_pod(&read),
+            Hook::ToPod => self.at_to_pod(&read, seen)?,
             Hook::FromOverlay(peer, vni) => self.at_from_overlay(&read, input, &addr(peer), vni, seen)?,
             Hook::ToOverlay => self.at_to_overlay(&read, seen)?,
             Hook::FromUplink => self.at_from_uplink(&read, input, seen)?,
-            Hook::ToUplink => self.at_to_uplink(&read, seen)?,
+            Hook::ToUplink => self.at_to_uplink(&read, input, seen)?,
         };
         let ip = if let Frame::Ip(ip) = read { Some(ip) } else { None };
         Ok((fate, ip))
@@ -134,6 +134,9 @@ impl Model {
         }
         let router = *self.config().router(ip.v4);
         if let Some(to) = self.meet(ip) {
+            if self.is_nodes_alone(ip, &to) {
+                return Ok(Fate::Dropped(Reason::SpokeAsNode));
+            }
             let ended = self.last_hop(ip, input, &to.dst, &router);
             return Ok(ended.unwrap_or_else(|| self.send(ip, Some(to))));
         }
@@ -144,7 +147,13 @@ impl Model {
                 Ok(Fate::Dropped(Reason::StaleSlot))
             }
             Found::Served(service) if opens_nothing(ip) => {
-                let allowed = self.allowed(ip, &service, false);
+                let allowed = self.allowed(ip, &service);
+                let is_nodes_alone = |(dst, dport): &(Addr, Be16)| {
+                    self.is_nodes_alone(ip, &Tuple { dst: *dst, dport: *dport, ..ip.tuple() })
+                };
+                if seen.is_drop(Reason::SpokeAsNode) && allowed.iter().any(is_nodes_alone) {
+                    return Ok(Fate::Dropped(Reason::SpokeAsNode));
+                }
                 let mut ended = allowed.iter().filter_map(|(dst, _)| self.last_hop(ip, input, dst, &router));
                 if seen.verdict.reason == Reason::TtlExpired
                     && let Some(fate) = ended.next()
@@ -161,6 +170,9 @@ impl Model {
                 Ok(Fate::Dropped(reason))
             }
             Found::Served(service) => self.serve(ip, input, &service, false, seen),
+            Found::No if self.is_nodes_alone(ip, &self.as_it_is(ip)) => {
+                Ok(Fate::Dropped(Reason::SpokeAsNode))
+            }
             Found::No => match self.last_hop(ip, input, &ip.dst, &router) {
                 Some(fate) => Ok(fate),
                 None => self.leave(ip, seen),
@@ -172,8 +184,12 @@ impl Model {
     fn leave(&mut self, ip: &Ip, seen: &Seen<'_>) -> Result<Fate, String> {
         let node = *self.config().node(ip.v4);
         match self.place(&ip.dst) {
-            Place::Routed => return Ok(Fate::Same),
             Place::Outside => {}
+            _ if self.asks_backend_itself(ip) => {
+                let opened = self.begin(ip, (ip.dst, ip.tuple().dport), Source::Kept, seen)?;
+                return Ok(opened.map_or_else(Fate::Dropped, |to| self.send(ip, Some(to))));
+            }
+            Place::Routed => return Ok(Fate::Same),
             _ => return Ok(self.send(ip, None)),
         }
         if !self.has(config_flag::MASQUERADE) || node.is_unspecified() || !has_route(&ip.dst) {
@@ -195,14 +211,24 @@ impl Model {
             Frame::Ip(ip) => ip,
             _ => return Ok(Fate::Same),
         };
-        if self.is_tunnel(ip) || self.is_for_own_socket(ip) {
+        if self.is_for_own_socket(ip) {
             return Ok(Fate::Same);
+        }
+        let node = *self.config().node(ip.v4);
+        if self.is_tunnel(ip) {
+            // The node's other addresses are the kernel's to take, and no node sends there.
+            let is_ours =
+                endpoint_flags(&self.state, &ip.dst).is_some_and(|own| own & endpoint_flag::POD == 0);
+            let is_forged = ip.dst != node && is_ours && self.state.tunnel_peers.contains(&ip.src);
+            return Ok(if is_forged { Fate::Dropped(Reason::SpokeAsNode) } else { Fate::Same });
         }
         if is_loopback(&ip.src) || is_loopback(&ip.dst) {
             return Ok(Fate::Dropped(Reason::LoopbackSource));
         }
-        let node = *self.config().node(ip.v4);
         if let Some((to, direct)) = self.meet_any(ip) {
+            if self.is_nodes_alone(ip, &to) {
+                return Ok(Fate::Dropped(Reason::SpokeAsNode));
+            }
             if let Some(fate) = self.last_hop(ip, input, &to.dst, &node) {
                 return Ok(fate);
             }
@@ -214,11 +240,9 @@ impl Model {
         if self.has(config_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some() {
             return Ok(Fate::Dropped(Reason::SourceSpoofed));
         }
-        match find(&self.state, ip, true) {
-            Found::No => {
-                self.set_right(ip);
-                Ok(Fate::Same)
-            }
+        match find(&self.state, ip, ip.src != node) {
+            Found::No if !self.asks_backend_itself(ip) => Ok(Fate::Same),
+            Found::No => self.ask_itself(ip, input, seen),
             Found::Drop(reason) => Ok(Fate::Dropped(reason)),
             Found::Reject => Ok(refuse(ip, input)),
             Found::Served(service) => {
@@ -234,6 +258,19 @@ impl Model {
                 self.serve(ip, input, &service, true, seen)
             }
         }
+    }
+
+    /// A client's packet to a backend itself, whose answers would bear its service's address.
+    fn ask_itself(&mut self, ip: &Ip, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
+        let backend = (ip.dst, ip.tuple().dport);
+        if let Some(fate) = self.unbegun(ip, input, backend, true, false) {
+            return Ok(fate);
+        }
+        let source = self.source(ip, &ip.dst, true);
+        let Ok(source) = source else { return Ok(Fate::Anything) };
+        self.note_ports(ip, backend);
+        let opened = self.begin(ip, backend, source, seen)?;
+        Ok(opened.map_or_else(Fate::Dropped, |to| self.send(ip, Some(to))))
     }
 
     fn at_from_overlay(
@@ -262,7 +299,11 @@ impl Model {
         if self.pod_cidr(&ip.src).is_none_or(|(node, _)| node != *peer) {
             return Ok(Fate::Dropped(Reason::SourceSpoofed));
         }
-        if let Some(to) = self.meet(ip) {
+        let met = self.meet(ip);
+        if self.is_nodes_alone(ip, &met.unwrap_or_else(|| self.as_it_is(ip))) {
+            return Ok(Fate::Dropped(Reason::SpokeAsNode));
+        }
+        if let Some(to) = met {
             return Ok(self.send(ip, Some(to)));
         }
         Ok(match self.place(&ip.dst) {
@@ -327,29 +368,47 @@ impl Model {
         Ok(opened.map_or_else(Fate::Dropped, |to| cut_sctp(ip, &to).unwrap_or(Fate::Sent(way, Some(to)))))
     }
 
-    fn at_to_pod(&mut self, read: &Frame) -> Fate {
-        let Frame::Ip(ip) = read else { return Fate::Same };
+    fn at_to_pod(&mut self, read: &Frame, seen: &Seen<'_>) -> Result<Fate, String> {
+        let Frame::Ip(ip) = read else { return Ok(Fate::Same) };
         let own = endpoint_flags(&self.state, &ip.src).unwrap_or(0);
         if own & (endpoint_flag::NODE | endpoint_flag::ROUTER) == 0 && !matches!(ip.body, Body::Report(_)) {
-            return Fate::Same;
+            return Ok(Fate::Same);
         }
         // The node may answer by its router address what it was asked at its own.
         let as_node = own & endpoint_flag::ROUTER != 0 && matches!(ip.body, Body::Ports { .. } | Body::Later);
         let source = if as_node { *self.config().node(ip.v4) } else { ip.src };
-        let met = self.meet_as(ip, source);
-        met.map_or(Fate::Same, |to| cut_sctp(ip, &to).unwrap_or(Fate::Changed(to)))
+        match self.meet_as(ip, source) {
+            Some(to) => Ok(cut_sctp(ip, &to).unwrap_or(Fate::Changed(to))),
+            None if own & endpoint_flag::NODE == 0 => Ok(Fate::Same),
+            None => self.remember_own(ip, seen),
+        }
     }
 
-    fn at_to_uplink(&mut self, read: &Frame, seen: &Seen<'_>) -> Result<Fate, String> {
+    fn at_to_uplink(&mut self, read: &Frame, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
         let Frame::Ip(ip) = read else { return Ok(Fate::Same) };
         let Some(own) = endpoint_flags(&self.state, &ip.src) else { return Ok(Fate::Same) };
-        if self.is_tunnel(ip) || self.is_from_own_socket(ip) {
+        let is_nodes = own & endpoint_flag::NODE != 0;
+        if self.is_from_own_socket(ip) || (is_nodes && self.is_tunnel(ip)) {
             return Ok(Fate::Same);
         }
-        if let Some(to) = self.meet(ip) {
+        if is_nodes && self.asks_service(ip) {
+            return self.ask_service(ip, input, seen);
+        }
+        let met = self.meet(ip);
+        let leaves_as = met.unwrap_or_else(|| self.as_it_is(ip));
+        if own & endpoint_flag::POD != 0
+            && self.state.tunnel_peers.contains(&leaves_as.dst)
+            && self.is_nodes_alone(ip, &leaves_as)
+        {
+            return Ok(Fate::Dropped(Reason::SpokeAsNode));
+        }
+        if let Some(to) = met {
             return Ok(cut_sctp(ip, &to).unwrap_or(Fate::Changed(to)));
         }
-        if own & endpoint_flag::NODE != 0 || !self.has(config_flag::MASQUERADE) {
+        if is_nodes {
+            return self.remember_own(ip, seen);
+        }
+        if !self.has(config_flag::MASQUERADE) {
             return Ok(Fate::Same);
         }
         let node = *self.config().node(ip.v4);
@@ -361,5 +420,40 @@ impl Model {
         }
         let opened = self.begin(ip, (ip.dst, ip.tuple().dport), Source::Other(node), seen)?;
         Ok(opened.map_or_else(Fate::Dropped, |to| cut_sctp(ip, &to).unwrap_or(Fate::Changed(to))))
+    }
+
+    /// What a socket of the node sends to a service's address that the socket hooks have left alone.
+    fn ask_service(&mut self, ip: &Ip, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
+        let refused = || match refuse(ip, input) {
+            Fate::Answered(reason, bytes) => Fate::TakenIn(reason, bytes),
+            other => other,
+        };
+        if !matches!(ip.body, Body::Later) {
+            match find(&self.state, ip, false) {
+                Found::Drop(reason) => return Ok(Fate::Dropped(reason)),
+                Found::Reject => return Ok(refused()),
+                Found::No => return Ok(Fate::Same),
+                Found::Served(service) if service.some_stale && seen.is_drop(Reason::StaleSlot) => {
+                    return Ok(Fate::Dropped(Reason::StaleSlot));
+                }
+                Found::Served(service) => {
+                    // Its own address is none that the stack would take in.
+                    let is_own = |addr: &Addr| {
+                        endpoint_flags(&self.state, addr).is_some_and(|own| own & endpoint_flag::NODE != 0)
+                    };
+                    let allowed = self.allowed(ip, &service);
+                    let is_refused = seen.verdict.reason == Reason::Rejected;
+                    if !allowed.iter().any(|(addr, _)| is_own(addr) == is_refused) {
+                        return Err(format!("{:?}, and its backend is one of {allowed:?}", seen.verdict));
+                    }
+                    if is_refused {
+                        return Ok(refused());
+                    }
+                }
+            }
+        }
+        let mut frame = input.to_vec();
+        frame.copy_within(6..12, 0);
+        Ok(Fate::TakenIn(Reason::Passed, frame))
     }
 }

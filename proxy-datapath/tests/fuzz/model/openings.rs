@@ -24,7 +24,7 @@ impl Model {
             return Ok(Fate::Dropped(Reason::StaleSlot));
         }
         let recorded = seen.recorded(&ip.tuple());
-        let allowed = self.allowed(ip, service, outside);
+        let allowed = self.allowed(ip, service);
         let Some(recorded) = recorded else {
             // Nothing was begun: some backend must account for that. Which one it was nobody can tell.
             let agrees = |fate: &Fate| match fate {
@@ -36,7 +36,8 @@ impl Model {
             let unbegun = |backend: &(Addr, Be16)| self.unbegun(ip, input, *backend, outside, direct);
             let mut fates = allowed.iter().filter_map(unbegun);
             return match fates.find(agrees) {
-                Some(Fate::Dropped(Reason::SnatExhausted)) if outside => Ok(Fate::Anything),
+                // What was drawn has left its marks.
+                Some(Fate::Dropped(Reason::SnatExhausted)) => Ok(Fate::Anything),
                 Some(fate) => Ok(fate),
                 None => {
                     Err(format!("{:?}, and no connection to one of {allowed:?} is recorded", seen.verdict))
@@ -47,9 +48,11 @@ impl Model {
         if !allowed.contains(&chosen) {
             return Err(format!("{chosen:?} was drawn, not one of {allowed:?}"));
         }
-        self.remember(ip, service, outside, chosen);
+        self.remember(ip, service, chosen);
         if outside {
             self.note_ports(ip, chosen);
+        } else {
+            self.answering.insert(chosen.1.get());
         }
         if outside && self.answers_directly(ip, service) && matches!(self.place(&chosen.0), Place::Remote(_))
         {
@@ -81,6 +84,10 @@ impl Model {
         outside: bool,
         direct: bool,
     ) -> Option<Fate> {
+        let to = Tuple { dst: backend.0, dport: backend.1, ..ip.tuple() };
+        if self.is_nodes_alone(ip, &to) {
+            return Some(Fate::Dropped(Reason::SpokeAsNode));
+        }
         let here = if outside { self.config().node(ip.v4) } else { self.config().router(ip.v4) };
         if let Some(fate) = self.last_hop(ip, input, &backend.0, here) {
             return Some(fate);
@@ -115,26 +122,26 @@ impl Model {
         }
     }
 
-    pub(super) fn allowed(&self, ip: &Ip, service: &Service, outside: bool) -> Vec<(Addr, Be16)> {
+    pub(super) fn allowed(&self, ip: &Ip, service: &Service) -> Vec<(Addr, Be16)> {
         let frontend = &service.frontend;
         if frontend.affinity_s != 0 {
             let key = AffinityKey { client: ip.src, service_id: frontend.service_id };
             if let Some(last) = self.affinity.get(&key)
                 && self.now_s - last.seen_s <= frontend.affinity_s
-                && self.is_member(frontend.service_id, (last.addr, last.port), outside)
+                && self.is_member(frontend.service_id, (last.addr, last.port), service.outside)
             {
                 return vec![(last.addr, last.port)];
             }
         }
-        match self.given.get(&self.maglev_key(ip, service, outside)) {
+        match self.given.get(&self.maglev_key(ip, service)) {
             Some(backend) if frontend.flags & frontend_flag::MAGLEV != 0 => vec![*backend],
             _ => service.backends.clone(),
         }
     }
 
-    pub(super) fn maglev_key(&self, ip: &Ip, service: &Service, outside: bool) -> (u32, bool, Addr, u16) {
+    pub(super) fn maglev_key(&self, ip: &Ip, service: &Service) -> (u32, bool, Addr, u16) {
         let port = if service.frontend.affinity_s != 0 { 0 } else { ip.tuple().sport.get() };
-        (service.frontend.service_id, outside, ip.src, port)
+        (service.frontend.service_id, service.outside, ip.src, port)
     }
 
     pub(super) fn is_member(&self, service_id: u32, backend: (Addr, Be16), outside: bool) -> bool {
@@ -145,11 +152,11 @@ impl Model {
             .is_some_and(|(_, windows)| windows & bit != 0)
     }
 
-    pub(super) fn remember(&mut self, ip: &Ip, service: &Service, outside: bool, (addr, port): (Addr, Be16)) {
+    pub(super) fn remember(&mut self, ip: &Ip, service: &Service, (addr, port): (Addr, Be16)) {
         let frontend = &service.frontend;
-        let remembered = self.allowed(ip, service, outside).len() == 1 && service.backends.len() > 1;
+        let remembered = self.allowed(ip, service).len() == 1 && service.backends.len() > 1;
         if frontend.flags & frontend_flag::MAGLEV != 0 && !(remembered && frontend.affinity_s != 0) {
-            self.given.insert(self.maglev_key(ip, service, outside), (addr, port));
+            self.given.insert(self.maglev_key(ip, service), (addr, port));
         }
         if frontend.affinity_s != 0 {
             let key = AffinityKey { client: ip.src, service_id: frontend.service_id };

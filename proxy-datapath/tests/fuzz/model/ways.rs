@@ -2,12 +2,12 @@
 
 use proxy_abi::{Addr, Be16, Link, Reason, Tuple, config_flag, endpoint_flag, pod_cidr_flag, proto};
 
-use super::{Model, Place};
+use super::{Model, Place, Seen, Source};
 use crate::{
     connections::{ACK, FIN, RST, SYN},
     expect::{Fate, Way, reset, told, told_by},
     read::{Body, Ip},
-    services::is_address_of_service,
+    services::{dialled, is_address_of_service, is_in_service_range},
 };
 
 impl Model {
@@ -146,17 +146,64 @@ impl Model {
 
     pub(super) fn is_from_own_socket(&self, ip: &Ip) -> bool {
         let Body::Ports { sport, .. } = ip.body else { return false };
-        is_plain(ip) && ip.src == *self.config().node(ip.v4) && !self.answering.contains(&sport)
+        is_plain(ip)
+            && ip.src == *self.config().node(ip.v4)
+            && (self.is_tunnel(ip)
+                || !(self.answering.contains(&sport) || self.asks_service(ip) || self.speaks_as_service(ip)))
     }
 
-    /// A client dials a host-network backend itself, from the port of a connection to its service that is over.
-    pub(super) fn set_right(&mut self, ip: &Ip) {
-        if let Body::Ports { dport, .. } = ip.body
-            && !is_midway(ip)
-            && self.answering.contains(&dport)
-        {
-            self.connections.forget_answers(&ip.tuple(), self.now_s);
+    /// A datagram to an address of the service ranges.
+    pub(super) fn asks_service(&self, ip: &Ip) -> bool {
+        ip.proto == proto::UDP && is_in_service_range(&self.state, &ip.dst)
+    }
+
+    /// It opens something from an address and port that are a service's here.
+    pub(super) fn speaks_as_service(&self, ip: &Ip) -> bool {
+        let Body::Ports { sport, .. } = ip.body else { return false };
+        !is_midway(ip) && dialled(&self.state, &ip.src, sport, ip.proto).is_some()
+    }
+
+    /// The node's own packet from there: its answers are not balanced.
+    pub(super) fn remember_own(&mut self, ip: &Ip, seen: &Seen<'_>) -> Result<Fate, String> {
+        // What answers a client belongs to that one's connection.
+        if !self.speaks_as_service(ip) || self.connections.peek(&ip.tuple().flip()).is_some() {
+            return Ok(Fate::Same);
         }
+        self.answering.insert(ip.tuple().sport.get());
+        if ip.tuple() == ip.tuple().flip() {
+            // To itself: question and answer are one, and no connection.
+            return Ok(Fate::Same);
+        }
+        let opened = self.begin(ip, (ip.dst, ip.tuple().dport), Source::Kept, seen)?;
+        Ok(opened.map_or(Fate::Same, |to| cut_sctp(ip, &to).unwrap_or(Fate::Changed(to))))
+    }
+
+    /// It goes to a backend itself that its sender has reached by a service before, from the same port.
+    pub(super) fn asks_backend_itself(&self, ip: &Ip) -> bool {
+        matches!(ip.body, Body::Ports { dport, .. } if self.answering.contains(&dport))
+            && !is_midway(ip)
+            && self.connections.is_answered_for_another(&ip.tuple())
+    }
+
+    /// What only nodes may say goes to a node, and none of its own sockets has sent it.
+    pub(super) fn is_nodes_alone(&self, ip: &Ip, to: &Tuple) -> bool {
+        let has_ports = matches!(ip.body, Body::Ports { .. } | Body::Later);
+        let to_tunnel = has_ports && ip.proto == proto::UDP && to.dport.get() == self.config().tunnel_port;
+        let is_nodes =
+            matches!(self.place(&to.dst), Place::Node) || self.state.tunnel_peers.contains(&to.dst);
+        (to_tunnel || [4, 41].contains(&ip.proto)) && is_nodes
+    }
+
+    /// Where a packet goes that no table translates, and as which fragment of what.
+    pub(super) fn as_it_is(&self, ip: &Ip) -> Tuple {
+        let mut to = ip.tuple();
+        to.dst = ip.dst;
+        if let (Some(piece), Body::Later) = (&ip.piece, &ip.body)
+            && let Some((sport, dport)) = self.fragments.get(&(ip.src, ip.dst, piece.id, ip.proto))
+        {
+            (to.sport, to.dport) = (Be16::new(*sport), Be16::new(*dport));
+        }
+        to
     }
 
     pub(super) fn is_tunnel(&self, ip: &Ip) -> bool {

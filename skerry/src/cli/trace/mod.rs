@@ -152,10 +152,11 @@ impl Way<'_> {
         let verdict = run(&mut frame, self.snapshot, &mut scratch);
         self.decisions();
         let Scratch { mut view, mut head, .. } = Scratch::default();
+        let is_answered = matches!(verdict.action, Action::Answer | Action::TakenIn);
         if let Ok(Shape::Ip) = parse(&frame, &mut view, &mut head) {
             let tuple = view.tuple;
             let now = (names::socket(tuple.src, tuple.sport), names::socket(tuple.dst, tuple.dport));
-            if now != (from.to_string(), to.to_string()) && verdict.action != Action::Answer {
+            if now != (from.to_string(), to.to_string()) && !is_answered {
                 println!("  it becomes {} → {}", now.0, now.1);
             }
         }
@@ -164,7 +165,7 @@ impl Way<'_> {
             println!("  it stays as it is, for {backend}, whose node answers the client itself");
         }
         println!("  → {}", explain(&verdict));
-        Ok(!verdict.reason.is_drop() && verdict.action != Action::Answer)
+        Ok(!verdict.reason.is_drop() && !is_answered)
     }
 
     fn decisions(&self) {
@@ -179,7 +180,7 @@ fn explain(verdict: &Verdict) -> String {
         Action::Deliver => format!("into the pod behind device {}", device(verdict.ifindex)),
         Action::Tunnel | Action::Keyed => format!("through the tunnel to node {}", verdict.node),
         Action::Out | Action::Addressed => format!("out of device {}", device(verdict.ifindex)),
-        Action::Answer => "answered at once with RST or an ICMP message".to_owned(),
+        Action::Answer | Action::TakenIn => "answered at once with RST or an ICMP message".to_owned(),
     };
     format!("{what} ({})", verdict.reason.label())
 }

@@ -3,7 +3,7 @@ use std::{
     process::Command,
 };
 
-use proxy_abi::{Tuple, proto};
+use proxy_abi::{Be16, Tuple, proto};
 use proxy_datapath::{Change, NextHop, Packet, Way};
 
 /// Ethernet.
@@ -79,6 +79,11 @@ impl Packet for Frame {
 
     fn is_merged(&self) -> bool {
         false
+    }
+
+    /// What is traced on its way out is what a process would send.
+    fn may_be_sent_from(&self, _: Be16) -> bool {
+        true
     }
 
     fn work_out(&self, change: &mut Change) {

@@ -1,6 +1,7 @@
 //! A client in a process of its own, so that it can stand in a node's cgroup. Prints one line.
 //!
-//! `probe tcp ADDR:PORT`, `probe mptcp ADDR:PORT` (RFC 8684; IPv4), `probe udp ADDR:PORT` (unconnected), `probe udp-connected ADDR:PORT`.
+//! `probe tcp ADDR:PORT`, `probe mptcp ADDR:PORT` (RFC 8684; IPv4), `probe udp ADDR:PORT` (unconnected), `probe udp-connected ADDR:PORT`,
+//! `probe udp-both ADDR:PORT ADDR:PORT` (a service and its backend in turn, from one socket).
 
 use std::{
     io::{self, Read},
@@ -13,11 +14,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kind, to] = arguments.as_slice() else {
-        eprintln!("usage: probe tcp|mptcp|udp|udp-connected ADDR:PORT");
-        std::process::exit(2);
+    let done = match arguments.as_slice() {
+        [kind, service, backend] if kind == "udp-both" => ask_both(service, backend),
+        [kind, to] => probe(kind, to),
+        _ => {
+            eprintln!(
+                "usage: probe tcp|mptcp|udp|udp-connected ADDR:PORT, probe udp-both ADDR:PORT ADDR:PORT"
+            );
+            std::process::exit(2);
+        }
     };
-    match probe(kind, to) {
+    match done {
         Ok(line) => println!("{line}"),
         Err(error) => println!("error {:?}", error.kind()),
     }
@@ -50,7 +57,9 @@ fn probe(kind: &str, to: &str) -> io::Result<String> {
         "udp-connected" => {
             let socket = UdpSocket::bind(any)?;
             socket.set_read_timeout(Some(PATIENCE))?;
-            socket.connect(to)?;
+            if let Err(error) = socket.connect(to) {
+                return Ok(format!("no connection: {:?}", error.kind()));
+            }
             socket.send(b"one")?;
             let length = socket.recv(&mut buffer)?;
             let peer = socket.peer_addr()?;
@@ -58,6 +67,20 @@ fn probe(kind: &str, to: &str) -> io::Result<String> {
         }
         other => Err(io::Error::other(format!("unknown kind {other}"))),
     }
+}
+
+/// Under which addresses the answers come.
+fn ask_both(service: &str, backend: &str) -> io::Result<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let senders: io::Result<Vec<String>> = [service, backend, service, backend, backend]
+        .iter()
+        .map(|to| {
+            socket.send_to(b"one", to)?;
+            Ok(socket.recv_from(&mut [0; 1500])?.1.to_string())
+        })
+        .collect();
+    Ok(senders?.join(" "))
 }
 
 /// A connection whose TCP sockets the kernel makes by itself.

@@ -112,7 +112,8 @@ fn run_summed(case: &Case, object: &mut Object, uplink: u32) -> Result<(), Strin
 }
 
 /// Puts the row's maps in the place of what was there.
-fn fill(object: &mut Object, state: &State, uplink: u32) {
+/// Writes a row's tables.
+pub fn fill(object: &mut Object, state: &State, uplink: u32) {
     object.clear().unwrap();
     let mut config = state.config;
     config.uplink_ifindex = uplink;
@@ -176,9 +177,12 @@ fn expected_answer(action: Action) -> i32 {
     match action {
         Action::Pass | Action::Keyed => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
-        Action::Deliver | Action::Tunnel | Action::Out | Action::Addressed | Action::Answer => {
-            TC_ACT_REDIRECT
-        }
+        Action::Deliver
+        | Action::Tunnel
+        | Action::Out
+        | Action::Addressed
+        | Action::Answer
+        | Action::TakenIn => TC_ACT_REDIRECT,
     }
 }
 

@@ -153,6 +153,32 @@ fn a_service_without_endpoints_refuses_at_once() {
 }
 
 #[test]
+fn a_datagrams_socket_is_not_refused_but_its_packets_are() {
+    let (mut world, folder) = hooked("datagrams");
+    world.nodes[0].netns.ip("route add default via 192.168.50.200").unwrap();
+    world.serve(3, proto::UDP, 53, Some(NODE_PORT), &[]);
+    let vip = format!("{VIP}:53");
+    for client in [&world.nodes[0].netns, &world.nodes[0].pod] {
+        assert_eq!(folder.probe(client, &["udp-connected", &vip]), "error ConnectionRefused");
+    }
+    // Nobody tells a socket that is not connected.
+    assert_eq!(folder.probe(&world.nodes[0].netns, &["udp", &vip]), "error WouldBlock");
+}
+
+#[test]
+fn a_socket_of_the_node_hears_its_services_backend_under_the_address_that_it_asked() {
+    let (mut world, folder) = hooked("both");
+    let _pods = [0, 1].map(|node| Echo::start(&world.nodes[node].pod, "0.0.0.0:7000", "pod"));
+    for (id, port, node) in [(1, 53, 0), (2, 54, 1)] {
+        let pod = world.nodes[node].pod_address;
+        world.serve(id, proto::UDP, port, None, &[(pod, 7000)]);
+        let (vip, backend) = (format!("{VIP}:{port}"), format!("{pod}:7000"));
+        let said = folder.probe(&world.nodes[0].netns, &["udp-both", &vip, &backend]);
+        assert_eq!(said, format!("{vip} {backend} {vip} {backend} {backend}"));
+    }
+}
+
+#[test]
 fn a_pod_reaches_itself_through_its_own_service() {
     let (mut world, folder) = hooked("self");
     let server = Greeter::start(&world.nodes[0].pod, "0.0.0.0:8080", "pod0");
