@@ -51,6 +51,7 @@ pub fn check(
             Some(old) => node_changed(node, old, new),
         },
         ("events", "") => event(node, old, new),
+        ("pods", "status") => pod_status(node, old),
         _ => Ok(()),
     };
     verdict.map_err(|why| ApiError::forbidden(Subject::new(kind, object::name(new)), &why))
@@ -117,6 +118,14 @@ pub fn node_may_set_label(label: &str) -> bool {
     }
     let is_kubernetes = within("kubernetes.io") || within("k8s.io");
     !is_kubernetes || KUBELET_LABELS.contains(&label) || KUBELET_NAMESPACES.iter().any(|outer| within(outer))
+}
+
+/// The pod may have been made anew for another node since the client's right was looked at.
+fn pod_status(node: &str, old: Option<&Value>) -> Result<(), String> {
+    if old.is_none_or(|pod| text(pod, "/spec/nodeName") == node) {
+        return Ok(());
+    }
+    Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"))
 }
 
 /// A node writes Events in its own name, and counts on those only.
@@ -241,6 +250,12 @@ mod tests {
         let mut bare = old.clone();
         bare["metadata"]["labels"] = json!({});
         assert!(node_changed("a", &old, &bare).is_err(), "a role is not taken off either");
+    }
+
+    #[test]
+    fn a_pods_status_is_its_nodes() {
+        let pod = |node: &str| json!({"spec": {"nodeName": node}});
+        assert!(pod_status("a", Some(&pod("a"))).is_ok() && pod_status("a", Some(&pod("b"))).is_err());
     }
 
     #[test]

@@ -45,9 +45,8 @@ fn at_place(kind: &Kind, request: &ResourceRequest) -> Vec<Verb> {
     }
     let across = kind.namespaced && request.namespace.is_empty();
     // A namespace stands in its own path as one.
-    let misplaced = !kind.namespaced
-        && !request.namespace.is_empty()
-        && !(kind.storage == "namespaces" && request.namespace == request.name);
+    let is_own = kind.storage == "namespaces" && request.namespace == request.name;
+    let misplaced = !(kind.namespaced || request.namespace.is_empty() || is_own);
     // The name of a list or watch is one that its selector pins.
     let is_collection = request.name.is_empty() || matches!(request.verb, Verb::List | Verb::Watch);
     let (of_place, of_kind) = match request.subresource.as_str() {
