@@ -192,6 +192,10 @@ fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let label = |text: &String| {
         let (key, value) =
             text.split_once('=').with_context(|| format!("--label {text}: write KEY=VALUE"))?;
+        ensure!(
+            skerry_apiserver::node_may_set_label(key),
+            "--label {text}: a node may not give itself this label, set it with `kubectl label node`"
+        );
         Ok((key.to_owned(), value.to_owned()))
     };
     given.iter().map(label).collect()
@@ -229,6 +233,13 @@ fn node_kubeconfig(server: &str, node: &str, pki: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_that_a_node_may_not_give_itself_are_named_before_it_starts() {
+        assert!(labels(&["disk=ssd".into(), "topology.kubernetes.io/zone=a".into()]).is_ok());
+        let error = labels(&["node-role.kubernetes.io/worker=".into()]).unwrap_err().to_string();
+        assert!(error.contains("kubectl label node"), "{error}");
+    }
 
     #[test]
     fn taints_are_read_or_refused_with_the_form() {

@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, Config,
+    api::{Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{WatchStreamExt, watcher},
 };
@@ -67,6 +68,14 @@ pub async fn node_ready(kubeconfig: &Path, name: &str) -> anyhow::Result<()> {
         changes.into_stream().filter_map(async |node| node.ok().map(Item::any).filter(is_ready)).boxed();
     ready.next().await.context("the watch of nodes ended")?;
     Ok(())
+}
+
+/// Sets a label without a value.
+pub async fn label_node(kubeconfig: &Path, name: &str, label: &str) -> anyhow::Result<()> {
+    let nodes: Api<Node> = Api::all(client(kubeconfig).await?);
+    let patch = Patch::Merge(serde_json::json!({"metadata": {"labels": {label: ""}}}));
+    let labelled = nodes.patch_metadata(name, &PatchParams::default(), &patch).await;
+    labelled.map(drop).with_context(|| format!("label node {name} with {label}"))
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -94,6 +94,10 @@ async fn announce(args: &UpArgs, started: Instant) -> anyhow::Result<()> {
             ready.await?;
         }
     }
+    // A role is not a node's to give itself: it comes with the administrator's credentials.
+    if let Err(error) = status::label_node(&kubeconfig, &name, CONTROL_PLANE).await {
+        tracing::warn!("{error:#}");
+    }
     println!("node {name} is Ready after {:.1} s", started.elapsed().as_secs_f64());
     println!("export KUBECONFIG={}", kubeconfig.display());
     Ok(())
@@ -130,7 +134,6 @@ fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String>
     flag("node-name", node.node_name.clone());
     let node_ips: Vec<String> = node_ips.iter().map(IpAddr::to_string).collect();
     flag("node-ip", Some(node_ips.join(",")));
-    flag("label", Some(format!("{CONTROL_PLANE}=")));
     for label in &node.labels {
         flag("label", Some(label.clone()));
     }

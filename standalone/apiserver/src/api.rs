@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     error::{ApiError, Subject},
     hub::Hubs,
-    media::Shape,
+    media::{self, Shape},
     object,
     pki::{self, Authority},
     request::{Query, ResourceRequest},
@@ -120,6 +120,7 @@ pub fn reply(call: &Call, code: StatusCode, value: &[u8], revision: u64) -> Resu
     if call.shape == Shape::Object {
         let mut out = Vec::new();
         object::write_json(call.kind, value, revision, &mut out);
+        out.push(b'\n');
         return Ok(respond::json(code, out));
     }
     let decoded = object::decode(call.kind, value, revision).map_err(ApiError::internal)?;
@@ -130,15 +131,15 @@ pub fn reply(call: &Call, code: StatusCode, value: &[u8], revision: u64) -> Resu
 pub fn shaped(call: &Call, code: StatusCode, object: Value) -> Result<Reply, ApiError> {
     let value = match call.shape {
         Shape::Object => object,
-        Shape::PartialMetadata => respond::partial_metadata(&object),
-        Shape::Table => {
+        Shape::PartialMetadata(version) => respond::partial_metadata(version, &object),
+        Shape::Table(version) => {
             let mut metadata = serde_json::Map::new();
             metadata
                 .insert("resourceVersion".into(), object::text(&object, "/metadata/resourceVersion").into());
-            respond::table(call.kind, &[object], metadata, RowObject::of(&call.query)?, true)
+            respond::table(call.kind, version, &[object], metadata, RowObject::of(&call.query)?, true)
         }
-        Shape::PartialMetadataList | Shape::Discovery => {
-            return Err(ApiError::not_acceptable("application/json"));
+        Shape::PartialMetadataList(_) | Shape::Discovery => {
+            return Err(ApiError::not_acceptable(media::WRITTEN));
         }
     };
     Ok(respond::value(code, &value))

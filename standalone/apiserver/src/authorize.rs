@@ -14,6 +14,8 @@ const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
 const CONTROLLERS: &str = "system:kube-controller-manager";
 const SCHEDULER: &str = "system:kube-scheduler";
+/// Who may read what the server tells about itself (upstream's group for it).
+const MONITORING: &str = "system:monitoring";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -54,6 +56,12 @@ pub fn authorize(subject: &Subject, request: &ResourceRequest, query: &Query) ->
     if allowed { Decision::Allow } else { Decision::Deny }
 }
 
+/// Whether a path that is no resource may be read: all by everyone who is known, but for what the server tells of its load.
+pub fn may_read_path(subject: &Subject, first_segment: &str) -> bool {
+    let allowed = |group: &String| group == MASTERS || group == MONITORING;
+    first_segment != "metrics" || subject.organizations.iter().any(allowed)
+}
+
 /// The reason of a 403, in upstream's words.
 pub fn denial(subject: &Subject, request: &ResourceRequest) -> String {
     let resource = if request.subresource.is_empty() {
@@ -90,7 +98,7 @@ fn asks_about_itself(request: &ResourceRequest) -> bool {
 
 /// Subresources that reach into a node's containers.
 fn reaches_into_containers(request: &ResourceRequest) -> bool {
-    matches!(request.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
+    matches!(request.subresource.as_str(), "exec" | "attach" | "portforward")
 }
 
 fn controllers(request: &ResourceRequest) -> bool {
@@ -151,8 +159,11 @@ fn authorize_node(node: &str, request: &ResourceRequest, query: &Query) -> Decis
         ("", "pods", "eviction") if request.verb == Create => {
             return Decision::When(Condition::PodOfNode(node.into()));
         }
-        // A list or watch has a name only where a field selector pins it.
-        ("", "secrets" | "configmaps", "") if is_read(request.verb) && !request.name.is_empty() => {
+        // One name in one namespace, which is what a pod mentions; a list or watch has a name only where a field selector
+        // pins it.
+        ("", "secrets" | "configmaps", "")
+            if is_read(request.verb) && !request.name.is_empty() && !request.namespace.is_empty() =>
+        {
             return Decision::When(Condition::ReferencedByPodsOf(node.into()));
         }
         ("" | "events.k8s.io", "events", "") => matches!(request.verb, Create | Update | Patch),
@@ -209,6 +220,24 @@ mod tests {
                 Decision::When(Condition::ReferencedByPodsOf("a".into())),
             ),
             (
+                Method::GET,
+                "/api/v1/namespaces/x/secrets?watch=1&fieldSelector=metadata.name%3Ds",
+                Decision::When(Condition::ReferencedByPodsOf("a".into())),
+            ),
+            // A pod's Secret is that of its namespace: the name says nothing about the others.
+            (Method::GET, "/api/v1/secrets?fieldSelector=metadata.name%3Ds", Decision::Deny),
+            (Method::GET, "/api/v1/secrets?watch=1&fieldSelector=metadata.name%3Ds", Decision::Deny),
+            (Method::GET, "/api/v1/watch/secrets?fieldSelector=metadata.name%3Ds", Decision::Deny),
+            (Method::GET, "/api/v1/configmaps?fieldSelector=metadata.name%3Ds", Decision::Deny),
+            (
+                Method::GET,
+                "/api/v1/secrets?fieldSelector=metadata.name%3Ds,metadata.namespace%3Dx",
+                Decision::Deny,
+            ),
+            (Method::GET, "/api/v1/namespaces/x/secrets?fieldSelector=metadata.name%21%3Ds", Decision::Deny),
+            (Method::GET, "/api/v1/namespaces/x/serviceaccounts/s", Decision::Deny),
+            (Method::GET, "/api/v1/namespaces/x/persistentvolumeclaims/s", Decision::Deny),
+            (
                 Method::PUT,
                 "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/a",
                 Decision::Allow,
@@ -237,6 +266,14 @@ mod tests {
         assert_eq!(decide(&scheduler, Method::POST, "/api/v1/namespaces/x/pods/p/binding"), Decision::Allow);
         assert_eq!(decide(&scheduler, Method::GET, "/api/v1/secrets"), Decision::Deny);
         assert_eq!(decide(&scheduler, Method::DELETE, "/api/v1/nodes/a"), Decision::Deny);
+    }
+
+    #[test]
+    fn what_the_server_tells_of_itself_is_for_masters_and_monitors() {
+        let of = |group| Subject::new("x", &[group]);
+        assert!(may_read_path(&of(MASTERS), "metrics") && may_read_path(&of(MONITORING), "metrics"));
+        assert!(!may_read_path(&Subject::new("system:node:a", &[NODES]), "metrics"));
+        assert!(may_read_path(&of("nobody"), "apis"));
     }
 
     #[test]

@@ -7,11 +7,23 @@ use skerry_store::Range;
 
 use crate::{
     api::{Api, Call, built_in, parse},
-    authorize::Condition,
+    authorize::{Condition, Decision, authorize, denial},
     body,
     error::ApiError,
     object::{self, text},
+    request::{ResourceRequest, Verb},
 };
+
+/// Whether the client may also create what its PUT did not find.
+pub async fn may_create(api: &Api, call: &Call) -> Result<(), ApiError> {
+    let request = ResourceRequest { verb: Verb::Create, ..call.request.clone() };
+    let allowed = match authorize(&call.subject, &request, &call.query) {
+        Decision::Allow => true,
+        Decision::Deny => false,
+        Decision::When(condition) => holds(api, call, &condition).await?,
+    };
+    if allowed { Ok(()) } else { Err(ApiError::forbidden(call.about(), &denial(&call.subject, &request))) }
+}
 
 pub async fn holds(api: &Api, call: &Call, condition: &Condition) -> Result<bool, ApiError> {
     match condition {

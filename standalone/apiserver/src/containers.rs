@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     api::{Api, Call, parse},
     error::ApiError,
+    log_options,
     object::text,
     respond::{self, Reply},
 };
@@ -141,6 +142,7 @@ fn path(call: &Call, pod: &Value) -> Result<String, ApiError> {
     };
     match call.request.subresource.as_str() {
         "log" => {
+            log_options::check(&call.query, &call.request.name)?;
             let container = container(call, pod)?;
             for key in [
                 "follow",

@@ -10,11 +10,12 @@ use skerry_store::{Expect, Op, StoreError};
 use crate::{
     admission,
     api::{Api, Call, built_in, reply, shaped},
-    body,
+    body::{self, Checked},
     claims::{self, Claims, Refused},
     error::{ApiError, Subject},
     object::{self, metadata_mut, text},
     respond::{self, Reply},
+    restriction, signing_requests,
 };
 
 /// Tries of a create whose generated name, address or port was taken in the meantime.
@@ -25,7 +26,14 @@ const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 pub async fn create(api: &Api, call: &Call) -> Result<Reply, ApiError> {
     let checked = body::read(call, &call.kind.api_version(), call.kind.kind)?;
-    let object = identify(call, checked.value)?;
+    make(api, call, checked).await
+}
+
+/// Makes the object of a checked body.
+pub async fn make(api: &Api, call: &Call, checked: Checked) -> Result<Reply, ApiError> {
+    let mut object = identify(call, checked.value)?;
+    restriction::check(&call.subject, call.kind, "", None, &object)?;
+    signing_requests::identify(call, &mut object)?;
     let dry_run = call.is_dry_run()?;
     namespace_takes_new_content(api, call.kind, &call.request.namespace, &object).await?;
     let mut reply = insert(api, call, object, dry_run).await?;
@@ -35,17 +43,13 @@ pub async fn create(api: &Api, call: &Call) -> Result<Reply, ApiError> {
 
 /// Sets what a new object gets from us, and refuses what it may not bring along.
 fn identify(call: &Call, mut object: Value) -> Result<Value, ApiError> {
+    settle_namespace(call, &mut object)?;
     let namespace = &call.request.namespace;
-    let given = text(&object, "/metadata/namespace");
-    if !given.is_empty() && (given != namespace || !call.kind.namespaced) {
-        return Err(ApiError::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
     if call.kind.namespaced && namespace.is_empty() {
         return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
     }
-    if !text(&object, "/metadata/resourceVersion").is_empty() {
+    // A zero is what clients have that know no version.
+    if !matches!(text(&object, "/metadata/resourceVersion"), "" | "0") {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     let namespaced = call.kind.namespaced;
@@ -58,12 +62,27 @@ fn identify(call: &Call, mut object: Value) -> Result<Value, ApiError> {
     }
     if namespaced {
         metadata.insert("namespace".into(), namespace.as_str().into());
-    } else {
-        metadata.shift_remove("namespace");
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".into(), object::timestamp(jiff::Timestamp::now()).into());
     Ok(object)
+}
+
+/// Refuses a body that names another namespace than the URL. What a cluster-wide object says of one is dropped.
+pub fn settle_namespace(call: &Call, object: &mut Value) -> Result<(), ApiError> {
+    let given = text(object, "/metadata/namespace");
+    if call.kind.namespaced && !given.is_empty() && given != call.request.namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    if !call.kind.namespaced
+        && !given.is_empty()
+        && let Some(metadata) = metadata_mut(object)
+    {
+        metadata.shift_remove("namespace");
+    }
+    Ok(())
 }
 
 /// Writes an identified object; tries again where chance can help.

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use serde_json::Value;
-use skerry_schema::Kind;
+use skerry_schema::{Deleted, Kind};
 use skerry_store::{Expect, Op, StoreError};
 
 use crate::{
@@ -97,8 +97,9 @@ pub async fn delete(api: &Api, call: &Call) -> Result<Reply, ApiError> {
     match delete_one(api, call.kind, &call.request.namespace, &call.request.name, &options).await? {
         Outcome::Kept { value, revision } => reply(call, StatusCode::OK, &value, revision),
         Outcome::Unwritten(object) => shaped(call, StatusCode::OK, object),
-        // Pods come back as they were last, as upstream does; of the rest only the name.
-        Outcome::Removed(object) if call.kind.storage == "pods" => shaped(call, StatusCode::OK, object),
+        Outcome::Removed(object) if call.kind.deleted == Deleted::Object => {
+            shaped(call, StatusCode::OK, object)
+        }
         Outcome::Removed(object) => Ok(respond::success(
             StatusCode::OK,
             call.kind,

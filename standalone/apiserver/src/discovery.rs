@@ -137,7 +137,7 @@ fn aggregated(names: &[&str]) -> Reply {
         })
         .collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
-    respond::typed(StatusCode::OK, DISCOVERY_TYPE, respond::full(list.to_string()))
+    respond::typed(StatusCode::OK, DISCOVERY_TYPE, respond::full(format!("{list}\n")))
 }
 
 fn discovered(kind: &'static Kind) -> Value {

@@ -15,6 +15,8 @@ struct Refusal {
     details: Map<String, Value>,
     /// The inconsistent continue token that goes with 410 of a paged list.
     continue_token: Option<String>,
+    /// The methods that are served where this one is not (`Allow`; RFC 9110, 15.5.6).
+    allow: Option<String>,
 }
 
 /// The object a refusal is about, as `details` names it.
@@ -66,6 +68,7 @@ impl ApiError {
             message: message.into(),
             details: Map::new(),
             continue_token: None,
+            allow: None,
         }))
     }
 
@@ -81,6 +84,15 @@ impl ApiError {
 
     pub fn with_causes(self, causes: Value) -> Self {
         self.with_detail("causes", causes)
+    }
+
+    pub fn with_allow(mut self, methods: String) -> Self {
+        self.0.allow = Some(methods);
+        self
+    }
+
+    pub fn allow(&self) -> Option<&str> {
+        self.0.allow.as_deref()
     }
 
     pub fn code(&self) -> u16 {

@@ -1,7 +1,7 @@
 //! The embedded Kubernetes API server.
 //!
 //! A request's way (`pipeline`): TLS and client certificate (`server`, `pki`) → what the URL asks for (`request`) → may it
-//! (`authorize`, pure; `conditions`, what depends on the store) → bounds → one generic handler for every kind of the
+//! (`authorize`, pure; `conditions`, what depends on the store; `restriction`, what a node may write) → is it served (`verbs`) → bounds → one generic handler for every kind of the
 //! schema's table (`list`, `watch`, `create`, `update`, `delete`) → the answer in the shape asked for (`respond`).
 //!
 //! - Objects are stored so that an answer is a prefix and the stored bytes (`object`).
@@ -27,23 +27,30 @@ mod discovery;
 mod error;
 mod expiry;
 mod hub;
+mod inbound;
 mod join;
 mod list;
+mod log_options;
 mod media;
+mod metrics;
 mod object;
 mod pipeline;
 mod pki;
 mod request;
 mod respond;
+mod restriction;
 mod reviews;
 mod selectors;
 mod server;
+mod signing_requests;
 mod subresources;
 mod tunnel;
 mod update;
+mod verbs;
 mod watch;
 
 pub use config::{Config, Health, Limits, Readiness};
 pub use credentials::Paths;
 pub use discovery::GIT_VERSION;
+pub use restriction::node_may_set_label;
 pub use server::{Server, ServerError};

@@ -12,7 +12,7 @@ use crate::{
     api::{Api, Call, parse},
     error::ApiError,
     hub::Index,
-    media::Shape,
+    media::{self, Shape},
     object,
     request::Query,
     respond::{self, Reply, RowObject},
@@ -217,18 +217,19 @@ fn write(call: &Call, page: Page) -> Result<Reply, ApiError> {
         |page: &Page| page.entries.iter().map(|entry| parse(call.kind, entry)).collect::<Result<Vec<_>, _>>();
     match call.shape {
         Shape::Object => Ok(stream(call.kind, metadata, page.entries)),
-        Shape::Table => {
-            let table =
-                respond::table(call.kind, &parsed(&page)?, metadata, RowObject::of(&call.query)?, true);
+        Shape::Table(version) => {
+            let row = RowObject::of(&call.query)?;
+            let table = respond::table(call.kind, version, &parsed(&page)?, metadata, row, true);
             Ok(respond::value(StatusCode::OK, &table))
         }
-        Shape::PartialMetadata | Shape::PartialMetadataList => {
-            let items: Vec<Value> = parsed(&page)?.iter().map(respond::partial_metadata).collect();
-            let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+        Shape::PartialMetadata(version) | Shape::PartialMetadataList(version) => {
+            let partial = |object| respond::partial_metadata(version, object);
+            let items: Vec<Value> = parsed(&page)?.iter().map(partial).collect();
+            let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": version.api_version(),
                 "metadata": metadata, "items": items});
             Ok(respond::value(StatusCode::OK, &list))
         }
-        Shape::Discovery => Err(ApiError::not_acceptable("application/json")),
+        Shape::Discovery => Err(ApiError::not_acceptable(media::WRITTEN)),
     }
 }
 

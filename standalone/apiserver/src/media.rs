@@ -1,27 +1,48 @@
 //! Content negotiation: what the client sent, and what it wants back.
 //!
-//! Answers are JSON; bodies may be YAML or protobuf (`body.rs`) as well.
+//! Answers are JSON; bodies may be YAML or protobuf (`body.rs`) as well, and each refusal names what it would take.
 
 use http::{HeaderMap, header};
 use skerry_schema::Format;
 
 use crate::error::ApiError;
 
-const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+/// What bodies are read from …
+const READ: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+/// … and what answers are written as.
+pub const WRITTEN: &str = "application/json, application/json;as=Table;g=meta.k8s.io;v=v1, \
+    application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, \
+    application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
 /// What an object or list is turned into before it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// As it is.
     Object,
-    /// `meta.k8s.io/v1 Table`.
-    Table,
-    /// `meta.k8s.io/v1 PartialObjectMetadata`.
-    PartialMetadata,
-    /// `meta.k8s.io/v1 PartialObjectMetadataList`, for lists.
-    PartialMetadataList,
+    /// `Table` of this version of `meta.k8s.io`.
+    Table(MetaVersion),
+    /// `PartialObjectMetadata`.
+    PartialMetadata(MetaVersion),
+    /// `PartialObjectMetadataList`, for lists.
+    PartialMetadataList(MetaVersion),
     /// `apidiscovery.k8s.io/v2 APIGroupDiscoveryList`.
     Discovery,
+}
+
+/// Both say the same; a client reads the one that it asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetaVersion {
+    V1,
+    V1Beta1,
+}
+
+impl MetaVersion {
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::V1 => "meta.k8s.io/v1",
+            Self::V1Beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
 }
 
 /// Chooses the first acceptable entry of `Accept`.
@@ -35,7 +56,7 @@ pub fn accept(headers: &HeaderMap) -> Result<Shape, ApiError> {
     if text.trim().is_empty() {
         return Ok(Shape::Object);
     }
-    text.split(',').find_map(shape).ok_or_else(|| ApiError::not_acceptable(ACCEPTED))
+    text.split(',').find_map(shape).ok_or_else(|| ApiError::not_acceptable(WRITTEN))
 }
 
 fn shape(entry: &str) -> Option<Shape> {
@@ -53,12 +74,19 @@ fn shape(entry: &str) -> Option<Shape> {
             _ => {}
         }
     }
-    match (conversion, group, version) {
-        ("", ..) => Some(Shape::Object),
-        ("Table", "meta.k8s.io", "v1") => Some(Shape::Table),
-        ("PartialObjectMetadata", "meta.k8s.io", "v1") => Some(Shape::PartialMetadata),
-        ("PartialObjectMetadataList", "meta.k8s.io", "v1") => Some(Shape::PartialMetadataList),
-        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Some(Shape::Discovery),
+    let meta = match (group, version) {
+        ("meta.k8s.io", "v1") => Some(MetaVersion::V1),
+        ("meta.k8s.io", "v1beta1") => Some(MetaVersion::V1Beta1),
+        _ => None,
+    };
+    match conversion {
+        "" => Some(Shape::Object),
+        "Table" => meta.map(Shape::Table),
+        "PartialObjectMetadata" => meta.map(Shape::PartialMetadata),
+        "PartialObjectMetadataList" => meta.map(Shape::PartialMetadataList),
+        "APIGroupDiscoveryList" if (group, version) == ("apidiscovery.k8s.io", "v2") => {
+            Some(Shape::Discovery)
+        }
         _ => None,
     }
 }
@@ -71,7 +99,7 @@ pub fn content(headers: &HeaderMap) -> Result<Format, ApiError> {
     match media_type(headers) {
         "" | "application/json" => Ok(Format::Json),
         "application/yaml" => Ok(Format::Yaml),
-        _ => Err(ApiError::unsupported_media_type(ACCEPTED)),
+        _ => Err(ApiError::unsupported_media_type(READ)),
     }
 }
 
@@ -95,13 +123,26 @@ mod tests {
     fn the_first_type_we_speak_is_taken() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,\
                        application/json";
-        assert_eq!(accepting(kubectl), Some(Shape::Table));
+        assert_eq!(accepting(kubectl), Some(Shape::Table(MetaVersion::V1)));
+        assert_eq!(
+            accepting("application/json;as=Table;v=v1beta1;g=meta.k8s.io"),
+            Some(Shape::Table(MetaVersion::V1Beta1))
+        );
+        assert_eq!(accepting("application/json;as=Table;v=v2;g=meta.k8s.io"), None);
         assert_eq!(accepting("application/vnd.kubernetes.protobuf,application/json"), Some(Shape::Object));
         assert_eq!(accepting("application/vnd.kubernetes.protobuf, */*"), Some(Shape::Object));
         assert_eq!(
             accepting("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
-            Some(Shape::PartialMetadataList)
+            Some(Shape::PartialMetadataList(MetaVersion::V1))
         );
         assert_eq!(accepting("text/html"), None);
+    }
+
+    #[test]
+    fn a_refusal_names_only_what_is_then_taken() {
+        for entry in WRITTEN.split(", ") {
+            assert!(accepting(entry).is_some(), "{entry}");
+        }
+        assert!(!WRITTEN.contains("yaml") && accepting("application/yaml").is_none());
     }
 }

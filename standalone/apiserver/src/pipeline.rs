@@ -3,12 +3,13 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderMap, Method, StatusCode, Version, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use http_body_util::BodyExt;
 use hyper::{Request, body::Incoming};
 use hyper_util::rt::TokioIo;
 use skerry_schema::find;
@@ -16,20 +17,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     api::{Api, Call, reply},
-    authorize::{Decision, authorize, denial, node_name},
+    authorize::{Decision, authorize, denial, may_read_path, node_name},
     conditions,
     config::{Limits, Readiness},
     containers::{self, Upgrade},
     create, delete, discovery,
     error::{ApiError, Subject},
-    join, list, media, pki,
+    inbound::Inbound,
+    join, list, media,
+    metrics::{self, Metrics, Route},
+    pki,
     request::{self, Query, ResourceRequest, Target, Verb},
     respond::{self, Reply},
-    reviews, subresources, update, watch,
+    reviews, subresources, update, verbs, watch,
 };
-
-/// What is read and thrown away of a body that is too long, so that an HTTP/1.1 client gets to read the answer.
-const MAX_DRAINED: usize = 16 << 20;
 
 /// Requests to join that are looked at in one moment: they come from strangers.
 const MAX_JOINS: usize = 16;
@@ -42,6 +43,7 @@ pub struct Pipeline {
     long_running: Arc<Semaphore>,
     joins: Arc<Semaphore>,
     readiness: Readiness,
+    metrics: Metrics,
 }
 
 impl Pipeline {
@@ -49,14 +51,23 @@ impl Pipeline {
         let in_flight = Arc::new(Semaphore::new(limits.in_flight));
         let long_running = Arc::new(Semaphore::new(limits.long_running));
         let joins = Arc::new(Semaphore::new(MAX_JOINS));
-        Self { api, limits, in_flight, long_running, joins, readiness }
+        Self { api, limits, in_flight, long_running, joins, readiness, metrics: Metrics::new() }
     }
 
     /// Answers a request, whatever happens in its handler.
     pub async fn serve(&self, identity: Option<&pki::Subject>, request: Request<Incoming>) -> Reply {
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let outcome = AssertUnwindSafe(self.route(identity, request)).catch_unwind().await;
-        match outcome {
+        let begun = Instant::now();
+        let (head, incoming) = request.into_parts();
+        let mut body = Inbound::new(head.version, &head.headers, incoming);
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let query = Query::parse(head.uri.query().unwrap_or_default());
+        let target = request::parse(&method, &path, &query);
+        let route = Route::of(&method, target.as_ref());
+        let is_long = matches!(&target, Some(Target::Resource(target)) if is_long_running(target));
+        let way = self.route(identity, target, query, Request::from_parts(head, ()), &mut body);
+        let outcome = AssertUnwindSafe(way).catch_unwind().await;
+        let mut reply = match outcome {
+            Ok(Ok(reply)) if is_long => hold(reply, self.metrics.begin_long_running(route)),
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => {
                 tracing::debug!(%method, path, code = error.code(), %error, "refused");
@@ -68,32 +79,43 @@ impl Pipeline {
                     "the request's handler failed; the server's log says where",
                 ))
             }
+        };
+        self.metrics.answered(route, reply.status().as_u16(), (!is_long).then(|| begun.elapsed()));
+        if reply.status() != StatusCode::SWITCHING_PROTOCOLS && body.is_left_unread().await {
+            reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        reply
     }
 
     async fn route(
         &self,
         identity: Option<&pki::Subject>,
-        request: Request<Incoming>,
+        target: Option<Target>,
+        query: Query,
+        request: Request<()>,
+        body: &mut Inbound,
     ) -> Result<Reply, ApiError> {
-        let query = Query::parse(request.uri().query().unwrap_or_default());
-        let target = request::parse(request.method(), request.uri().path(), &query);
+        refuse_impersonation(identity, request.headers())?;
         match target {
             Some(Target::Path(segments)) => {
                 let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-                let handler = self.path(identity, &segments, &query, request);
+                let handler = self.path(identity, &segments, &query, request, body);
                 self.in_time(handler).await
             }
             Some(Target::Resource(target)) => {
                 let identity = identity.ok_or_else(ApiError::unauthorized)?;
                 if is_long_running(&target) {
                     let permit = acquire(&self.long_running)?;
-                    let reply = self.resource(identity, target, query, request).await?;
+                    let reply = self.resource(identity, target, query, request, body).await?;
                     Ok(hold(reply, permit))
                 } else {
                     let _permit = acquire(&self.in_flight)?;
-                    self.in_time(self.resource(identity, target, query, request)).await
+                    self.in_time(self.resource(identity, target, query, request, body)).await
                 }
+            }
+            Some(Target::UnknownMethod) => {
+                identity.ok_or_else(ApiError::unauthorized)?;
+                Err(ApiError::method_not_allowed())
             }
             None => {
                 identity.ok_or_else(ApiError::unauthorized)?;
@@ -116,7 +138,8 @@ impl Pipeline {
         identity: Option<&pki::Subject>,
         segments: &[&str],
         query: &Query,
-        request: Request<Incoming>,
+        request: Request<()>,
+        body: &mut Inbound,
     ) -> Result<Reply, ApiError> {
         let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
         // Open to everyone.
@@ -129,7 +152,7 @@ impl Pipeline {
             ["skerry", "v1", "join"] if request.method() == Method::POST => {
                 let _permit = acquire(&self.joins)?;
                 let headers = request.headers().clone();
-                let body = read_body(request, join::MAX_BODY).await?;
+                let body = body.read(join::MAX_BODY).await?;
                 return join::join(&self.api, identity, &headers, &body);
             }
             _ => {}
@@ -139,6 +162,14 @@ impl Pipeline {
             ["skerry", "v1", "nodes", node, "tunnel"] => self.tunnel(identity, node, request),
             _ if !is_get => Err(ApiError::method_not_allowed()),
             [] => Ok(root()),
+            ["metrics"] => {
+                if !may_read_path(identity, "metrics") {
+                    let why = format!("User {:?} cannot get path \"/metrics\"", identity.common_name);
+                    return Err(ApiError::new(403, "Forbidden", format!("forbidden: {why}")));
+                }
+                let text = self.metrics.text(&*self.api.store).await?;
+                Ok(respond::typed(StatusCode::OK, metrics::MEDIA_TYPE, respond::full(text)))
+            }
             ["api" | "apis", ..] => {
                 let settings = &self.api.settings;
                 let server = std::net::SocketAddr::new(settings.advertise, settings.port).to_string();
@@ -178,7 +209,7 @@ impl Pipeline {
         &self,
         identity: &pki::Subject,
         node: &str,
-        mut request: Request<Incoming>,
+        mut request: Request<()>,
     ) -> Result<Reply, ApiError> {
         if node_name(identity) != Some(node) {
             let subject = Subject { group: "", resource: "nodes/tunnel", name: node };
@@ -218,7 +249,8 @@ impl Pipeline {
         identity: &pki::Subject,
         target: ResourceRequest,
         query: Query,
-        mut request: Request<Incoming>,
+        mut request: Request<()>,
+        body: &mut Inbound,
     ) -> Result<Reply, ApiError> {
         let decision = authorize(identity, &target, &query);
         let forbidden = || {
@@ -230,9 +262,7 @@ impl Pipeline {
         }
         let kind =
             find(&target.group, &target.version, &target.resource).ok_or_else(ApiError::no_such_path)?;
-        if !kind.namespaced && !target.namespace.is_empty() && kind.storage != "namespaces" {
-            return Err(ApiError::no_such_path());
-        }
+        verbs::check(kind, &target)?;
         let method = request.method().clone();
         let upgrade = if request.headers().contains_key(header::UPGRADE) && is_streamed(&target) {
             // It outlives the answer, and with it the place that the request has.
@@ -245,7 +275,7 @@ impl Pipeline {
         let body = if upgrade.is_some() || method == Method::GET {
             Bytes::new()
         } else {
-            read_body(request, self.limits.body_bytes).await?
+            body.read(self.limits.body_bytes).await?
         };
         let shape = if is_streamed(&target) { media::Shape::Object } else { media::accept(&headers)? };
         // A namespace is named by its own path segment.
@@ -283,39 +313,28 @@ async fn dispatch(
     method: &Method,
     upgrade: Option<Upgrade>,
 ) -> Result<Reply, ApiError> {
-    if call.request.subresource.is_empty() {
-        if !call.kind.has_verb(call.request.verb.as_str()) {
-            return Err(ApiError::method_not_allowed());
+    match (call.request.subresource.as_str(), call.request.verb) {
+        ("", verb) => {
+            if let Some(answer) = reviews::answer(api, call).await {
+                return answer;
+            }
+            match verb {
+                Verb::Get => get(api, call).await,
+                Verb::List => list::list(api, call).await,
+                Verb::Watch => watch::watch(api, call).await,
+                Verb::Create => create::create(api, call).await,
+                Verb::Update => update::update(api, call).await,
+                Verb::Patch => update::patch(api, call).await,
+                Verb::Delete => delete::delete(api, call).await,
+                Verb::DeleteCollection => delete::delete_collection(api, call).await,
+            }
         }
-        if let Some(answer) = reviews::answer(api, call).await {
-            return answer;
-        }
-        return match call.request.verb {
-            Verb::Get => get(api, call).await,
-            Verb::List => list::list(api, call).await,
-            Verb::Watch => watch::watch(api, call).await,
-            Verb::Create if call.request.name.is_empty() => create::create(api, call).await,
-            Verb::Create => Err(ApiError::method_not_allowed()),
-            Verb::Update => update::update(api, call).await,
-            Verb::Patch => update::patch(api, call).await,
-            Verb::Delete => delete::delete(api, call).await,
-            Verb::DeleteCollection => delete::delete_collection(api, call).await,
-        };
-    }
-    let sub = call.kind.subresource(&call.request.subresource).ok_or_else(ApiError::no_such_path)?;
-    if !sub.verbs.contains(&call.request.verb.as_str()) {
-        return Err(ApiError::method_not_allowed());
-    }
-    match (sub.name, call.request.verb) {
         ("log" | "exec" | "attach" | "portforward", _) => {
             containers::connect(api, call, method, upgrade).await
         }
         ("scale", _) => subresources::scale(api, call).await,
         ("binding", _) => subresources::bind(api, call).await,
         ("eviction", _) => subresources::evict(api, call).await,
-        ("proxy" | "token", _) => {
-            Err(ApiError::new(404, "NotFound", format!("the subresource {} is not served yet", sub.name)))
-        }
         (_, Verb::Get) => get(api, call).await,
         (_, Verb::Update) => update::update(api, call).await,
         (_, Verb::Patch) => update::patch(api, call).await,
@@ -335,7 +354,7 @@ async fn get(api: &Api, call: &Call) -> Result<Reply, ApiError> {
 }
 
 fn is_streamed(target: &ResourceRequest) -> bool {
-    matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+    matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward")
 }
 
 fn is_long_running(target: &ResourceRequest) -> bool {
@@ -346,47 +365,30 @@ fn acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError>
     semaphore.clone().try_acquire_owned().map_err(|_| ApiError::too_many_requests())
 }
 
-/// Keeps the permit until the body has been sent or dropped.
-fn hold(reply: Reply, permit: OwnedSemaphorePermit) -> Reply {
+/// Keeps the guard until the body has been sent or dropped.
+fn hold(reply: Reply, guard: impl Send + 'static) -> Reply {
     reply.map(|body| {
         body.map_frame(move |frame| {
-            let _held = &permit;
+            let _held = &guard;
             frame
         })
         .boxed_unsync()
     })
 }
 
-async fn read_body(request: Request<Incoming>, limit: usize) -> Result<Bytes, ApiError> {
-    let (is_http1, length) = (request.version() <= Version::HTTP_11, content_length(request.headers()));
-    let mut body = request.into_body();
-    if length.is_some_and(|length| length > limit as u64) {
-        drain(&mut body, is_http1).await;
-        return Err(ApiError::too_large(limit));
-    }
-    let mut limited = Limited::new(&mut body, limit);
-    match (&mut limited).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            drain(&mut body, is_http1).await;
-            Err(ApiError::too_large(limit))
-        }
-        Err(error) => Err(ApiError::bad_request(format!("read the body: {error}"))),
-    }
-}
-
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-async fn drain(body: &mut Incoming, is_http1: bool) {
-    let mut drained = 0;
-    while is_http1
-        && drained < MAX_DRAINED
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        drained += frame.data_ref().map_or(0, Bytes::len);
-    }
+/// `Impersonate-User` and its like ask for an answer as somebody else would get it. Not to know them is no reason to answer
+/// as if they were not there: what `kubectl --as` prints would be the caller's own rights.
+fn refuse_impersonation(identity: Option<&pki::Subject>, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(name) =
+        headers.keys().map(http::HeaderName::as_str).find(|name| name.starts_with("impersonate-"))
+    else {
+        return Ok(());
+    };
+    let user = identity.map_or("system:anonymous", |subject| subject.common_name.as_str());
+    let why = format!(
+        "User {user:?} cannot impersonate: this server does not support impersonation (header {name}, kubectl --as) yet"
+    );
+    Err(ApiError::new(403, "Forbidden", format!("forbidden: {why}")))
 }
 
 fn root() -> Reply {
@@ -395,6 +397,6 @@ fn root() -> Reply {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
     }
-    paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
     respond::value(StatusCode::OK, &serde_json::json!({"paths": paths}))
 }

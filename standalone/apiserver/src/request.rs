@@ -54,6 +54,17 @@ impl Verb {
             Verb::DeleteCollection => "deletecollection",
         }
     }
+
+    /// The HTTP method that asks for it.
+    pub fn method(self) -> &'static str {
+        match self {
+            Verb::Get | Verb::List | Verb::Watch => "GET",
+            Verb::Create => "POST",
+            Verb::Update => "PUT",
+            Verb::Patch => "PATCH",
+            Verb::Delete | Verb::DeleteCollection => "DELETE",
+        }
+    }
 }
 
 /// A request for a resource. Empty strings: not given.
@@ -76,6 +87,8 @@ pub enum Target {
     Resource(ResourceRequest),
     /// Discovery, health, join, tunnel: the path's segments, percent-decoded.
     Path(Vec<String>),
+    /// A resource's place, and a method that stands for no verb there.
+    UnknownMethod,
 }
 
 /// `None`: the path is no URL of ours (broken escapes, empty segments).
@@ -88,8 +101,7 @@ pub fn parse(method: &Method, path: &str, query: &Query) -> Option<Target> {
         _ => return Some(Target::Path(trimmed(segments))),
     };
     let rest = &segments[segments.len() - rest..];
-    let request = resource(method, group, version, rest, query)?;
-    Some(Target::Resource(request))
+    resource(method, group, version, rest, query)
 }
 
 fn has_resource(rest: &[&str]) -> bool {
@@ -103,13 +115,7 @@ fn trimmed(mut segments: Vec<String>) -> Vec<String> {
     segments
 }
 
-fn resource(
-    method: &Method,
-    group: &str,
-    version: &str,
-    rest: &[String],
-    query: &Query,
-) -> Option<ResourceRequest> {
+fn resource(method: &Method, group: &str, version: &str, rest: &[String], query: &Query) -> Option<Target> {
     let parts: Vec<&str> = rest.iter().map(String::as_str).collect();
     let (old_watch, parts) = match parts.as_slice() {
         ["watch", rest @ ..] if !rest.is_empty() => (true, rest.to_vec()),
@@ -125,7 +131,9 @@ fn resource(
     };
     let segment = |at: usize| tail.get(at).copied().unwrap_or_default();
     let (resource, mut name, subresource) = (segment(0), segment(1).to_owned(), segment(2));
-    if resource.is_empty() || tail.iter().take(3).skip(1).any(|part| part.is_empty()) {
+    // An empty namespace is not "all of them".
+    let nameless = matches!(parts.as_slice(), ["namespaces", "", ..]);
+    if nameless || resource.is_empty() || tail.iter().take(3).skip(1).any(|part| part.is_empty()) {
         return None;
     }
     // Names end up in the store's keys.
@@ -133,7 +141,13 @@ fn resource(
         return None;
     }
     let watches = old_watch || (name.is_empty() && query.flag("watch"));
-    let verb = verb(method, !name.is_empty(), watches, subresource)?;
+    let Some(verb) = verb(method, !name.is_empty(), watches) else { return Some(Target::UnknownMethod) };
+    if old_watch && !subresource.is_empty() {
+        return None;
+    }
+    if old_watch && verb != Verb::Watch {
+        return Some(Target::UnknownMethod);
+    }
     if name.is_empty() && matches!(verb, Verb::List | Verb::Watch) {
         // A list of one name is authorized like a get of it.
         let pinned = crate::selectors::FieldSelector::parse(query.get("fieldSelector").unwrap_or_default());
@@ -142,7 +156,7 @@ fn resource(
             .and_then(|selector| selector.pinned("metadata.name").map(str::to_owned))
             .unwrap_or_default();
     }
-    Some(ResourceRequest {
+    Some(Target::Resource(ResourceRequest {
         verb,
         group: group.to_owned(),
         version: version.to_owned(),
@@ -151,13 +165,13 @@ fn resource(
         name,
         subresource: subresource.to_owned(),
         rest: tail.get(3..).unwrap_or_default().join("/"),
-    })
+    }))
 }
 
-fn verb(method: &Method, named: bool, watch: bool, subresource: &str) -> Option<Verb> {
+fn verb(method: &Method, named: bool, watch: bool) -> Option<Verb> {
     Some(match *method {
         // A watch of one name is a watch of the collection with that name selected.
-        Method::GET | Method::HEAD if watch && subresource.is_empty() => Verb::Watch,
+        Method::GET | Method::HEAD if watch => Verb::Watch,
         Method::GET | Method::HEAD if named => Verb::Get,
         Method::GET | Method::HEAD => Verb::List,
         Method::POST => Verb::Create,
@@ -255,6 +269,7 @@ mod tests {
         }
         assert_eq!(parse(&Method::GET, "/api/v1/namespaces/a/pods//log", &Query::default()), None);
         assert_eq!(parse(&Method::GET, "/api/v1/namespaces/a/pods/b%2Fc", &Query::default()), None);
-        assert_eq!(parse(&Method::from_bytes(b"BREW").unwrap(), "/api/v1/pods", &Query::default()), None);
+        let brew = Method::from_bytes(b"BREW").unwrap();
+        assert_eq!(parse(&brew, "/api/v1/pods", &Query::default()), Some(Target::UnknownMethod));
     }
 }

@@ -8,7 +8,7 @@ use hyper::body::Frame;
 use serde_json::{Map, Value, json};
 use skerry_schema::{Column, Kind, cells, columns};
 
-use crate::{error::ApiError, request::Query};
+use crate::{error::ApiError, media::MetaVersion, request::Query};
 
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub type Reply = Response<Body>;
@@ -33,8 +33,9 @@ pub fn json(code: StatusCode, bytes: impl Into<Bytes>) -> Reply {
     typed(code, "application/json", full(bytes))
 }
 
+/// One JSON value and a newline, as upstream's encoder ends them.
 pub fn value(code: StatusCode, value: &Value) -> Reply {
-    json(code, value.to_string())
+    json(code, format!("{value}\n"))
 }
 
 pub fn typed(code: StatusCode, media: &'static str, body: Body) -> Reply {
@@ -51,6 +52,9 @@ pub fn error(error: &ApiError) -> Reply {
     let mut response = value(code, &error.status());
     if let Some(seconds) = error.retry_after_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    if let Some(allow) = error.allow().and_then(|allow| HeaderValue::from_str(allow).ok()) {
+        response.headers_mut().insert(header::ALLOW, allow);
     }
     response
 }
@@ -114,6 +118,7 @@ impl RowObject {
 /// A `Table` of `objects`; `list_metadata` has resourceVersion, continue, remainingItemCount.
 pub fn table(
     kind: &Kind,
+    version: MetaVersion,
     objects: &[Value],
     list_metadata: Map<String, Value>,
     row_object: RowObject,
@@ -126,7 +131,7 @@ pub fn table(
             let mut row = json!({"cells": cells(kind, object, now)});
             match row_object {
                 RowObject::None => {}
-                RowObject::Metadata => row["object"] = partial_metadata(object),
+                RowObject::Metadata => row["object"] = partial_metadata(version, object),
                 RowObject::Object => row["object"] = object.clone(),
             }
             row
@@ -135,7 +140,7 @@ pub fn table(
     let definitions: Vec<Value> =
         if with_columns { columns(kind).iter().map(column_definition).collect() } else { Vec::new() };
     json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": list_metadata,
+        "kind": "Table", "apiVersion": version.api_version(), "metadata": list_metadata,
         "columnDefinitions": definitions, "rows": rows,
     })
 }
@@ -148,6 +153,6 @@ fn column_definition(column: &Column) -> Value {
 }
 
 /// The object's metadata alone.
-pub fn partial_metadata(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+pub fn partial_metadata(version: MetaVersion, object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": version.api_version(), "metadata": object["metadata"]})
 }

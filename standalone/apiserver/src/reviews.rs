@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{Api, Call},
-    authorize::{Decision, authorize},
+    authorize::{Decision, authorize, may_read_path},
     body,
     error::ApiError,
     object::text,
@@ -34,7 +34,7 @@ fn read(call: &Call) -> Result<Value, ApiError> {
 }
 
 /// The groups upstream's authenticator adds.
-fn groups(subject: &Subject) -> Vec<String> {
+pub fn groups(subject: &Subject) -> Vec<String> {
     subject.organizations.iter().cloned().chain(["system:authenticated".to_owned()]).collect()
 }
 
@@ -62,8 +62,14 @@ fn decide(subject: &Subject, spec: &Value) -> Value {
     let is_master = subject.organizations.iter().any(|group| group == "system:masters");
     let Some(request) = asked(&spec["resourceAttributes"]) else {
         // Paths that are no resources: discovery and health, which everyone who is known may read.
-        return json!({"allowed": is_master || text(spec, "/nonResourceAttributes/verb") == "get"});
+        let path = text(spec, "/nonResourceAttributes/path").trim_start_matches('/');
+        let first = path.split('/').next().unwrap_or_default();
+        let reads = text(spec, "/nonResourceAttributes/verb") == "get" && may_read_path(subject, first);
+        return json!({"allowed": is_master || reads});
     };
+    if text(spec, "/resourceAttributes/verb") == "impersonate" {
+        return json!({"allowed": false, "reason": "this server does not support impersonation yet"});
+    }
     if is_master {
         return json!({"allowed": true});
     }

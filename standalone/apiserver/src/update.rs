@@ -12,11 +12,13 @@ use crate::{
     api::{Api, Call, parse, reply, shaped},
     body::{self, Checked},
     claims::{self, Claims},
-    create::refusal,
+    conditions,
+    create::{make, refusal, settle_namespace},
     error::{ApiError, Subject},
     media,
     object::{self, text},
     respond::{self, Reply},
+    restriction,
 };
 
 /// Tries of a change that depends on no particular version before it gives up with 409.
@@ -62,7 +64,7 @@ impl<'a> Place<'a> {
 }
 
 pub async fn update(api: &Api, call: &Call) -> Result<Reply, ApiError> {
-    let Checked { value, warnings } = body::read(call, &call.kind.api_version(), call.kind.kind)?;
+    let Checked { mut value, warnings } = body::read(call, &call.kind.api_version(), call.kind.kind)?;
     let named = object::name(&value);
     if named != call.request.name {
         return Err(ApiError::bad_request(format!(
@@ -70,15 +72,35 @@ pub async fn update(api: &Api, call: &Call) -> Result<Reply, ApiError> {
             call.request.name
         )));
     }
-    let namespace = text(&value, "/metadata/namespace");
-    if !namespace.is_empty() && namespace != call.request.namespace && call.kind.namespaced {
-        return Err(ApiError::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
+    settle_namespace(call, &mut value)?;
     let place = Place::of(call)?;
-    let changed = change(api, &place, |_| Ok(Checked { value: value.clone(), warnings: Vec::new() })).await?;
+    if call.kind.put_creates && place.subresource.is_none() && api.store.get(&place.key()).await?.is_none() {
+        match create(api, call, value.clone(), warnings.clone()).await {
+            // Somebody else was faster: it is there to be changed now.
+            Err(error) if error.reason() == "AlreadyExists" => {}
+            outcome => return outcome,
+        }
+    }
+    let changed = change(api, &place, |current| {
+        restriction::check(&call.subject, call.kind, &call.request.subresource, Some(current), &value)?;
+        Ok(Checked { value: value.clone(), warnings: Vec::new() })
+    })
+    .await?;
     finish(call, place.dry_run, Changed { warnings, ..changed })
+}
+
+/// A PUT of what is not there, for kinds that may be made so. A version says nothing then; a uid is that of another object.
+async fn create(api: &Api, call: &Call, mut value: Value, warnings: Vec<String>) -> Result<Reply, ApiError> {
+    conditions::may_create(api, call).await?;
+    let uid = text(&value, "/metadata/uid");
+    if !uid.is_empty() {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+        return Err(ApiError::conflict(call.about(), &why));
+    }
+    if let Some(metadata) = object::metadata_mut(&mut value) {
+        metadata.shift_remove("resourceVersion");
+    }
+    make(api, call, Checked { value, warnings }).await
 }
 
 pub async fn patch(api: &Api, call: &Call) -> Result<Reply, ApiError> {
@@ -86,7 +108,8 @@ pub async fn patch(api: &Api, call: &Call) -> Result<Reply, ApiError> {
     let (api_version, kind) = (call.kind.api_version(), call.kind.kind);
     let place = Place::of(call)?;
     let changed = change(api, &place, |current| {
-        let patched = patched(call, patch_type, &api_version, kind, current)?;
+        let mut patched = patched(call, patch_type, &api_version, kind, current)?;
+        settle_namespace(call, &mut patched.value)?;
         if object::name(&patched.value) != call.request.name {
             let name = FieldError::invalid(
                 "metadata.name",
@@ -95,6 +118,8 @@ pub async fn patch(api: &Api, call: &Call) -> Result<Reply, ApiError> {
             );
             return Err(ApiError::invalid(call.kind, &call.request.name, &[name]));
         }
+        let subresource = &call.request.subresource;
+        restriction::check(&call.subject, call.kind, subresource, Some(current), &patched.value)?;
         Ok(patched)
     })
     .await?;

@@ -72,8 +72,9 @@ impl Options {
 
 pub async fn watch(api: &Arc<Api>, call: &Call) -> Result<Reply, ApiError> {
     let mut options = Options::of(call.kind, &call.query)?;
-    // The name may stand in the path (`/watch/...`) instead of a field selector.
-    if !call.request.name.is_empty() && options.filter.fields.pinned("metadata.name").is_none() {
+    // The name may stand in the path (`/watch/...`), and a field selector may ask for another one: both hold, as the
+    // right to watch was given for the path's.
+    if !call.request.name.is_empty() {
         options.filter.fields.pin("metadata.name", &call.request.name);
     }
     let hub = api.hubs.of(call.kind)?;
@@ -336,12 +337,17 @@ impl Presenter {
     }
 
     fn shaped(&self, object: Value) -> Value {
-        if self.shape == Shape::Table {
-            let mut metadata = Map::new();
-            metadata.insert("resourceVersion".into(), object["metadata"]["resourceVersion"].clone());
-            return respond::table(self.kind, &[object], metadata, self.row_object, true);
+        match self.shape {
+            Shape::Table(version) => {
+                let mut metadata = Map::new();
+                metadata.insert("resourceVersion".into(), object["metadata"]["resourceVersion"].clone());
+                respond::table(self.kind, version, &[object], metadata, self.row_object, true)
+            }
+            Shape::PartialMetadata(version) | Shape::PartialMetadataList(version) => {
+                respond::partial_metadata(version, &object)
+            }
+            Shape::Object | Shape::Discovery => object,
         }
-        respond::partial_metadata(&object)
     }
 
     fn bookmark(&self, revision: u64, ends_initial_events: bool) -> Bytes {
@@ -350,10 +356,12 @@ impl Presenter {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let object = match self.shape {
-            Shape::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-                "columnDefinitions": [], "rows": []}),
-            Shape::PartialMetadata | Shape::PartialMetadataList => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            Shape::Table(version) => {
+                json!({"kind": "Table", "apiVersion": version.api_version(), "metadata": metadata,
+                    "columnDefinitions": [], "rows": []})
+            }
+            Shape::PartialMetadata(version) | Shape::PartialMetadataList(version) => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": version.api_version(), "metadata": metadata})
             }
             Shape::Object | Shape::Discovery => {
                 json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata})

@@ -17,7 +17,7 @@ use crate::{
     roots::Root,
     rules::Rules,
     shapes::Merges,
-    table::{GROUP_ORDER, KINDS, Kind, Subresource},
+    table::{Deleted, GROUP_ORDER, KINDS, Kind, Subresource},
 };
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -258,6 +258,7 @@ impl Source<'_> {
             let (body, answer) = match method {
                 _ if definition.is_empty() => (None, ""),
                 "get" => (None, definition),
+                "delete" if kind.deleted == Deleted::Object => (Some(delete), definition),
                 "delete" => (Some(delete), "io.k8s.apimachinery.pkg.apis.meta.v1.Status"),
                 "patch" => (Some("patch"), definition),
                 _ => (Some(definition), definition),

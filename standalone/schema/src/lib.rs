@@ -29,7 +29,7 @@ mod time;
 pub use body::{DecodeError, Decoded, Format, check, decode, strict_message};
 pub use error::{FieldError, Reason, invalid_status};
 pub use kinds::{
-    GROUP_ORDER, Group, KINDS, Kind, Subresource, find, find_kind, from_storage, groups, kinds,
+    Deleted, GROUP_ORDER, Group, KINDS, Kind, Subresource, find, find_kind, from_storage, groups, kinds,
     split_api_version, to_storage,
 };
 pub use openapi::{Document, openapi_v3, openapi_v3_index};

@@ -108,6 +108,9 @@ fn type_it(kubectl: &Kubectl) {
     expect("explain deployment.spec.replicas", "integer");
     expect("api-resources", "deployments");
     expect("auth can-i delete pods", "yes");
+    expect("get --raw /metrics", "apiserver_request_total");
+    let error = format!("{:#}", kubectl.run("get secrets -A --as=bob").unwrap_err());
+    assert!(error.contains("does not support impersonation"), "{error}");
     expect("create namespace mem", "created");
     expect("run one --image=nginx -n mem", "created");
     expect("get pods -A -o wide", "NOMINATED NODE");

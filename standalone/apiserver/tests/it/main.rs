@@ -1,12 +1,14 @@
 //! The API server as its clients see it, one module a behaviour.
 
 mod access;
+mod answers;
 mod clients;
 mod families;
 mod faults;
 mod lists;
 mod nodes;
 mod objects;
+mod rights;
 mod services;
 mod support;
 mod watches;

@@ -18,6 +18,17 @@ pub struct Kind {
     pub subresources: &'static [Subresource],
     /// The name objects are stored under: `plural[.group]`. Kinds that are two faces of one object share it.
     pub storage: &'static str,
+    /// A PUT to a name that is not there makes the object (upstream's strategies allow create on update).
+    pub put_creates: bool,
+    /// What DELETE answers once the object is gone: the object as it was last, or a `Status` that names it. As upstream's
+    /// OpenAPI document has it.
+    pub deleted: Deleted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    Object,
+    Status,
 }
 
 /// A path below an object.
@@ -40,7 +51,6 @@ const GET: &[&str] = &["get"];
 const UPDATE: &[&str] = &["update"];
 const EDIT: &[&str] = &["get", "patch", "update"];
 const CONNECT: &[&str] = &["create", "get"];
-const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 const ALL: &[&str] = &["all"];
 const EXT: &[&str] = &["api-extensions"];
 const NONE: &[&str] = &[];
@@ -72,7 +82,6 @@ const POD_SUBS: &[Subresource] = &[
     sub("exec", "PodExecOptions", CONNECT),
     sub("log", "Pod", GET),
     sub("portforward", "PodPortForwardOptions", CONNECT),
-    sub("proxy", "PodProxyOptions", PROXY),
     sub("resize", "Pod", EDIT),
     status("Pod"),
 ];
@@ -99,6 +108,8 @@ impl Kind {
             verbs: ALL_VERBS,
             subresources: &[],
             storage,
+            put_creates: false,
+            deleted: Deleted::Status,
         }
     }
 
@@ -119,6 +130,16 @@ impl Kind {
 
     const fn subs(mut self, subresources: &'static [Subresource]) -> Kind {
         self.subresources = subresources;
+        self
+    }
+
+    const fn put(mut self) -> Kind {
+        self.put_creates = true;
+        self
+    }
+
+    const fn answered(mut self) -> Kind {
+        self.deleted = Deleted::Object;
         self
     }
 }
@@ -167,28 +188,27 @@ pub static KINDS: &[Kind] = &[
     kind!(ns "v1" "Binding" "bindings" "binding").verbs(CREATE),
     kind!(cluster "v1" "ComponentStatus" "componentstatuses" "componentstatus").short(&["cs"]).verbs(READ),
     kind!(ns "v1" "ConfigMap" "configmaps" "configmap").short(&["cm"]),
-    kind!(ns "v1" "Endpoints" "endpoints" "endpoints").short(&["ep"]),
-    kind!(ns "v1" "Event" "events" "event").short(&["ev"]),
-    kind!(ns "v1" "LimitRange" "limitranges" "limitrange").short(&["limits"]),
+    kind!(ns "v1" "Endpoints" "endpoints" "endpoints").put().short(&["ep"]),
+    kind!(ns "v1" "Event" "events" "event").put().short(&["ev"]),
+    kind!(ns "v1" "LimitRange" "limitranges" "limitrange").put().short(&["limits"]),
     kind!(cluster "v1" "Namespace" "namespaces" "namespace").short(&["ns"]).verbs(NO_COLLECTION)
         .subs(&[sub("finalize", "Namespace", UPDATE), status("Namespace")]),
     kind!(cluster "v1" "Node" "nodes" "node").short(&["no"])
-        .subs(&[sub("proxy", "NodeProxyOptions", PROXY), status("Node")]),
-    kind!(ns "v1" "PersistentVolumeClaim" "persistentvolumeclaims" "persistentvolumeclaim").short(&["pvc"])
+        .subs(&[status("Node")]),
+    kind!(ns "v1" "PersistentVolumeClaim" "persistentvolumeclaims" "persistentvolumeclaim").answered().short(&["pvc"])
         .subs(&[status("PersistentVolumeClaim")]),
-    kind!(cluster "v1" "PersistentVolume" "persistentvolumes" "persistentvolume").short(&["pv"])
+    kind!(cluster "v1" "PersistentVolume" "persistentvolumes" "persistentvolume").answered().short(&["pv"])
         .subs(&[status("PersistentVolume")]),
-    kind!(ns "v1" "Pod" "pods" "pod").short(&["po"]).cat(ALL).subs(POD_SUBS),
-    kind!(ns "v1" "PodTemplate" "podtemplates" "podtemplate"),
+    kind!(ns "v1" "Pod" "pods" "pod").answered().short(&["po"]).cat(ALL).subs(POD_SUBS),
+    kind!(ns "v1" "PodTemplate" "podtemplates" "podtemplate").answered(),
     kind!(ns "v1" "ReplicationController" "replicationcontrollers" "replicationcontroller").short(&["rc"]).cat(ALL)
         .subs(&[SCALE, status("ReplicationController")]),
-    kind!(ns "v1" "ResourceQuota" "resourcequotas" "resourcequota").short(&["quota"])
+    kind!(ns "v1" "ResourceQuota" "resourcequotas" "resourcequota").answered().short(&["quota"])
         .subs(&[status("ResourceQuota")]),
     kind!(ns "v1" "Secret" "secrets" "secret"),
-    kind!(ns "v1" "ServiceAccount" "serviceaccounts" "serviceaccount").short(&["sa"])
-        .subs(&[other("token", "authentication.k8s.io", "TokenRequest", CREATE)]),
-    kind!(ns "v1" "Service" "services" "service").short(&["svc"]).cat(ALL)
-        .subs(&[sub("proxy", "ServiceProxyOptions", PROXY), status("Service")]),
+    kind!(ns "v1" "ServiceAccount" "serviceaccounts" "serviceaccount").answered().short(&["sa"]),
+    kind!(ns "v1" "Service" "services" "service").put().answered().short(&["svc"]).cat(ALL)
+        .subs(&[status("Service")]),
     kind!(cluster "apiregistration.k8s.io" "v1" "APIService" "apiservices" "apiservice").cat(EXT)
         .subs(&[status("APIService")]),
     kind!(ns "apps" "v1" "ControllerRevision" "controllerrevisions" "controllerrevision"),
@@ -199,7 +219,7 @@ pub static KINDS: &[Kind] = &[
         .subs(&[SCALE, status("ReplicaSet")]),
     kind!(ns "apps" "v1" "StatefulSet" "statefulsets" "statefulset").short(&["sts"]).cat(ALL)
         .subs(&[SCALE, status("StatefulSet")]),
-    Kind::new("events.k8s.io", "v1", "Event", "events", "event", "events", true).short(&["ev"]),
+    Kind::new("events.k8s.io", "v1", "Event", "events", "event", "events", true).put().short(&["ev"]),
     kind!(cluster "authentication.k8s.io" "v1" "SelfSubjectReview" "selfsubjectreviews" "selfsubjectreview").verbs(CREATE),
     kind!(cluster "authentication.k8s.io" "v1" "TokenReview" "tokenreviews" "tokenreview").verbs(CREATE),
     kind!(ns "authorization.k8s.io" "v1" "LocalSubjectAccessReview" "localsubjectaccessreviews" "localsubjectaccessreview")
@@ -225,17 +245,17 @@ pub static KINDS: &[Kind] = &[
     kind!(cluster "networking.k8s.io" "v1" "ServiceCIDR" "servicecidrs" "servicecidr").subs(&[status("ServiceCIDR")]),
     kind!(ns "policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets" "poddisruptionbudget").short(&["pdb"])
         .subs(&[status("PodDisruptionBudget")]),
-    kind!(cluster "rbac.authorization.k8s.io" "v1" "ClusterRoleBinding" "clusterrolebindings" "clusterrolebinding"),
-    kind!(cluster "rbac.authorization.k8s.io" "v1" "ClusterRole" "clusterroles" "clusterrole"),
-    kind!(ns "rbac.authorization.k8s.io" "v1" "RoleBinding" "rolebindings" "rolebinding"),
-    kind!(ns "rbac.authorization.k8s.io" "v1" "Role" "roles" "role"),
-    kind!(cluster "storage.k8s.io" "v1" "CSIDriver" "csidrivers" "csidriver"),
-    kind!(cluster "storage.k8s.io" "v1" "CSINode" "csinodes" "csinode"),
+    kind!(cluster "rbac.authorization.k8s.io" "v1" "ClusterRoleBinding" "clusterrolebindings" "clusterrolebinding").put(),
+    kind!(cluster "rbac.authorization.k8s.io" "v1" "ClusterRole" "clusterroles" "clusterrole").put(),
+    kind!(ns "rbac.authorization.k8s.io" "v1" "RoleBinding" "rolebindings" "rolebinding").put(),
+    kind!(ns "rbac.authorization.k8s.io" "v1" "Role" "roles" "role").put(),
+    kind!(cluster "storage.k8s.io" "v1" "CSIDriver" "csidrivers" "csidriver").answered(),
+    kind!(cluster "storage.k8s.io" "v1" "CSINode" "csinodes" "csinode").answered(),
     kind!(ns "storage.k8s.io" "v1" "CSIStorageCapacity" "csistoragecapacities" "csistoragecapacity"),
-    kind!(cluster "storage.k8s.io" "v1" "StorageClass" "storageclasses" "storageclass").short(&["sc"]),
-    kind!(cluster "storage.k8s.io" "v1" "VolumeAttachment" "volumeattachments" "volumeattachment")
+    kind!(cluster "storage.k8s.io" "v1" "StorageClass" "storageclasses" "storageclass").answered().short(&["sc"]),
+    kind!(cluster "storage.k8s.io" "v1" "VolumeAttachment" "volumeattachments" "volumeattachment").answered()
         .subs(&[status("VolumeAttachment")]),
-    kind!(cluster "storage.k8s.io" "v1" "VolumeAttributesClass" "volumeattributesclasses" "volumeattributesclass")
+    kind!(cluster "storage.k8s.io" "v1" "VolumeAttributesClass" "volumeattributesclasses" "volumeattributesclass").answered()
         .short(&["vac"]),
     kind!(cluster "admissionregistration.k8s.io" "v1" "MutatingAdmissionPolicy" "mutatingadmissionpolicies" "mutatingadmissionpolicy").cat(EXT),
     kind!(cluster "admissionregistration.k8s.io" "v1" "MutatingAdmissionPolicyBinding" "mutatingadmissionpolicybindings" "mutatingadmissionpolicybinding").cat(EXT),
@@ -247,14 +267,14 @@ pub static KINDS: &[Kind] = &[
     kind!(cluster "apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions" "customresourcedefinition")
         .short(&["crd", "crds"]).cat(EXT).subs(&[status("CustomResourceDefinition")]),
     kind!(cluster "scheduling.k8s.io" "v1" "PriorityClass" "priorityclasses" "priorityclass").short(&["pc"]),
-    kind!(ns "coordination.k8s.io" "v1" "Lease" "leases" "lease"),
+    kind!(ns "coordination.k8s.io" "v1" "Lease" "leases" "lease").put(),
     kind!(cluster "node.k8s.io" "v1" "RuntimeClass" "runtimeclasses" "runtimeclass"),
     kind!(ns "discovery.k8s.io" "v1" "EndpointSlice" "endpointslices" "endpointslice"),
     kind!(cluster "flowcontrol.apiserver.k8s.io" "v1" "FlowSchema" "flowschemas" "flowschema").subs(&[status("FlowSchema")]),
     kind!(cluster "flowcontrol.apiserver.k8s.io" "v1" "PriorityLevelConfiguration" "prioritylevelconfigurations" "prioritylevelconfiguration")
         .subs(&[status("PriorityLevelConfiguration")]),
-    kind!(cluster "resource.k8s.io" "v1" "DeviceClass" "deviceclasses" "deviceclass"),
-    kind!(ns "resource.k8s.io" "v1" "ResourceClaim" "resourceclaims" "resourceclaim").subs(&[status("ResourceClaim")]),
-    kind!(ns "resource.k8s.io" "v1" "ResourceClaimTemplate" "resourceclaimtemplates" "resourceclaimtemplate"),
-    kind!(cluster "resource.k8s.io" "v1" "ResourceSlice" "resourceslices" "resourceslice"),
+    kind!(cluster "resource.k8s.io" "v1" "DeviceClass" "deviceclasses" "deviceclass").answered(),
+    kind!(ns "resource.k8s.io" "v1" "ResourceClaim" "resourceclaims" "resourceclaim").answered().subs(&[status("ResourceClaim")]),
+    kind!(ns "resource.k8s.io" "v1" "ResourceClaimTemplate" "resourceclaimtemplates" "resourceclaimtemplate").answered(),
+    kind!(cluster "resource.k8s.io" "v1" "ResourceSlice" "resourceslices" "resourceslice").answered(),
 ];

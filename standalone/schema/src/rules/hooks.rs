@@ -24,6 +24,7 @@ pub fn defaults(definition: &str, map: &mut Object) {
         "api.rbac.v1.Subject" => access::subject_defaults(map),
         "api.core.v1.LimitRangeItem" => objects::limit_range_defaults(map),
         "api.core.v1.Secret" => objects::secret_defaults(map),
+        "api.core.v1.NodeSpec" => objects::node_defaults(map),
         "api.resource.v1.ExactDeviceRequest" => objects::device_request_defaults(map),
         "apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionNames" => {
             objects::resource_names_defaults(map);

@@ -18,9 +18,10 @@ pub fn node(map: &Object, old: Option<&Object>, path: &str, errors: &mut Errors)
             errors.push(FieldError::duplicate(index(&join(path, "taints"), at), taint));
         }
     }
+    pod_ranges(map, path, errors);
     let Some(old) = old else { return };
     for name in ["podCIDR", "podCIDRs"] {
-        if let Some(before) = old.get(name)
+        if let Some(before) = old.get(name).filter(|before| !is_empty(before))
             && map.get(name) != Some(before)
         {
             let detail = "node updates may not change podCIDR except from \"\" to valid";
@@ -33,6 +34,45 @@ pub fn node(map: &Object, old: Option<&Object>, path: &str, errors: &mut Errors)
     {
         let detail = "node updates may not change providerID except from \"\" to valid";
         errors.push(FieldError::forbidden(join(path, "providerID"), detail));
+    }
+}
+
+/// One range of a family, the first of which is `podCIDR` too.
+fn pod_ranges(map: &Object, path: &str, errors: &mut Errors) {
+    let at = join(path, "podCIDRs");
+    let ranges = map.get("podCIDRs").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let is_v6 = |range: &Value| range.as_str().is_some_and(|text| text.contains(':'));
+    let twice = matches!(ranges, [first, second] if is_v6(first) == is_v6(second));
+    if ranges.len() > 2 || twice {
+        let detail = "may specify no more than one CIDR for each IP family";
+        errors.push(FieldError::invalid(at, &map["podCIDRs"], detail));
+    }
+    let first = map.get("podCIDR").filter(|first| !is_empty(first));
+    if let Some(first) = first.filter(|first| ranges.first() != Some(first)) {
+        errors.push(FieldError::invalid(join(path, "podCIDR"), first, "must be the first of podCIDRs"));
+    }
+}
+
+/// `podCIDR` and the first of `podCIDRs` are one thing: whoever says one says the other.
+pub fn node_defaults(map: &mut Object) {
+    let first = map.get("podCIDR").filter(|first| !is_empty(first)).cloned();
+    let ranges = map.get("podCIDRs").filter(|ranges| !is_empty(ranges));
+    match (first, ranges) {
+        (Some(first), None) => drop(map.insert("podCIDRs".into(), json!([first]))),
+        (None, Some(ranges)) => {
+            let first = ranges[0].clone();
+            map.insert("podCIDR".into(), first);
+        }
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
     }
 }
 

@@ -47,6 +47,9 @@ pub fn keep_what_is_not_meant(kind: &Kind, old: &Value, new: &mut Value, subreso
             if kind.subresource("status").is_some() {
                 replace(new, "status", old);
             }
+            if kind.kind == "CertificateSigningRequest" {
+                replace(new, "spec", old);
+            }
             if kind.kind == "Namespace" {
                 put(child(new, "spec"), "finalizers", old["spec"].get("finalizers").cloned());
             }
@@ -66,7 +69,9 @@ pub fn keep_what_is_not_meant(kind: &Kind, old: &Value, new: &mut Value, subreso
         }
         Some("approval") => {
             let conditions = new["status"].get("conditions").cloned();
+            let metadata = new["metadata"].clone();
             *new = old.clone();
+            new["metadata"] = metadata;
             put(child(new, "status"), "conditions", conditions);
         }
         Some("finalize") => {

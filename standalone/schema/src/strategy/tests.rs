@@ -391,3 +391,52 @@ fn every_kind_survives_an_empty_object() {
         assert_eq!(crate::cells(kind, &object, now()).len(), crate::columns(kind).len(), "{}", kind.kind);
     }
 }
+
+#[test]
+fn a_nodes_ranges_of_pods_are_two_names_of_one_thing_and_are_set_once() {
+    let node = |spec: Value| create("v1", "Node", json!({"spec": spec}));
+    let one = json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]});
+    assert_eq!(node(json!({"podCIDR": "10.1.0.0/24"})).unwrap()["spec"], one);
+    assert_eq!(node(json!({"podCIDRs": ["10.1.0.0/24"]})).unwrap()["spec"], one);
+    assert!(node(json!({"podCIDRs": ["10.1.0.0/24", "fd00::/64"]})).is_ok());
+    for refused in [
+        json!({"podCIDR": "10.2.0.0/24", "podCIDRs": ["10.1.0.0/24"]}),
+        json!({"podCIDRs": ["10.1.0.0/24", "10.2.0.0/24"]}),
+        json!({"podCIDRs": ["10.1.0.0/24", "fd00::/64", "10.2.0.0/24"]}),
+        json!({"podCIDR": "everywhere"}),
+    ] {
+        assert!(node(refused.clone()).is_err(), "{refused}");
+    }
+    let bare = node(json!({})).unwrap();
+    let mut given = bare.clone();
+    given["spec"]["podCIDR"] = json!("10.1.0.0/24");
+    let given = update("v1", "Node", &bare, given, None).unwrap();
+    assert_eq!(given["spec"], one);
+    for spec in
+        [json!({}), json!({"podCIDR": "10.2.0.0/24"}), json!({"podCIDRs": ["10.1.0.0/24", "fd00::/64"]})]
+    {
+        let mut new = given.clone();
+        new["spec"] = spec.clone();
+        let faults = update("v1", "Node", &given, new, None).unwrap_err();
+        assert!(faults[0].contains("node updates may not change podCIDR"), "{spec}: {faults:?}");
+    }
+}
+
+#[test]
+fn an_approval_keeps_the_annotations_and_nothing_else_of_a_request_changes() {
+    let api = "certificates.k8s.io/v1";
+    let spec = json!({"request": "eA==", "signerName": "example.com/s", "usages": ["client auth"], "username": "ann"});
+    let old = create(api, "CertificateSigningRequest", json!({"spec": spec})).unwrap();
+    let mut new = old.clone();
+    new["metadata"]["annotations"] = json!({"by": "bob"});
+    new["spec"]["username"] = json!("eve");
+    new["status"] = json!({"certificate": "eA==", "conditions": [{"type": "Approved", "status": "True"}]});
+    let approved = update(api, "CertificateSigningRequest", &old, new.clone(), Some("approval")).unwrap();
+    assert_eq!(approved["metadata"]["annotations"], json!({"by": "bob"}));
+    assert_eq!(approved["spec"], old["spec"]);
+    assert_eq!(approved["status"]["conditions"][0]["type"], "Approved");
+    assert!(approved["status"].get("certificate").is_none());
+    let changed = update(api, "CertificateSigningRequest", &approved, new, None).unwrap();
+    assert_eq!(changed["spec"], old["spec"]);
+    assert_eq!(changed["status"], approved["status"]);
+}
