@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::world::{apply_node, apply_service, apply_slice};
+use crate::world::{self, apply_node, apply_service, apply_slice};
 use proxy_state::{ObjectKey, State};
 use serde_json::{Value, json};
 
