@@ -199,9 +199,9 @@ impl State {
         }
     }
 
-    /// Whether a Node claims this range, rightly or not.
-    pub fn is_claimed(&self, range: &IpNetwork) -> bool {
-        self.nodes.values().any(|node| node.pod_cidrs.contains(range))
+    /// The ranges that Nodes claim, rightly or not.
+    pub fn claimed(&self) -> HashSet<IpNetwork> {
+        self.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied()).collect()
     }
 
     /// Whether a [`crate::plan`] made now would look at anything.

@@ -40,7 +40,11 @@ impl State {
         let service_ranges = widest(self.service_cidrs.values().flatten());
         let believed = judge(&by_age, &our_name, &service_ranges, &self.bounds);
         let mut tables = NodeTables {
-            warnings: believed.doubts.iter().map(|(name, doubts)| ((*name).clone(), warnings(doubts))).collect(),
+            warnings: believed
+                .doubts
+                .iter()
+                .map(|(name, doubts)| ((*name).clone(), warnings(doubts)))
+                .collect(),
             service_ranges,
             ..NodeTables::default()
         };

@@ -46,16 +46,45 @@ impl fmt::Display for Kept {
 /// Why a claim is not believed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Doubt {
-    Special { range: IpNetwork, what: &'static str },
-    TooSmall { range: IpNetwork },
-    Outside { range: IpNetwork, cluster: Box<[IpNetwork]> },
-    Services { range: IpNetwork, services: IpNetwork },
-    Taken { range: IpNetwork, by: IpNetwork, node: ObjectKey },
-    HoldsNode { range: IpNetwork, addr: Addr, node: ObjectKey },
-    Holds { range: IpNetwork, addr: Addr, what: Kept },
-    Routed { range: IpNetwork },
+    Special {
+        range: IpNetwork,
+        what: &'static str,
+    },
+    TooSmall {
+        range: IpNetwork,
+    },
+    Outside {
+        range: IpNetwork,
+        cluster: Box<[IpNetwork]>,
+    },
+    Services {
+        range: IpNetwork,
+        services: IpNetwork,
+    },
+    Taken {
+        range: IpNetwork,
+        by: IpNetwork,
+        node: ObjectKey,
+    },
+    HoldsNode {
+        range: IpNetwork,
+        addr: Addr,
+        node: ObjectKey,
+    },
+    Holds {
+        range: IpNetwork,
+        addr: Addr,
+        what: Kept,
+    },
+    Routed {
+        range: IpNetwork,
+    },
     /// Of an address.
-    InRange { addr: Addr, range: IpNetwork, node: ObjectKey },
+    InRange {
+        addr: Addr,
+        range: IpNetwork,
+        node: ObjectKey,
+    },
 }
 
 impl Doubt {
@@ -91,7 +120,10 @@ impl fmt::Display for Doubt {
             }
             Doubt::Holds { range, addr, what } => write!(f, "pod range {range} holds {addr}, {what} address"),
             Doubt::Routed { range } => {
-                write!(f, "a route to pod range {range} is there that is not Skerry's (`ip route show {range}`)")
+                write!(
+                    f,
+                    "a route to pod range {range} is there that is not Skerry's (`ip route show {range}`)"
+                )
             }
             Doubt::InRange { addr, range, node } => {
                 write!(f, "address {addr} lies in the pod range {range} of Node {node}")
@@ -112,6 +144,9 @@ pub(crate) fn warnings(doubts: &[Doubt]) -> Vec<Warning> {
         };
         let next = match cause {
             Cause::PodRangeUnusable => "this node sends nothing there; remove what is in the way",
+            _ if matches!(first, Doubt::Outside { .. }) => {
+                "not believed, nothing is sent there; correct --pod-cidr (or --cluster-cidr), or the Node"
+            }
             _ => "not believed, nothing is sent there; correct or delete the Node",
         };
         found.push(Warning { cause, note: format!("{first}{more}: {next}") });

@@ -156,7 +156,10 @@ fn an_address_among_pods_is_no_nodes() {
     // An old Node that says so later: only the cluster's ranges, where they are known, tell who is right.
     let mut state = cluster(within(&["10.244.0.0/16", "fd00:10:244::/48"]));
     apply_node(&mut state, node("elder", "2025-01-01T00:00:00Z", &["10.244.2.5"], &[]));
-    assert_eq!((remote(&state), told(&state, "elder").0), (vec!["10.244.2.0/24".to_owned()], vec![Cause::AddressRefused]));
+    assert_eq!(
+        (remote(&state), told(&state, "elder").0),
+        (vec!["10.244.2.0/24".to_owned()], vec![Cause::AddressRefused])
+    );
 }
 
 #[test]
@@ -166,7 +169,10 @@ fn our_own_range_is_judged_like_the_others() {
     assert!(tables.own.is_empty() && tables.remote.is_empty());
     let (causes, note) = told(&state, "here");
     assert_eq!(causes, [Cause::PodRangeRefused]);
-    assert!(note.contains("10.244.1.0/24 lies outside of the cluster's (10.245.0.0/16) (and 1 more)"), "{note}");
+    assert!(
+        note.contains("10.244.1.0/24 lies outside of the cluster's (10.245.0.0/16) (and 1 more)"),
+        "{note}"
+    );
     assert_eq!(state.uid(&ObjectKey::new("", "here")), "0a6f8d7e-1111-4222-8333-444455556666");
     // A route of others to our own range, as an earlier plugin's bridge has it, takes nothing away.
     let routes = ["10.244.1.0/24".parse().unwrap()].into();
