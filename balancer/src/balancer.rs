@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Vip},
     devices,
     flows::Flows,
-    health::{Probes, Target},
+    health::{Probes, Target, chosen},
     kernel::Maps,
     metrics,
     plan::{GRACE_MS, Tables, Wanted, flags},
@@ -38,6 +38,8 @@ pub struct Balancer {
     /// What is balanced: the file's and the cluster's.
     pub vips: Vec<Vip>,
     pub notes: BTreeSet<Note>,
+    /// Virtual addresses none of whose backends lives.
+    pub all_down: BTreeSet<(SocketAddr, u8)>,
     pub probes: Probes,
     pub announcers: Vec<Announcer>,
     pub state: metrics::Shared,
@@ -176,13 +178,17 @@ impl Balancer {
     /// Moves the maps to what is asked for and the probes say. What an earlier process served stays until the cluster is known.
     fn apply(&mut self) -> Result<(), RunError> {
         let lives = |vip: &Vip, to: SocketAddr| self.probes.lives(vip, to);
+        let mut all_down = BTreeSet::new();
         let wanted: Vec<Wanted> = self
             .vips
             .iter()
             .map(|vip| {
-                let living = vip.backends.iter().filter(|backend| lives(vip, backend.address));
+                let (chosen, is_down) = chosen(vip, |to| lives(vip, to));
+                if is_down {
+                    all_down.insert((vip.address, vip.proto));
+                }
                 let weighted: Vec<(Backend, u32)> =
-                    living.map(|backend| (element(backend.address), backend.weight)).collect();
+                    chosen.iter().map(|backend| (element(backend.address), backend.weight)).collect();
                 let elements = match vip.maglev {
                     0 => repeated(&weighted),
                     size => maglev_table(&weighted, size),
@@ -195,11 +201,15 @@ impl Balancer {
                 }
             })
             .collect();
+        for (address, _) in all_down.difference(&self.all_down) {
+            tracing::error!(%address, "no backend lives, the checks say: new flows go where whenAllDown says");
+        }
         let backends = self.vips.iter().flat_map(|vip| {
             let protocol = if vip.proto == proto::UDP { "UDP" } else { "TCP" };
             vip.backends.iter().map(move |b| (vip.address, protocol, b.address, lives(vip, b.address)))
         });
         let backends = backends.collect();
+        self.all_down = all_down;
         let now_ms = GRACE_MS + self.begun.elapsed().as_millis() as u64;
         let (ops, full) =
             self.tables.plan(&wanted, self.cluster.as_ref().is_none_or(Cluster::is_known), now_ms);

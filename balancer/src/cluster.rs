@@ -15,10 +15,7 @@ use proxy_abi::{Addr, proto};
 use proxy_state::{ObjectKey, api};
 
 use self::objects::{Node, Port, Service, Slice};
-use crate::config::{Backend, Check, Vip};
-
-/// Where kube-proxy, and Skerry's agent in its place, says whether a node takes traffic (KEP-3836).
-const KUBE_PROXY_PORT: u16 = 10_256;
+use crate::config::{Backend, Check, NODE_PATH, NODE_PORT, Vip, WhenAllDown};
 
 /// Which Services, and how nodes are asked for their health.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -27,6 +24,7 @@ pub struct Rules {
     pub class: Option<String>,
     /// Every node is asked at `http://NODE:10256/healthz`.
     pub asks_kube_proxy: bool,
+    pub when_all_down: WhenAllDown,
 }
 
 /// What a machine has room for, besides what the file takes.
@@ -295,7 +293,7 @@ impl Cluster {
         // A node whose last endpoints are about to end says "no" at the Service's own port, and is the best there is.
         let asked_at = match service.health_port {
             port if service.is_local && port != 0 && !is_fallback => Some(port),
-            _ => self.rules.asks_kube_proxy.then_some(KUBE_PROXY_PORT),
+            _ => self.rules.asks_kube_proxy.then_some(NODE_PORT),
         };
         let allowed = service.allowed.as_ref().map(|ranges| {
             ranges.iter().filter(|(addr, _)| addr.is_v4() == is_v4).copied().collect::<Vec<(Addr, u32)>>()
@@ -308,6 +306,7 @@ impl Cluster {
             allowed,
             backends,
             check: asked_at.map(check),
+            when_all_down: self.rules.when_all_down,
         }
     }
 }
@@ -330,7 +329,7 @@ fn holders<'a>(slices: &[&'a Slice], port: &Port, is_v4: bool) -> (Option<BTreeS
 
 fn check(port: u16) -> Check {
     Check {
-        path: Some("/healthz".to_owned()),
+        path: Some(NODE_PATH.to_owned()),
         port: Some(port),
         interval: Duration::from_secs(2),
         timeout: Duration::from_secs(1),

@@ -31,6 +31,16 @@ pub struct Vip {
     pub allowed: Option<Vec<(Addr, u32)>>,
     pub backends: Vec<Backend>,
     pub check: Option<Check>,
+    pub when_all_down: WhenAllDown,
+}
+
+/// Who gets new flows when the checks say that no backend lives. More often than all backends the check itself is at fault, or
+/// the way that it takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WhenAllDown {
+    #[default]
+    All,
+    None,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +80,9 @@ type Field<T> = Result<T, (String, String)>;
 pub const MAX_WEIGHT: u64 = 256;
 /// Elements of a Maglev table at least, where a file asks for one.
 const MAGLEV_SIZE: u32 = 4_093;
+/// Where kube-proxy, and Skerry's agent in its place, says whether a node takes traffic (KEP-3836).
+pub const NODE_PORT: u16 = 10_256;
+pub const NODE_PATH: &str = "/healthz";
 const INTERVAL_MS: u64 = 2_000;
 const TIMEOUT_MS: u64 = 1_000;
 
@@ -116,6 +129,7 @@ fn vip(node: &Node<'_>) -> Field<Vip> {
         "sourceRanges",
         "backends",
         "healthCheck",
+        "whenAllDown",
     ])?;
     let address = SocketAddr::new(fields.need("address")?.ip()?, fields.need("port")?.port()?);
     let proto = match fields.get("protocol") {
@@ -148,7 +162,11 @@ fn vip(node: &Node<'_>) -> Field<Vip> {
         backends.push(backend);
     }
     let check = fields.get("healthCheck").map(|node| check(&node)).transpose()?;
-    Ok(Vip { address, proto, is_direct, maglev, allowed, backends, check })
+    let when_all_down = match fields.get("whenAllDown") {
+        Some(node) => node.one_of(&[("all", WhenAllDown::All), ("none", WhenAllDown::None)])?,
+        None => WhenAllDown::All,
+    };
+    Ok(Vip { address, proto, is_direct, maglev, allowed, backends, check, when_all_down })
 }
 
 fn backend(node: &Node<'_>, port: u16) -> Field<Backend> {
@@ -160,12 +178,20 @@ fn backend(node: &Node<'_>, port: u16) -> Field<Backend> {
 
 fn check(node: &Node<'_>) -> Field<Check> {
     let fields = node.object(&["type", "path", "port", "interval", "timeout", "rise", "fall"])?;
-    let is_http = fields.need("type")?.one_of(&[("tcp", false), ("http", true)])?;
-    let path = match (is_http, fields.get("path")) {
-        (false, Some(path)) => return path.wrong("belongs to type http"),
-        (false, None) => None,
-        (true, None) => Some("/".to_owned()),
-        (true, Some(path)) => match path.text()? {
+    #[derive(Clone, Copy)]
+    enum Type {
+        Tcp,
+        Http,
+        Node,
+    }
+    let asked =
+        fields.need("type")?.one_of(&[("tcp", Type::Tcp), ("http", Type::Http), ("node", Type::Node)])?;
+    let path = match (asked, fields.get("path")) {
+        (Type::Tcp | Type::Node, Some(path)) => return path.wrong("belongs to type http"),
+        (Type::Tcp, None) => None,
+        (Type::Node, None) => Some(NODE_PATH.to_owned()),
+        (Type::Http, None) => Some("/".to_owned()),
+        (Type::Http, Some(path)) => match path.text()? {
             text if text.starts_with('/') && !text.contains(char::is_whitespace) => Some(text.to_owned()),
             _ => return path.wrong("is no path: write one such as /healthz"),
         },
@@ -176,7 +202,10 @@ fn check(node: &Node<'_>) -> Field<Check> {
     };
     Ok(Check {
         path,
-        port: fields.get("port").map(|node| node.port()).transpose()?,
+        port: match (asked, fields.get("port").map(|node| node.port()).transpose()?) {
+            (Type::Node, None) => Some(NODE_PORT),
+            (_, port) => port,
+        },
         interval: time("interval", INTERVAL_MS)?,
         timeout: time("timeout", TIMEOUT_MS)?,
         rise: count("rise", 2)? as u32,
@@ -327,6 +356,17 @@ mod tests {
         assert_eq!(vip.backends, [Backend { address: "10.0.0.1:80".parse().unwrap(), weight: 2 }]);
         let check = vip.check.as_ref().unwrap();
         assert_eq!((check.path.as_deref(), check.interval.as_millis(), check.rise), (Some("/ok"), 500, 2));
+        assert_eq!(vip.when_all_down, WhenAllDown::All);
+    }
+
+    #[test]
+    fn a_node_is_asked_for_itself_and_not_for_what_answers_at_its_node_port() {
+        let text = "vips: [{address: 192.0.2.1, port: 80, backends: [{address: 10.0.0.1, port: 30080}], \
+                    healthCheck: {type: node}, whenAllDown: none}]";
+        let vip = &read(text).unwrap().vips[0];
+        let check = vip.check.as_ref().unwrap();
+        assert_eq!((check.path.as_deref(), check.port), (Some("/healthz"), Some(10_256)));
+        assert_eq!(vip.when_all_down, WhenAllDown::None);
     }
 
     #[test]
@@ -344,6 +384,8 @@ mod tests {
             (vip("sourceRanges: ['fd00::/8'], backends: []"), "vips[0].sourceRanges[0]"),
             (vip("backends: [], healthCheck: {type: tcp, path: /}"), "vips[0].healthCheck.path"),
             (vip("backends: [], healthCheck: {type: tcp, timeout: soon}"), "vips[0].healthCheck.timeout"),
+            (vip("backends: [], healthCheck: {type: node, path: /}"), "vips[0].healthCheck.path"),
+            (vip("backends: [], whenAllDown: some"), "vips[0].whenAllDown"),
             (vip("protocol: TCP"), "vips[0].backends"),
         ] {
             assert_eq!(read(&text).unwrap_err().0, field, "{text}");

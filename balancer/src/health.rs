@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Check, Vip},
+    config::{Backend, Check, Vip, WhenAllDown},
     neighbours,
 };
 
@@ -25,6 +25,16 @@ pub type Target = (SocketAddr, Check);
 pub fn target(vip: &Vip, backend: SocketAddr) -> Option<Target> {
     let check = vip.check.as_ref()?;
     Some((SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port())), check.clone()))
+}
+
+/// The backends that get new flows: those that live; where none does, whom the virtual address says. `true`: none lives.
+pub fn chosen(vip: &Vip, lives: impl Fn(SocketAddr) -> bool) -> (Vec<&Backend>, bool) {
+    let living: Vec<&Backend> = vip.backends.iter().filter(|backend| lives(backend.address)).collect();
+    let is_any = !living.is_empty() || vip.backends.is_empty();
+    match vip.when_all_down {
+        WhenAllDown::All if !is_any => (vip.backends.iter().collect(), true),
+        _ => (living, !is_any),
+    }
 }
 
 /// The probes that run and what is believed of whom they ask. They end with this value.
@@ -185,6 +195,32 @@ mod tests {
         assert_eq!(heard, expected);
         let mut dead_from_the_start = Judge::new();
         assert!(dead_from_the_start.hear(&check, false) && !dead_from_the_start.lives);
+    }
+
+    #[test]
+    fn where_no_backend_lives_all_are_tried_unless_it_is_forbidden() {
+        let backend = |n: u8| Backend { address: SocketAddr::from(([10, 0, 0, n], 80)), weight: 1 };
+        let mut vip = Vip {
+            address: "192.0.2.1:80".parse().unwrap(),
+            proto: proxy_abi::proto::TCP,
+            is_direct: false,
+            maglev: 0,
+            allowed: None,
+            backends: vec![backend(1), backend(2)],
+            check: None,
+            when_all_down: WhenAllDown::All,
+        };
+        let told = |vip: &Vip, living: &[u8]| {
+            let (chosen, is_down) = chosen(vip, |to| living.iter().any(|n| backend(*n).address == to));
+            (chosen.iter().map(|backend| backend.address).collect::<Vec<_>>(), is_down)
+        };
+        let [one, two] = [1, 2].map(|n| backend(n).address);
+        assert_eq!(told(&vip, &[1]), (vec![one], false));
+        assert_eq!(told(&vip, &[]), (vec![one, two], true));
+        vip.when_all_down = WhenAllDown::None;
+        assert_eq!(told(&vip, &[]), (vec![], true));
+        vip.backends.clear();
+        assert_eq!(told(&vip, &[]), (vec![], false), "nobody is there to be down");
     }
 
     #[test]

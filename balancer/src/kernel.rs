@@ -16,7 +16,7 @@ use proxy_abi::{
     prog,
 };
 use proxy_state::Op;
-use skerry_kernel::{Link, Map, PerCpuMap, Program, Update, XdpChoice};
+use skerry_kernel::{Holder, Link, Map, PerCpuMap, Program, Update, XdpChoice};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skerry-bpf"));
 
@@ -61,14 +61,8 @@ pub struct Maps {
 
 /// Loads the program against the maps below `root`, which are made where they are not there yet.
 pub fn load(root: &Path, flows: u32) -> Result<(Program, Maps, RingBuf<MapData>), KernelError> {
-    let (maps, links) = (root.join("maps"), root.join("links"));
-    let mount = Path::new("/sys/fs/bpf");
-    if root.starts_with(mount) {
-        skerry_kernel::mount_bpffs(mount)?;
-    }
-    for path in [&maps, &links] {
-        fs::create_dir_all(path).map_err(|source| KernelError::Folder { path: path.clone(), source })?;
-    }
+    let maps = root.join("maps");
+    prepare(root)?;
     let mut loader = EbpfLoader::new();
     for spec in MAPS {
         loader.map_pin_path(spec.name, maps.join(spec.name));
@@ -129,6 +123,33 @@ pub fn attach(root: &Path, program: &Program, device: &str, mode: XdpChoice) -> 
     };
     link.pin(&path)?;
     Ok(())
+}
+
+/// The folders below `root`, on a BPF file system.
+fn prepare(root: &Path) -> Result<(), KernelError> {
+    let mount = Path::new("/sys/fs/bpf");
+    if root.starts_with(mount) {
+        skerry_kernel::mount_bpffs(mount)?;
+    }
+    ["maps", "links"]
+        .map(|name| root.join(name))
+        .into_iter()
+        .try_for_each(|path| fs::create_dir_all(&path).map_err(|source| KernelError::Folder { path, source }))
+}
+
+/// Holds what is pinned: it lives on when the pins go.
+pub fn hold(root: &Path) -> Result<Holder, KernelError> {
+    let mut holder = Holder::default();
+    for folder in ["maps", "links"] {
+        entries(&root.join(folder)).iter().try_for_each(|path| holder.hold(path))?;
+    }
+    Ok(holder)
+}
+
+/// Pins again what has no pin. Returns how many there were.
+pub fn restore(root: &Path, held: &Holder) -> Result<u32, KernelError> {
+    prepare(root)?;
+    Ok(held.restore()?)
 }
 
 /// Takes the program off its devices and removes the maps below `root`; flows end.

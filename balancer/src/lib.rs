@@ -19,7 +19,7 @@ mod run;
 mod watch;
 
 pub use cluster::Rules;
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, WhenAllDown};
 pub use run::{Options, RunError, Source, remove, run};
 pub use skerry_kernel::XdpChoice;
 pub use watch::WatchError;

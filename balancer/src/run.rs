@@ -156,6 +156,7 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
         cluster: options.cluster.as_ref().map(|source| Cluster::new(source.rules.clone())),
         vips: Vec::new(),
         notes: Default::default(),
+        all_down: Default::default(),
         probes: Probes::new(answers),
         announcers,
         state,
@@ -165,6 +166,7 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
     for device in &balancer.devices {
         kernel::attach(&options.pin_root, &program, device, options.mode)?;
     }
+    let pins = kernel::hold(&options.pin_root)?;
     tokio::spawn(neighbours::watch(ring));
     if let Some(address) = options.metrics_bind {
         let listener =
@@ -183,6 +185,11 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
             1.. = told.recv_many(&mut changes, QUEUE) => balancer.learn(&mut changes)?,
             _ = collect.tick() => {
                 balancer.flows.collect(&balancer.facts, monotonic_s())?;
+                match kernel::restore(&options.pin_root, &pins) {
+                    Ok(0) => {}
+                    Ok(restored) => tracing::warn!(restored, "pins were gone: made again"),
+                    Err(error) => tracing::error!(%error, "pins are gone: a restart would begin afresh"),
+                }
             }
             _ = hangup.recv() => match &options.config {
                 Some(path) => balancer.reload(path)?,

@@ -16,6 +16,7 @@ use std::{
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, State},
+    route::RouteAttribute,
 };
 use rscni_types::{error::Error as CniError, types, version::SpecVersion};
 use serde_json::Value;
@@ -54,7 +55,8 @@ pub fn add(conf: &Conf, version: SpecVersion, request: &Attachment) -> Result<Va
         let name = netns_path.display().to_string();
         record.left_out = skerry_kernel::in_netns(netns.as_fd(), &name, skerry_kernel::netns_cookie)??;
     }
-    let mut claim = store.claim(record, &ranges, &requested, &is_dead)?;
+    let is_used = |address| datapath.leads_to_pod(address) || leads_to_pod(address);
+    let mut claim = store.claim(record, &ranges, &requested, &is_dead, &is_used)?;
     let wire = wire(&claim, pod_mac, mtu.or(agent_mtu(&datapath)).unwrap_or(DEFAULT_MTU), &ranges);
     let done = build(&wire, (&netns, &netns_path), (&datapath, hooks), &store, &mut claim)
         .and_then(|()| answer::result(version, &wire, &netns_path, previous).map_err(Failure::from));
@@ -121,6 +123,20 @@ fn record(request: &Attachment, network: String, netns: &Path, mac: [u8; 6]) -> 
 fn is_dead(record: &Record) -> bool {
     let gone = |result: Result<u32, skerry_kernel::Error>| result.is_err_and(|e| e.is_not_found());
     !record.netns.exists() && gone(skerry_kernel::ifindex(&record.host_ifname))
+}
+
+/// Whether the node's routes lead an address into a pod's device. What can't be asked leads nowhere.
+fn leads_to_pod(address: IpAddr) -> bool {
+    let asked = Netlink::open().and_then(|mut netlink| netlink.run(&[veth::get_route(address)]));
+    asked.into_iter().flatten().flatten().any(|answer| match answer {
+        RouteNetlinkMessage::NewRoute(route) => route.attributes.iter().any(|attribute| match attribute {
+            RouteAttribute::Oif(index) => {
+                skerry_kernel::ifname(*index).is_ok_and(|name| identity::is_host_ifname(&name))
+            }
+            _ => false,
+        }),
+        _ => false,
+    })
 }
 
 fn agent_mtu(datapath: &Datapath) -> Option<u32> {

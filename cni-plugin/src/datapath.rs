@@ -131,6 +131,14 @@ impl Datapath {
         Ok(())
     }
 
+    /// Whether packets to the address are led to a pod's device that is there.
+    pub fn leads_to_pod(&self, address: IpAddr) -> bool {
+        let endpoint = self.endpoints.lookup(&Addr::from(address)).ok().flatten();
+        endpoint.is_some_and(|endpoint| {
+            endpoint.flags & endpoint_flag::POD != 0 && skerry_kernel::ifname(endpoint.ifindex).is_ok()
+        })
+    }
+
     fn left_out(&self) -> Result<Map<u64, u32>, DatapathError> {
         let path = map_pin(&self.root, map::LEFT_OUT);
         Map::open(&path).map_err(|e| absent(path, e))
@@ -185,6 +193,21 @@ impl Datapath {
         entry: &Entry,
         device: &str,
     ) -> Result<Vec<String>, DatapathError> {
+        let mut found = self.missing(entry, device)?;
+        for (name, direction, _) in &self.programs {
+            let attached = match hooks {
+                Hooks::Tcx => self.link_is_attached(name, entry.ifindex, *direction, device)?,
+                Hooks::Clsact => filter_program(entry.ifindex, *direction)?.is_some(),
+            };
+            if !attached {
+                found.push(format!("program {name} is not attached to {device}"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What the tables lack of an entry, in words.
+    pub fn missing(&self, entry: &Entry, device: &str) -> Result<Vec<String>, DatapathError> {
         let mut found = Vec::new();
         if self.links.lookup(&entry.ifindex)? != Some(entry.link()) {
             found.push(format!("{} does not say who may speak on {device}", map::LINKS));
@@ -196,15 +219,6 @@ impl Datapath {
         }
         if entry.left_out != 0 && self.left_out()?.lookup(&entry.left_out)?.is_none() {
             found.push(format!("{} does not name the pod's network namespace", map::LEFT_OUT));
-        }
-        for (name, direction, _) in &self.programs {
-            let attached = match hooks {
-                Hooks::Tcx => self.link_is_attached(name, entry.ifindex, *direction, device)?,
-                Hooks::Clsact => filter_program(entry.ifindex, *direction)?.is_some(),
-            };
-            if !attached {
-                found.push(format!("program {name} is not attached to {device}"));
-            }
         }
         Ok(found)
     }
@@ -224,6 +238,14 @@ impl Datapath {
         };
         Ok(tcx_attachments(ifindex, direction)?.iter().any(|a| a.link_id == pinned))
     }
+}
+
+/// The addresses that a device's pod may speak from, where no record says it any more.
+pub fn spoken_for(root: &Path, ifindex: u32) -> Vec<IpAddr> {
+    let links = open_if_there::<u32, LinkEntry>(&map_pin(root, map::LINKS)).ok().flatten();
+    let link = links.and_then(|links| links.lookup(&ifindex).ok().flatten());
+    let addresses = link.into_iter().flat_map(|link| [link.v4, link.v6]);
+    addresses.filter(|addr| !addr.is_unspecified()).map(Addr::to_ip).collect()
 }
 
 /// What goes out of the tables with a pod. Everything may be absent, the tables themselves as well.
@@ -278,6 +300,7 @@ fn retract_endpoints(root: &Path, what: &Retraction<'_>) -> Result<(), DatapathE
         let key = Addr::from(*address);
         if let Some(endpoint) = endpoints.lookup(&key)?
             && what.mac.is_none_or(|mac| mac == endpoint.mac)
+            && (what.ifindex == 0 || what.ifindex == endpoint.ifindex)
             && endpoint.flags & endpoint_flag::POD != 0
         {
             endpoints.delete(&key)?;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::{
     conf::{Conf, parse_mac},
-    datapath::{Retraction, retract},
+    datapath::{Retraction, retract, spoken_for},
     failure::{Failure, chain},
     identity,
     netlink::Netlink,
@@ -34,7 +34,9 @@ fn remove_unknown(conf: &Conf, store: Option<&Store>, request: &Attachment) -> R
     if keys.iter().any(|key| host_ifname(key) == device) {
         return Ok(());
     }
-    finish(remove_network(conf, &device, 0, None, (&[], 0))?)
+    let ifindex = skerry_kernel::ifindex(&device).unwrap_or(0);
+    let addresses = spoken_for(&conf.pin_root()?, ifindex);
+    finish(remove_network(conf, &device, ifindex, None, (&addresses, 0))?)
 }
 
 fn host_ifname(key: &str) -> String {
@@ -51,7 +53,10 @@ pub fn remove(conf: &Conf, store: &Store, claim: &Claim) -> Result<(), Failure> 
         Some(record) => record.addresses.clone(),
         None => store.taken()?.into_iter().collect(),
     };
-    let own: Vec<IpAddr> = addresses.into_iter().filter(|a| store.owns(&claim.key, *a)).collect();
+    let own: Vec<IpAddr> = match &claim.record {
+        Some(_) => addresses.into_iter().filter(|a| store.allows(&claim.key, *a)).collect(),
+        None => addresses.into_iter().filter(|a| store.owns(&claim.key, *a)).collect(),
+    };
     let left_out = claim.record.as_ref().map_or(0, |record| record.left_out);
     let mut errors = remove_network(conf, &device, ifindex, mac, (&own, left_out))?;
     // While the device is there an address must not go to another pod.

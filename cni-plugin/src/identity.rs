@@ -12,6 +12,12 @@ pub fn host_ifname(container_id: &str, ifname: &str) -> String {
     format!("sk{:010x}", hash(b"name", container_id, ifname) >> 24)
 }
 
+/// Whether a device can be the host side of a pair.
+pub fn is_host_ifname(name: &str) -> bool {
+    name.strip_prefix("sk")
+        .is_some_and(|hash| hash.len() == 10 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// The pod's own hardware address: locally administered, unicast.
 pub fn pod_mac(container_id: &str, ifname: &str) -> [u8; 6] {
     mac(hash(b"pod", container_id, ifname))
@@ -56,7 +62,8 @@ mod tests {
             (0..20_000).map(|i| host_ifname(&format!("c{i}"), "eth0")).collect();
         assert_eq!(names.len(), 20_000);
         assert_ne!(host_ifname("c1", "eth0"), host_ifname("c1", "eth1"));
-        assert!(names.iter().all(|n| n.len() == 12));
+        assert!(names.iter().all(|n| n.len() == 12 && is_host_ifname(n)));
+        assert!(!["skerry0", "eth0", "sk", "skzzzzzzzzzz"].iter().any(|name| is_host_ifname(name)));
     }
 
     #[test]

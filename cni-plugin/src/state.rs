@@ -99,8 +99,9 @@ impl Store {
     pub fn open(state_dir: &Path, boot_id_file: &Path) -> Result<Store, StateError> {
         let boot_id = boot_id(boot_id_file)?;
         let store = Store { folder: state_dir.join(&boot_id) };
-        if !store.folder.join("last").is_dir() {
-            for folder in ["attachments", "addresses", "last"].map(|name| store.folder.join(name)) {
+        let folders = ["attachments", "addresses", "last"].map(|name| store.folder.join(name));
+        if !folders.iter().all(|folder| folder.is_dir()) {
+            for folder in folders {
                 DirBuilder::new()
                     .recursive(true)
                     .mode(0o700)
@@ -119,13 +120,15 @@ impl Store {
     }
 
     /// Chooses addresses and writes them down. `is_dead` tells of a record whose pod is certainly gone: those are freed
-    /// when nothing else is left.
+    /// when nothing else is left. `is_used` tells of an address that packets are led to a pod by, whatever stands written here:
+    /// what was written may have been lost.
     pub fn claim(
         &self,
         mut record: Record,
         ranges: &[Range],
         requested: &[IpAddr],
         is_dead: &dyn Fn(&Record) -> bool,
+        is_used: &dyn Fn(IpAddr) -> bool,
     ) -> Result<Claim, StateError> {
         let key = crate::identity::key(&record.container_id, &record.ifname);
         let _lock = self.lock_pool()?;
@@ -133,10 +136,9 @@ impl Store {
             let (container_id, ifname) = (record.container_id, record.ifname);
             return Err(StateError::Exists { container_id, ifname });
         }
-        let last = |range: &Range| self.last(range);
-        let chosen = match choose(ranges, requested, &self.taken()?, &last) {
-            Err(PoolError::Full { .. }) if self.free_dead(is_dead)? > 0 => {
-                choose(ranges, requested, &self.taken()?, &last)?
+        let chosen = match self.choose(ranges, requested, is_used) {
+            Err(StateError::Pool(PoolError::Full { .. })) if self.free_dead(is_dead)? > 0 => {
+                self.choose(ranges, requested, is_used)?
             }
             result => result?,
         };
@@ -151,6 +153,26 @@ impl Store {
             }
         }
         Ok(claim)
+    }
+
+    /// Free addresses: neither written down nor used.
+    fn choose(
+        &self,
+        ranges: &[Range],
+        requested: &[IpAddr],
+        is_used: &dyn Fn(IpAddr) -> bool,
+    ) -> Result<Vec<(IpAddr, Range)>, StateError> {
+        let mut taken = self.taken()?;
+        // Ends: each round takes an address out of the ranges, which are finite, and a request but once.
+        loop {
+            let chosen = choose(ranges, requested, &taken, &|range| self.last(range))?;
+            let used: Vec<IpAddr> =
+                chosen.iter().map(|(address, _)| *address).filter(|address| is_used(*address)).collect();
+            if used.is_empty() {
+                return Ok(chosen);
+            }
+            taken.extend(used);
+        }
     }
 
     /// Notes the host side's device number: a later DEL knows it even when the device is gone.
@@ -174,6 +196,16 @@ impl Store {
         match self.find_until(key, Instant::now()) {
             Err(StateError::Busy { .. }) => Ok(None),
             result => result,
+        }
+    }
+
+    /// A record as it stands, whoever works on it. `None`: gone, or no record.
+    pub fn peek(&self, key: &str) -> Result<Option<Record>, StateError> {
+        let path = self.record_path(key);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(std::str::from_utf8(&bytes).ok().and_then(parse_record)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io("read", &path)(e)),
         }
     }
 
@@ -216,6 +248,11 @@ impl Store {
         self.owner(address).as_deref() == Some(key)
     }
 
+    /// Whether the address may be the attachment's, whose record says so: no other has it.
+    pub fn allows(&self, key: &str, address: IpAddr) -> bool {
+        self.owner(address).is_none_or(|owner| owner == key)
+    }
+
     /// All attachments, by key.
     pub fn keys(&self) -> Result<Vec<String>, StateError> {
         let mut keys = names(&self.folder.join("attachments"))?;
@@ -247,13 +284,14 @@ impl Store {
         Ok(())
     }
 
+    /// A record that can't be read or freed costs nobody else an address.
     fn free_dead(&self, is_dead: &dyn Fn(&Record) -> bool) -> Result<usize, StateError> {
         let mut freed = 0;
         for key in self.keys()? {
-            if let Some(claim) = self.find_idle(&key)?
+            if let Ok(Some(claim)) = self.find_idle(&key)
                 && claim.record.as_ref().is_some_and(is_dead)
+                && self.release(&claim).is_ok()
             {
-                self.release(&claim)?;
                 freed += 1;
             }
         }
@@ -315,9 +353,11 @@ impl Store {
 }
 
 fn parse_record(text: &str) -> Option<Record> {
-    let mut lines = text.lines();
+    let mut lines = text.split_inclusive('\n');
     let mut record: Record = serde_json::from_str(lines.next()?).ok()?;
-    record.host_ifindex = lines.next().and_then(|line| line.parse().ok()).unwrap_or(0);
+    // A line that was cut off could be another device's number.
+    let number = lines.next().and_then(|line| line.strip_suffix('\n'));
+    record.host_ifindex = number.and_then(|line| line.parse().ok()).unwrap_or(0);
     Some(record)
 }
 
@@ -340,8 +380,12 @@ fn sweep_other_boots(state_dir: &Path, boot_id: &str) {
     }
 }
 
+/// None where the folder is gone.
 fn names(folder: &Path) -> Result<Vec<String>, StateError> {
-    let entries = fs::read_dir(folder).map_err(io("list", folder))?;
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io("list", folder))?,
+    };
     entries
         .map(|entry| Ok(entry.map_err(io("list", folder))?.file_name().to_string_lossy().into_owned()))
         .collect()

@@ -39,7 +39,7 @@ fn ranges(text: &str) -> Vec<Range> {
 }
 
 fn claim(store: &Store, id: &str, range: &str) -> Result<Claim, StateError> {
-    store.claim(record(id), &ranges(range), &[], &|_| false)
+    store.claim(record(id), &ranges(range), &[], &|_| false, &|_| false)
 }
 
 fn addresses(claim: &Claim) -> Vec<String> {
@@ -101,7 +101,7 @@ fn dead_owners_make_room_only_when_the_pool_is_full() {
     }
     let busy = store.find("a@eth0").unwrap().unwrap();
     let dead = |record: &Record| matches!(record.container_id.as_str(), "a" | "d");
-    let made = store.claim(record("f"), &range, &[], &dead).unwrap();
+    let made = store.claim(record("f"), &range, &[], &dead, &|_| false).unwrap();
     assert_eq!(addresses(&made), ["10.0.0.5"], "d's, not a's: a call is at work on that one");
     drop(busy);
 }
@@ -165,4 +165,107 @@ fn many_at_once_get_different_addresses() {
         threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
     });
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), 40);
+}
+
+/// The folder is gone while pods run: what they use is not given to others.
+#[test]
+fn what_the_datapath_uses_is_never_given() {
+    let f = fixture();
+    let store = f.store();
+    let used = ["10.0.0.2", "10.0.0.3", "10.0.0.5"].map(|ip| ip.parse::<IpAddr>().unwrap());
+    let is_used = |ip: IpAddr| used.contains(&ip);
+    let give = |id: &str, asked: &[IpAddr]| {
+        store.claim(record(id), &ranges("10.0.0.0/29"), asked, &|_| false, &is_used)
+    };
+    assert_eq!(addresses(&give("a", &[]).unwrap()), ["10.0.0.4"]);
+    assert_eq!(addresses(&give("b", &[]).unwrap()), ["10.0.0.6"]);
+    assert!(matches!(give("c", &[]), Err(StateError::Pool(PoolError::Full { .. }))));
+    assert!(matches!(give("d", &used[..1]), Err(StateError::Pool(PoolError::Taken { .. }))));
+}
+
+#[test]
+fn a_partly_lost_or_spoilt_state_costs_only_what_was_lost() {
+    let f = fixture();
+    let store = f.store();
+    for id in ["a", "b", "c"] {
+        drop(claim(&store, id, "10.0.0.0/29").unwrap());
+    }
+    // No text, none at all, cut off within the device's number.
+    fs::write(store.record_path("a@eth0"), b"\xff\xfe\0").unwrap();
+    fs::write(store.record_path("b@eth0"), "").unwrap();
+    let whole = fs::read_to_string(store.record_path("c@eth0")).unwrap();
+    fs::write(store.record_path("c@eth0"), format!("{whole}1")).unwrap();
+    for key in ["a@eth0", "b@eth0"] {
+        assert!(store.find(key).unwrap().unwrap().record.is_none(), "{key}");
+    }
+    let c = store.find("c@eth0").unwrap().unwrap();
+    assert_eq!(c.record.as_ref().unwrap().host_ifindex, 0, "1 could be the beginning of 17");
+    drop(c);
+    // One folder of the three.
+    fs::remove_dir_all(f.dir.join("11111111-aaaa/attachments")).unwrap();
+    assert!(store.keys().unwrap().is_empty() && store.find("c@eth0").unwrap().is_none());
+    let store = f.store();
+    assert_eq!(addresses(&claim(&store, "d", "10.0.0.0/29").unwrap()), ["10.0.0.5"], "theirs stay theirs");
+    fs::remove_dir_all(f.dir.join("11111111-aaaa/addresses")).unwrap();
+    assert_eq!(addresses(&claim(&f.store(), "e", "10.0.0.0/29").unwrap()), ["10.0.0.6"]);
+}
+
+/// A directory in a record's place: it can't be opened as one, and stands in nobody's way.
+#[test]
+fn a_record_that_cannot_be_opened_is_in_nobodys_way() {
+    let f = fixture();
+    let store = f.store();
+    for id in ["a", "b", "c", "d", "e"] {
+        drop(claim(&store, id, "10.0.0.0/29").unwrap());
+    }
+    fs::remove_file(store.record_path("a@eth0")).unwrap();
+    fs::create_dir(store.record_path("a@eth0")).unwrap();
+    let dead = |record: &Record| record.container_id == "d";
+    let made = store.claim(record("f"), &ranges("10.0.0.0/29"), &[], &dead, &|_| false).unwrap();
+    assert_eq!(addresses(&made), ["10.0.0.5"]);
+}
+
+/// Two records name one address: it is the one's whose the address says it is.
+#[test]
+fn of_two_records_with_one_address_the_owner_keeps_it() {
+    let f = fixture();
+    let store = f.store();
+    drop(claim(&store, "a", "10.0.0.0/29").unwrap());
+    let mut double = record("b");
+    double.addresses = vec!["10.0.0.2".parse().unwrap()];
+    fs::write(store.record_path("b@eth0"), serde_json::to_string(&double).unwrap()).unwrap();
+    let address = double.addresses[0];
+    assert!(store.allows("a@eth0", address) && !store.allows("b@eth0", address));
+    store.release(&store.find("b@eth0").unwrap().unwrap()).unwrap();
+    assert!(store.owns("a@eth0", address));
+}
+
+/// Nothing half-made is left, and what is there stays readable.
+#[test]
+fn a_full_disk_refuses_and_leaves_nothing_behind() {
+    let f = fixture();
+    let folder = f.dir.parent().unwrap().join("small");
+    fs::create_dir(&folder).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "nr_inodes=10", "small"])
+        .arg(&folder)
+        .status();
+    assert!(mounted.unwrap().success());
+    let done = std::panic::catch_unwind(|| {
+        let store = Store::open(&folder, &f.boot).unwrap();
+        let mut given = 0;
+        let error = loop {
+            match claim(&store, &format!("c{given}"), "10.0.0.0/24") {
+                Ok(_) => given += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, StateError::Io { .. }), "{error}");
+        assert_eq!((store.keys().unwrap().len(), store.taken().unwrap().len()), (given, given));
+        store.release(&store.find("c0@eth0").unwrap().unwrap()).unwrap();
+        claim(&store, "again", "10.0.0.0/24").unwrap();
+    });
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(&folder).status();
+    assert!(unmounted.unwrap().success());
+    done.unwrap();
 }

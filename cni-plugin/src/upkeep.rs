@@ -31,7 +31,15 @@ pub fn gc(conf: &Conf) -> Result<(), Failure> {
     let Some(store) = Store::existing(&conf.state_dir()?, &conf.boot_id_file()?)? else { return Ok(()) };
     let mut errors = Vec::new();
     for key in store.keys()?.into_iter().filter(|key| !valid.contains(key)) {
-        let Some(claim) = store.find_idle(&key)? else { continue };
+        let claim = match store.find_idle(&key) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => continue,
+            // It costs the others nothing.
+            Err(error) => {
+                errors.push(chain(&error));
+                continue;
+            }
+        };
         if claim.record.as_ref().is_none_or(|record| record.network == network) {
             errors.extend(del::remove(conf, &store, &claim).err().map(|e| chain(&e)));
         }

@@ -115,6 +115,15 @@ pub fn get_link(name: &str) -> Step {
     Step { what: format!("ask about {name}"), message: Message::GetLink(link), flags: 0 }
 }
 
+/// Asks which way packets to an address go.
+pub fn get_route(address: IpAddr) -> Step {
+    let mut route = RouteMessage::default();
+    route.header.address_family = family(address);
+    route.header.destination_prefix_length = full_length(address);
+    route.attributes = vec![RouteAttribute::Destination(address.into())];
+    Step { what: format!("ask for the way to {address}"), message: Message::GetRoute(route), flags: 0 }
+}
+
 /// Removes the pair by its host side.
 pub fn delete(name: &str) -> Step {
     let mut link = LinkMessage::default();

@@ -9,6 +9,7 @@
 //! - [`Ran`]: what a program made of a made-up packet.
 //! - [`attach_filters`], [`filter_program`], [`detach_filter`]: the same hooks by tc filters, where TCX is absent or slow.
 //! - [`XdpChoice`], [`xdp_mode`]: where on a device an XDP program runs.
+//! - [`Holder`]: pins that are made again when they go.
 //! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
 //! - [`PacketSocket`]: frames of one device, past the network stack.
 //! - [`return_freed_memory`], [`return_free_pages`]: what a process that lives long asks of the C library.
@@ -24,6 +25,7 @@ mod memory;
 mod net;
 mod netlink;
 mod packet;
+mod pins;
 mod program;
 mod run;
 #[expect(unsafe_code, reason = "system calls; every other module goes through this one")]
@@ -39,8 +41,9 @@ pub use link::{
 };
 pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type, pinned_map_info};
 pub use memory::{return_free_pages, return_freed_memory};
-pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie};
+pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie, source_towards_outside};
 pub use packet::{ClassicInstruction, PacketSocket};
+pub use pins::Holder;
 pub use program::{Instruction, Program, ProgramInfo, instruction, program_type};
 pub use run::{Ran, skb_context, xdp_context};
 pub use tc::{Filter, attach_filters, detach_filter, filter_name, filter_program};

@@ -1,4 +1,7 @@
-use std::os::fd::BorrowedFd;
+use std::{
+    net::{IpAddr, UdpSocket},
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use crate::{Error, sys};
 
@@ -42,4 +45,17 @@ pub fn ifindex(name: &str) -> Result<u32, Error> {
 /// The name of a device of the calling thread's network namespace.
 pub fn ifname(index: u32) -> Result<String, Error> {
     sys::if_indextoname(index).map_err(|e| Error::system("find device with number", index, e))
+}
+
+/// The address of a family that the machine speaks from towards the outside, by its routes at the moment. `None`: there is no
+/// way out. Nothing is sent.
+pub fn source_towards_outside(is_v4: bool) -> Option<IpAddr> {
+    // Documentation addresses (RFC 5737, RFC 3849): connect only asks the routing table.
+    let (any, outside) = if is_v4 { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
+    let socket = UdpSocket::bind(any).ok()?;
+    if !is_v4 {
+        sys::prefer_lasting(socket.as_fd()).ok()?;
+    }
+    socket.connect(outside).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }

@@ -386,6 +386,24 @@ pub(crate) fn netns_cookie() -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
+/// RFC 5014 section 5: an IPv6 socket speaks from lasting addresses rather than from temporary ones.
+pub(crate) fn prefer_lasting(socket: BorrowedFd<'_>) -> io::Result<()> {
+    const IPV6_ADDR_PREFERENCES: libc::c_int = 72;
+    // IPV6_PREFER_SRC_PUBLIC
+    let public: libc::c_int = 2;
+    // SAFETY: a whole number for an option that is one.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            IPV6_ADDR_PREFERENCES,
+            (&raw const public).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Moves the calling thread, and only it, into a network namespace.
 pub(crate) fn enter_netns(netns: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers.

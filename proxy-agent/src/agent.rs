@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{intake::Intake, report::Capacity};
 use crate::{
-    access::{client, lock},
+    access::{addresses, client, lock},
     admin::{self, AdminError},
     config::{Config, MapSizes},
     events::log_drops,
@@ -64,6 +64,8 @@ pub enum AgentError {
 pub struct Progress {
     /// All watches have listed, the maps hold what they should and every program is in its place.
     pub is_ready: bool,
+    /// The node's set-up can't be made whole: nothing can be said for its network.
+    pub is_broken: bool,
     /// Plans executed without a failure.
     pub syncs: u64,
     pub services: usize,
@@ -80,6 +82,8 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Endpoints change in bursts.
 const RESETS_DELAY: Duration = Duration::from_millis(100);
+/// What can be put right at once is no failure of the node.
+const BROKEN_AFTER: Duration = Duration::from_secs(2);
 /// Devices and addresses change in bursts.
 const SETTLE_DELAY: Duration = Duration::from_millis(200);
 
@@ -115,7 +119,7 @@ async fn serve_until(
     shutdown: &CancellationToken,
     progress: &channel::Sender<Progress>,
 ) -> Result<Option<MapSizes>, AgentError> {
-    let client = client(config).await?;
+    let (client, server) = client(config).await?;
     let pins = Pins::new(&config.pin_root);
     let metrics = Arc::new(Metrics::new());
     let readiness = Arc::new(Readiness::default());
@@ -134,7 +138,7 @@ async fn serve_until(
     let mut intake = Intake { metrics: metrics.clone(), listed: HashSet::new(), oldest_event: None };
     // The lists arrive while the programs are loaded: neither waits for the other.
     let mut starting = JoinSet::new();
-    starting.spawn(start_node(config.clone(), shutdown.clone()));
+    starting.spawn(start_node(config.clone(), server, shutdown.clone(), progress.clone()));
     let started = loop {
         tokio::select! {
             Some(started) = starting.join_next() => break started,
@@ -187,6 +191,8 @@ async fn serve_until(
         // All may have been listed already.
         sync_at: Some(started),
         settle_at: None,
+        settle_retry: RETRY_MIN,
+        broken_since: None,
         retry: RETRY_MIN,
         is_trimmed: false,
         udp_again: false,
@@ -198,7 +204,26 @@ async fn serve_until(
 }
 
 /// The node's side, once there is a way out. `None`: shut down before.
-async fn start_node(config: Config, shutdown: CancellationToken) -> Result<Option<Start>, AgentError> {
+async fn start_node(
+    config: Config,
+    server: http::Uri,
+    shutdown: CancellationToken,
+    progress: channel::Sender<Progress>,
+) -> Result<Option<Start>, AgentError> {
+    // Neither waits for the other.
+    let (started, servers) = tokio::join!(await_node(config, shutdown, &progress), addresses(&server));
+    let mut started = started?;
+    if let Some(start) = &mut started {
+        start.node.set_servers(servers);
+    }
+    Ok(started)
+}
+
+async fn await_node(
+    config: Config,
+    shutdown: CancellationToken,
+    progress: &channel::Sender<Progress>,
+) -> Result<Option<Start>, AgentError> {
     let (to_us, mut changed) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(monitor(to_us)?);
@@ -206,12 +231,16 @@ async fn start_node(config: Config, shutdown: CancellationToken) -> Result<Optio
         match Node::start(config.clone()).await {
             Err(NodeError::Network(error)) if error.may_pass() => {
                 tracing::warn!(error = chain(&error), "no way out of this node yet: waiting for it");
+                progress.send_modify(|progress| progress.is_broken = true);
                 tokio::select! {
                     _ = changed.recv() => {}
                     () = shutdown.cancelled() => return Ok(None),
                 }
             }
-            started => return Ok(Some(started?)),
+            started => {
+                progress.send_modify(|progress| progress.is_broken = false);
+                return Ok(Some(started?));
+            }
         }
     }
 }
@@ -240,6 +269,9 @@ struct Agent {
     /// A retired run may be freed, or a failed sync be tried again.
     sync_at: Option<Instant>,
     settle_at: Option<Instant>,
+    settle_retry: Duration,
+    /// The node's set-up is not whole since then.
+    broken_since: Option<Instant>,
     retry: Duration,
     /// What the start took of memory was given back.
     is_trimmed: bool,
@@ -302,7 +334,7 @@ impl Agent {
                 return;
             }
         }
-        let nodes_changed = self.nodes_changed();
+        let nodes_changed = self.nodes_changed().await;
         let (mut must_settle, mut were_held_back) = (nodes_changed, false);
         if nodes_changed {
             self.tell_own_addresses().await;
@@ -356,14 +388,33 @@ impl Agent {
         }
     }
 
-    fn nodes_changed(&mut self) -> bool {
+    async fn nodes_changed(&mut self) -> bool {
         if !self.reconciler.state.nodes_are_dirty() && self.node_tables.is_some() {
             return false;
         }
+        // What Nodes claim is judged by what this node needs now.
+        self.tell_bounds().await;
         let tables = self.reconciler.state.node_tables();
         let changed = self.node_tables.as_ref() != Some(&tables);
+        let before = self.node_tables.as_ref().map(|tables| &tables.warnings);
+        for (node, warnings) in &tables.warnings {
+            if before.is_none_or(|before| before.get(node) != Some(warnings)) {
+                let notes: Vec<&str> = warnings.iter().map(|warning| &*warning.note).collect();
+                tracing::warn!(%node, "{}", notes.join("; "));
+            }
+        }
         self.node_tables = Some(tables);
         changed
+    }
+
+    async fn tell_bounds(&mut self) {
+        let state = &mut self.reconciler.state;
+        match self.node.bounds(&state.claimed()).await {
+            Ok(bounds) => state.set_bounds(bounds),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the node's surroundings are not known: as before")
+            }
+        }
     }
 
     async fn tell_own_addresses(&mut self) {
@@ -386,17 +437,28 @@ impl Agent {
             }
             self.node.self_test()
         });
-        if let Err(error) = &is_settled {
-            tracing::error!(error = chain(error), "the node's set-up is not whole; will be tried again");
-            self.settle_at = Some(Instant::now() + RETRY_MAX);
+        match &is_settled {
+            Ok(()) => (self.settle_retry, self.broken_since) = (RETRY_MIN, None),
+            Err(error) => {
+                let retry_in = self.settle_retry;
+                tracing::error!(error = chain(error), ?retry_in, "the node's set-up is not whole");
+                self.settle_at = Some(Instant::now() + retry_in);
+                self.settle_retry = (retry_in * 2).min(RETRY_MAX);
+                self.broken_since.get_or_insert(Instant::now());
+            }
         }
         self.outside.set_uplink(self.node.uplink_index());
         let is_ready = is_settled.is_ok() && self.node_tables.is_some();
-        self.readiness.set(is_ready);
-        self.progress
-            .send_if_modified(|progress| std::mem::replace(&mut progress.is_ready, is_ready) != is_ready);
+        let is_broken = self.broken_since.is_some_and(|since| since.elapsed() >= BROKEN_AFTER);
+        self.readiness.set(is_ready, is_broken);
+        self.progress.send_if_modified(|progress| {
+            let before = (progress.is_ready, progress.is_broken);
+            (progress.is_ready, progress.is_broken) = (is_ready, is_broken);
+            before != (is_ready, is_broken)
+        });
         if self.node_tables.is_some() {
             self.tell_own_addresses().await;
+            self.tell_bounds().await;
             if self.reconciler.state.is_dirty() {
                 self.sync_at = Some(Instant::now());
             }

@@ -1,11 +1,17 @@
 mod filters;
 
-use std::{collections::HashMap, fs::File, os::fd::AsFd, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    os::fd::AsFd,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+};
 
-use proxy_abi::prog;
+use proxy_abi::{MAPS, prog};
 use skerry_kernel::{
-    CgroupHook, Direction, Link, LinkTarget, Order, Program, XdpChoice, filter_program, has_tcx, ifindex,
-    tcx_attachments, xdp_mode,
+    CgroupHook, Direction, Holder, Link, LinkTarget, Order, Program, XdpChoice, filter_program, has_tcx,
+    ifindex, tcx_attachments, xdp_mode,
 };
 
 pub(crate) use filters::detach_from_nodes_devices;
@@ -52,6 +58,8 @@ pub enum AttachError {
     Cgroup { path: PathBuf, source: std::io::Error },
     #[error("program {0} is not loaded")]
     NotLoaded(String),
+    #[error("hold what is pinned")]
+    Hold(#[source] skerry_kernel::Error),
 }
 
 /// Where everything is to be attached.
@@ -84,6 +92,8 @@ pub(crate) struct Changes {
     pub replaced: u32,
     /// Pins of devices that are gone.
     pub removed: u32,
+    /// Pins that were gone, of what was still there.
+    pub repinned: u32,
 }
 
 /// Keeps every program at its hook: through pinned links, which stay when we go, or, on devices, through filters, which do too.
@@ -96,6 +106,8 @@ pub(crate) struct Attachments {
     cgroup_path: PathBuf,
     cgroup_id: u64,
     hooks: Hooks,
+    /// Everything of ours that is pinned, but pods' links: those go with their devices.
+    held: Holder,
 }
 
 impl Attachments {
@@ -122,13 +134,19 @@ impl Attachments {
             })?;
             with_ids.insert(name, (program, info.id));
         }
-        Ok(Attachments { has_tcx, pins, programs: with_ids, cgroup, cgroup_path: path, cgroup_id, hooks })
+        let mut held = Holder::default();
+        let maps = MAPS.iter().map(|spec| pins.map(spec.name));
+        for path in maps.chain(with_ids.keys().map(|name| pins.program(name))) {
+            held.hold(&path).map_err(AttachError::Hold)?;
+        }
+        let cgroup_path = path;
+        Ok(Attachments { has_tcx, pins, programs: with_ids, cgroup, cgroup_path, cgroup_id, hooks, held })
     }
 
     /// Brings every attachment to the loaded programs: kept links get them by an atomic update, missing ones are made.
     /// Called at start, on a timer and when devices change; does nothing where nothing is to do.
-    pub fn ensure(&self) -> Result<Changes, AttachError> {
-        let mut changes = Changes::default();
+    pub fn ensure(&mut self) -> Result<Changes, AttachError> {
+        let mut changes = Changes { repinned: self.restore_pins()?, ..Changes::default() };
         for (hook, direction) in OVERLAY_HOOKS {
             self.device(hook, &self.hooks.overlay, direction, &mut changes)?;
         }
@@ -149,7 +167,26 @@ impl Attachments {
         }
         self.pods_and_leftovers(&mut changes)?;
         self.pod_filters(&mut changes)?;
+        self.hold_links()?;
         Ok(changes)
+    }
+
+    /// Pins again what has lost its pin, with the folders and the file system below them. What it was pinned to goes on all the
+    /// while, since we hold it. Nothing to do is the rule.
+    pub fn restore_pins(&self) -> Result<u32, AttachError> {
+        self.held.restore().map_err(AttachError::Hold)
+    }
+
+    fn hold_links(&mut self) -> Result<(), AttachError> {
+        let links = self.pins.links();
+        let is_pods = |name: &str| {
+            Pins::hook_and_device(name).is_some_and(|(hook, _)| POD_HOOKS.iter().any(|(pod, _)| *pod == hook))
+        };
+        let mut ours = self.pins.link_names()?;
+        ours.retain(|name| !is_pods(name));
+        let ours: HashSet<PathBuf> = ours.iter().map(|name| links.join(name)).collect();
+        self.held.retain(&links, |path| ours.contains(path));
+        ours.iter().try_for_each(|path| self.held.hold(path)).map_err(AttachError::Hold)
     }
 
     /// The node's ways out may change; the next [`Attachments::ensure`] follows.

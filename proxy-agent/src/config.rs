@@ -19,19 +19,24 @@ pub const MOST_BALANCERS: usize = proxy_abi::Config::BALANCERS;
 pub struct Config {
     /// Name of our Node object.
     pub node_name: String,
-    /// The addresses other nodes reach us by, at most one of each family. Of a family that is not here: the uplink's first.
+    /// The addresses other nodes reach us by, at most one of each family. Of a family that is not here: the uplink's first. None:
+    /// what the machine has at the moment, found again when that changes.
     pub node_ips: Vec<IpAddr>,
     /// The device towards other nodes. `None`: the one that holds the first of `node_ips`, else that of the default route.
     pub uplink: Option<String>,
     /// Further devices that lead out of the node: NodePorts are served there, and what pods send out of them gets the node's
-    /// address there. `None`: all with a default route.
+    /// address there. `None`: all Ethernet devices by which anything can leave.
     pub other_uplinks: Option<Vec<String>>,
     /// `None`: the service account of the pod we run in.
     pub kubeconfig: Option<PathBuf>,
+    /// Where pods of the whole cluster have their addresses: what Nodes claim elsewhere is not believed. Empty: not known; then
+    /// claims are bounded by nodes' addresses and Services' ranges.
+    pub cluster_cidrs: Vec<IpNetwork>,
     /// ClusterIP ranges where the API server has no ServiceCIDR objects that name them.
     pub service_cidrs: Vec<IpNetwork>,
     pub node_ports: RangeInclusive<u16>,
-    /// The node's addresses that NodePorts are served on lie in these ranges. Empty: on all of them.
+    /// The node's addresses that NodePorts are served on lie in these ranges. Empty: on all of them. Always only on those that
+    /// packets reach by the ways out.
     pub node_port_addresses: Vec<IpNetwork>,
     /// Where Services' externalIPs may lie. `None`: anywhere; empty: nowhere (CVE-2020-8554).
     pub external_ips: Option<Vec<IpNetwork>>,
@@ -134,6 +139,7 @@ impl Config {
             uplink: None,
             other_uplinks: None,
             kubeconfig: None,
+            cluster_cidrs: Vec::new(),
             service_cidrs: proxy_state::parse_cidr("10.96.0.0/12").into_iter().collect(),
             node_ports: 30_000..=32_767,
             node_port_addresses: Vec::new(),

@@ -310,7 +310,7 @@ mod tests {
         let readiness = Arc::new(Readiness::default());
         let pulse = Pulse { readiness: readiness.clone(), beats: Mutex::default() };
         assert!(!pulse.look().0, "not ready yet");
-        readiness.set(true);
+        readiness.set(true, false);
         assert!(pulse.look().0);
         let stuck = |age| pulse.beats.lock().unwrap().stuck_since = Instant::now().checked_sub(age);
         stuck(Duration::ZERO);

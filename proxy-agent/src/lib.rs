@@ -49,6 +49,7 @@ pub use agent::{AgentError, Progress, run, run_with_progress};
 pub use cleanup::{CleanupError, cleanup};
 pub use config::{CniBinary, Config, MOST_BALANCERS, MapSizes, SocketLb};
 pub use conflist::{ConflistError, uninstall as remove_plugin};
+pub use monitor::{MonitorError, monitor};
 pub use network::{NetworkError, check_overlay};
 pub use proxy_state::Defaults as ServiceDefaults;
 pub use skerry_kernel::XdpChoice;

@@ -5,13 +5,18 @@ use netlink_packet_route::{RouteNetlinkMessage, address::AddressScope};
 use rtnetlink::{MulticastGroup, new_multicast_connection, packet_core::NetlinkPayload};
 use tokio::sync::mpsc;
 
+use crate::network::ROUTE_PROTOCOL;
+
 #[derive(Debug, thiserror::Error)]
 #[error("listen for changes of devices, addresses and routes")]
 pub struct MonitorError(#[source] std::io::Error);
 
-/// Says when devices, addresses or default routes changed in a way that may concern us. The socket is open when this returns; a burst of
-/// changes is one message.
-pub(crate) fn monitor(to: mpsc::Sender<()>) -> Result<impl Future<Output = ()>, MonitorError> {
+/// Says when devices, addresses or default routes changed in a way that may concern a node. The socket is open when this returns; a
+/// burst of changes is one message.
+///
+/// # Errors
+/// The kernel refuses the socket.
+pub fn monitor(to: mpsc::Sender<()>) -> Result<impl Future<Output = ()>, MonitorError> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -53,14 +58,16 @@ fn concerns_us(message: &RouteNetlinkMessage) -> bool {
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
             address.header.scope == AddressScope::Universe
         }
-        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-            route.header.destination_prefix_length == 0
+        RouteNetlinkMessage::NewRoute(route) => route.header.destination_prefix_length == 0,
+        // One of ours that somebody took away, too.
+        RouteNetlinkMessage::DelRoute(route) => {
+            route.header.destination_prefix_length == 0 || route.header.protocol == ROUTE_PROTOCOL
         }
         _ => false,
     }
 }
 
 /// `sk` and a hash: what the CNI plugin calls the host's side of a pod's pair. (The overlay is `skerry0`.)
-fn is_pod_device(name: &str) -> bool {
+pub(crate) fn is_pod_device(name: &str) -> bool {
     name.starts_with("sk") && name != crate::network::OVERLAY
 }

@@ -1,3 +1,6 @@
+mod routes;
+mod ways_out;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -6,21 +9,30 @@ use std::{
 use futures::TryStreamExt;
 use ipnetwork::IpNetwork;
 use netlink_packet_route::{
-    AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
+    link::{
+        InfoData, InfoKind, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage,
+    },
 };
 use proxy_abi::OVERLAY_DEV_MAC;
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVxlan};
+use skerry_kernel::source_towards_outside;
+
+use self::ways_out::{DeviceKind, ways_out};
+pub(crate) use self::{
+    routes::ROUTE_PROTOCOL,
+    ways_out::{Device, reached},
+};
+use crate::{config::Config, monitor::is_pod_device};
 
 /// Name of the VXLAN device.
 pub(crate) const OVERLAY: &str = "skerry0";
-/// Marks our routes (`ip route show proto 115`), so that only they are ever removed.
-const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(115);
 /// IPv4, UDP, VXLAN and inner Ethernet headers; IPv6 takes 20 more.
 const OVERHEAD_V4: u32 = 50;
 const OVERHEAD_V6: u32 = 70;
+/// What map `UPLINKS` holds beside the first.
+const MOST_OTHERS: usize = 63;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -118,17 +130,23 @@ impl Network {
         Ok(Network { handle })
     }
 
-    pub async fn find_uplink(&self, name: Option<&str>, node_ips: &[IpAddr]) -> Result<Uplink, NetworkError> {
+    /// The device towards the other nodes and the node's addresses there: what the configuration says, and of what it doesn't say
+    /// what the machine has at the moment.
+    pub async fn find_uplink(&self, config: &Config) -> Result<Uplink, NetworkError> {
+        let given = &config.node_ips;
         let addresses = self.addresses().await?;
-        if let Some(missing) = node_ips.iter().find(|ip| !addresses.iter().any(|a| a.ip == **ip)) {
+        let is_here = |ip: &IpAddr| addresses.iter().any(|address| address.ip == *ip);
+        if let Some(missing) = given.iter().find(|ip| !is_here(ip)) {
             return Err(NetworkError::NoSuchAddress(*missing));
         }
-        let index = match (name, node_ips.first()) {
+        let index = match (&config.uplink, given.first()) {
             (Some(name), _) => self.link_by_name(name).await?.header.index,
             (None, Some(ip)) => {
                 addresses.iter().find(|a| a.ip == *ip).ok_or(NetworkError::NoSuchAddress(*ip))?.index
             }
-            (None, None) => self.default_route_device().await?.ok_or(NetworkError::NoDefaultRoute)?,
+            (None, None) => {
+                routes::default_device(&self.routes().await?).ok_or(NetworkError::NoDefaultRoute)?
+            }
         };
         let link = self.links().await?.into_iter().find(|link| link.header.index == index);
         let link = link.ok_or_else(|| NetworkError::NoDevice(format!("#{index}")))?;
@@ -136,9 +154,16 @@ impl Network {
         // Those that stay before those that will change or go.
         let mut here: Vec<&Address> = addresses.iter().filter(|a| a.index == index && a.is_global).collect();
         here.sort_by_key(|address| !address.is_lasting);
+        // What the kernel itself speaks from, as whoever else looks for the node's address asks it.
+        let spoken_from = [true, false].into_iter().filter_map(source_towards_outside).filter(|ip| {
+            given.is_empty()
+                && addresses
+                    .iter()
+                    .any(|a| a.ip == *ip && a.is_global && (a.index == index || config.uplink.is_none()))
+        });
         // The given addresses first: a device may have several of one family.
         let candidates: Vec<IpAddr> =
-            node_ips.iter().copied().chain(here.iter().map(|address| address.ip)).collect();
+            given.iter().copied().chain(spoken_from).chain(here.iter().map(|address| address.ip)).collect();
         let v4 = candidates.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None });
         let v6 = candidates.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None });
         if v4.is_none() && v6.is_none() {
@@ -148,59 +173,66 @@ impl Network {
             .attributes
             .iter()
             .find_map(|a| if let LinkAttribute::Mtu(mtu) = a { Some(*mtu) } else { None });
-        let is_reached_by_v4 = v4.is_some() && (node_ips.is_empty() || node_ips.iter().any(IpAddr::is_ipv4));
+        // The node is known by addresses of the cluster's families.
+        let speaks_v4 = match given.is_empty() {
+            true => config.cluster_cidrs.is_empty() || config.cluster_cidrs.iter().any(IpNetwork::is_ipv4),
+            false => given.iter().any(IpAddr::is_ipv4),
+        };
+        let is_reached_by_v4 = v4.is_some() && speaks_v4;
         Ok(Uplink { name, index, mtu: mtu.unwrap_or(1500), v4, v6, is_reached_by_v4 })
     }
 
-    /// Devices beside `first` that lead out, too: those that are named, else those with a default route. Named ones that are not
-    /// there come later.
+    /// All devices of the node.
+    pub async fn devices(&self) -> Result<Vec<Device>, NetworkError> {
+        let (links, addresses) = (self.links().await?, self.addresses().await?);
+        let (with_default, routed) = routes::routed(&self.routes().await?);
+        let device = |link: &LinkMessage| {
+            let (index, name) = (link.header.index, name_of(link)?);
+            let mut here: Vec<&Address> =
+                addresses.iter().filter(|a| a.index == index && a.is_global).collect();
+            here.sort_by_key(|address| !address.is_lasting);
+            Some(Device {
+                index,
+                kind: kind_of(link, &name),
+                name,
+                addresses: here.iter().map(|address| address.ip).collect(),
+                has_default_route: with_default.contains(&index),
+                is_routed: routed.contains(&index),
+            })
+        };
+        Ok(links.iter().filter_map(device).collect())
+    }
+
+    /// Devices beside `first` that lead out, too ([`ways_out`]). Named ones that are not there come later.
     pub async fn other_uplinks(
         &self,
         first: u32,
         named: Option<&[String]>,
+        pods: &[IpNetwork],
     ) -> Result<Vec<SideUplink>, NetworkError> {
-        let wanted: BTreeSet<u32> = match named {
-            None => self.default_routes().await?.iter().filter_map(device_of).collect(),
-            Some([]) => return Ok(Vec::new()),
-            Some(named) => {
-                let links = self.links().await?;
-                let is_named = |link: &&LinkMessage| name_of(link).is_some_and(|name| named.contains(&name));
-                links.iter().filter(is_named).map(|link| link.header.index).collect()
-            }
-        };
-        if wanted.iter().all(|index| *index == first) {
-            return Ok(Vec::new());
+        let devices = self.devices().await?;
+        let mut others = ways_out(&devices, first, named, pods);
+        if others.len() > MOST_OTHERS {
+            let left_out: Vec<&str> = others.drain(MOST_OTHERS..).map(|device| &*device.name).collect();
+            tracing::warn!(
+                ?left_out,
+                "more than {MOST_OTHERS} ways out: these are not served; name some by --other-uplinks"
+            );
         }
-        let (links, addresses) = (self.links().await?, self.addresses().await?);
-        // The programs read Ethernet headers.
-        let others = links.iter().filter(|link| {
-            link.header.index != first
-                && link.header.link_layer_type == LinkLayerType::Ether
-                && wanted.contains(&link.header.index)
-        });
-        Ok(others
-            .filter_map(|link| {
-                let (index, name) = (link.header.index, name_of(link)?);
-                let mut here: Vec<&Address> =
-                    addresses.iter().filter(|a| a.index == index && a.is_global).collect();
-                here.sort_by_key(|address| !address.is_lasting);
-                let first = |is_v4| here.iter().map(|address| address.ip).find(|ip| ip.is_ipv4() == is_v4);
-                (name != OVERLAY).then(|| SideUplink { name, index, v4: first(true), v6: first(false) })
-            })
-            .collect())
+        let side = |device: &&Device| SideUplink {
+            name: device.name.clone(),
+            index: device.index,
+            v4: device.first(true),
+            v6: device.first(false),
+        };
+        Ok(others.iter().map(side).collect())
     }
 
-    /// All addresses of this node on which it may be reached: not loopback, not link-local, not our own devices'.
-    pub async fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, NetworkError> {
-        let ours: Vec<u32> = self
-            .links()
-            .await?
-            .iter()
-            .filter(|link| name_of(link).is_some_and(|name| name == OVERLAY))
-            .map(|link| link.header.index)
-            .collect();
-        let addresses = self.addresses().await?;
-        Ok(addresses.into_iter().filter(|a| a.is_global && !ours.contains(&a.index)).map(|a| a.ip).collect())
+    /// Index of a device by the overlay's name.
+    async fn overlay_index(&self) -> Result<Option<u32>, NetworkError> {
+        let links = self.links().await?;
+        let overlay = links.iter().find(|link| name_of(link).as_deref() == Some(OVERLAY));
+        Ok(overlay.map(|link| link.header.index))
     }
 
     /// Makes the VXLAN device, or takes up the one that is there, and returns its index. It learns nothing and has no
@@ -285,42 +317,6 @@ impl Network {
         Ok(())
     }
 
-    /// Makes the routes through the overlay exactly these; of others' routes none is touched.
-    pub async fn set_overlay_routes(
-        &self,
-        index: u32,
-        wanted: &BTreeSet<IpNetwork>,
-        routers: &BTreeSet<IpAddr>,
-    ) -> Result<(), NetworkError> {
-        let source = |cidr: &IpNetwork| routers.iter().find(|ip| ip.is_ipv4() == cidr.is_ipv4()).copied();
-        let mut there = BTreeSet::new();
-        for route in self.routes().await? {
-            if route.header.protocol != ROUTE_PROTOCOL || device_of(&route) != Some(index) {
-                continue;
-            }
-            let Some(cidr) = destination_of(&route) else { continue };
-            if wanted.contains(&cidr) && source_of(&route) == source(&cidr) {
-                there.insert(cidr);
-            } else {
-                let delete = format!("remove the route to {cidr}");
-                self.handle.route().del(route).execute().await.map_err(failed(delete))?;
-            }
-        }
-        for cidr in wanted.difference(&there) {
-            let mut route = RouteMessageBuilder::<IpAddr>::new();
-            route = route.output_interface(index).protocol(ROUTE_PROTOCOL);
-            let add = format!("add a route to {cidr} through {OVERLAY}");
-            let invalid =
-                |_| NetworkError::Netlink { operation: add.clone(), source: rtnetlink::Error::RequestFailed };
-            route = route.destination_prefix(cidr.network(), cidr.prefix()).map_err(invalid)?;
-            if let Some(source) = source(cidr) {
-                route = route.pref_source(source).map_err(invalid)?;
-            }
-            self.handle.route().add(route.build()).replace().execute().await.map_err(failed(add))?;
-        }
-        Ok(())
-    }
-
     /// Removes the overlay with its routes and addresses. `false`: there was none.
     pub async fn remove_overlay(&self) -> Result<bool, NetworkError> {
         let found = self.links().await?.into_iter().find(|link| name_of(link).as_deref() == Some(OVERLAY));
@@ -344,44 +340,6 @@ impl Network {
         let all: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.map_err(failed("list addresses"))?;
         Ok(all.into_iter().filter_map(Address::new).collect())
-    }
-
-    async fn routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {
-        let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut ask = RouteMessage::default();
-            ask.header.address_family = family;
-            let found: Vec<_> =
-                self.handle.route().get(ask).execute().try_collect().await.map_err(failed("list routes"))?;
-            routes.extend(found);
-        }
-        Ok(routes)
-    }
-
-    /// Default routes of the main table.
-    async fn default_routes(&self) -> Result<Vec<RouteMessage>, NetworkError> {
-        let mut routes = self.routes().await?;
-        routes.retain(|route| {
-            route.header.destination_prefix_length == 0
-                && route.header.table == 254
-                && device_of(route).is_some()
-        });
-        Ok(routes)
-    }
-
-    /// The device of the default route with the lowest metric, IPv4 first.
-    async fn default_route_device(&self) -> Result<Option<u32>, NetworkError> {
-        let metric = |route: &RouteMessage| {
-            route
-                .attributes
-                .iter()
-                .find_map(|a| if let RouteAttribute::Priority(p) = a { Some(*p) } else { None })
-        };
-        let routes = self.default_routes().await?;
-        let best = routes
-            .iter()
-            .min_by_key(|route| (route.header.address_family != AddressFamily::Inet, metric(route)));
-        Ok(best.and_then(device_of))
     }
 }
 
@@ -445,6 +403,28 @@ fn name_of(link: &LinkMessage) -> Option<String> {
         .find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.clone()) } else { None })
 }
 
+fn kind_of(link: &LinkMessage, name: &str) -> DeviceKind {
+    let infos = link
+        .attributes
+        .iter()
+        .find_map(|a| if let LinkAttribute::LinkInfo(infos) = a { Some(infos.as_slice()) } else { None })
+        .unwrap_or_default();
+    let has = |wanted: &[LinkInfo]| infos.iter().any(|info| wanted.contains(info));
+    let is_port = link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(_)))
+        && !has(&[LinkInfo::PortKind(InfoPortKind::Vrf)]);
+    if name == OVERLAY || is_pod_device(name) {
+        DeviceKind::Ours
+    } else if link.header.flags.contains(LinkFlags::Loopback) || has(&[LinkInfo::Kind(InfoKind::Dummy)]) {
+        DeviceKind::Inner
+    } else if link.header.link_layer_type != LinkLayerType::Ether {
+        DeviceKind::Frameless
+    } else if is_port {
+        DeviceKind::Port
+    } else {
+        DeviceKind::Ethernet
+    }
+}
+
 /// UDP port of a VXLAN device, and whether it takes its tunnel from each packet's metadata.
 fn vxlan_of(link: &LinkMessage) -> Option<(u16, bool)> {
     let infos = link
@@ -462,25 +442,4 @@ fn vxlan_of(link: &LinkMessage) -> Option<(u16, bool)> {
         data.iter().find_map(|info| if let InfoVxlan::Port(port) = info { Some(*port) } else { None })?;
     let is_external = data.iter().any(|info| matches!(info, InfoVxlan::CollectMetadata(true)));
     Some((port, is_external))
-}
-
-fn device_of(route: &RouteMessage) -> Option<u32> {
-    route.attributes.iter().find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None })
-}
-
-fn destination_of(route: &RouteMessage) -> Option<IpNetwork> {
-    let address = route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-        RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    })?;
-    IpNetwork::new(address, route.header.destination_prefix_length).ok()
-}
-
-fn source_of(route: &RouteMessage) -> Option<IpAddr> {
-    route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
-        RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    })
 }

@@ -1,13 +1,16 @@
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
 use aya::maps::{MapData, RingBuf};
+use cni_plugin::{RestoreError, restore};
 use ipnetwork::IpNetwork;
-use proxy_abi::{Addr, Config as Facts, Seat, Uplink as WayOut, endpoint_flag, map, prog};
-use proxy_state::{NodeTables, router_address};
+use proxy_abi::{
+    Addr, Config as Facts, PodCidr, PodCidrKey, Seat, Uplink as WayOut, endpoint_flag, map, prog,
+};
+use proxy_state::{Bounds, Kept, NodeTables, router_address};
 use skerry_kernel::{Map, Update, cgroup2_mount, is_cgroup2, netns_cookie, pinned_map_info};
 
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
     facts::{Found, facts},
     load::{LoadError, load},
     maps::Inherited,
-    network::{Network, NetworkError, OVERLAY, SideUplink, Uplink},
+    network::{Network, NetworkError, OVERLAY, SideUplink, Uplink, reached},
     old_flows,
     pins::Pins,
     settings::{Settings, SettingsError},
@@ -30,13 +33,15 @@ pub(crate) struct Node {
     settings: Settings,
     attachments: Attachments,
     facts: Map<u32, Facts>,
-    ways_out: Map<u32, WayOut>,
+    uplinks: Map<u32, WayOut>,
     uplink: Uplink,
     others: Vec<SideUplink>,
     host_netns_cookie: u64,
     flow_queue: u32,
     warned_of: Vec<PathBuf>,
     ranges_left_out: Vec<IpNetwork>,
+    /// Where the API server is.
+    servers: Vec<IpAddr>,
     /// Programs are attached that read other maps, and those of this agent are not filled yet.
     is_held_back: bool,
 }
@@ -63,6 +68,8 @@ pub enum NodeError {
     Read(#[source] skerry_kernel::Error),
     #[error("look at the flow table")]
     Flows(#[source] skerry_kernel::Error),
+    #[error("restore the entries of this node's pods")]
+    Pods(#[from] RestoreError),
     #[error("find the cgroup v2 hierarchy")]
     FindCgroup(#[source] skerry_kernel::Error),
     #[error(
@@ -92,15 +99,15 @@ impl Node {
         let cgroup = cgroup_root(&config)?;
         let mut settings = Settings::open(&config.run_dir)?;
         let network = Network::open()?;
-        let uplink = network.find_uplink(config.uplink.as_deref(), &config.node_ips).await?;
+        let uplink = network.find_uplink(&config).await?;
         let overlay_index = network.ensure_overlay(config.vxlan_port, uplink.pod_mtu()).await?;
-        let others = network.other_uplinks(uplink.index, config.other_uplinks.as_deref()).await?;
+        let pins = Pins::new(&config.pin_root);
+        prepare_pins(&pins, &mut settings)?;
+        let others = network
+            .other_uplinks(uplink.index, config.other_uplinks.as_deref(), &known_pod_ranges(&pins))
+            .await?;
         let uplinks = names(&uplink, &others);
         settings.prepare_forwarding(&uplinks, OVERLAY, false)?;
-        let pins = Pins::new(&config.pin_root);
-        if let Some(mounted) = pins.prepare().map_err(LoadError::from)? {
-            settings.record_mount(&mounted)?;
-        }
         let programs = load(&pins, &config.map_sizes, config.uplink_xdp.map(|_| prog::UPLINK_XDP))?;
         // Attaching is mostly waiting for the kernel.
         let inherited = std::thread::spawn({
@@ -117,19 +124,20 @@ impl Node {
         let flows = pinned_map_info(&pins.map(map::FLOWS)).map_err(NodeError::Flows)?;
         let attachments = Attachments::new(pins.clone(), programs.by_name, hooks)?;
         let host_netns_cookie = netns_cookie().map_err(NodeError::Cookie)?;
-        let node = Node {
+        let mut node = Node {
             config,
             network,
             settings,
             attachments,
             facts,
-            ways_out: Map::open(&pins.map(map::UPLINKS)).map_err(NodeError::Uplinks)?,
+            uplinks: Map::open(&pins.map(map::UPLINKS)).map_err(NodeError::Uplinks)?,
             uplink,
             others,
             host_netns_cookie,
             flow_queue: Seat::in_use(flows.max_entries),
             warned_of: Vec::new(),
             ranges_left_out: Vec::new(),
+            servers: Vec::new(),
             is_held_back: programs.must_fill,
         };
         if node.is_held_back {
@@ -137,6 +145,7 @@ impl Node {
             return start(node);
         }
         node.write_facts(overlay_index, None, None)?;
+        node.restore_pods()?;
         let changes = node.put_in_place()?;
         node.attachments.self_test()?;
         tracing::info!(
@@ -154,10 +163,17 @@ impl Node {
         if self.is_held_back {
             return Ok(Changes::default());
         }
-        self.uplink = self.network.find_uplink(self.config.uplink.as_deref(), &self.config.node_ips).await?;
+        let pins = Pins::new(&self.config.pin_root);
+        prepare_pins(&pins, &mut self.settings)?;
+        let repinned = self.attachments.restore_pins()?;
+        self.uplink = self.network.find_uplink(&self.config).await?;
         let index = self.network.ensure_overlay(self.config.vxlan_port, self.uplink.pod_mtu()).await?;
-        self.others =
-            self.network.other_uplinks(self.uplink.index, self.config.other_uplinks.as_deref()).await?;
+        let pods = match tables {
+            Some(tables) => tables.own.iter().chain(&tables.remote).copied().collect(),
+            None => known_pod_ranges(&pins),
+        };
+        let named = self.config.other_uplinks.as_deref();
+        self.others = self.network.other_uplinks(self.uplink.index, named, &pods).await?;
         let uplinks = names(&self.uplink, &self.others);
         let has_v6_pods = tables.is_some_and(|tables| tables.own.iter().any(|cidr| cidr.is_ipv6()));
         self.settings.prepare_forwarding(&uplinks, OVERLAY, has_v6_pods)?;
@@ -169,13 +185,54 @@ impl Node {
         self.write_facts(index, routers.as_ref(), service_ranges)?;
         if let (Some(tables), Some(routers)) = (tables, &routers) {
             self.network.set_overlay_addresses(index, routers).await?;
-            self.network.set_overlay_routes(index, &tables.remote, routers).await?;
+            let in_the_way = self.network.set_overlay_routes(index, &tables.remote, routers).await?;
+            if !in_the_way.is_empty() {
+                // The next look at the surroundings finds them, and these ranges are not believed any more.
+                tracing::warn!(?in_the_way, "routes that are not ours appeared, and stay");
+            }
         }
-        let changes = self.put_in_place()?;
+        self.restore_pods()?;
+        let mut changes = self.put_in_place()?;
+        changes.repinned += repinned;
         if let Some(tables) = tables.filter(|tables| !tables.own.is_empty()) {
             self.announce(tables)?;
         }
         Ok(changes)
+    }
+
+    /// Pods' entries that the tables have lost.
+    fn restore_pods(&self) -> Result<(), NodeError> {
+        let restored = restore(&self.config.pin_root, &self.config.cni_state_dir)?;
+        if restored.attachments > 0 {
+            tracing::warn!(pods = restored.attachments, "entries of pods were gone: written again");
+        }
+        if !restored.unreadable.is_empty() {
+            tracing::debug!(records = ?restored.unreadable, "no records of the CNI plugin");
+        }
+        Ok(())
+    }
+
+    /// What Nodes may not take away: this node's own addresses, its gateways, the way to the API server, routes of others.
+    pub async fn bounds(&self, claimed: &HashSet<IpNetwork>) -> Result<Bounds, NodeError> {
+        let around = self.network.surroundings(claimed).await?;
+        let ways_out = self.ways_out();
+        let gateways = around.gateways.iter().filter(|(_, device)| ways_out.contains(device));
+        let mut kept: BTreeMap<Addr, Kept> =
+            gateways.map(|(ip, _)| (Addr::from(*ip), Kept::Gateway)).collect();
+        kept.extend(self.servers.iter().map(|ip| (Addr::from(*ip), Kept::ApiServer)));
+        let first = [self.uplink.v4.map(IpAddr::from), self.uplink.v6.map(IpAddr::from)];
+        let others = self.others.iter().flat_map(|other| [other.v4, other.v6]);
+        kept.extend(first.into_iter().chain(others).flatten().map(|ip| (Addr::from(ip), Kept::Own)));
+        Ok(Bounds { cluster: self.config.cluster_cidrs.clone(), kept, routes: around.destinations })
+    }
+
+    /// Where the API server was found.
+    pub fn set_servers(&mut self, servers: Vec<IpAddr>) {
+        self.servers = servers;
+    }
+
+    fn ways_out(&self) -> Vec<u32> {
+        [self.uplink.index].into_iter().chain(self.others.iter().map(|other| other.index)).collect()
     }
 
     /// The devices that lead out, for the programs. One that is gone goes.
@@ -188,19 +245,19 @@ impl Node {
         let others = self.others.iter().map(|o| (o.index, WayOut { v4: address(o.v4), v6: address(o.v6) }));
         let wanted: BTreeMap<u32, WayOut> = others.chain([(self.uplink.index, first)]).collect();
         let now: BTreeMap<u32, WayOut> =
-            self.ways_out.entries().map_err(NodeError::Uplinks)?.into_iter().collect();
+            self.uplinks.entries().map_err(NodeError::Uplinks)?.into_iter().collect();
         for (index, way) in wanted.iter().filter(|(index, way)| now.get(index) != Some(way)) {
-            self.ways_out.update(index, way, Update::Any).map_err(NodeError::Uplinks)?;
+            self.uplinks.update(index, way, Update::Any).map_err(NodeError::Uplinks)?;
         }
         for index in now.keys().filter(|index| !wanted.contains_key(index)) {
-            self.ways_out.delete(index).map_err(NodeError::Uplinks)?;
+            self.uplinks.delete(index).map_err(NodeError::Uplinks)?;
         }
         Ok(())
     }
 
     /// Attaches what is not attached. Flows that an older version's programs keep elsewhere come along, those too that they
     /// recorded until they were replaced.
-    fn put_in_place(&self) -> Result<Changes, NodeError> {
+    fn put_in_place(&mut self) -> Result<Changes, NodeError> {
         self.write_ways_out()?;
         let pins = Pins::new(&self.config.pin_root);
         old_flows::adopt(&pins).map_err(NodeError::Flows)?;
@@ -212,10 +269,10 @@ impl Node {
 
     /// The addresses that this node answers on, for the `ENDPOINTS` map.
     pub async fn own_addresses(&self, tables: Option<&NodeTables>) -> Result<Vec<(Addr, u16)>, NodeError> {
-        let own = self.network.node_addresses().await?;
+        let (devices, ways_out) = (self.network.devices().await?, self.ways_out());
         let chosen = &self.config.node_port_addresses;
-        let own = own.into_iter().chain(served_loopback(chosen));
-        let own = own.map(|ip| (ip.into(), own_flags(ip, chosen)));
+        let own = reached(&devices, &ways_out).chain(served_loopback(chosen).map(|ip| (ip, true)));
+        let own = own.map(|(ip, is_reached)| (ip.into(), own_flags(ip, is_reached, chosen)));
         let routers = tables.into_iter().flat_map(|tables| &tables.own).map(router_address);
         Ok(own.chain(routers.map(|ip| (ip.into(), endpoint_flag::ROUTER))).collect())
     }
@@ -306,9 +363,28 @@ fn cgroup_root(config: &Config) -> Result<PathBuf, NodeError> {
     }
 }
 
-/// What an address of the node is to the programs.
-fn own_flags(ip: IpAddr, node_port_addresses: &[IpNetwork]) -> u16 {
-    let serves = node_port_addresses.is_empty() || node_port_addresses.iter().any(|cidr| cidr.contains(ip));
+fn prepare_pins(pins: &Pins, settings: &mut Settings) -> Result<(), NodeError> {
+    if let Some(mounted) = pins.prepare().map_err(LoadError::from)? {
+        settings.record_mount(&mounted)?;
+    }
+    Ok(())
+}
+
+/// What the maps say of pods' ranges before Nodes are known: from an agent before this one.
+fn known_pod_ranges(pins: &Pins) -> Vec<IpNetwork> {
+    let known = Map::<PodCidrKey, PodCidr>::open(&pins.map(map::POD_CIDRS)).and_then(|map| map.entries());
+    let range = |key: &PodCidrKey| {
+        let bits = if key.addr.is_v4() { key.prefix_len.checked_sub(96)? } else { key.prefix_len };
+        IpNetwork::new(key.addr.to_ip(), bits.try_into().ok()?).ok()
+    };
+    known.unwrap_or_default().iter().filter_map(|(key, _)| range(key)).collect()
+}
+
+/// What an address of the node is to the programs. `is_reached`: packets come to it by the ways out.
+fn own_flags(ip: IpAddr, is_reached: bool, node_port_addresses: &[IpNetwork]) -> u16 {
+    let is_chosen =
+        node_port_addresses.is_empty() || node_port_addresses.iter().any(|cidr| cidr.contains(ip));
+    let serves = is_reached && is_chosen;
     endpoint_flag::NODE | if serves { endpoint_flag::NODE_PORT } else { 0 }
 }
 
@@ -339,9 +415,10 @@ mod tests {
     fn node_ports_are_served_on_chosen_addresses() {
         let cidrs = ["192.168.50.0/24".parse().unwrap(), "2001:db8::/64".parse().unwrap()];
         let serves = |ip: &str, cidrs: &[IpNetwork]| {
-            own_flags(ip.parse().unwrap(), cidrs) & endpoint_flag::NODE_PORT != 0
+            own_flags(ip.parse().unwrap(), true, cidrs) & endpoint_flag::NODE_PORT != 0
         };
         assert!(serves("192.168.50.1", &cidrs) && serves("2001:db8::7", &cidrs) && serves("10.0.0.1", &[]));
         assert!(!serves("10.0.0.1", &cidrs) && !serves("2001:db8:1::7", &cidrs));
+        assert_eq!(own_flags("10.0.0.1".parse().unwrap(), false, &[]), endpoint_flag::NODE);
     }
 }

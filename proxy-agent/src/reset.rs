@@ -21,7 +21,7 @@ use crate::{
     flows::Flows,
     metrics::Metrics,
     pins::Pins,
-    pod_namespaces::{self, NotesError},
+    pod_namespaces,
     sockets::{self, Connected, Protocol, SocketsError},
     watch::chain,
 };
@@ -36,7 +36,7 @@ pub(crate) enum ResetError {
     #[error("look through the connections")]
     Tables(#[from] Error),
     #[error(transparent)]
-    Notes(#[from] NotesError),
+    Notes(#[from] cni_plugin::StateError),
     #[error(transparent)]
     Sockets(#[from] SocketsError),
     #[error("connections in network namespace {path}", path = path.display())]

@@ -35,15 +35,24 @@ const PROXY_MODE: &str = "ebpf";
 
 /// Whether the node is served: set by the agent's loop.
 #[derive(Debug, Default)]
-pub(crate) struct Readiness(AtomicBool);
+pub(crate) struct Readiness {
+    is_ready: AtomicBool,
+    is_broken: AtomicBool,
+}
 
 impl Readiness {
-    pub fn set(&self, is_ready: bool) {
-        self.0.store(is_ready, Ordering::Relaxed);
+    /// `is_broken`: the node's set-up has not been whole for a while.
+    pub fn set(&self, is_ready: bool, is_broken: bool) {
+        self.is_ready.store(is_ready, Ordering::Relaxed);
+        self.is_broken.store(is_broken, Ordering::Relaxed);
     }
 
     pub fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_ready.load(Ordering::Relaxed)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
     }
 }
 
@@ -129,6 +138,12 @@ fn respond(path: &str, metrics: &Metrics, readiness: &Readiness) -> Response<Ful
         "/metrics" => {
             (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.text())
         }
+        "/healthz" if readiness.is_broken() => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain",
+            "the node's set-up is not whole, see the log\n".to_owned(),
+        ),
+        // A restart would not help: alive is who answers.
         "/healthz" | "/livez" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
         "/readyz" if readiness.get() => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
         "/readyz" => (

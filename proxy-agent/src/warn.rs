@@ -33,7 +33,7 @@ struct Standing {
     changed: BTreeSet<ObjectKey>,
 }
 
-/// What is to be told of one Service.
+/// What is to be told of one Service or Node.
 #[derive(Clone, Default)]
 struct Concern {
     uid: String,
@@ -45,12 +45,12 @@ struct Concern {
 
 impl Warnings {
     /// After a plan: looks at the services that it looked at, and at those with a warning where nodes changed, since another
-    /// node may now be the one to tell.
+    /// node may now be the one to tell. `besides`: what the state of a Service alone doesn't say, and what of Nodes is not believed.
     pub fn note(
         &self,
         state: &State,
         planned: BTreeSet<ObjectKey>,
-        refused: &HashMap<ObjectKey, Warning>,
+        besides: &HashMap<ObjectKey, Vec<Warning>>,
         nodes_changed: bool,
         metrics: &Metrics,
     ) {
@@ -62,7 +62,7 @@ impl Warnings {
         let mut is_changed = false;
         for key in planned {
             let mut found = state.warnings(&key);
-            found.extend(refused.get(&key).cloned());
+            found.extend(besides.get(&key).into_iter().flatten().cloned());
             is_changed |= standing.set(state, key, found, nodes_changed);
         }
         if is_changed {
@@ -149,13 +149,13 @@ pub(crate) async fn tell(warnings: Warnings, client: Client, node_name: String, 
         }
         while let Some((key, cause)) = teller.due(Instant::now()) {
             let Some(told) = teller.told.get(&(key.clone(), cause)) else { break };
-            let event = Event { service: &key, uid: &told.uid, node: &node_name, warning: &told.warning };
+            let event = Event { of: &key, uid: &told.uid, node: &node_name, warning: &told.warning };
             let times = told.times.max(warnings.times(&key, cause));
             let written = write(&client, &event, told.name.as_deref(), times).await;
             match &written {
                 Ok(_) => metrics.events_written.inc(),
                 Err(error) => {
-                    tracing::warn!(error = chain(error), service = %key, "event not written");
+                    tracing::warn!(error = chain(error), of = %key, "event not written");
                     metrics.events_failed.inc()
                 }
             };

@@ -4,9 +4,10 @@ use proxy_state::{ObjectKey, Warning};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-/// A warning as an Event (events.k8s.io/v1) of the Service that it regards.
+/// A warning as an Event (events.k8s.io/v1) of the Service, or the Node, that it regards.
+#[derive(Clone, Copy)]
 pub(crate) struct Event<'a> {
-    pub service: &'a ObjectKey,
+    pub of: &'a ObjectKey,
     pub uid: &'a str,
     /// Name of our Node: who tells it.
     pub node: &'a str,
@@ -43,7 +44,7 @@ pub(crate) async fn write(
     times: u64,
 ) -> Result<Written, WriteError> {
     let now = jiff::Timestamp::now();
-    let (namespace, service) = event.service.parts();
+    let (namespace, of) = (namespace(event.of), event.of.parts().1);
     let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
     let request = match name {
         Some(name) => {
@@ -55,7 +56,7 @@ pub(crate) async fn write(
         None => {
             // Names of Events end in the time, as client-go makes them; the node tells apart who tells in one moment.
             let hash = event.node.bytes().fold(0_u32, |sum, b| sum.rotate_left(5) ^ u32::from(b));
-            let name = format!("{service}.{:x}{hash:08x}", now.as_nanosecond());
+            let name = format!("{of}.{:x}{hash:08x}", now.as_nanosecond());
             build(Method::POST, &path, "application/json", &body(event, &name, now))
                 .map_err(|source| WriteError::Request { path: path.clone(), source })?
         }
@@ -83,22 +84,34 @@ fn build(method: Method, path: &str, kind: &str, body: &Value) -> Result<Request
 }
 
 fn body(event: &Event<'_>, name: &str, now: jiff::Timestamp) -> Value {
-    let (namespace, service) = event.service.parts();
-    let mut regarding =
-        json!({"apiVersion": "v1", "kind": "Service", "namespace": namespace, "name": service});
+    let mut regarding = match event.of.parts() {
+        ("", node) => json!({"apiVersion": "v1", "kind": "Node", "name": node}),
+        (namespace, service) => {
+            json!({"apiVersion": "v1", "kind": "Service", "namespace": namespace, "name": service})
+        }
+    };
     if !event.uid.is_empty() {
         regarding["uid"] = json!(event.uid);
     }
+    let action = if event.of.parts().0.is_empty() { "Route" } else { "Balance" };
     // At most 128 bytes; a Node's name may have 253.
     let instance: String = event.node.chars().take(128).collect();
     json!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event",
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace(event.of)},
         "eventTime": micro_time(now),
-        "type": "Warning", "reason": event.warning.cause.reason(), "action": "Balance", "note": event.warning.note,
+        "type": "Warning", "reason": event.warning.cause.reason(), "action": action, "note": event.warning.note,
         "regarding": regarding,
         "reportingController": "skerry.io/proxy", "reportingInstance": instance,
     })
+}
+
+/// Events of what is in no namespace live in `default`.
+fn namespace(of: &ObjectKey) -> &str {
+    match of.parts().0 {
+        "" => "default",
+        namespace => namespace,
+    }
 }
 
 /// RFC 3339 with six digits, which the API demands of a MicroTime.
@@ -116,13 +129,20 @@ mod tests {
     fn an_event_names_its_service_its_reason_and_who_tells() {
         let warning = Warning { cause: Cause::AddressTaken, note: "taken".to_owned() };
         let service = ObjectKey::new("ns", "web");
-        let event = Event { service: &service, uid: "u", node: &"n".repeat(200), warning: &warning };
+        let event = Event { of: &service, uid: "u", node: &"n".repeat(200), warning: &warning };
         let at = "2026-11-24T12:50:04.5Z".parse().unwrap();
         let body = body(&event, "web.1", at);
         assert_eq!(body["eventTime"], "2026-11-24T12:50:04.500000Z");
         assert_eq!(body["regarding"]["uid"], "u");
         assert_eq!((body["reason"].as_str(), body["note"].as_str()), (Some("AddressTaken"), Some("taken")));
         assert_eq!(body["reportingInstance"].as_str().map(str::len), Some(128));
+        let node = ObjectKey::new("", "n2");
+        let of_node = self::body(&Event { of: &node, ..event }, "n2.1", at);
+        assert_eq!(
+            (of_node["regarding"]["kind"].as_str(), of_node["action"].as_str()),
+            (Some("Node"), Some("Route"))
+        );
+        assert_eq!(of_node["metadata"]["namespace"], "default");
         let unknown = Event { uid: "", ..event };
         assert!(self::body(&unknown, "web.1", at)["regarding"].get("uid").is_none());
     }

@@ -14,6 +14,7 @@ use crate::{
     desired::{address_in_use, frontend_keys},
     ip::parse_cidr,
     model::{Node, ObjectKey, Service, Slice},
+    ranges::Bounds,
 };
 
 /// Everything we know of the cluster: objects, indexes, and which services have to be looked at again.
@@ -34,6 +35,8 @@ pub struct State {
     pub(crate) claims: Claims,
     /// Addresses that this node answers on itself, with their `endpoint_flag` bits.
     pub(crate) own_addresses: BTreeMap<Addr, u16>,
+    /// What Nodes may not take away.
+    pub(crate) bounds: Bounds,
     dirty: BTreeSet<ObjectKey>,
     nodes_are_dirty: bool,
     /// Services that somebody outside asks a node about.
@@ -60,6 +63,7 @@ impl State {
             node_of: HashMap::new(),
             claims: Claims::default(),
             own_addresses: BTreeMap::new(),
+            bounds: Bounds::default(),
             dirty: BTreeSet::new(),
             nodes_are_dirty: true,
             outside: BTreeSet::new(),
@@ -185,6 +189,19 @@ impl State {
             self.own_addresses = addresses;
             self.nodes_are_dirty = true;
         }
+    }
+
+    /// What this node knows of its surroundings: Nodes' claims are judged by it.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        if self.bounds != bounds {
+            self.bounds = bounds;
+            self.nodes_are_dirty = true;
+        }
+    }
+
+    /// The ranges that Nodes claim, rightly or not.
+    pub fn claimed(&self) -> HashSet<IpNetwork> {
+        self.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied()).collect()
     }
 
     /// Whether a [`crate::plan`] made now would look at anything.

@@ -7,6 +7,7 @@
 //! * [`State`] (ingest): the objects, kept compactly, with their indexes and what is dirty.
 //! * [`State::announced`], [`State::health`]: what somebody outside of the cluster asks this node about.
 //! * [`ServicePortTable`], [`NodeTables`] (desired): what the maps should say for one service, and for all nodes.
+//! * [`Bounds`]: what of Nodes' claims is believed.
 //! * [`Actual`]: what the maps say; rebuilt from a [`Dump`] at start and after every failure.
 //! * [`State::demand`]: how large the maps have to be.
 //! * [`State::resets`]: which connections a Service wants ended.
@@ -31,6 +32,7 @@ mod maglev;
 mod model;
 mod nodes;
 mod plan;
+mod ranges;
 mod resets;
 mod runs;
 mod warnings;
@@ -47,6 +49,7 @@ pub use maglev::weighted as maglev_table;
 pub use model::{ObjectKey, prefix};
 pub use nodes::{NodeTables, router_address};
 pub use plan::{Op, Plan, Refusal, plan};
+pub use ranges::{Bounds, Kept};
 pub use resets::{Resets, Stale, Standing};
 pub use runs::{RunAllocator, RunsFull};
 pub use warnings::{Cause, Warning};

@@ -324,6 +324,8 @@ fn flags_of(endpoint: &api::Endpoint, node_name: &str) -> u8 {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Node {
     pub created: u64,
+    /// The 128 bits of its `uid`; 0 when unknown.
+    pub uid: u128,
     pub pod_cidrs: Box<[IpNetwork]>,
     /// Its `InternalIP` addresses.
     pub addresses: Box<[Addr]>,
@@ -341,6 +343,7 @@ impl Node {
         let spec = &node.spec;
         Node {
             created: timestamp_digits(&node.metadata.creation_timestamp),
+            uid: uid_bits(&node.metadata.uid),
             pod_cidrs: match spec.pod_cidrs.is_empty() {
                 true => parse_cidr(&spec.pod_cidr).into_iter().collect(),
                 false => spec.pod_cidrs.iter().filter_map(|cidr| parse_cidr(cidr)).collect(),

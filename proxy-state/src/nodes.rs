@@ -9,6 +9,8 @@ use proxy_abi::{Addr, Endpoint, PodCidr, PodCidrKey, pod_cidr_flag};
 use crate::{
     ingest::State,
     model::{ObjectKey, prefix},
+    ranges::{judge, warnings},
+    warnings::Warning,
 };
 
 /// What the maps and the routing table should say about nodes.
@@ -25,37 +27,48 @@ pub struct NodeTables {
     pub remote: BTreeSet<IpNetwork>,
     /// ClusterIP ranges of all ServiceCIDRs, the widest first, none within another. Empty where there are no such objects.
     pub service_ranges: Vec<IpNetwork>,
+    /// What of Nodes' claims is not believed.
+    pub warnings: BTreeMap<ObjectKey, Vec<Warning>>,
 }
 
 impl State {
-    /// Two nodes with one pod CIDR: the older has it (and the name decides between equals).
+    /// Ranges that are believed ([`judge`]), each with its node's address.
     pub fn node_tables(&self) -> NodeTables {
-        let mut tables = NodeTables::default();
         let mut by_age: Vec<_> = self.nodes.iter().collect();
         by_age.sort_by_key(|(name, node)| (node.created, *name));
         let our_name = ObjectKey::new("", &self.node_name);
+        let service_ranges = widest(self.service_cidrs.values().flatten());
+        let believed = judge(&by_age, &our_name, &service_ranges, &self.bounds);
+        let mut tables = NodeTables {
+            warnings: believed
+                .doubts
+                .iter()
+                .map(|(name, doubts)| ((*name).clone(), warnings(doubts)))
+                .collect(),
+            service_ranges,
+            ..NodeTables::default()
+        };
         for (name, node) in by_age {
             let is_ours = *name == our_name;
+            let ranges = believed.ranges(name);
+            let addresses: Vec<Addr> =
+                node.addresses.iter().filter(|addr| is_ours || believed.is_nodes(**addr)).copied().collect();
             if is_ours {
-                tables.own = node.pod_cidrs.to_vec();
+                tables.own = ranges.to_vec();
             } else {
-                tables.peers.extend(node.addresses.iter());
+                tables.peers.extend(addresses.iter());
             }
             // The underlay speaks IPv4 where it can.
-            let v4 = node.addresses.iter().find(|addr| addr.is_v4());
-            let Some(outer) = v4.or(node.addresses.first()) else { continue };
-            for cidr in &node.pod_cidrs {
+            let v4 = addresses.iter().find(|addr| addr.is_v4());
+            let Some(outer) = v4.or(addresses.first()) else { continue };
+            for cidr in ranges {
                 let flags = if is_ours { pod_cidr_flag::LOCAL } else { 0 };
-                tables.pod_cidrs.entry(lpm_key(cidr)).or_insert(PodCidr { node: *outer, flags });
+                tables.pod_cidrs.insert(lpm_key(cidr), PodCidr { node: *outer, flags });
                 if !is_ours {
                     tables.remote.insert(*cidr);
                 }
             }
         }
-        for own in &tables.own {
-            tables.remote.remove(own);
-        }
-        tables.service_ranges = widest(self.service_cidrs.values().flatten());
         tables.endpoints = self
             .own_addresses
             .iter()

@@ -11,7 +11,8 @@ use crate::{
     model::{MOST_WEIGHT, ObjectKey, Service, fnv1a, node_hash},
 };
 
-/// What its owner should know about a Service: something of it is not served, or is served and looks like a mistake.
+/// What its owner should know about a Service: something of it is not served, or is served and looks like a mistake. Of a Node:
+/// what of its claims is not believed ([`crate::NodeTables::warnings`]).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Warning {
     pub cause: Cause,
@@ -19,7 +20,7 @@ pub struct Warning {
     pub note: String,
 }
 
-/// Kinds of warnings. A Service has at most one of each.
+/// Kinds of warnings. A Service, or a Node, has at most one of each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Cause {
     /// An older Service has one of its addresses and ports.
@@ -29,7 +30,7 @@ pub enum Cause {
     AddressOfNode,
     /// One of its external addresses is another Service's ClusterIP.
     AddressOfService,
-    /// External addresses that reach a node itself, or that the configuration forbids.
+    /// External addresses that reach a node itself, or that the configuration forbids; a Node's address among pods.
     AddressRefused,
     /// Loopback, link-local and multicast addresses in its EndpointSlices.
     EndpointRefused,
@@ -37,10 +38,14 @@ pub enum Cause {
     AnnotationRefused,
     /// The maps are full.
     DoesNotFit,
+    /// Of a Node: a range that lies where no pods may, or that an older Node has.
+    PodRangeRefused,
+    /// Of a Node: a range that something of this node is in the way of.
+    PodRangeUnusable,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 7] = [
+    pub const ALL: [Cause; 9] = [
         Cause::AddressTaken,
         Cause::AddressOfNode,
         Cause::AddressOfService,
@@ -48,6 +53,8 @@ impl Cause {
         Cause::EndpointRefused,
         Cause::AnnotationRefused,
         Cause::DoesNotFit,
+        Cause::PodRangeRefused,
+        Cause::PodRangeUnusable,
     ];
 
     /// The reason of an Event.
@@ -60,6 +67,8 @@ impl Cause {
             Cause::EndpointRefused => "EndpointRefused",
             Cause::AnnotationRefused => "AnnotationRefused",
             Cause::DoesNotFit => "DoesNotFit",
+            Cause::PodRangeRefused => "PodCIDRRefused",
+            Cause::PodRangeUnusable => "PodCIDRUnusable",
         }
     }
 
@@ -73,12 +82,14 @@ impl Cause {
             Cause::EndpointRefused => "endpoint_refused",
             Cause::AnnotationRefused => "annotation_refused",
             Cause::DoesNotFit => "does_not_fit",
+            Cause::PodRangeRefused => "pod_cidr_refused",
+            Cause::PodRangeUnusable => "pod_cidr_unusable",
         }
     }
 
     /// Whether every node comes to the same result: then one of them tells it.
     pub fn is_everywhere(self) -> bool {
-        self != Cause::DoesNotFit
+        !matches!(self, Cause::DoesNotFit | Cause::PodRangeUnusable)
     }
 }
 
@@ -142,9 +153,10 @@ impl State {
         elected.is_none_or(|name| name.parts().1 == &*self.node_name)
     }
 
-    /// The `uid` of a Service as the API wrote it; empty if it had none.
-    pub fn uid(&self, service: &ObjectKey) -> String {
-        let uid = self.services.get(service).map_or(0, |service| service.uid);
+    /// The `uid` of a Service or Node as the API wrote it; empty if it had none.
+    pub fn uid(&self, key: &ObjectKey) -> String {
+        let of_service = self.services.get(key).map(|service| service.uid);
+        let uid = of_service.or_else(|| Some(self.nodes.get(key)?.uid)).unwrap_or(0);
         if uid == 0 {
             return String::new();
         }

@@ -95,7 +95,7 @@ pub struct NodeOptions {
     /// The node's name; the host's if absent
     #[arg(long)]
     pub node_name: Option<String>,
-    /// The node's own address, or one of each family; the machine's default addresses if absent
+    /// The node's own address, or one of each family; if absent the machine's default addresses, found again when they change
     #[arg(long = "node-ip", value_delimiter = ',')]
     pub node_ips: Vec<IpAddr>,
     /// key=value, repeated
@@ -128,8 +128,8 @@ pub struct TunnelOptions {
     /// The device that leads to the other nodes; the one with the node's address if absent
     #[arg(long)]
     pub uplink: Option<String>,
-    /// Further devices that lead out of the node, where NodePorts are served, too: `auto` (those with a default route), `none`, or
-    /// their names
+    /// Further devices that lead out of the node, where NodePorts are served and pods' packets get the node's address, too: `auto`
+    /// (all Ethernet devices by which anything can leave), `none`, or their names
     #[arg(long, default_value = "auto", value_name = "auto|none|NAME,…")]
     pub other_uplinks: OtherUplinks,
     #[arg(long, default_value_t = 4789)]
@@ -289,7 +289,7 @@ pub struct ProxyArgs {
     /// Name of this node's Node object; $NODE_NAME, else the host's name
     #[arg(long, env = "NODE_NAME")]
     pub node_name: Option<String>,
-    /// The node's own address, or one of each family; the uplink's if absent
+    /// The node's own address, or one of each family; if absent the uplink's, found again when it changes
     #[arg(long = "node-ip", value_delimiter = ',')]
     pub node_ips: Vec<IpAddr>,
     #[arg(long)]
@@ -301,6 +301,10 @@ pub struct ProxyArgs {
     pub cni_bin_dir: Option<PathBuf>,
     #[arg(long, default_value = "/run/skerry")]
     pub run_dir: PathBuf,
+    /// Addresses of all pods (--cluster-cidr of the controller manager): ranges that Nodes claim elsewhere are not believed.
+    /// $CLUSTER_CIDR; if absent those that hold a node's address or touch a ServiceCIDR are not
+    #[arg(long = "cluster-cidr", env = "CLUSTER_CIDR", value_delimiter = ',')]
+    pub cluster_cidrs: Vec<IpNetwork>,
     /// Remove what kube-proxy has left on this machine, once our own programs serve
     #[arg(long)]
     pub clean_kube_proxy: bool,
@@ -354,7 +358,7 @@ impl std::fmt::Display for ExternalIps {
     }
 }
 
-/// Devices that lead out beside the uplink; none named: those with a default route.
+/// Devices that lead out beside the uplink; none named: all by which anything can leave.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OtherUplinks(pub Option<Vec<String>>);
 

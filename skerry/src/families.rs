@@ -1,9 +1,14 @@
 //! Address families: those of the cluster's ranges, and this machine's addresses of each.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use ipnetwork::IpNetwork;
+use skerry_kernel::source_towards_outside;
+use tokio::sync::{mpsc, watch};
 
 use crate::args::ClusterArgs;
 
@@ -35,7 +40,7 @@ pub fn check(cluster: &ClusterArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The node's addresses, those given or this machine's default one of each of the cluster's families.
+/// The node's addresses, those given or this machine's default one of each of the cluster's families, at the moment.
 pub fn node_addresses(given: &[IpAddr], cluster: &ClusterArgs) -> anyhow::Result<Vec<IpAddr>> {
     for is_v4 in [true, false] {
         let count = given.iter().filter(|ip| ip.is_ipv4() == is_v4).count();
@@ -45,7 +50,7 @@ pub fn node_addresses(given: &[IpAddr], cluster: &ClusterArgs) -> anyhow::Result
         return Ok(given.to_vec());
     }
     let own = |pods: &IpNetwork| {
-        default_address(pods.is_ipv4())
+        source_towards_outside(pods.is_ipv4())
             .with_context(|| format!("find this machine's {} address: give --node-ip", name(pods.is_ipv4())))
     };
     cluster.pod_cidrs.iter().map(own).collect()
@@ -75,13 +80,33 @@ pub fn listen_address(asked: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The source address that the machine would use towards the outside. Nothing is sent.
-fn default_address(is_v4: bool) -> anyhow::Result<IpAddr> {
-    // Documentation addresses (RFC 5737, RFC 3849): connect only asks the routing table.
-    let (any, outside) = if is_v4 { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(outside).context("there is no default route")?;
-    Ok(socket.local_addr()?.ip())
+/// Addresses and routes change in bursts.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Tells the node's addresses anew whenever the machine's change, for ever. While it has none of a family what was known stays.
+pub async fn follow(cluster: ClusterArgs, to: watch::Sender<Vec<IpAddr>>) -> anyhow::Result<()> {
+    let (tell, mut changed) = mpsc::channel(1);
+    let listening = proxy_agent::monitor(tell)?;
+    let follow = async {
+        loop {
+            if let Ok(found) = node_addresses(&[], &cluster) {
+                to.send_if_modified(|known| {
+                    let is_new = *known != found;
+                    if is_new {
+                        tracing::warn!(?known, ?found, "this machine's addresses have changed");
+                        *known = found;
+                    }
+                    is_new
+                });
+            }
+            if changed.recv().await.is_none() {
+                return;
+            }
+            tokio::time::sleep(SETTLE).await;
+        }
+    };
+    tokio::join!(listening, follow);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use skerry_balancer::{Options, Rules, Source, XdpChoice};
 /// A file names virtual addresses and backends:
 ///
 /// vips: [{address, port, protocol: TCP|UDP, mode: snat|dsr, balancing: maglev|random, backends: [{address, port, weight}],
-/// healthCheck: {type: tcp|http, path, port, interval, timeout, rise, fall}}]
+/// healthCheck: {type: tcp|http|node, path, port, interval, timeout, rise, fall}, whenAllDown: all|none}]
 #[derive(Clone, Debug, Args)]
 pub struct LbArgs {
     /// YAML or JSON; read again on SIGHUP
@@ -26,6 +26,9 @@ pub struct LbArgs {
     /// How a cluster's nodes are asked for their health; Services of policy Local are asked at their healthCheckNodePort
     #[arg(long, default_value = "kube-proxy", value_enum)]
     pub health_check: HealthCheck,
+    /// Who of a cluster's nodes gets new connections when all are down by the checks (a file says `whenAllDown`)
+    #[arg(long, default_value = "all", value_enum)]
+    pub when_all_down: WhenAllDown,
     /// Device that clients' packets come in by, repeated; that of the default route if absent
     #[arg(long = "device")]
     pub devices: Vec<String>,
@@ -58,6 +61,13 @@ pub enum HealthCheck {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum WhenAllDown {
+    /// All of them: the checks are at fault more often than all nodes
+    All,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum XdpMode {
     /// In the driver
     Native,
@@ -75,6 +85,10 @@ pub fn run(args: LbArgs) -> anyhow::Result<ExitCode> {
     let rules = Rules {
         class: args.load_balancer_class,
         asks_kube_proxy: args.health_check == HealthCheck::KubeProxy,
+        when_all_down: match args.when_all_down {
+            WhenAllDown::All => skerry_balancer::WhenAllDown::All,
+            WhenAllDown::None => skerry_balancer::WhenAllDown::None,
+        },
     };
     let source = Source { kubeconfig: args.kubeconfig, rules };
     skerry_balancer::run(&Options {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path, path::PathBuf, process
 
 use anyhow::{Context, bail, ensure};
 use skerry_kubelet::Taint;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -53,6 +54,20 @@ async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let kubeconfig = paths.node_dir().join("kubeconfig.yaml");
     write_private(&kubeconfig, node_kubeconfig(&args.server, &node_name, &credentials).as_bytes())?;
 
+    // What was found is found again; only what was given is fixed.
+    let given = args.node.node_ips.clone();
+    let (addresses, found) = watch::channel(node_ips.clone());
+    if given.is_empty() {
+        let cluster = args.cluster.clone();
+        tokio::spawn(async move {
+            if let Err(error) = families::follow(cluster, addresses).await {
+                tracing::error!(error = format!("{error:#}"), "this machine's addresses are not followed");
+            }
+        });
+    }
+    let (faults, network_fault) = watch::channel(None);
+    let progress = watch::Sender::default();
+    tokio::spawn(tell_faults(progress.subscribe(), faults));
     let access = skerry_kubelet::ServerAccess::Joined { server: args.server.clone(), dir: credentials };
     let kubelet = skerry_kubelet::Config {
         runtime_socket: args.node.containerd_socket.clone(),
@@ -61,22 +76,26 @@ async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
         cgroup_parent: args.node.cgroup_parent.clone(),
         labels: labels(&args.node.labels)?,
         taints: taints(&args.node.taints)?,
-        ..skerry_kubelet::Config::new(node_name.clone(), node_ips.clone(), access)
+        node_ips: found,
+        network_fault,
+        ..skerry_kubelet::Config::new(node_name.clone(), node_ips, access)
     };
-    let proxy = proxy_config(
+    let mut proxy = proxy_config(
         &args.node.tunnel,
         Some(kubeconfig),
         node_name,
-        node_ips,
+        given,
         &args.folders.run_dir,
         &args.cluster,
         args.node.cgroup_root.clone(),
         args.node.cni_conf_dir.clone(),
         Some(cni_install(&args.node.cni_bin_dir)?),
     );
+    proxy.cluster_cidrs = args.cluster.pod_cidrs.clone();
     let parts = shutdown.child_token();
     let kubelet = run_part("node agent", skerry_kubelet::run(kubelet, parts.clone()), parts.clone());
-    let proxy = run_part("service proxy", proxy_agent::run(proxy, parts.clone()), parts.clone());
+    let proxy = proxy_agent::run_with_progress(proxy, parts.clone(), progress);
+    let proxy = run_part("service proxy", proxy, parts.clone());
     let (kubelet, proxy) = tokio::join!(kubelet, proxy);
     proxy?;
     kubelet?;
@@ -94,7 +113,7 @@ pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
         proxy_agent::check_overlay(args.tunnel.vxlan_port).await?;
         let shutdown = shutdown_on_signal()?;
         let install = args.cni_bin_dir.as_deref().map(cni_install);
-        let config = proxy_config(
+        let mut config = proxy_config(
             &args.tunnel,
             args.kubeconfig.clone(),
             name(args.node_name.as_deref())?,
@@ -105,6 +124,7 @@ pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
             args.cni_conf_dir.clone(),
             install.transpose()?,
         );
+        config.cluster_cidrs = args.cluster_cidrs.clone();
         let progress = tokio::sync::watch::Sender::default();
         if args.clean_kube_proxy {
             tokio::spawn(kube_proxy::clean_when_ready(progress.subscribe(), config.node_ports.clone()));
@@ -112,6 +132,19 @@ pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
         proxy_agent::run_with_progress(config, shutdown, progress).await.context("run the service proxy")?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// What the service proxy says of the node's network, for the Node's condition.
+async fn tell_faults(
+    mut progress: watch::Receiver<proxy_agent::Progress>,
+    to: watch::Sender<Option<String>>,
+) {
+    while progress.changed().await.is_ok() {
+        let is_broken = progress.borrow_and_update().is_broken;
+        let fault =
+            is_broken.then(|| "the service proxy can't set this node up: its log says why".to_owned());
+        to.send_if_modified(|told| std::mem::replace(told, fault.clone()) != fault);
+    }
 }
 
 /// Runs one of two parts; when it ends, for whatever reason, the other is told to.

@@ -1,7 +1,7 @@
 //! `skerry up`: server and node of this machine, watched over.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::ExitCode,
     time::{Duration, Instant},
@@ -53,10 +53,10 @@ async fn supervise(args: UpArgs) -> anyhow::Result<ExitCode> {
         Some(address) => address,
         None => families::primary(&node_ips, &args.server.cluster)?,
     };
-    let api = SocketAddr::new(advertise, args.server.bind.port());
+    let api = own_server(args.server.bind, advertise);
     // The server's flags are ours; the node gets those of its own, and the way to the server.
     let server_args = server_args(&args, advertise, &node_ips);
-    let node_args = node_args(&args, api, &node_ips);
+    let node_args = node_args(&args, api);
     let paths = Paths(&args.server.folders);
     let server = tokio::spawn(keep_running("server", program.clone(), server_args, shutdown.clone()));
     let token = paths.join_token();
@@ -103,6 +103,12 @@ async fn announce(args: &UpArgs, started: Instant) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How this machine's node reaches its server: not by an address that may change, where it can.
+fn own_server(bind: SocketAddr, advertise: IpAddr) -> SocketAddr {
+    let ip = if bind.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { advertise };
+    SocketAddr::new(ip, bind.port())
+}
+
 fn server_args(args: &UpArgs, advertise: IpAddr, node_ips: &[IpAddr]) -> Vec<String> {
     let server = &args.server;
     let mut list = vec!["server".to_owned()];
@@ -119,7 +125,7 @@ fn server_args(args: &UpArgs, advertise: IpAddr, node_ips: &[IpAddr]) -> Vec<Str
     list
 }
 
-fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String> {
+fn node_args(args: &UpArgs, api: SocketAddr) -> Vec<String> {
     let (node, path) = (&args.node, |path: &Path| path.display().to_string());
     let mut list = vec!["node".to_owned()];
     list.extend(folder_args(args));
@@ -132,8 +138,9 @@ fn node_args(args: &UpArgs, api: SocketAddr, node_ips: &[IpAddr]) -> Vec<String>
     flag("server", Some(format!("https://{api}")));
     flag("token-file", Some(path(&Paths(&args.server.folders).join_token())));
     flag("node-name", node.node_name.clone());
-    let node_ips: Vec<String> = node_ips.iter().map(IpAddr::to_string).collect();
-    flag("node-ip", Some(node_ips.join(",")));
+    // Not what was found: the node finds it again when it changes.
+    let node_ips: Vec<String> = node.node_ips.iter().map(IpAddr::to_string).collect();
+    flag("node-ip", (!node_ips.is_empty()).then(|| node_ips.join(",")));
     for label in &node.labels {
         flag("label", Some(label.clone()));
     }
@@ -229,7 +236,7 @@ fn wait_for(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Cli, Command, SocketLb, UplinkXdp};
+    use crate::args::{Cli, Command, NodeOptions, SocketLb, UplinkXdp};
     use clap::Parser;
 
     #[test]
@@ -290,8 +297,14 @@ mod tests {
         };
         assert_eq!(server.tls_sans, ["a", "b", "fd00::1"]);
         assert_eq!(server.cluster.pod_cidrs, args.server.cluster.pod_cidrs);
-        let Command::Node(node) = child(node_args(&args, api, &node_ips)) else { panic!("node") };
-        assert_eq!(node.node.node_ips, node_ips);
+        let Command::Node(node) = child(node_args(&args, api)) else { panic!("node") };
+        assert!(node.node.node_ips.is_empty(), "what was found is not fixed");
+        let given =
+            UpArgs { node: NodeOptions { node_ips: node_ips.to_vec(), ..args.node.clone() }, ..args.clone() };
+        let Command::Node(fixed) = child(node_args(&given, api)) else { panic!("node") };
+        assert_eq!(fixed.node.node_ips, node_ips);
+        assert_eq!(own_server("[::]:6443".parse().unwrap(), api.ip()), "127.0.0.1:6443".parse().unwrap());
+        assert_eq!(own_server("10.0.0.1:7443".parse().unwrap(), api.ip()), "10.0.0.1:7443".parse().unwrap());
         assert_eq!(node.server, "https://10.0.0.1:6443");
         assert_eq!(node.node.taints, ["node-role.kubernetes.io/control-plane:NoSchedule", "x=y:NoExecute"]);
         assert_eq!(node.node.cgroup_root.as_deref(), Some(Path::new("/c")));

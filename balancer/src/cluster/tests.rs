@@ -64,7 +64,8 @@ fn slice(service: &str, endpoints: &[(&str, Value)]) -> Object {
 }
 
 fn cluster(objects: Vec<Object>) -> Cluster {
-    let mut cluster = Cluster::new(Rules { class: Some("ours".to_owned()), asks_kube_proxy: true });
+    let mut cluster =
+        Cluster::new(Rules { class: Some("ours".to_owned()), asks_kube_proxy: true, ..Rules::default() });
     for object in objects {
         let _ = cluster.change(Change::Applied(object));
     }

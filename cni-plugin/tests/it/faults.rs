@@ -389,3 +389,33 @@ fn nonsense_is_answered_with_an_error_object() {
     }
     assert!(node.pairs().is_empty() && !node.state().exists());
 }
+
+/// The folder of addresses is gone while pods run, and then their entries in the tables, too: the kernel still knows them.
+#[test]
+fn a_lost_state_gives_no_address_that_a_pod_has() {
+    let node = Node::new("ipam");
+    let pods: Vec<Netns> = (0..4).map(|i| Netns::unique(&format!("p{i}")).unwrap()).collect();
+    let mut given: BTreeSet<String> = BTreeSet::new();
+    for (i, pod) in pods.iter().enumerate() {
+        given.insert(address(&node.add(&format!("pod{i}"), pod).expect_ok("ADD")));
+        assert_eq!(given.len(), i + 1, "{given:?}");
+        match i {
+            0 | 1 => std::fs::remove_dir_all(node.state()).unwrap(),
+            _ => {
+                std::fs::remove_dir_all(node.state()).unwrap();
+                for (addr, _) in node.endpoints.entries().unwrap() {
+                    node.endpoints.delete(&addr).unwrap();
+                }
+            }
+        }
+    }
+    reach(&pods[0], &pods[1], &address_of(&pods[1]));
+    for (i, pod) in pods.iter().enumerate() {
+        node.del(&format!("pod{i}"), pod).expect_ok("DEL");
+    }
+    assert!(node.endpoints.entries().unwrap().is_empty() && node.links.entries().unwrap().is_empty());
+    assert!(node.pairs().is_empty());
+    // Freed, they are given again.
+    let again = Netns::unique("again").unwrap();
+    assert!(given.contains(&address(&node.add("again", &again).expect_ok("ADD"))));
+}

@@ -23,7 +23,12 @@ pub(super) struct Capacity {
 /// What follows from a sync besides the maps.
 impl Agent {
     /// Logs what is refused when it is not yet known, and tells the owners of Services.
-    pub(super) fn warn(&mut self, refused: &[Refusal], planned: BTreeSet<ObjectKey>, nodes_changed: bool) {
+    pub(super) fn warn(
+        &mut self,
+        refused: &[Refusal],
+        mut planned: BTreeSet<ObjectKey>,
+        nodes_changed: bool,
+    ) {
         let before = std::mem::take(&mut self.refused);
         let is_new =
             |refusal: &&Refusal| self.refused.insert(refusal.of()) && !before.contains(&refusal.of());
@@ -41,11 +46,14 @@ impl Agent {
         if fresh.len() > LOGGED_AT_ONCE {
             tracing::error!(services = fresh.len(), "do not fit: see the metric service_warnings");
         }
-        let warnings: HashMap<ObjectKey, Warning> = refused
-            .iter()
-            .filter_map(Refusal::warning)
-            .map(|(service, warning)| (service.clone(), warning))
-            .collect();
+        let mut warnings: HashMap<ObjectKey, Vec<Warning>> = HashMap::new();
+        for (service, warning) in refused.iter().filter_map(Refusal::warning) {
+            warnings.entry(service.clone()).or_default().push(warning);
+        }
+        if let Some(tables) = self.node_tables.as_ref().filter(|_| nodes_changed) {
+            planned.extend(tables.warnings.keys().cloned());
+            warnings.extend(tables.warnings.iter().map(|(node, found)| (node.clone(), found.clone())));
+        }
         self.warnings.note(&self.reconciler.state, planned, &warnings, nodes_changed, &self.metrics);
     }
 

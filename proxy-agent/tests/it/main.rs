@@ -1,7 +1,10 @@
 //! The agent on nodes of namespaces, one module a behaviour. Starts itself as a client, a server or an agent in other
 //! namespaces and cgroups, so it has a `main` of its own.
 
+mod changes;
+mod claims;
 mod killed;
+mod lost;
 mod node;
 mod outside;
 mod scale;
@@ -17,7 +20,10 @@ fn main() {
         return play(&role);
     }
     let modules = [
+        ("changes", changes::trials()),
+        ("claims", claims::trials()),
         ("killed", killed::trials()),
+        ("lost", lost::trials()),
         ("node", node::trials()),
         ("outside", outside::trials()),
         ("scale", scale::trials()),

@@ -36,8 +36,8 @@ fn frontends(node: &TestNode) -> Vec<(FrontendKey, Frontend)> {
     Map::open(&node.pin("maps", map::FRONTENDS)).unwrap().entries().unwrap()
 }
 
-fn ready(node: &TestNode, api: &Api) -> Agent {
-    support::log();
+pub fn ready(node: &TestNode, api: &Api) -> Agent {
+    crate::support::log();
     api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
     api.listen_in(&node.netns, &node.kubeconfig());
     let mut agent = Agent::start(node, node.config());
@@ -167,7 +167,7 @@ fn xdp_on_the_uplink_runs_where_it_was_asked_to_and_moves_at_a_restart() {
 }
 
 fn an_uplink_that_comes_late_is_waited_for_and_one_that_changes_is_followed() {
-    support::log();
+    crate::support::log();
     let (underlay, api) = (Underlay::new(), Api::new());
     let node = underlay.node("late", 1);
     api.node(&node.name, "172.31.5.1", &node.pod_cidr());
@@ -467,7 +467,7 @@ fn a_watch_that_stalls_without_closing_is_given_up_and_nothing_is_missed() {
     agent.stop().unwrap();
 }
 
-fn get(address: std::net::SocketAddr, path: &str) -> std::io::Result<String> {
+pub fn get(address: std::net::SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")?;
     let mut answer = String::new();

@@ -50,7 +50,7 @@ fn service(api: &Api, policy: &str, health_port: u16, addresses: &[&str]) {
 }
 
 fn start(api: &Api, node: &TestNode) -> Agent {
-    support::log();
+    crate::support::log();
     api.listen_in(&node.netns, &node.kubeconfig());
     let mut agent = Agent::start(node, node.config());
     agent.wait_ready();
@@ -242,7 +242,7 @@ fn a_node_that_is_to_go_is_alive_but_gets_no_traffic() {
 fn the_node_port_for_health_can_be_elsewhere_or_nowhere() {
     let (underlay, api, a, _b) = two_nodes();
     node(&api, &a, json!({}));
-    support::log();
+    crate::support::log();
     api.listen_in(&a.netns, &a.kubeconfig());
     a.netns.ip("addr add 172.31.0.99/24 dev eth0").unwrap();
     let config = Config {

@@ -113,7 +113,7 @@ fn storm_seconds() -> u32 {
 }
 
 fn storm() {
-    support::log();
+    crate::support::log();
     let (underlay, api) = (Underlay::new(), Api::new());
     let node = underlay.node("storm", 1);
     api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());
@@ -189,7 +189,7 @@ fn storm() {
 
 fn huge() {
     const ENDPOINTS: u32 = 100_000;
-    support::log();
+    crate::support::log();
     let (underlay, api) = (Underlay::new(), Api::new());
     let node = underlay.node("huge", 1);
     api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());

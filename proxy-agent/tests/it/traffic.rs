@@ -343,8 +343,12 @@ fn out_of_memory() {
         program.display(),
         node.name
     );
-    let ended =
-        node.command(&line).env(ROLE, "big agent").stdin(std::process::Stdio::null()).output().unwrap();
+    let ended = node
+        .command(&line)
+        .env(crate::support::roles::ROLE, "big agent")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     println!("{limit} of 32 MiB: {said}");
     assert_eq!(ended.status.code(), Some(1), "{said}");
@@ -382,7 +386,7 @@ fn udp_moves() {
 /// printed.
 fn many() {
     const SERVICES: u16 = 10_000;
-    support::log();
+    crate::support::log();
     let (underlay, api) = (Underlay::new(), Api::new());
     let node = underlay.node("many", 1);
     api.node(&node.name, &node.ip().to_string(), &node.pod_cidr());

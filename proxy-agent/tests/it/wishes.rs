@@ -1,8 +1,7 @@
 //! What a Service asks for by annotations, seen by its clients.
 
 use crate::support::{
-    Agent, Case, TestNode, eventually,
-    net::Pod,
+    Agent, Case, eventually,
     roles::Role,
     scene::{NODE_PORT, Scene},
     trial,
@@ -30,7 +29,8 @@ pub fn trials() -> Vec<Case> {
 fn resets() {
     const ANNOTATION: &str = "service.skerry.io/reset-on-endpoint-removal";
     let scene = Scene::new("TCP");
-    note_pod(&scene.near, &scene.client);
+    let pod = &scene.client;
+    scene.near.record_in("client", &pod.device, pod.ip, [2, 0, 0, 0, 0, 1], 0, &pod.netns.path());
     scene.backends("TCP", &["near"]);
     eventually("only the near one answers", || {
         let tally = scene.in_pod("dial").for_a_moment();
@@ -66,15 +66,6 @@ fn resets() {
     assert!(tally.lost.is_empty() && tally.answers.keys().eq(["far"]), "to another backend: {tally:?}");
     assert!(!direct.has_ended(), "it dialled the pod itself");
     assert!(direct.tally().lost.is_empty());
-}
-
-/// As the CNI plugin notes what it has attached.
-fn note_pod(node: &TestNode, pod: &Pod) {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let folder = node.config().cni_state_dir.join(boot_id.trim()).join("attachments");
-    std::fs::create_dir_all(&folder).unwrap();
-    let record = serde_json::json!({"netns": pod.netns.path()});
-    std::fs::write(folder.join("pod@eth0"), format!("{record}\n")).unwrap();
 }
 
 /// Random draws and Maglev, at the socket and on the uplink.

@@ -2,6 +2,7 @@
 
 mod convergence;
 mod outside;
+mod ranges;
 mod resets;
 mod services;
 mod warnings;

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 /// How the agent reaches the API server.
 #[derive(Clone, Debug)]
 pub enum ServerAccess {
@@ -35,8 +37,10 @@ pub struct Reserved {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node_name: String,
-    /// The node's own addresses; the first of each family goes into pods on the host's network.
-    pub node_ips: Vec<IpAddr>,
+    /// The node's own addresses, which may change; the first of each family goes into pods on the host's network.
+    pub node_ips: watch::Receiver<Vec<IpAddr>>,
+    /// What keeps the node's network from working, if anything: such a node is not Ready.
+    pub network_fault: watch::Receiver<Option<String>>,
     pub server: ServerAccess,
     pub runtime_socket: PathBuf,
     /// Volumes, hosts files and termination messages: `pods/UID/…` below it.
@@ -71,7 +75,8 @@ impl Config {
     pub fn new(node_name: impl Into<String>, node_ips: Vec<IpAddr>, server: ServerAccess) -> Config {
         Config {
             node_name: node_name.into(),
-            node_ips,
+            node_ips: watch::channel(node_ips).1,
+            network_fault: watch::channel(None).1,
             server,
             runtime_socket: PathBuf::from("/run/containerd/containerd.sock"),
             root_dir: PathBuf::from("/var/lib/skerry/node/kubelet"),
@@ -95,6 +100,6 @@ impl Config {
 
     /// `IP` of the node, as it stands in the status of its pods.
     pub fn host_ips(&self) -> Vec<String> {
-        self.node_ips.iter().map(IpAddr::to_string).collect()
+        self.node_ips.borrow().iter().map(IpAddr::to_string).collect()
     }
 }

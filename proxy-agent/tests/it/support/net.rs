@@ -1,7 +1,7 @@
 //! Nodes as network namespaces on one bridge, and pods wired to them by hand, as the CNI plugin would.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -151,6 +151,36 @@ impl TestNode {
         skerry_kernel::attach_filters(ifindex, &filters).unwrap();
     }
 
+    /// Where the CNI plugin keeps this boot's records.
+    pub fn records(&self) -> PathBuf {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        self.path("cni").join(boot_id.trim())
+    }
+
+    /// Writes down an attachment as the CNI plugin does.
+    pub fn record(&self, id: &str, device: &str, ip: Ipv4Addr, mac: [u8; 6], ifindex: u32) {
+        self.record_in(id, device, ip, mac, ifindex, "/run/netns/x".as_ref());
+    }
+
+    /// As [`TestNode::record`], with the pod's namespace.
+    pub fn record_in(&self, id: &str, device: &str, ip: Ipv4Addr, mac: [u8; 6], ifindex: u32, netns: &Path) {
+        let folder = self.records();
+        for name in ["attachments", "addresses", "last"] {
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        let record = serde_json::json!({
+            "containerId": id, "ifname": "eth0", "network": "skerry", "netns": netns, "hostIfname": device,
+            "mac": mac.join(":"), "addresses": [ip],
+        });
+        let key = format!("{id}@eth0");
+        std::fs::write(folder.join("attachments").join(&key), format!("{record}\n{ifindex}\n")).unwrap();
+        let address = folder.join("addresses").join(ip.to_string());
+        if !address.is_symlink() {
+            std::os::unix::fs::symlink(key, address).unwrap();
+        }
+    }
+
     /// Our program on a side of one of the node's own devices and the link that keeps it there; link 0: a filter does, since
     /// the kernel has no TCX links.
     pub fn at_device(&self, device: &str, direction: Direction) -> Option<Attachment> {
@@ -223,10 +253,6 @@ impl Pod {
     /// A command in the pod, below its node's cgroup.
     pub fn command(&self, node: &TestNode, line: &str) -> Command {
         in_cgroup(&self.netns, &node.cgroup, line)
-    }
-
-    pub fn addr(&self) -> IpAddr {
-        self.ip.into()
     }
 }
 

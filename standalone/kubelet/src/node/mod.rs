@@ -122,7 +122,8 @@ async fn write(agent: &Agent, status: &NodeStatus) -> kube::Result<()> {
 
 /// What the runtime says of itself at the moment.
 async fn facts(agent: &Agent) -> RuntimeFacts {
-    let mut facts = RuntimeFacts::default();
+    let network_fault = agent.config.network_fault.borrow().clone();
+    let mut facts = RuntimeFacts { network_fault, ..RuntimeFacts::default() };
     match agent.cri.conditions().await {
         Ok(conditions) => facts.conditions = conditions,
         Err(error) => {

@@ -35,6 +35,8 @@ pub struct RuntimeFacts {
     pub images: Vec<v1::Image>,
     /// It could not be asked.
     pub error: Option<String>,
+    /// What the node's network lacks, besides what the runtime knows of.
+    pub network_fault: Option<String>,
 }
 
 /// The object that the node registers itself with.
@@ -78,9 +80,9 @@ pub fn node_status(
     now: Timestamp,
 ) -> NodeStatus {
     let mut addresses: Vec<NodeAddress> = config
-        .node_ips
-        .iter()
-        .map(|ip| NodeAddress { type_: "InternalIP".to_owned(), address: ip.to_string() })
+        .host_ips()
+        .into_iter()
+        .map(|address| NodeAddress { type_: "InternalIP".to_owned(), address })
         .collect();
     addresses.push(NodeAddress { type_: "Hostname".to_owned(), address: config.node_name.clone() });
     NodeStatus {
@@ -240,6 +242,7 @@ fn ready_condition(facts: &RuntimeFacts) -> (bool, &'static str, String) {
             None => faults.push(format!("{what} status: {kind} is missing")),
         }
     }
+    faults.extend(facts.network_fault.iter().map(|fault| format!("network not ready: {fault}")));
     if faults.is_empty() {
         return (true, "KubeletReady", "kubelet is posting ready status".to_owned());
     }
@@ -290,7 +293,7 @@ mod tests {
     #[test]
     fn a_patch_of_the_status_replaces_both_addresses() {
         let ips = vec!["192.0.2.1".parse().unwrap(), "fd00::1".parse().unwrap()];
-        let config = Config { node_ips: ips, ..config() };
+        let config = Config { node_ips: tokio::sync::watch::channel(ips).1, ..config() };
         let now = Timestamp::now();
         let status = node_status(&config, &machine(), &facts(true), &NodeStatus::default(), now);
         let patch = status_patch(&status);
@@ -302,6 +305,20 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_was_found_anew_is_the_nodes_from_then_on() {
+        let (found, node_ips) = tokio::sync::watch::channel(vec!["192.0.2.1".parse().unwrap()]);
+        let config = Config { node_ips, ..config() };
+        let now = Timestamp::now();
+        let status = || node_status(&config, &machine(), &facts(true), &NodeStatus::default(), now);
+        let before = status();
+        found.send(vec!["192.0.2.9".parse().unwrap()]).unwrap();
+        let after = status();
+        assert_eq!(after.addresses.as_ref().unwrap()[0].address, "192.0.2.9");
+        assert!(differs(&before, &after));
+        assert_eq!(config.host_ips(), ["192.0.2.9"]);
+    }
+
+    #[test]
     fn the_node_is_ready_only_with_its_network() {
         let now = Timestamp::now();
         let status =
@@ -310,6 +327,14 @@ mod tests {
         let conditions = status(false).conditions.unwrap();
         let message = conditions.iter().find(|c| c.type_ == "Ready").unwrap().message.clone().unwrap();
         assert!(message.contains("NetworkReady=false reason:NetworkPluginNotReady"), "{message}");
+        let broken = RuntimeFacts { network_fault: Some("no way out".to_owned()), ..facts(true) };
+        let status = node_status(&config(), &machine(), &broken, &NodeStatus::default(), now);
+        let conditions = status.conditions.unwrap();
+        let said = conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+        assert_eq!(
+            (said.status.as_str(), said.message.as_deref()),
+            ("False", Some("network not ready: no way out"))
+        );
     }
 
     #[test]
