@@ -26,6 +26,7 @@ use crate::{
         events::{Events, RuntimeEvent},
         labels,
     },
+    stored::WatchBackoff,
 };
 
 /// Runtime events that wait for the dispatcher.
@@ -51,7 +52,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
     let selector = format!("spec.nodeName={}", agent.config.node_name);
     let api: Api<Pod> = Api::all(agent.client.clone());
     let config = watcher::Config::default().fields(&selector).any_semantic();
-    let pods = watcher(api, config).default_backoff();
+    let pods = watcher(api, config).backoff(WatchBackoff::default());
     let mut pods = std::pin::pin!(pods);
     let mut dispatcher = Dispatcher {
         agent,

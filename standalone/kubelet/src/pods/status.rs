@@ -64,8 +64,9 @@ pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
     status
 }
 
+/// To the second, as Kubernetes keeps times: what is read back is what was written.
 pub fn time(at: jiff::Timestamp) -> Time {
-    Time(at)
+    Time(jiff::Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
 /// The runtime's addresses, or the last ones known while there is no sandbox any more.
