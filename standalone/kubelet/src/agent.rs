@@ -1,7 +1,7 @@
 //! What every part of the node agent shares.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     Config,
-    cri::Cri,
+    cri::{Cri, events::RuntimeEvent},
     machine::Machine,
     objects::Objects,
     pods::mailbox::Mailbox,
@@ -21,6 +21,8 @@ use crate::{
 
 /// Exits that a slow reader of logs may be behind; beyond that it asks the runtime.
 const EXITS: usize = 256;
+/// Events of ids that nobody owns yet: a sandbox can end before its maker was told its id.
+const STRAYS: usize = 256;
 
 pub struct Agent {
     pub config: Config,
@@ -39,7 +41,31 @@ pub struct Agent {
     /// Newest status of each pod by namespace and name.
     statuses: Mutex<HashMap<(String, String), Arc<PodStatus>>>,
     /// Which worker is told about a container or sandbox id.
-    owners: Mutex<HashMap<String, Arc<Mailbox>>>,
+    owners: Mutex<Owners>,
+}
+
+#[derive(Default)]
+struct Owners {
+    by_id: HashMap<String, Arc<Mailbox>>,
+    strays: VecDeque<RuntimeEvent>,
+}
+
+impl Owners {
+    fn own(&mut self, id: &str, mailbox: &Arc<Mailbox>) {
+        self.by_id.insert(id.to_owned(), mailbox.clone());
+        for event in self.strays.iter().filter(|event| event.container_id() == id) {
+            mailbox.tell(|inbox| inbox.hear(event));
+        }
+        self.strays.retain(|event| event.container_id() != id);
+    }
+
+    fn heard(&mut self, event: RuntimeEvent) {
+        if let Some(mailbox) = self.by_id.get(event.container_id()) {
+            return mailbox.tell(|inbox| inbox.hear(&event));
+        }
+        self.strays.truncate(STRAYS - 1);
+        self.strays.push_front(event);
+    }
 }
 
 /// The parts of an [`Agent`] that are made elsewhere.
@@ -71,17 +97,18 @@ impl Agent {
         }
     }
 
-    /// From now on events of this id go to that worker.
+    /// From now on events of this id go to that worker, and those that came before it was known.
     pub fn own(&self, id: &str, mailbox: &Arc<Mailbox>) {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), mailbox.clone());
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).own(id, mailbox);
     }
 
     pub fn disown(&self, id: &str) {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).by_id.remove(id);
     }
 
-    pub fn owner(&self, id: &str) -> Option<Arc<Mailbox>> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    /// Hands an event to the worker that owns its id.
+    pub fn heard(&self, event: RuntimeEvent) {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).heard(event);
     }
 
     /// What the pod's status is by now; `None` once it has left the node.
@@ -120,5 +147,28 @@ impl Agent {
     pub fn host_dns(&self) -> v1::DnsConfig {
         let text = std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default();
         crate::spec::dns::parse_resolv_conf(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::memory::Expected;
+
+    #[test]
+    fn an_end_that_comes_before_its_owner_is_told_to_it() {
+        let (mut owners, mailbox) = (Owners::default(), Arc::new(Mailbox::default()));
+        let exit = |id: &str| RuntimeEvent::Exit { container_id: id.to_owned() };
+        owners.heard(exit("s0"));
+        (0..STRAYS * 2).for_each(|id| owners.heard(exit(&format!("other{id}"))));
+        assert_eq!(owners.strays.len(), STRAYS);
+        owners.own("s0", &mailbox);
+        assert!(mailbox.take().changed.is_empty(), "too long ago");
+        owners.heard(exit("s1"));
+        owners.heard(RuntimeEvent::Oom { container_id: "s1".to_owned() });
+        owners.own("s1", &mailbox);
+        assert_eq!(mailbox.take().changed["s1"], Expected { end: true, oom: true });
+        owners.heard(exit("s1"));
+        assert_eq!(mailbox.take().changed["s1"], Expected::END);
     }
 }

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 
 use super::{
-    status::{initialized, time},
+    status::{ended, initialized, time},
     view::{View, is_sidecar},
 };
 
@@ -51,10 +51,6 @@ fn bare(holds: bool) -> Verdict {
 
 fn refused(reason: &str, message: Option<String>) -> Verdict {
     Verdict { holds: false, reason: Some(reason.to_owned()), message }
-}
-
-fn terminal(status: &PodStatus) -> bool {
-    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 fn containers_ready(view: View, status: &PodStatus) -> Verdict {
@@ -108,7 +104,7 @@ fn initialized_condition(view: View, status: &PodStatus) -> Verdict {
     if initialized(view) || begun {
         return bare(true);
     }
-    if terminal(status) {
+    if ended(status) {
         return refused("PodFailed", None);
     }
     let missing = names(status.init_container_statuses.iter().flatten().filter(|status| {

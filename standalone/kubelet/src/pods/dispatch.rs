@@ -175,12 +175,7 @@ impl Dispatcher {
 
     fn runtime(&mut self, message: FromRuntime) {
         match message {
-            FromRuntime::Event(event) => {
-                let id = event.container_id();
-                if let Some(mailbox) = self.agent.owner(id) {
-                    mailbox.tell(|inbox| _ = inbox.changed.insert(id.to_owned()));
-                }
-            }
+            FromRuntime::Event(event) => self.agent.heard(event),
             FromRuntime::Listed(mut pods) => {
                 // A worker may be ahead of this list: it reads its own records anew instead of taking them from here.
                 for (uid, mailbox) in &self.workers {

@@ -8,6 +8,7 @@ pub mod dispatch;
 #[cfg(test)]
 mod fixture;
 pub mod hooks;
+mod image_name;
 pub mod mailbox;
 pub mod memory;
 pub mod probes;
@@ -17,5 +18,6 @@ pub mod report;
 pub mod sandbox;
 pub mod start;
 pub mod status;
+pub mod status_patch;
 pub mod view;
 pub mod worker;

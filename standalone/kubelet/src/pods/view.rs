@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use super::{backoff, memory::Memory};
+use super::{
+    backoff,
+    memory::{ERROR_SHOWN, Memory},
+    status::ended,
+};
 use crate::cri::{ContainerPhase, ContainerRecord, PodRuntime};
 
 #[derive(Clone, Copy)]
@@ -96,6 +100,13 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Why the runtime could not start this instance's program, and until when that is shown.
+    pub fn run_error(&self, record: &ContainerRecord) -> Option<(&'a str, Timestamp)> {
+        let text = self.memory.run_errors.get(&record.id)?;
+        let until = backoff::add(record.finished_at(), ERROR_SHOWN);
+        (until > self.now).then_some((text.as_str(), until))
+    }
+
     pub fn is_init(&self, container: &Container) -> bool {
         self.init_containers().iter().any(|init| init.name == container.name)
     }
@@ -119,8 +130,8 @@ impl<'a> View<'a> {
 
     /// The pod has come to its end: nothing in it will run again.
     pub fn finished(&self) -> bool {
-        let recorded = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        if matches!(recorded, Some("Succeeded" | "Failed"))
+        if self.memory.ended
+            || self.pod.status.as_ref().is_some_and(ended)
             || self.memory.deadline_exceeded
             || self.init_failed()
         {
