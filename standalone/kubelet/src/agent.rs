@@ -14,7 +14,10 @@ use crate::{
     cri::{Cri, events::RuntimeEvent},
     machine::Machine,
     objects::Objects,
-    pods::mailbox::Mailbox,
+    pods::{
+        mailbox::Mailbox,
+        resize::{Amounts, Room},
+    },
     recorder::Recorder,
     spec::{PodId, dns::ClusterDns, fields::Allocatable},
 };
@@ -40,6 +43,8 @@ pub struct Agent {
     pub exits: broadcast::Sender<String>,
     /// Newest status of each pod by namespace and name.
     statuses: Mutex<HashMap<(String, String), Arc<PodStatus>>>,
+    /// By uid: what the node's pods have been given of its resources.
+    given: Mutex<HashMap<String, Amounts>>,
     /// Which worker is told about a container or sandbox id.
     owners: Mutex<Owners>,
 }
@@ -93,6 +98,7 @@ impl Agent {
             service_env: parts.service_env,
             exits: broadcast::channel(EXITS).0,
             statuses: Mutex::default(),
+            given: Mutex::default(),
             owners: Mutex::default(),
         }
     }
@@ -119,6 +125,33 @@ impl Agent {
             Some(status) => _ = statuses.insert(key, status),
             None => _ = statuses.remove(&key),
         }
+    }
+
+    /// What a pod has been given of the node's resources; `None` once it needs them no more.
+    pub fn note_given(&self, uid: &str, amounts: Option<Amounts>) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        match amounts {
+            Some(amounts) => _ = given.insert(uid.to_owned(), amounts),
+            None => _ = given.remove(uid),
+        }
+    }
+
+    /// What the node has for this pod and the others.
+    pub fn room(&self, uid: &str) -> Room {
+        let allocatable = self.allocatable();
+        let mut room = Room {
+            allocatable: Amounts {
+                cpu_millis: allocatable.cpu_millis.into(),
+                memory_bytes: allocatable.memory_bytes.into(),
+            },
+            used: Amounts::default(),
+        };
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, amounts) in given.iter().filter(|(other, _)| *other != uid) {
+            room.used.cpu_millis += amounts.cpu_millis;
+            room.used.memory_bytes += amounts.memory_bytes;
+        }
+        room
     }
 
     /// Why a container does not run yet, or not again yet.

@@ -147,6 +147,7 @@ impl Worker {
             self.read_termination_message(&record);
             self.probers.remove(&record.id);
             self.memory.probes.remove(&record.id);
+            self.memory.resize_failures.remove(&record.id);
             // Nobody follows its log: nobody is told.
             let _ = self.agent.exits.send(record.id.clone());
         }
@@ -238,6 +239,9 @@ pub(super) fn remembered(pod: &Pod, runtime: &PodRuntime) -> Memory {
         if runtime.container(id.1).is_some_and(|record| record.phase == ContainerPhase::Running) {
             let state = ProbeState { started: container.started, ready: Some(container.ready), failed: None };
             memory.probes.insert(id.1.to_owned(), state);
+            if let Some(resources) = &container.resources {
+                memory.applied.insert(id.1.to_owned(), resources.clone());
+            }
         }
     }
     memory

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Container;
 use super::{
     backoff,
     memory::Volumes,
+    resize::{self, Step},
     view::{Restart, View, is_sidecar},
 };
 use crate::{
@@ -38,6 +39,11 @@ pub enum Action {
     },
     RemoveContainer {
         id: String,
+    },
+    /// Gives a running container the resources of its specification.
+    Resize {
+        id: String,
+        name: String,
     },
     /// Ends the sandbox and its network, keeps records and logs.
     StopSandbox {
@@ -290,7 +296,14 @@ fn check_running(view: View, container: &Container, record: &ContainerRecord, pl
     } else if let Some(text) = probe.and_then(|probe| probe.failed.as_ref()) {
         format!("Container {} {text}, will be restarted", container.name)
     } else {
-        return;
+        match resize::step(view, container, record) {
+            Step::Nothing => return,
+            Step::LookAgain(at) => return plan.wake(at),
+            Step::Update => {
+                return plan.act(Action::Resize { id: record.id.clone(), name: record.name.clone() });
+            }
+            Step::Restart => format!("Container {} resize requires restart", container.name),
+        }
     };
     plan.act(kill(view, record, &why));
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use super::backoff::{self, Backoff};
 
@@ -118,6 +119,10 @@ pub struct Memory {
     pub probes: BTreeMap<String, ProbeState>,
     /// By container or sandbox id.
     pub unsettled: BTreeMap<String, Unsettled>,
+    /// By id of a running container: what it was given, where that may not be what its specification says now.
+    pub applied: BTreeMap<String, ResourceRequirements>,
+    /// By container id.
+    pub resize_failures: BTreeMap<String, StepFailure>,
     /// By container id: why the runtime could not start the program.
     pub run_errors: BTreeMap<String, String>,
     /// By container id: the text that ended containers left.

@@ -15,6 +15,7 @@ pub mod probes;
 pub mod references;
 pub mod remove;
 pub mod report;
+pub mod resize;
 pub mod sandbox;
 pub mod start;
 pub mod status;

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::Container;
 use super::{
     image_name,
     mailbox::Done,
-    memory::Expected,
+    memory::{Expected, StepFailure},
+    resize,
     worker::{Worker, container_of},
 };
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
         container::{self, ContainerParts},
         env::{self, EnvSources},
         fields::Addresses,
+        resources::QosClass,
     },
     volumes,
 };
@@ -150,6 +152,7 @@ impl Worker {
         };
         // Known from now on, whatever its status says: it must not run beside its successor.
         self.runtime.put_container(ContainerRecord::made(&id, &container.name, attempt, &sandbox.id));
+        self.memory.applied.insert(id.clone(), container.resources.clone().unwrap_or_default());
         self.agent.own(&id, &self.mailbox);
         let message = format!("Created container: {}", container.name);
         self.event(Some(&container.name), Kind::Normal, "Created", message);
@@ -180,6 +183,27 @@ impl Worker {
         self.event(Some(&container.name), Kind::Normal, "Started", message);
         self.post_start(container, &id);
         Ok(())
+    }
+
+    pub(super) async fn resize(&mut self, id: &str, name: &str) {
+        let Some(container) = container_of(&self.pod, name) else { return };
+        let wanted = container.resources.clone().unwrap_or_default();
+        let node_memory_bytes = self.agent.machine.memory_bytes;
+        let linux = resize::limits(container, QosClass::of(&self.pod), node_memory_bytes);
+        match self.agent.cri.update_container(id, linux).await {
+            Ok(()) => {
+                self.memory.applied.insert(id.to_owned(), wanted);
+                self.memory.resize_failures.remove(id);
+            }
+            Err(error) => {
+                tracing::warn!(pod = %self.id, %error, "container not resized, trying again");
+                let before = self.memory.resize_failures.get(id);
+                let failure = StepFailure::after(before, error.runtime_message(), Timestamp::now());
+                self.memory.resize_failures.insert(id.to_owned(), failure);
+                // Perhaps it has ended.
+                self.expect(id, Expected::default());
+            }
+        }
     }
 
     fn post_start(&mut self, container: &Container, id: &str) {
@@ -290,6 +314,7 @@ impl Worker {
                 self.runtime.containers.retain(|container| container.id != id);
                 self.memory.termination_messages.remove(id);
                 self.memory.run_errors.remove(id);
+                self.memory.applied.remove(id);
             }
             Err(error) => tracing::warn!(pod = %self.id, %error, "old container stays"),
         }

@@ -11,6 +11,7 @@ use k8s_openapi::{
 use super::{
     backoff,
     conditions::conditions,
+    resize,
     view::{Restart, View, is_sidecar, nanoseconds},
 };
 use crate::{
@@ -98,7 +99,7 @@ fn container_status(view: View, container: &Container) -> ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
         started: Some(false),
-        resources: Some(resources(container)),
+        resources: Some(shown(container.resources.as_ref())),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         restart_count: i32::try_from(latest.map_or(known, |record| record.attempt)).unwrap_or(i32::MAX),
         ..Default::default()
@@ -119,6 +120,11 @@ fn container_status(view: View, container: &Container) -> ContainerStatus {
         ContainerPhase::Running => {
             status.started = Some(view.started(container, record));
             status.ready = view.ready(container, record);
+            let applied = resize::applied(view, container, record);
+            if resize::pending(view).is_some() {
+                status.allocated_resources = applied.and_then(|resources| resources.requests.clone());
+            }
+            status.resources = Some(shown(applied));
             status.state = Some(ContainerState {
                 running: Some(ContainerStateRunning {
                     started_at: Some(time(nanoseconds(record.started_ns))),
@@ -144,10 +150,9 @@ fn container_status(view: View, container: &Container) -> ContainerStatus {
     status
 }
 
-/// Requests and limits that the container runs with.
-fn resources(container: &Container) -> ResourceRequirements {
-    let given = container.resources.clone().unwrap_or_default();
-    ResourceRequirements { claims: None, ..given }
+/// Requests and limits; claims have a place of their own.
+fn shown(resources: Option<&ResourceRequirements>) -> ResourceRequirements {
+    ResourceRequirements { claims: None, ..resources.cloned().unwrap_or_default() }
 }
 
 /// `(reason, message)` of a container that ended and waits for its next turn.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::PodStatus, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::{Map, Value, json};
 
-use super::status::time;
+use super::{conditions::RESIZE, status::time};
 use crate::stored::bare;
 
 /// Fields of the status that only a pod's node writes; others in it are left alone.
@@ -67,6 +67,11 @@ fn conditions(from: &Map<String, Value>, to: &Map<String, Value>, now: Timestamp
             fill_with_nulls(&mut change, old);
         }
         changes.push(change);
+    }
+    let wanted = list(to);
+    let over = stored.iter().filter(|old| RESIZE.iter().any(|kind| old["type"] == *kind));
+    for old in over.filter(|old| wanted.iter().all(|wanted| wanted["type"] != old["type"])) {
+        changes.push(json!({"$patch": "delete", "type": old["type"]}));
     }
     changes
 }
@@ -156,6 +161,13 @@ mod tests {
         filled["resources"] = json!({"limits": {}});
         let status = |container: &Value| json!({"containerStatuses": [container]});
         assert_eq!(patch(status(&filled), status(&container)), None);
+    }
+
+    #[test]
+    fn a_condition_of_a_resize_goes_when_it_is_over() {
+        let from = json!({"conditions": [{"type": "PodResizePending", "status": "True"}]});
+        let over = json!({"conditions": [{"$patch": "delete", "type": "PodResizePending"}]});
+        assert_eq!(patch(from, json!({})), Some(over));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use super::{
     backoff,
     memory::{ERROR_SHOWN, Memory},
+    resize::Room,
     status::ended,
 };
 use crate::cri::{ContainerPhase, ContainerRecord, PodRuntime};
@@ -15,6 +16,7 @@ pub struct View<'a> {
     pub pod: &'a Pod,
     pub runtime: &'a PodRuntime,
     pub memory: &'a Memory,
+    pub room: Room,
     /// The object is gone from the API server (or never came back while the agent was down).
     pub gone: bool,
     pub now: Timestamp,

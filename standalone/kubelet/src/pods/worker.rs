@@ -21,6 +21,7 @@ use super::{
     probes::Prober,
     references::PodObjects,
     report::Reporter,
+    resize,
     status::{self, ended},
     view::View,
 };
@@ -123,6 +124,7 @@ impl Worker {
             pod: &self.pod,
             runtime: &self.runtime,
             memory: &self.memory,
+            room: self.agent.room(&self.id.uid),
             gone: self.gone,
             now: Timestamp::now(),
         }
@@ -134,6 +136,7 @@ impl Worker {
             Action::CreateSandbox { attempt, changed } => self.create_sandbox(attempt, changed).await,
             Action::StartContainer { name, attempt } => self.start_container(&name, attempt).await,
             Action::Kill { id, name, grace_s, why } => self.kill(id, name, grace_s, why),
+            Action::Resize { id, name } => self.resize(&id, &name).await,
             Action::RemoveContainer { id } => self.remove_container(&id).await,
             Action::StopSandbox { id } => self.stop_sandbox(&id).await,
             Action::Remove => return self.remove().await,
@@ -150,6 +153,8 @@ impl Worker {
             self.agent.note_status(&self.id, Some(self.status.clone()));
             self.memory.ended |= ended(&self.status);
         }
+        let given = (!self.memory.ended).then(|| resize::given(self.view()));
+        self.agent.note_given(&self.id.uid, given);
         if let Some(reporter) = &self.reporter {
             reporter.report(self.status.clone());
         }
