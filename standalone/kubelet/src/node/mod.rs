@@ -120,10 +120,16 @@ impl Keeper<'_> {
             let uid = self.stored.metadata.uid.clone();
             self.uid.send_if_modified(|known| std::mem::replace(known, uid.clone()) != uid);
             let pause = self.bring_up_to_date().await;
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                Ok(()) = self.seen.changed() => {}
-            }
+            self.rest(pause).await;
+        }
+    }
+
+    /// Until the pause is over, or the watch has told something that was not looked at yet.
+    async fn rest(&mut self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // To be told of it is not to have looked at it.
+            Ok(()) = self.seen.changed() => self.seen.mark_changed(),
         }
     }
 

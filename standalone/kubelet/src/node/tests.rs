@@ -21,20 +21,8 @@ impl Case {
     async fn new() -> Case {
         let server = TestServer::new().await;
         let client = server.admin().await;
-        let access = ServerAccess::Kubeconfig { path: "/none".into() };
-        let mut config = Config::new("n1", vec!["192.0.2.1".parse().unwrap()], access);
-        config.lease_interval = Duration::from_millis(200);
-        let agent = Arc::new(Agent::new(AgentParts {
-            config,
-            cri: Cri::new(std::path::Path::new("/none/containerd.sock")).unwrap(),
-            client: client.clone(),
-            recorder: Recorder::start(client.clone(), "n1".to_owned()),
-            machine: Machine { cpu_millis: 2000, memory_bytes: 1 << 30, ..Default::default() },
-            systemd_cgroups: false,
-            service_env: watch::channel(None).1,
-        }));
         let shutdown = CancellationToken::new();
-        tokio::spawn(run(agent, shutdown.clone()));
+        tokio::spawn(run(agent(client.clone()), shutdown.clone()));
         Case { server, api: Api::all(client), _shutdown: shutdown.drop_guard() }
     }
 
@@ -48,10 +36,49 @@ impl Case {
     }
 }
 
+fn agent(client: kube::Client) -> Arc<Agent> {
+    let access = ServerAccess::Kubeconfig { path: "/none".into() };
+    let mut config = Config::new("n1", vec!["192.0.2.1".parse().unwrap()], access);
+    config.lease_interval = Duration::from_millis(200);
+    Arc::new(Agent::new(AgentParts {
+        config,
+        cri: Cri::new(std::path::Path::new("/none/containerd.sock")).unwrap(),
+        client: client.clone(),
+        recorder: Recorder::start(client, "n1".to_owned()),
+        machine: Machine { cpu_millis: 2000, memory_bytes: 1 << 30, ..Default::default() },
+        systemd_cgroups: false,
+        service_env: watch::channel(None).1,
+    }))
+}
+
 fn says(node: &Node, state: &str) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     let mut all = conditions.into_iter().flatten();
     all.any(|condition| condition.type_ == "Ready" && condition.status == state)
+}
+
+#[tokio::test]
+async fn what_the_watch_tells_while_the_keeper_rests_is_taken_in() {
+    let agent =
+        agent(kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap());
+    let node = |version: &str| -> Arc<Node> {
+        Arc::new(serde_json::from_value(json!({"metadata": {"resourceVersion": version}})).unwrap())
+    };
+    let (known, seen) = watch::channel(Known::Loading);
+    let (uid, _lease) = watch::channel(None);
+    let begun = Instant::now();
+    let mut keeper =
+        Keeper { agent: &agent, stored: node("1"), seen, uid, begun, vanished: false, written: None };
+    for told in [Known::Present(node("2")), Known::Absent] {
+        let tell = async { known.send_replace(told) };
+        tokio::join!(keeper.rest(Duration::from_secs(600)), tell);
+        keeper.look();
+    }
+    assert_eq!((keeper.stored.metadata.resource_version.as_deref(), keeper.vanished), (Some("2"), true));
+    keeper.vanished = false;
+    keeper.look();
+    assert!(!keeper.vanished, "once for each time that it goes");
+    assert!(begun.elapsed() < Duration::from_secs(60));
 }
 
 #[tokio::test]
