@@ -241,7 +241,7 @@ fn keep_running(view: View, container: &Container, plan: &mut Plan) {
                 Restart::No => {}
                 Restart::At(at) => {
                     plan.wake(at);
-                    if let Some(until) = view.run_error(record).map(|(_, until)| until) {
+                    if let Some(until) = view.end_shown_until(record) {
                         plan.wake(until);
                     }
                 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use super::backoff::{self, Backoff};
 
-/// How long a pull's or a start's own error is shown before the back-off takes its place.
+/// How long a pull's or a start's own error, or how a container ended, is shown before the back-off takes its place.
 pub const ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(5);
 
 /// A container that could not be made, or whose image could not be had.

@@ -155,18 +155,19 @@ fn shown(resources: Option<&ResourceRequirements>) -> ResourceRequirements {
     ResourceRequirements { claims: None, ..resources.cloned().unwrap_or_default() }
 }
 
-/// `(reason, message)` of a container that ended and waits for its next turn.
+/// `(reason, message)` of a container that ended and waits for its next turn; `None` while its end itself is shown.
 fn will_run_again(view: View, container: &Container, record: &ContainerRecord) -> Option<(String, String)> {
     if view.terminating() || view.finished() {
         return None;
     }
     let failure = view.memory.start_failures.get(&container.name);
     let again = view.restart(container, record);
-    if let Some((text, _)) = view.run_error(record).filter(|_| again != Restart::No) {
+    if let Some(text) = view.run_error(record).filter(|_| again != Restart::No) {
         return Some(("RunContainerError".to_owned(), text.to_owned()));
     }
     match again {
         Restart::No => None,
+        Restart::At(_) if view.end_shown_until(record).is_some() => None,
         Restart::At(_) => {
             let delay = view.memory.restarts.get(&container.name).copied().unwrap_or_default().delay();
             let message = format!(

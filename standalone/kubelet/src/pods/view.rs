@@ -102,11 +102,16 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Why the runtime could not start this instance's program, and until when that is shown.
-    pub fn run_error(&self, record: &ContainerRecord) -> Option<(&'a str, Timestamp)> {
-        let text = self.memory.run_errors.get(&record.id)?;
+    /// Why the runtime could not start this instance's program, for as long as that is shown.
+    pub fn run_error(&self, record: &ContainerRecord) -> Option<&'a str> {
+        self.end_shown_until(record)?;
+        self.memory.run_errors.get(&record.id).map(String::as_str)
+    }
+
+    /// Until when it is shown how an instance ended, before the back-off takes its place.
+    pub fn end_shown_until(&self, record: &ContainerRecord) -> Option<Timestamp> {
         let until = backoff::add(record.finished_at(), ERROR_SHOWN);
-        (until > self.now).then_some((text.as_str(), until))
+        (until > self.now).then_some(until)
     }
 
     pub fn is_init(&self, container: &Container) -> bool {

@@ -1,11 +1,14 @@
 //! What goes wrong below the agent, or is changed above it while pods run.
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
 use serde_json::json;
 
-use crate::support::{Bed, able, condition, phase};
+use crate::support::{Bed, NODE, able, condition, phase};
 
 const BUSYBOX: &str = "busybox";
 
@@ -105,11 +108,14 @@ async fn what_keeps_a_container_from_running_is_named_as_kubernetes_names_it() -
     );
     let path = bed.pod("path", "a config error", reason("CreateContainerConfigError")).await?;
     assert_eq!(waiting(&path).context("a message")?.1, "missing value for NOPE");
-    bed.pod("hog", "OOMKilled before", |pod| {
-        let last = container(pod).and_then(|status| status.last_state?.terminated);
-        last.is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"))
-    })
-    .await?;
+    let killed = |pod: &Pod| {
+        let end = container(pod).and_then(|status| status.state?.terminated);
+        end.is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"))
+    };
+    bed.pod("hog", "OOMKilled", killed).await?;
+    let hog = bed.pod("hog", "CrashLoopBackOff", reason("CrashLoopBackOff")).await?;
+    let last = container(&hog).and_then(|status| status.last_state?.terminated).context("an end")?;
+    assert_eq!(last.reason.as_deref(), Some("OOMKilled"));
     for name in ["missing", "name", "path", "hog"] {
         let events = bed.events(name).await?;
         assert!(events.iter().all(|event| !event.contains("rpc error")), "{events:?}");
@@ -201,6 +207,49 @@ async fn files_and_limits_of_a_running_pod_follow_its_object() -> Result<()> {
     assert_eq!(limit.trim(), (96 << 20).to_string());
     let allocated = container(&after).and_then(|status| status.allocated_resources).context("allocated")?;
     assert_eq!(allocated["cpu"].0, "200m");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_wrote_while_the_node_was_cut_off_is_repaired_after_it() -> Result<()> {
+    let test = "what_others_wrote_while_the_node_was_cut_off_is_repaired_after_it";
+    if !able(test) {
+        return Ok(());
+    }
+    if !skerry_lab::has_program("iptables") {
+        skerry_lab::skipped(test, "not installed: iptables");
+        return Ok(());
+    }
+    let bed = Bed::new().await?;
+    let spec = json!({"terminationGracePeriodSeconds": 1, "containers": [
+        {"name": "c", "image": BUSYBOX, "command": ["sleep", "1000"]}]});
+    bed.create("p", spec).await?;
+    bed.pod("p", "is Ready", |pod| condition(pod, "Ready")).await?;
+    let cut = |change: &str| {
+        bed.sh(&format!(
+            "iptables {change} OUTPUT -o eth0 -j DROP && iptables {change} INPUT -i eth0 -j DROP"
+        ))
+    };
+    cut("-I")?;
+    // As the node lifecycle controller does after 40 s without a lease.
+    let ready = |status: &str| json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+    let params = PatchParams::default();
+    let nodes: Api<Node> = Api::all(bed.client.clone());
+    nodes.patch_status(NODE, &params, &Patch::Strategic(ready("Unknown"))).await?;
+    bed.pods().patch_status("p", &params, &Patch::Strategic(ready("False"))).await?;
+    cut("-D")?;
+    bed.node_ready().await?;
+    bed.pod("p", "is Ready again", |pod| condition(pod, "Ready")).await?;
+    // A Node that was deleted comes back, with the pod running on.
+    let first = bed.node_object().await?;
+    nodes.delete(NODE, &Default::default()).await?;
+    bed.until("the node is registered again", async || {
+        let again = nodes.get_opt(NODE).await?;
+        Ok(again.filter(|again| again.metadata.uid != first.metadata.uid))
+    })
+    .await?;
+    bed.node_ready().await?;
+    assert!(condition(&bed.pods().get("p").await?, "Ready"));
     Ok(())
 }
 

@@ -62,7 +62,8 @@ fn a_container_that_keeps_failing_waits_longer_each_time() {
         let case = Case::simple().sandbox(0).exited("a", 1, 1, 5).at(now);
         case.with(|memory| memory.restarts.entry("a".into()).or_default().tried(at(1), at(2)))
     };
-    assert_eq!(plan(&case(6)), Plan { actions: vec![], wake_at: Some(at(15)) });
+    assert_eq!(plan(&case(6)), Plan { actions: vec![], wake_at: Some(at(10)) });
+    assert_eq!(plan(&case(10)), Plan { actions: vec![], wake_at: Some(at(15)) });
     assert_eq!(actions(&case(15)), [start("a", 2)]);
 }
 

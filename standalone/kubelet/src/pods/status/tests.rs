@@ -76,7 +76,7 @@ fn a_failed_init_container_fails_the_pod_only_if_it_may_not_run_again() {
 
 #[test]
 fn a_crash_loop_says_how_long_it_waits_and_how_it_ended() {
-    let case = Case::simple().sandbox(0).exited("a", 1, 1, 5).at(6);
+    let case = Case::simple().sandbox(0).exited("a", 1, 1, 5).at(10);
     let case = case.with(|memory| memory.restarts.entry("a".into()).or_default().tried(at(1), at(2)));
     let status = status(&case);
     assert_eq!(status.phase.as_deref(), Some("Running"));
@@ -135,7 +135,10 @@ fn how_an_instance_ended_shows_before_the_next_starts() {
     let mut case = Case::simple().sandbox(0).exited("a", 0, 137, 5).at(5);
     case.runtime.containers[0].reason = "OOMKilled".into();
     assert_eq!(state(&case)["terminated"]["reason"], json!("OOMKilled"));
-    let later = case.with(|memory| memory.restarts.entry("a".into()).or_default().tried(at(1), at(2)));
+    let waits = case.with(|memory| memory.restarts.entry("a".into()).or_default().tried(at(1), at(2)));
+    assert_eq!(state(&waits)["terminated"]["reason"], json!("OOMKilled"));
+    assert_eq!(crate::pods::decide::decide(waits.view()).wake_at, Some(at(10)));
+    let later = waits.at(10);
     assert_eq!(state(&later)["waiting"]["reason"], json!("CrashLoopBackOff"));
     let last = status(&later).container_statuses.unwrap()[0].last_state.clone().unwrap().terminated.unwrap();
     assert_eq!(last.reason.as_deref(), Some("OOMKilled"));
