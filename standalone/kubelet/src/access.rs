@@ -1,6 +1,6 @@
 //! The API server as this node reaches it: a `kube::Client`, and what the tunnel needs to dial it.
 
-use std::{pin::Pin, sync::Arc, task::Poll};
+use std::{io::ErrorKind, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use http::Uri;
 use hyper_util::{
@@ -27,6 +27,8 @@ use crate::{
 const KEEP_IDLE_S: u32 = 15;
 const KEEP_INTERVAL_S: u32 = 5;
 const UNANSWERED_MS: u32 = 30_000;
+/// Of one try to reach the server: the kernel's own pauses between two tries grow to a minute.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
@@ -90,8 +92,8 @@ impl Access {
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
-            .http2_keep_alive_interval(std::time::Duration::from_secs(20))
-            .http2_keep_alive_timeout(std::time::Duration::from_secs(20))
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .http2_keep_alive_timeout(Duration::from_secs(20))
             .http2_adaptive_window(true)
             .build(dialler);
         let config = kube::Config::new(uri.clone());
@@ -126,10 +128,16 @@ impl tower::Service<Uri> for Dialler {
 pub async fn dial(uri: &Uri, tls: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
     let host = uri.host().unwrap_or_default();
     let port = uri.port_u16().unwrap_or(443);
-    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-    stream.set_nodelay(true)?;
-    notice_silence(&stream)?;
-    tls::connect(tls, host, stream).await
+    let dialled = async {
+        let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+        stream.set_nodelay(true)?;
+        notice_silence(&stream)?;
+        tls::connect(tls, host, stream).await
+    };
+    let limit = DIAL_LIMIT.as_secs();
+    tokio::time::timeout(DIAL_LIMIT, dialled).await.unwrap_or_else(|_| {
+        Err(std::io::Error::new(ErrorKind::TimedOut, format!("{uri}: no answer within {limit} s")))
+    })
 }
 
 /// A server that vanished without a word is noticed: an idle connection is probed, unanswered bytes end it.

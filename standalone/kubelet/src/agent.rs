@@ -1,7 +1,7 @@
 //! What every part of the node agent shares.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -11,16 +11,21 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     Config,
-    cri::Cri,
+    cri::{Cri, events::RuntimeEvent},
     machine::Machine,
     objects::Objects,
-    pods::mailbox::Mailbox,
+    pods::{
+        mailbox::Mailbox,
+        resize::{Amounts, Room},
+    },
     recorder::Recorder,
     spec::{PodId, dns::ClusterDns, fields::Allocatable},
 };
 
 /// Exits that a slow reader of logs may be behind; beyond that it asks the runtime.
 const EXITS: usize = 256;
+/// Events of ids that nobody owns yet: a sandbox can end before its maker was told its id.
+const STRAYS: usize = 256;
 
 pub struct Agent {
     pub config: Config,
@@ -38,8 +43,34 @@ pub struct Agent {
     pub exits: broadcast::Sender<String>,
     /// Newest status of each pod by namespace and name.
     statuses: Mutex<HashMap<(String, String), Arc<PodStatus>>>,
+    /// By uid: what the node's pods have been given of its resources.
+    given: Mutex<HashMap<String, Amounts>>,
     /// Which worker is told about a container or sandbox id.
-    owners: Mutex<HashMap<String, Arc<Mailbox>>>,
+    owners: Mutex<Owners>,
+}
+
+#[derive(Default)]
+struct Owners {
+    by_id: HashMap<String, Arc<Mailbox>>,
+    strays: VecDeque<RuntimeEvent>,
+}
+
+impl Owners {
+    fn own(&mut self, id: &str, mailbox: &Arc<Mailbox>) {
+        self.by_id.insert(id.to_owned(), mailbox.clone());
+        for event in self.strays.iter().filter(|event| event.container_id() == id) {
+            mailbox.tell(|inbox| inbox.hear(event));
+        }
+        self.strays.retain(|event| event.container_id() != id);
+    }
+
+    fn heard(&mut self, event: RuntimeEvent) {
+        if let Some(mailbox) = self.by_id.get(event.container_id()) {
+            return mailbox.tell(|inbox| inbox.hear(&event));
+        }
+        self.strays.truncate(STRAYS - 1);
+        self.strays.push_front(event);
+    }
 }
 
 /// The parts of an [`Agent`] that are made elsewhere.
@@ -67,21 +98,23 @@ impl Agent {
             service_env: parts.service_env,
             exits: broadcast::channel(EXITS).0,
             statuses: Mutex::default(),
+            given: Mutex::default(),
             owners: Mutex::default(),
         }
     }
 
-    /// From now on events of this id go to that worker.
+    /// From now on events of this id go to that worker, and those that came before it was known.
     pub fn own(&self, id: &str, mailbox: &Arc<Mailbox>) {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), mailbox.clone());
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).own(id, mailbox);
     }
 
     pub fn disown(&self, id: &str) {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).by_id.remove(id);
     }
 
-    pub fn owner(&self, id: &str) -> Option<Arc<Mailbox>> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    /// Hands an event to the worker that owns its id.
+    pub fn heard(&self, event: RuntimeEvent) {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).heard(event);
     }
 
     /// What the pod's status is by now; `None` once it has left the node.
@@ -92,6 +125,33 @@ impl Agent {
             Some(status) => _ = statuses.insert(key, status),
             None => _ = statuses.remove(&key),
         }
+    }
+
+    /// What a pod has been given of the node's resources; `None` once it needs them no more.
+    pub fn note_given(&self, uid: &str, amounts: Option<Amounts>) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        match amounts {
+            Some(amounts) => _ = given.insert(uid.to_owned(), amounts),
+            None => _ = given.remove(uid),
+        }
+    }
+
+    /// What the node has for this pod and the others.
+    pub fn room(&self, uid: &str) -> Room {
+        let allocatable = self.allocatable();
+        let mut room = Room {
+            allocatable: Amounts {
+                cpu_millis: allocatable.cpu_millis.into(),
+                memory_bytes: allocatable.memory_bytes.into(),
+            },
+            used: Amounts::default(),
+        };
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, amounts) in given.iter().filter(|(other, _)| *other != uid) {
+            room.used.cpu_millis += amounts.cpu_millis;
+            room.used.memory_bytes += amounts.memory_bytes;
+        }
+        room
     }
 
     /// Why a container does not run yet, or not again yet.
@@ -120,5 +180,28 @@ impl Agent {
     pub fn host_dns(&self) -> v1::DnsConfig {
         let text = std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default();
         crate::spec::dns::parse_resolv_conf(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::memory::Expected;
+
+    #[test]
+    fn an_end_that_comes_before_its_owner_is_told_to_it() {
+        let (mut owners, mailbox) = (Owners::default(), Arc::new(Mailbox::default()));
+        let exit = |id: &str| RuntimeEvent::Exit { container_id: id.to_owned() };
+        owners.heard(exit("s0"));
+        (0..STRAYS * 2).for_each(|id| owners.heard(exit(&format!("other{id}"))));
+        assert_eq!(owners.strays.len(), STRAYS);
+        owners.own("s0", &mailbox);
+        assert!(mailbox.take().changed.is_empty(), "too long ago");
+        owners.heard(exit("s1"));
+        owners.heard(RuntimeEvent::Oom { container_id: "s1".to_owned() });
+        owners.own("s1", &mailbox);
+        assert_eq!(mailbox.take().changed["s1"], Expected { end: true, oom: true });
+        owners.heard(exit("s1"));
+        assert_eq!(mailbox.take().changed["s1"], Expected::END);
     }
 }

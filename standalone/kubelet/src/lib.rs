@@ -23,6 +23,9 @@ mod recorder;
 mod run;
 mod service_env;
 pub mod spec;
+mod stored;
+#[cfg(test)]
+mod test_server;
 mod tls;
 mod tunnel;
 pub mod volumes;

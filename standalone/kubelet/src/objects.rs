@@ -15,6 +15,8 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::AbortHandle};
 
+use crate::stored::WatchBackoff;
+
 /// What is known of one object.
 #[derive(Clone, Debug)]
 pub enum Known<K> {
@@ -82,12 +84,13 @@ where
     }
 }
 
-async fn follow<K>(api: Api<K>, name: String, sender: watch::Sender<Known<K>>)
+/// Keeps `sender` at what the API server has of one object, for as long as it is awaited.
+pub async fn follow<K>(api: Api<K>, name: String, sender: watch::Sender<Known<K>>)
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}")).any_semantic();
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, config).backoff(WatchBackoff::default()));
     let mut found = false;
     while let Some(event) = events.next().await {
         let known = match event {

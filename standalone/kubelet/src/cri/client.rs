@@ -234,6 +234,27 @@ impl Cri {
             .map(|_| ())
     }
 
+    /// Other limits for a container that runs.
+    pub async fn update_container(
+        &self,
+        id: &str,
+        linux: v1::LinuxContainerResources,
+    ) -> Result<(), CriError> {
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(linux),
+            ..Default::default()
+        };
+        call(
+            "UpdateContainerResources",
+            id,
+            CALL_LIMIT,
+            self.runtime.clone().update_container_resources(request),
+        )
+        .await
+        .map(drop)
+    }
+
     /// SIGTERM (or the image's stop signal), then SIGKILL after `grace_s` seconds; no error if it is gone.
     pub async fn stop_container(&self, id: &str, grace_s: i64) -> Result<(), CriError> {
         let request = v1::StopContainerRequest { container_id: id.to_owned(), timeout: grace_s };

@@ -24,12 +24,10 @@ impl CriError {
         matches!(self, CriError::Call { source, .. } if source.code() == tonic::Code::Unavailable)
     }
 
-    /// What the runtime itself said, as upstream puts it into a pod's status.
+    /// What the runtime itself said, without the words of the call that carried it.
     pub fn runtime_message(&self) -> String {
         match self {
-            CriError::Call { source, .. } => {
-                format!("rpc error: code = {:?} desc = {}", source.code(), source.message())
-            }
+            CriError::Call { source, .. } => source.message().to_owned(),
             other => other.to_string(),
         }
     }

@@ -144,6 +144,14 @@ impl From<i32> for ContainerPhase {
 }
 
 impl ContainerRecord {
+    /// An instance that was made a moment ago and whose status was not read yet.
+    pub fn made(id: &str, name: &str, attempt: u32, sandbox_id: &str) -> ContainerRecord {
+        let metadata = v1::ContainerMetadata { name: name.to_owned(), attempt };
+        let status =
+            v1::ContainerStatus { id: id.to_owned(), metadata: Some(metadata), ..Default::default() };
+        ContainerRecord::from_status(&status, sandbox_id)
+    }
+
     /// From `ContainerStatus`, which does not name the sandbox.
     pub fn from_status(status: &v1::ContainerStatus, sandbox_id: &str) -> ContainerRecord {
         let annotation = |key: &str| status.annotations.get(key).cloned().unwrap_or_default();

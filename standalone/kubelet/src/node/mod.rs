@@ -1,4 +1,5 @@
-//! The Node object: registered once, its status written when it changes and every few minutes, its lease every 10 s.
+//! The Node object: registered, and registered again when it vanishes; its status is compared with what the API server
+//! holds and written when they differ and every few minutes; its lease every 10 s.
 
 mod lease;
 mod object;
@@ -12,10 +13,15 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{agent::Agent, recorder::Kind};
+use crate::{
+    agent::Agent,
+    objects::{self, Known},
+    recorder::Kind,
+    stored::newer,
+};
 
 pub use object::{RuntimeFacts, node_object, node_status};
 
@@ -27,12 +33,27 @@ const HASTE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
-/// Registers the node and keeps its status and lease until shutdown.
+/// Registers the node and keeps object, status and lease until shutdown.
 pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
     let work = async {
-        let known = register(&agent).await;
-        let lease = lease::keep(&agent, &known);
-        tokio::join!(keep_status(&agent, known.status.clone().unwrap_or_default()), lease);
+        let registered = register(&agent).await;
+        let (known, seen) = watch::channel(Known::Loading);
+        let (uid, lease_uid) = watch::channel(registered.metadata.uid.clone());
+        let api: Api<Node> = Api::all(agent.client.clone());
+        let keeper = Keeper {
+            agent: &agent,
+            stored: registered,
+            seen,
+            uid,
+            begun: Instant::now(),
+            vanished: false,
+            written: None,
+        };
+        tokio::join!(
+            objects::follow(api, agent.config.node_name.clone(), known),
+            keeper.run(),
+            lease::keep(&agent, lease_uid)
+        );
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -41,7 +62,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
 }
 
 /// Creates the Node, or brings the labels of the one that is there up to date; tries until it is done.
-async fn register(agent: &Agent) -> Node {
+async fn register(agent: &Agent) -> Arc<Node> {
     let api: Api<Node> = Api::all(agent.client.clone());
     let name = &agent.config.node_name;
     let mut pause = RETRY;
@@ -61,7 +82,7 @@ async fn register(agent: &Agent) -> Node {
             Err(error) => Err(error),
         };
         match done {
-            Ok(node) => return node,
+            Ok(node) => return Arc::new(node),
             Err(error) => {
                 tracing::warn!(
                     node = name,
@@ -75,49 +96,98 @@ async fn register(agent: &Agent) -> Node {
     }
 }
 
-async fn keep_status(agent: &Agent, mut before: NodeStatus) {
-    let begun = Instant::now();
-    let mut written: Option<Instant> = None;
-    loop {
+/// Keeps the stored Node as the node has it.
+struct Keeper<'a> {
+    agent: &'a Agent,
+    /// The newest reading, by the watch or as the answer to a write.
+    stored: Arc<Node>,
+    seen: watch::Receiver<Known<Node>>,
+    /// For the lease, which the Node owns.
+    uid: watch::Sender<Option<String>>,
+    begun: Instant,
+    vanished: bool,
+    written: Option<(NodeStatus, Instant)>,
+}
+
+impl Keeper<'_> {
+    async fn run(mut self) {
+        loop {
+            self.look();
+            if self.vanished {
+                self.stored = register(self.agent).await;
+                (self.vanished, self.written) = (false, None);
+            }
+            let uid = self.stored.metadata.uid.clone();
+            self.uid.send_if_modified(|known| std::mem::replace(known, uid.clone()) != uid);
+            let pause = self.bring_up_to_date().await;
+            self.rest(pause).await;
+        }
+    }
+
+    /// Until the pause is over, or the watch has told something that was not looked at yet.
+    async fn rest(&mut self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // To be told of it is not to have looked at it.
+            Ok(()) = self.seen.changed() => self.seen.mark_changed(),
+        }
+    }
+
+    /// Takes in what the watch has told since the last look.
+    fn look(&mut self) {
+        if !self.seen.has_changed().unwrap_or(false) {
+            return;
+        }
+        match &*self.seen.borrow_and_update() {
+            Known::Present(node) => self.stored = newer(self.stored.clone(), node.clone()),
+            Known::Absent => self.vanished = true,
+            Known::Loading | Known::Failed(_) => {}
+        }
+    }
+
+    /// Writes the status if it is due or not what is stored; for how long there is nothing to do then.
+    async fn bring_up_to_date(&mut self) -> Duration {
+        let agent = self.agent;
+        let before = self.stored.status.clone().unwrap_or_default();
         let facts = facts(agent).await;
         let status = node_status(&agent.config, &agent.machine, &facts, &before, Timestamp::now());
-        let due = written.is_none_or(|at| at.elapsed() >= agent.config.status_interval);
-        if due || object::differs(&status, &before) {
-            match write(agent, &status).await {
-                Ok(()) => {
-                    if object::ready(&status) && !object::ready(&before) {
-                        let name = &agent.config.node_name;
-                        tracing::info!(node = name, "node is ready");
-                        let message = format!("Node {name} status is now: NodeReady");
-                        agent.recorder.node(name, Kind::Normal, "NodeReady", message);
-                    }
-                    written = Some(Instant::now());
-                    before = status;
+        let age = self.written.as_ref().map(|(_, at)| at.elapsed());
+        let due = age.is_none_or(|age| age >= agent.config.status_interval);
+        let differs = object::differs(&status, &before);
+        if !due && !differs {
+            let hasty = !object::ready(&status) && self.begun.elapsed() < HASTE;
+            return if hasty { ASK_WHILE_UNREADY } else { ASK };
+        }
+        // Somebody else writes another one again and again: no faster than this.
+        let same = self.written.as_ref().is_some_and(|(last, _)| !object::differs(&status, last));
+        if let Some(age) = age.filter(|age| same && *age < RETRY) {
+            return RETRY - age;
+        }
+        match write(agent, &before, &status).await {
+            Ok(node) => {
+                if object::ready(&status) && !object::ready(&before) {
+                    let name = &agent.config.node_name;
+                    tracing::info!(node = name, "node is ready");
+                    let message = format!("Node {name} status is now: NodeReady");
+                    agent.recorder.node(name, Kind::Normal, "NodeReady", message);
                 }
-                Err(error) => {
-                    tracing::warn!(
-                        error = crate::error_chain(&error),
-                        "node status not written, trying again"
-                    );
-                    if matches!(&error, kube::Error::Api(answer) if answer.code == 404) {
-                        before = register(agent).await.status.unwrap_or_default();
-                    }
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
+                self.written = Some((status, Instant::now()));
+                self.stored = newer(self.stored.clone(), Arc::new(node));
+                Duration::ZERO
+            }
+            Err(error) => {
+                tracing::warn!(error = crate::error_chain(&error), "node status not written, trying again");
+                self.vanished = matches!(&error, kube::Error::Api(answer) if answer.code == 404);
+                if self.vanished { Duration::ZERO } else { RETRY }
             }
         }
-        let hasty = !object::ready(&before) && begun.elapsed() < HASTE;
-        tokio::time::sleep(if hasty { ASK_WHILE_UNREADY } else { ASK }).await;
     }
 }
 
-async fn write(agent: &Agent, status: &NodeStatus) -> kube::Result<()> {
+async fn write(agent: &Agent, before: &NodeStatus, status: &NodeStatus) -> kube::Result<Node> {
     let api: Api<Node> = Api::all(agent.client.clone());
-    let patch = object::status_patch(status);
-    api.patch_status(&agent.config.node_name, &PatchParams::default(), &Patch::Strategic(&patch))
-        .await
-        .map(drop)
+    let patch = object::status_patch(before, status);
+    api.patch_status(&agent.config.node_name, &PatchParams::default(), &Patch::Strategic(&patch)).await
 }
 
 /// What the runtime says of itself at the moment.
@@ -137,3 +207,6 @@ async fn facts(agent: &Agent) -> RuntimeFacts {
     facts.images = agent.cri.images().await.unwrap_or_default();
     facts
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,14 +8,11 @@ use k8s_openapi::{
     api::core::v1::{
         ContainerImage, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
     },
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{ObjectMeta, Time},
-    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 use serde_json::{Value, json};
 
-use crate::{Config, machine::Machine};
+use crate::{Config, machine::Machine, pods::status::time, stored::bare};
 
 /// As `kubectl get nodes` shows it; upstream's number says which API the agent speaks.
 const VERSION: &str = concat!("v1.36.0-skerry.", env!("CARGO_PKG_VERSION"));
@@ -25,6 +22,9 @@ const MAX_IMAGES: usize = 50;
 const MEMORY_PRESSURE_BYTES: u64 = 100 << 20;
 /// Below this share of free space the node is under disk pressure.
 const DISK_PRESSURE_PERCENT: u64 = 5;
+
+/// What the machine itself has.
+const RESOURCES: [&str; 4] = ["cpu", "ephemeral-storage", "memory", "pods"];
 
 /// What the runtime said when it was last asked.
 #[derive(Clone, Debug, Default)]
@@ -87,8 +87,8 @@ pub fn node_status(
     addresses.push(NodeAddress { type_: "Hostname".to_owned(), address: config.node_name.clone() });
     NodeStatus {
         addresses: Some(addresses),
-        capacity: Some(resources(config, machine, false)),
-        allocatable: Some(resources(config, machine, true)),
+        capacity: Some(resources(config, machine, before, false)),
+        allocatable: Some(resources(config, machine, before, true)),
         conditions: Some(conditions(config, facts, before, now)),
         images: Some(images(facts)),
         node_info: Some(NodeSystemInfo {
@@ -108,10 +108,20 @@ pub fn node_status(
     }
 }
 
-/// A strategic merge patch to this status. Addresses are replaced as a whole: their merge key is the type, so that of two
-/// internal ones, as nodes of both families have them, one would be lost.
-pub fn status_patch(status: &NodeStatus) -> Value {
+/// A strategic merge patch from the status that is stored to this one. Addresses are replaced as a whole: their merge key
+/// is the type, so that of two internal ones, as nodes of both families have them, one would be lost.
+pub fn status_patch(before: &NodeStatus, status: &NodeStatus) -> Value {
     let mut patch = json!({"status": status});
+    // What others put into the capacity is theirs: said here it would come back after they took it away.
+    if let Some(capacity) = patch.pointer_mut("/status/capacity").and_then(Value::as_object_mut) {
+        capacity.retain(|name, _| RESOURCES.contains(&name.as_str()));
+    }
+    // Merged by key: what is not allocatable any more goes only if it is said.
+    for gone in before.allocatable.iter().flatten().map(|(name, _)| name) {
+        if status.allocatable.as_ref().is_none_or(|all| !all.contains_key(gone)) {
+            patch["status"]["allocatable"][gone.as_str()] = Value::Null;
+        }
+    }
     if let Some(addresses) = patch.pointer_mut("/status/addresses").and_then(Value::as_array_mut) {
         addresses.insert(0, json!({"$patch": "replace"}));
     }
@@ -120,8 +130,8 @@ pub fn status_patch(status: &NodeStatus) -> Value {
 
 /// Whether more than the heartbeat times has changed.
 pub fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
-    let bare = |status: &NodeStatus| {
-        let mut bare = NodeStatus {
+    let own = |status: &NodeStatus| {
+        let mut own = NodeStatus {
             addresses: status.addresses.clone(),
             capacity: status.capacity.clone(),
             allocatable: status.allocatable.clone(),
@@ -131,16 +141,19 @@ pub fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
             ..Default::default()
         };
         // Others add conditions of their own (the network's): they are no difference of ours.
-        let own = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
-        for conditions in bare.conditions.iter_mut() {
-            conditions.retain(|condition| own.contains(&condition.type_.as_str()));
+        let kinds = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
+        for conditions in own.conditions.iter_mut() {
+            conditions.retain(|condition| kinds.contains(&condition.type_.as_str()));
             for condition in conditions.iter_mut() {
                 condition.last_heartbeat_time = None;
             }
+            // They are merged by type: their order is the server's.
+            conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
         }
-        bare
+        own
     };
-    bare(a) != bare(b)
+    let value = |status: &NodeStatus| serde_json::to_value(own(status)).ok().as_ref().and_then(bare);
+    value(a) != value(b)
 }
 
 pub fn ready(status: &NodeStatus) -> bool {
@@ -148,18 +161,26 @@ pub fn ready(status: &NodeStatus) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn resources(config: &Config, machine: &Machine, allocatable: bool) -> BTreeMap<String, Quantity> {
+/// The machine's own, and what others have put into the capacity (extended resources): all of that is allocatable.
+fn resources(
+    config: &Config,
+    machine: &Machine,
+    before: &NodeStatus,
+    allocatable: bool,
+) -> BTreeMap<String, Quantity> {
     let reserved = if allocatable { config.reserved.clone() } else { Default::default() };
     let cpu = machine.cpu_millis.saturating_sub(reserved.cpu_millis);
     let cpu = if cpu.is_multiple_of(1000) { (cpu / 1000).to_string() } else { format!("{cpu}m") };
     let memory = machine.memory_bytes.saturating_sub(reserved.memory_bytes) / 1024;
     let storage = machine.storage_bytes.saturating_sub(reserved.storage_bytes) / 1024;
-    BTreeMap::from([
+    let mut all = before.capacity.clone().unwrap_or_default();
+    all.extend([
         ("cpu".to_owned(), Quantity(cpu)),
         ("memory".to_owned(), Quantity(format!("{memory}Ki"))),
         ("ephemeral-storage".to_owned(), Quantity(format!("{storage}Ki"))),
         ("pods".to_owned(), Quantity(config.max_pods.to_string())),
-    ])
+    ]);
+    all
 }
 
 fn images(facts: &RuntimeFacts) -> Vec<ContainerImage> {
@@ -216,10 +237,10 @@ fn conditions(
                 status: state.to_owned(),
                 reason: Some(reason.to_owned()),
                 message: Some(message),
-                last_heartbeat_time: Some(Time(now)),
+                last_heartbeat_time: Some(time(now)),
                 last_transition_time: old
                     .and_then(|old| old.last_transition_time.clone())
-                    .or(Some(Time(now))),
+                    .or(Some(time(now))),
             }
         })
         .collect()
@@ -296,7 +317,7 @@ mod tests {
         let config = Config { node_ips: tokio::sync::watch::channel(ips).1, ..config() };
         let now = Timestamp::now();
         let status = node_status(&config, &machine(), &facts(true), &NodeStatus::default(), now);
-        let patch = status_patch(&status);
+        let patch = status_patch(&NodeStatus::default(), &status);
         let addresses = patch["status"]["addresses"].as_array().unwrap();
         assert_eq!(addresses[0], json!({"$patch": "replace"}));
         let found: Vec<_> =
@@ -338,6 +359,42 @@ mod tests {
     }
 
     #[test]
+    fn a_resource_patched_into_the_capacity_becomes_allocatable_and_goes_with_it() {
+        let status =
+            |before: &NodeStatus| node_status(&config(), &machine(), &facts(true), before, Timestamp::now());
+        let mut stored = status(&NodeStatus::default());
+        stored.capacity.as_mut().unwrap().insert("example.com/dongle".to_owned(), Quantity("4".to_owned()));
+        let with = status(&stored);
+        assert!(differs(&with, &stored));
+        assert_eq!(with.allocatable.as_ref().unwrap()["example.com/dongle"].0, "4");
+        let patch = status_patch(&stored, &with);
+        assert_eq!(patch["status"]["allocatable"]["example.com/dongle"], "4");
+        assert_eq!(patch["status"]["capacity"].get("example.com/dongle"), None, "it is theirs to take away");
+        let mut taken_away = with.clone();
+        taken_away.capacity.as_mut().unwrap().remove("example.com/dongle");
+        let without = status(&taken_away);
+        assert!(differs(&without, &taken_away));
+        let patch = status_patch(&taken_away, &without);
+        assert_eq!(patch["status"]["allocatable"].get("example.com/dongle"), Some(&Value::Null));
+    }
+
+    #[test]
+    fn a_node_that_others_called_unknown_differs_and_turns_later_than_they_wrote() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let before = node_status(&config(), &machine(), &facts(true), &NodeStatus::default(), at(1_000));
+        let mut stored = before.clone();
+        for condition in stored.conditions.iter_mut().flatten() {
+            condition.status = "Unknown".to_owned();
+            condition.last_transition_time = Some(time(at(2_000)));
+        }
+        let after = node_status(&config(), &machine(), &facts(true), &stored, at(2_056));
+        assert!(differs(&after, &stored));
+        assert_eq!(after.conditions.unwrap()[3].last_transition_time, Some(time(at(2_056))));
+        let emptied = NodeStatus::default();
+        assert!(differs(&before, &emptied));
+    }
+
+    #[test]
     fn reservations_are_taken_off_what_pods_may_use() {
         let status =
             node_status(&config(), &machine(), &facts(true), &NodeStatus::default(), Timestamp::now());
@@ -353,7 +410,7 @@ mod tests {
         let before = node_status(&config(), &machine(), &facts(true), &NodeStatus::default(), first);
         let after = node_status(&config(), &machine(), &facts(true), &before, then);
         assert!(!differs(&before, &after));
-        assert_eq!(after.conditions.as_ref().unwrap()[0].last_transition_time, Some(Time(first)));
+        assert_eq!(after.conditions.as_ref().unwrap()[0].last_transition_time, Some(time(first)));
         let unready = node_status(&config(), &machine(), &facts(false), &after, then);
         assert!(differs(&after, &unready));
     }

@@ -1,45 +1,54 @@
 //! What a worker is told, taken in: new objects, ends of containers, probes, work done beside it.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
     mailbox::{Done, Inbox},
-    memory::{Memory, ProbeState, Volumes},
+    memory::{Expected, Memory, ProbeState, Volumes},
     probes::{ProbeKind, ProbeReport},
-    worker::Worker,
+    status::ended,
+    worker::{Worker, container_of},
 };
 use crate::{
-    cri::{ContainerPhase, ContainerRecord, PodRuntime},
+    cri::{ContainerPhase, ContainerRecord, CriError, PodRuntime},
     recorder::Kind,
+    volumes,
 };
 
-/// How long the runtime may take to write down an exit that it has announced.
-const EXIT_LIMIT: Duration = Duration::from_secs(10);
+/// containerd's reason for a container that the kernel ended for its memory.
+const OOM_KILLED: &str = "OOMKilled";
 
 impl Worker {
     pub(super) async fn absorb(&mut self, inbox: Inbox) {
         if let Some(pod) = inbox.pod {
             self.objects.follow(&self.agent, &pod, &self.mailbox);
-            self.pod = pod;
+            if let Some(reporter) = &self.reporter {
+                reporter.seen(pod.clone());
+            }
+            self.memory.ended |= pod.status.as_ref().is_some_and(ended);
+            let before = std::mem::replace(&mut self.pod, pod);
+            self.pod_changed(&before);
         }
         self.gone |= inbox.gone;
         let mut changed = inbox.changed;
         if inbox.check_all {
-            changed.extend(self.runtime.sandboxes.iter().map(|sandbox| sandbox.id.clone()));
-            changed.extend(self.runtime.containers.iter().map(|container| container.id.clone()));
+            let sandboxes = self.runtime.sandboxes.iter().map(|sandbox| sandbox.id.clone());
+            let containers = self.runtime.containers.iter().map(|container| container.id.clone());
+            for id in sandboxes.chain(containers) {
+                changed.entry(id).or_default();
+            }
         }
-        for id in changed {
-            self.refresh(&id).await;
+        for (id, expected) in changed {
+            self.expect(&id, expected);
         }
         for report in inbox.probes {
             self.note_probe(report);
         }
         for done in inbox.done {
-            self.note_done(done).await;
+            self.note_done(done);
         }
+        self.settle().await;
         if inbox.objects_changed {
             self.objects_changed();
         }
@@ -72,46 +81,64 @@ impl Worker {
         }
     }
 
-    /// Asks the runtime about one container or sandbox that an event named.
-    async fn refresh(&mut self, id: &str) {
-        if let Some(container) = self.runtime.container(id).cloned() {
-            match self.exited_record(&container).await {
-                Ok(record) => self.note_container(record),
-                Err(error) if error.is_not_found() => self.runtime.containers.retain(|c| c.id != id),
-                Err(error) => tracing::warn!(pod = %self.id, %error, "container not read"),
-            }
-        } else if self.runtime.sandboxes.iter().any(|sandbox| sandbox.id == id) {
-            match self.agent.cri.sandbox(id).await {
-                Ok(mut sandbox) => {
-                    let old = self.runtime.sandboxes.iter().find(|old| old.id == id);
-                    if let Some(old) = old.filter(|_| sandbox.ips.is_empty()) {
-                        sandbox.ips.clone_from(&old.ips);
-                    }
-                    self.runtime.put_sandbox(sandbox);
+    /// From now on the runtime is asked about this container or sandbox until its answer is what was announced.
+    pub(super) fn expect(&mut self, id: &str, expected: Expected) {
+        let entry = self.memory.unsettled.entry(id.to_owned()).or_default();
+        entry.expected = entry.expected.and(expected);
+        (entry.ask_at, entry.pause) = (None, SignedDuration::ZERO);
+    }
+
+    /// Asks the runtime about everything whose time has come.
+    async fn settle(&mut self) {
+        let now = Timestamp::now();
+        let due = self.memory.unsettled.iter().filter(|(_, entry)| entry.ask_at.is_none_or(|at| at <= now));
+        let due: Vec<(String, Expected)> = due.map(|(id, entry)| (id.clone(), entry.expected)).collect();
+        for (id, expected) in due {
+            let outstanding = match self.ask(&id, expected).await {
+                Ok(outstanding) => Some(outstanding),
+                Err(error) => {
+                    tracing::warn!(pod = %self.id, %error, "not read, asking again");
+                    None
                 }
-                Err(error) if error.is_not_found() => self.runtime.sandboxes.retain(|s| s.id != id),
-                Err(error) => tracing::warn!(pod = %self.id, %error, "sandbox not read"),
+            };
+            let Some(entry) = self.memory.unsettled.get_mut(&id) else { continue };
+            if let Some(name) = entry.busy.take_if(|_| outstanding.is_some_and(|left| !left.end)) {
+                self.memory.busy.remove(&name);
+            }
+            if !entry.postpone(outstanding, Timestamp::now()) {
+                self.memory.unsettled.remove(&id);
             }
         }
     }
 
-    /// The runtime announces an exit a moment before its own status says so: asks again, briefly, until it does.
-    async fn exited_record(
-        &self,
-        container: &ContainerRecord,
-    ) -> Result<ContainerRecord, crate::cri::CriError> {
-        let deadline = tokio::time::Instant::now() + EXIT_LIMIT;
-        let mut pause = Duration::from_millis(2);
-        loop {
-            let record = self.agent.cri.container(&container.id, &container.sandbox_id).await?;
-            let settled = record.phase != ContainerPhase::Running;
-            if settled || container.phase != ContainerPhase::Running || tokio::time::Instant::now() > deadline
-            {
-                return Ok(record);
+    /// Takes in what the runtime says of one container or sandbox; what of the expected it does not say yet.
+    async fn ask(&mut self, id: &str, expected: Expected) -> Result<Expected, CriError> {
+        if let Some(known) = self.runtime.container(id) {
+            match self.agent.cri.container(id, &known.sandbox_id).await {
+                Ok(record) => {
+                    let runs = matches!(record.phase, ContainerPhase::Running | ContainerPhase::Created);
+                    let oom = expected.oom && record.reason != OOM_KILLED;
+                    self.note_container(record);
+                    return Ok(Expected { end: expected.end && runs, oom });
+                }
+                Err(error) if error.is_not_found() => self.runtime.containers.retain(|c| c.id != id),
+                Err(error) => return Err(error),
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(200));
+        } else if let Some(known) = self.runtime.sandboxes.iter().find(|sandbox| sandbox.id == id) {
+            match self.agent.cri.sandbox(id).await {
+                Ok(mut sandbox) => {
+                    if sandbox.ips.is_empty() {
+                        sandbox.ips.clone_from(&known.ips);
+                    }
+                    let end = expected.end && sandbox.ready;
+                    self.runtime.put_sandbox(sandbox);
+                    return Ok(Expected { end, oom: false });
+                }
+                Err(error) if error.is_not_found() => self.runtime.sandboxes.retain(|s| s.id != id),
+                Err(error) => return Err(error),
+            }
         }
+        Ok(Expected::default())
     }
 
     /// Takes a container's new state in.
@@ -120,6 +147,7 @@ impl Worker {
             self.read_termination_message(&record);
             self.probers.remove(&record.id);
             self.memory.probes.remove(&record.id);
+            self.memory.resize_failures.remove(&record.id);
             // Nobody follows its log: nobody is told.
             let _ = self.agent.exits.send(record.id.clone());
         }
@@ -141,11 +169,14 @@ impl Worker {
         }
     }
 
-    async fn note_done(&mut self, done: Done) {
+    fn note_done(&mut self, done: Done) {
         match done {
             Done::Killed { name, id } => {
-                self.memory.busy.remove(&name);
-                self.refresh(&id).await;
+                // Busy until the runtime's status says so too: nobody kills it a second time.
+                self.expect(&id, Expected::END);
+                if let Some(entry) = self.memory.unsettled.get_mut(&id) {
+                    entry.busy = Some(name);
+                }
             }
             Done::Pulled { name, image, outcome } => {
                 self.memory.busy.remove(&name);
@@ -162,6 +193,17 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// What was made out of the object is made out of the new one: files that tell of it, images that it names.
+    fn pod_changed(&mut self, before: &Pod) {
+        if self.memory.volumes == Volumes::Ready && volumes::tells_of_change(before, &self.pod) {
+            self.memory.volumes = Volumes::Unprepared;
+        }
+        let image =
+            |pod: &Pod, name: &str| container_of(pod, name).and_then(|container| container.image.clone());
+        let pod = &self.pod;
+        self.memory.start_failures.retain(|name, _| image(before, name) == image(pod, name));
     }
 
     /// Files are brought up to date; what waited for the object is tried at once.
@@ -182,6 +224,7 @@ impl Worker {
 pub(super) fn remembered(pod: &Pod, runtime: &PodRuntime) -> Memory {
     let mut memory = Memory::default();
     let status = pod.status.as_ref();
+    memory.ended = status.is_some_and(ended);
     let start = status.and_then(|status| status.start_time.as_ref()).map(|time| time.0);
     memory.start_time = Some(start.unwrap_or_else(Timestamp::now));
     let known = status.into_iter().flat_map(|status| {
@@ -196,6 +239,9 @@ pub(super) fn remembered(pod: &Pod, runtime: &PodRuntime) -> Memory {
         if runtime.container(id.1).is_some_and(|record| record.phase == ContainerPhase::Running) {
             let state = ProbeState { started: container.started, ready: Some(container.ready), failed: None };
             memory.probes.insert(id.1.to_owned(), state);
+            if let Some(resources) = &container.resources {
+                memory.applied.insert(id.1.to_owned(), resources.clone());
+            }
         }
     }
     memory

@@ -3,11 +3,15 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 
 use super::{
-    status::{initialized, time},
+    resize::{self, Pending},
+    status::{ended, initialized, time},
     view::{View, is_sidecar},
 };
 
-/// The node's five; others in `before` belong to others and are not repeated here.
+/// Conditions that come and go.
+pub const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+/// The node's five, and how far a resize is; others in `before` belong to others and are not repeated here.
 pub fn conditions(view: View, status: &PodStatus, before: &PodStatus) -> Vec<PodCondition> {
     let sandbox_ready = view.runtime.ready_sandbox().is_some() && status.pod_ip.is_some();
     let containers_ready = containers_ready(view, status);
@@ -19,6 +23,7 @@ pub fn conditions(view: View, status: &PodStatus, before: &PodStatus) -> Vec<Pod
         ("PodScheduled", bare(true)),
     ];
     set.into_iter()
+        .chain(resizing(view))
         .map(|(kind, verdict)| {
             let old = before.conditions.iter().flatten().find(|condition| condition.type_ == kind);
             let state = if verdict.holds { "True" } else { "False" };
@@ -38,6 +43,24 @@ pub fn conditions(view: View, status: &PodStatus, before: &PodStatus) -> Vec<Pod
         .collect()
 }
 
+/// Present while the pod has not what its specification says.
+fn resizing(view: View) -> Option<(&'static str, Verdict)> {
+    if view.terminating() || view.finished() || !resize::in_change(view) {
+        return None;
+    }
+    let because = |reason: &str, text: String| Verdict {
+        holds: true,
+        reason: Some(reason.to_owned()),
+        message: Some(text),
+    };
+    Some(match (resize::pending(view), resize::failure(view)) {
+        (Some(Pending::Infeasible(text)), _) => (RESIZE[0], because("Infeasible", text)),
+        (Some(Pending::Deferred(text)), _) => (RESIZE[0], because("Deferred", text)),
+        (None, Some(text)) => (RESIZE[1], because("Error", text.to_owned())),
+        (None, None) => (RESIZE[1], bare(true)),
+    })
+}
+
 #[derive(Clone)]
 struct Verdict {
     holds: bool,
@@ -51,10 +74,6 @@ fn bare(holds: bool) -> Verdict {
 
 fn refused(reason: &str, message: Option<String>) -> Verdict {
     Verdict { holds: false, reason: Some(reason.to_owned()), message }
-}
-
-fn terminal(status: &PodStatus) -> bool {
-    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 fn containers_ready(view: View, status: &PodStatus) -> Verdict {
@@ -108,7 +127,7 @@ fn initialized_condition(view: View, status: &PodStatus) -> Verdict {
     if initialized(view) || begun {
         return bare(true);
     }
-    if terminal(status) {
+    if ended(status) {
         return refused("PodFailed", None);
     }
     let missing = names(status.init_container_statuses.iter().flatten().filter(|status| {

@@ -1,16 +1,21 @@
 //! What to do next for one pod: a pure function of what is there.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 
 use super::{
+    backoff,
     memory::Volumes,
+    resize::{self, Step},
     view::{Restart, View, is_sidecar},
 };
 use crate::{
     cri::{ContainerPhase, ContainerRecord},
     spec::names,
 };
+
+/// What a sidecar gets when the others have used up the pod's grace; upstream's number.
+const LEAST_GRACE_S: i64 = 2;
 
 /// One step; the worker does them in order and decides anew with what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +39,11 @@ pub enum Action {
     },
     RemoveContainer {
         id: String,
+    },
+    /// Gives a running container the resources of its specification.
+    Resize {
+        id: String,
+        name: String,
     },
     /// Ends the sandbox and its network, keeps records and logs.
     StopSandbox {
@@ -62,6 +72,9 @@ impl Plan {
 
 pub fn decide(view: View) -> Plan {
     let mut plan = Plan::default();
+    for unsettled in view.memory.unsettled.values() {
+        plan.wake(unsettled.ask_at.unwrap_or(view.now));
+    }
     if view.terminating() {
         terminate(view, &mut plan);
     } else if view.finished() {
@@ -88,18 +101,20 @@ fn terminate(view: View, plan: &mut Plan) {
     }
 }
 
-/// Kills what runs, sidecars after the others; `true` once nothing runs any more.
+/// Kills what runs: first the ordinary containers together, then the sidecars one by one, the last of them first, as they
+/// were started the other way round. `true` once nothing runs any more.
 fn kill_all(view: View, plan: &mut Plan, why: &str) -> bool {
-    let sidecar =
-        |name: &str| view.init_containers().iter().any(|init| init.name == name && is_sidecar(init));
-    let running: Vec<&ContainerRecord> =
-        view.runtime.containers.iter().filter(|record| record.phase == ContainerPhase::Running).collect();
-    let main_left = running.iter().any(|record| !sidecar(&record.name));
-    for record in &running {
-        if view.busy(&record.name) || (main_left && sidecar(&record.name)) {
-            continue;
+    // Place in the order of ends; what is not in the specification any more goes first.
+    let place = |name: &str| {
+        let at = view.init_containers().iter().position(|init| init.name == name && is_sidecar(init));
+        at.map_or(0, |at| view.init_containers().len() - at)
+    };
+    let running: Vec<&ContainerRecord> = view.runtime.running().collect();
+    let next = running.iter().map(|record| place(&record.name)).min();
+    for record in running.iter().filter(|record| Some(place(&record.name)) == next) {
+        if !view.busy(&record.name) {
+            plan.act(kill(view, record, why));
         }
-        plan.act(kill(view, record, why));
     }
     running.is_empty() && view.memory.busy.is_empty()
 }
@@ -110,7 +125,27 @@ fn kill(view: View, record: &ContainerRecord, why: &str) -> Action {
         Some(grace_s) if view.gone && view.pod.metadata.deletion_timestamp.is_none() => grace_s.max(1),
         _ => view.grace_s(),
     };
+    let sidecar = view.init_containers().iter().any(|init| init.name == record.name && is_sidecar(init));
+    let grace_s = if sidecar && (view.terminating() || view.finished()) {
+        left_for_sidecar(view, grace_s)
+    } else {
+        grace_s
+    };
     Action::Kill { id: record.id.clone(), name: record.name.clone(), grace_s, why: why.to_owned() }
+}
+
+/// All containers of a pod share its grace: what those before a sidecar have used up is not given to it again.
+fn left_for_sidecar(view: View, grace_s: i64) -> i64 {
+    let began = match (&view.pod.metadata.deletion_timestamp, view.pod.metadata.deletion_grace_period_seconds)
+    {
+        (Some(at), Some(grace_s)) => Some(backoff::add(at.0, SignedDuration::from_secs(-grace_s))),
+        _ => None,
+    };
+    let mains = view.containers().iter().filter_map(|container| view.runtime.latest(&container.name));
+    let began = began.or_else(|| mains.map(ContainerRecord::finished_at).max());
+    let used = began.map_or(0, |began| view.now.duration_since(began).as_secs());
+    // The server's clock may be another.
+    (grace_s - used.max(0)).clamp(LEAST_GRACE_S.min(grace_s), grace_s)
 }
 
 fn stop_sandboxes(view: View, plan: &mut Plan) {
@@ -129,12 +164,14 @@ fn run(view: View, plan: &mut Plan) {
         return sandbox(view, plan);
     }
     // Containers of an older sandbox go before anything new starts beside them.
-    let stale = view
-        .runtime
-        .running()
-        .filter(|record| view.runtime.ready_sandbox().is_none_or(|sandbox| sandbox.id != record.sandbox_id));
-    for record in stale.filter(|record| !view.busy(&record.name)) {
-        plan.act(kill(view, record, ""));
+    let stale = |record: &&ContainerRecord| {
+        view.runtime.ready_sandbox().is_none_or(|sandbox| sandbox.id != record.sandbox_id)
+    };
+    if view.runtime.running().any(|record| stale(&record)) {
+        for record in view.runtime.running().filter(stale).filter(|record| !view.busy(&record.name)) {
+            plan.act(kill(view, record, ""));
+        }
+        return;
     }
     if !init(view, plan) {
         return;
@@ -202,7 +239,12 @@ fn keep_running(view: View, container: &Container, plan: &mut Plan) {
             ContainerPhase::Running => check_running(view, container, record, plan),
             ContainerPhase::Exited => match view.restart(container, record) {
                 Restart::No => {}
-                Restart::At(at) => plan.wake(at),
+                Restart::At(at) => {
+                    plan.wake(at);
+                    if let Some(until) = view.end_shown_until(record) {
+                        plan.wake(until);
+                    }
+                }
                 Restart::Now => _ = start(view, container, record.attempt + 1, plan),
             },
             // Made but never started (the agent ended in between), or lost by the runtime: away with it.
@@ -214,6 +256,16 @@ fn keep_running(view: View, container: &Container, plan: &mut Plan) {
             }
         },
         None => {
+            // A new sandbox starts what its policy starts again; init containers prepare it anew.
+            let again = latest
+                .filter(|record| record.phase == ContainerPhase::Exited)
+                .filter(|_| !view.is_init(container) || is_sidecar(container))
+                .map_or(Restart::Now, |record| view.restart(container, record));
+            match again {
+                Restart::Now => {}
+                Restart::At(at) => return plan.wake(at),
+                Restart::No => return,
+            }
             let known = view.memory.known_restarts.get(name).copied();
             let attempt =
                 latest.map(|record| record.attempt + 1).or(known.map(|count| count + 1)).unwrap_or(0);
@@ -244,7 +296,14 @@ fn check_running(view: View, container: &Container, record: &ContainerRecord, pl
     } else if let Some(text) = probe.and_then(|probe| probe.failed.as_ref()) {
         format!("Container {} {text}, will be restarted", container.name)
     } else {
-        return;
+        match resize::step(view, container, record) {
+            Step::Nothing => return,
+            Step::LookAgain(at) => return plan.wake(at),
+            Step::Update => {
+                return plan.act(Action::Resize { id: record.id.clone(), name: record.name.clone() });
+            }
+            Step::Restart => format!("Container {} resize requires restart", container.name),
+        }
     };
     plan.act(kill(view, record, &why));
 }

@@ -27,6 +27,7 @@ use crate::{
         events::{Events, RuntimeEvent},
         labels,
     },
+    stored::WatchBackoff,
 };
 
 /// Runtime events that wait for the dispatcher.
@@ -52,7 +53,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
     let selector = format!("spec.nodeName={}", agent.config.node_name);
     let api: Api<Item<Pod>> = Api::all(agent.client.clone());
     let config = watcher::Config::default().fields(&selector).any_semantic();
-    let pods = watcher(api, config).default_backoff();
+    let pods = watcher(api, config).backoff(WatchBackoff::default());
     let mut pods = std::pin::pin!(pods);
     let mut dispatcher = Dispatcher {
         agent,
@@ -186,12 +187,7 @@ impl Dispatcher {
 
     fn runtime(&mut self, message: FromRuntime) {
         match message {
-            FromRuntime::Event(event) => {
-                let id = event.container_id();
-                if let Some(mailbox) = self.agent.owner(id) {
-                    mailbox.tell(|inbox| _ = inbox.changed.insert(id.to_owned()));
-                }
-            }
+            FromRuntime::Event(event) => self.agent.heard(event),
             FromRuntime::Listed(mut pods) => {
                 // A worker may be ahead of this list: it reads its own records anew instead of taking them from here.
                 for (uid, mailbox) in &self.workers {

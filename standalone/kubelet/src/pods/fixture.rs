@@ -4,7 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::{memory::Memory, memory::Volumes, view::View};
+use super::{
+    memory::{Memory, Volumes},
+    resize::Room,
+    view::View,
+};
 use crate::cri::{ContainerPhase, ContainerRecord, PodRuntime, SandboxRecord};
 
 /// Second 0 of a test's time.
@@ -19,6 +23,7 @@ pub struct Case {
     pub pod: Pod,
     pub runtime: PodRuntime,
     pub memory: Memory,
+    pub room: Room,
     pub gone: bool,
     pub now: Timestamp,
 }
@@ -33,6 +38,7 @@ impl Case {
             pod: serde_json::from_value(pod).expect("a pod"),
             runtime: PodRuntime::default(),
             memory,
+            room: Room::default(),
             gone: false,
             now: at(0),
         }
@@ -128,6 +134,13 @@ impl Case {
     }
 
     pub fn view(&self) -> View<'_> {
-        View { pod: &self.pod, runtime: &self.runtime, memory: &self.memory, gone: self.gone, now: self.now }
+        View {
+            pod: &self.pod,
+            runtime: &self.runtime,
+            memory: &self.memory,
+            room: self.room,
+            gone: self.gone,
+            now: self.now,
+        }
     }
 }

@@ -2,28 +2,42 @@
 //! nothing grows beyond the pod's own size.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Notify;
 
-use super::probes::ProbeReport;
+use super::{memory::Expected, probes::ProbeReport};
+use crate::cri::events::RuntimeEvent;
 
 /// Everything that a worker may be told.
 #[derive(Default)]
 pub struct Inbox {
     pub pod: Option<Arc<Pod>>,
     pub gone: bool,
-    /// Ids of containers or sandboxes whose state has changed.
-    pub changed: BTreeSet<String>,
+    /// By id of a container or sandbox: what its state should say by now.
+    pub changed: BTreeMap<String, Expected>,
     /// Events may have been missed: everything that is known shall be read again.
     pub check_all: bool,
     pub probes: Vec<ProbeReport>,
     pub done: Vec<Done>,
     /// A ConfigMap or Secret that the pod names has changed.
     pub objects_changed: bool,
+}
+
+impl Inbox {
+    pub fn hear(&mut self, event: &RuntimeEvent) {
+        let (id, expected) = match event {
+            RuntimeEvent::Exit { container_id } | RuntimeEvent::Deleted { container_id } => {
+                (container_id, Expected::END)
+            }
+            RuntimeEvent::Oom { container_id } => (container_id, Expected::OOM),
+        };
+        let known = self.changed.entry(id.clone()).or_default();
+        *known = known.and(expected);
+    }
 }
 
 /// Work that was done beside the worker.

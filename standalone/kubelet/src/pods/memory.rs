@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use super::backoff::{self, Backoff};
 
-/// How long a pull's own error is shown before the back-off takes its place.
-const PULL_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(5);
+/// How long a pull's or a start's own error, or how a container ended, is shown before the back-off takes its place.
+pub const ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(5);
 
 /// A container that could not be made, or whose image could not be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,56 @@ pub enum Volumes {
     Failed(StepFailure),
 }
 
+/// What was announced and the runtime's own status says only a moment later; nothing means that any answer will do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// It runs no more.
+    pub end: bool,
+    /// The kernel killed it for its memory.
+    pub oom: bool,
+}
+
+impl Expected {
+    pub const END: Expected = Expected { end: true, oom: false };
+    pub const OOM: Expected = Expected { end: false, oom: true };
+
+    pub fn and(self, other: Expected) -> Expected {
+        Expected { end: self.end || other.end, oom: self.oom || other.oom }
+    }
+}
+
+/// A container or sandbox that the runtime is asked about until its answer is what was announced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    pub expected: Expected,
+    /// `None`: at once.
+    pub ask_at: Option<Timestamp>,
+    pub pause: SignedDuration,
+    /// This container's name is busy until the end is seen.
+    pub busy: Option<String>,
+}
+
+impl Unsettled {
+    const FIRST_PAUSE: SignedDuration = SignedDuration::from_millis(2);
+    const LAST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+
+    /// After a failed question, or one whose answer left this outstanding: the next comes after twice the pause. `false`
+    /// where there is nothing more to wait for. An end always comes true; a process that was killed for its memory need
+    /// not be one that the status tells of, so that this is given up in the end.
+    pub fn postpone(&mut self, outstanding: Option<Expected>, now: Timestamp) -> bool {
+        let patient = self.pause < Self::LAST_PAUSE;
+        self.pause = (self.pause * 2).clamp(Self::FIRST_PAUSE, Self::LAST_PAUSE);
+        self.ask_at = Some(backoff::add(now, self.pause));
+        match outstanding {
+            Some(left) => {
+                self.expected = left;
+                left.end || (left.oom && patient)
+            }
+            None => true,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// When this agent (or one before it) first saw the pod: `status.startTime`.
@@ -66,6 +117,14 @@ pub struct Memory {
     pub busy: BTreeSet<String>,
     /// By container id.
     pub probes: BTreeMap<String, ProbeState>,
+    /// By container or sandbox id.
+    pub unsettled: BTreeMap<String, Unsettled>,
+    /// By id of a running container: what it was given, where that may not be what its specification says now.
+    pub applied: BTreeMap<String, ResourceRequirements>,
+    /// By container id.
+    pub resize_failures: BTreeMap<String, StepFailure>,
+    /// By container id: why the runtime could not start the program.
+    pub run_errors: BTreeMap<String, String>,
     /// By container id: the text that ended containers left.
     pub termination_messages: BTreeMap<String, String>,
     pub volumes: Volumes,
@@ -73,6 +132,8 @@ pub struct Memory {
     pub teardown_failure: Option<StepFailure>,
     /// The sandbox and its network have been taken down for good.
     pub sandbox_stopped: bool,
+    /// The pod was seen Succeeded or Failed once: nothing of it runs again, whatever its status says later.
+    pub ended: bool,
     /// The pod ran past its active deadline.
     pub deadline_exceeded: bool,
     /// Restart counts that the API server remembers, where the runtime has forgotten them.
@@ -108,6 +169,28 @@ impl StartFailure {
 
     /// When the status changes by itself.
     pub fn back_off_shown_at(&self) -> Timestamp {
-        backoff::add(self.at, PULL_ERROR_SHOWN.min(self.delay))
+        backoff::add(self.at, ERROR_SHOWN.min(self.delay))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_asked_for_without_end_and_a_kill_for_memory_for_some_seconds() {
+        let mut now = Timestamp::UNIX_EPOCH;
+        let mut ask = |unsettled: &mut Unsettled, left: Option<Expected>| {
+            let more = unsettled.postpone(left, now);
+            let before = std::mem::replace(&mut now, unsettled.ask_at.unwrap());
+            assert!(now > before && now.duration_since(before) <= Unsettled::LAST_PAUSE);
+            more
+        };
+        let mut end = Unsettled { expected: Expected::END, ..Default::default() };
+        assert!((0..1000).all(|_| ask(&mut end, Some(Expected::END))));
+        assert!((0..1000).all(|_| ask(&mut end, None)), "the runtime was away");
+        assert!(!ask(&mut end, Some(Expected::default())));
+        let mut oom = Unsettled { expected: Expected::OOM, ..Default::default() };
+        assert_eq!((0..1000).take_while(|_| ask(&mut oom, Some(Expected::OOM))).count(), 13);
     }
 }

@@ -8,14 +8,17 @@ pub mod dispatch;
 #[cfg(test)]
 mod fixture;
 pub mod hooks;
+mod image_name;
 pub mod mailbox;
 pub mod memory;
 pub mod probes;
 pub mod references;
 pub mod remove;
 pub mod report;
+pub mod resize;
 pub mod sandbox;
 pub mod start;
 pub mod status;
+pub mod status_patch;
 pub mod view;
 pub mod worker;

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     hooks::{self, Outcome, Target},
@@ -76,6 +77,8 @@ impl Thresholds {
 /// Probes of one running instance; dropping it ends them.
 pub struct Prober {
     _tasks: JoinSet<()>,
+    /// Ends the probes that could have the container killed.
+    judged: CancellationToken,
 }
 
 impl Prober {
@@ -100,26 +103,35 @@ impl Prober {
             target: target.clone(),
             kind,
         };
-        let (startup, others) =
-            (one(ProbeKind::Startup), [one(ProbeKind::Readiness), one(ProbeKind::Liveness)]);
-        let container = container.clone();
+        let [startup, readiness, liveness] =
+            [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness].map(one);
+        let judged = CancellationToken::new();
+        let (over, container) = (judged.clone(), container.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             if let Some(probe) = container.startup_probe.as_ref().filter(|_| !started)
-                && !startup.until_decided(probe).await
+                && over.run_until_cancelled(startup.until_decided(probe)).await != Some(true)
             {
                 return;
             }
-            let mut after = JoinSet::new();
-            for (task, probe) in others.into_iter().zip([container.readiness_probe, container.liveness_probe])
-            {
-                if let Some(probe) = probe {
-                    after.spawn(async move { task.forever(&probe).await });
+            let readiness = async {
+                if let Some(probe) = &container.readiness_probe {
+                    readiness.forever(probe).await;
                 }
-            }
-            while after.join_next().await.is_some() {}
+            };
+            let liveness = async {
+                if let Some(probe) = &container.liveness_probe {
+                    let _ = over.run_until_cancelled(liveness.forever(probe)).await;
+                }
+            };
+            tokio::join!(readiness, liveness);
         });
-        Some(Prober { _tasks: tasks })
+        Some(Prober { _tasks: tasks, judged })
+    }
+
+    /// From now on nothing is asked that would have the container killed: it is on its way out.
+    pub fn only_readiness(&self) {
+        self.judged.cancel();
     }
 }
 

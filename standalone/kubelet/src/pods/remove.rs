@@ -71,6 +71,7 @@ impl Worker {
         self.runtime = Default::default();
         self.remove_files().await?;
         self.agent.note_status(&self.id, None);
+        self.agent.note_given(&self.id.uid, None);
         self.remove_object().await
     }
 
@@ -116,10 +117,20 @@ impl Worker {
             preconditions: Some(Preconditions { uid: Some(self.id.uid.clone()), resource_version: None }),
             ..Default::default()
         };
+        let failed =
+            |source| Err(RemoveError::Object { name: self.id.to_string(), source: Box::new(source) });
         match api.delete(&self.id.name, &params).await {
             Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            Err(source) => Err(RemoveError::Object { name: self.id.to_string(), source: Box::new(source) }),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            // Another pod has the name, or this one has only just been changed: what is there says which.
+            Err(kube::Error::Api(status)) if status.code == 409 => match api.get_opt(&self.id.name).await {
+                Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&self.id.uid) => {
+                    failed(kube::Error::Api(status))
+                }
+                Ok(_) => Ok(()),
+                Err(source) => failed(source),
+            },
+            Err(source) => failed(source),
         }
     }
 }

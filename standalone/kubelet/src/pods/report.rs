@@ -1,43 +1,64 @@
-//! Writes a pod's status to the API server: only what changed, only the newest, again until it is there.
+//! Keeps a pod's status at the API server as its node has it. What is wanted is compared with what is stored there,
+//! whoever wrote it, never with what was last sent; a difference is written, the newest only, until both agree.
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use serde_json::{Map, Value, json};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use crate::spec::PodId;
+use super::status_patch::status_patch;
+use crate::{spec::PodId, stored};
 
+/// Before a status is written a second time, because it failed or because somebody else wrote another …
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(20);
+/// … doubled up to this. A write that is further back is no reason to wait.
+const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// One pod's line to the API server.
 pub struct Reporter {
-    wanted: watch::Sender<Arc<PodStatus>>,
+    sight: watch::Sender<Sight>,
     task: JoinHandle<()>,
 }
 
+/// Both sides as they are known by now.
+#[derive(Clone)]
+struct Sight {
+    /// `None` until the node has worked out a first one.
+    wanted: Option<Arc<PodStatus>>,
+    seen: Arc<Pod>,
+}
+
 impl Reporter {
-    /// `known` is the status that the API server has.
-    pub fn start(client: kube::Client, id: PodId, known: PodStatus) -> Reporter {
-        let known = Arc::new(known);
-        let (wanted, receiver) = watch::channel(known.clone());
-        let task = tokio::spawn(report(client, id, known, receiver));
-        Reporter { wanted, task }
+    /// `seen` is the pod as the API server has it.
+    pub fn start(client: kube::Client, seen: Arc<Pod>) -> Reporter {
+        let id = PodId::of(&seen);
+        let (sight, receiver) = watch::channel(Sight { wanted: None, seen });
+        let task = tokio::spawn(keep(client, id, receiver));
+        Reporter { sight, task }
     }
 
     /// From now on this is what the API server shall have.
     pub fn report(&self, status: Arc<PodStatus>) {
-        self.wanted.send_replace(status);
+        self.sight.send_if_modified(|sight| {
+            let same = sight.wanted.as_ref().is_some_and(|wanted| Arc::ptr_eq(wanted, &status));
+            sight.wanted = Some(status);
+            !same
+        });
+    }
+
+    /// The pod as the API server has it now.
+    pub fn seen(&self, pod: Arc<Pod>) {
+        self.sight.send_modify(|sight| sight.seen = pod);
     }
 
     /// Waits until the last status is written, at most `limit`.
     pub async fn finish(self, limit: Duration) {
-        drop(self.wanted);
+        drop(self.sight);
         let abort = self.task.abort_handle();
         if tokio::time::timeout(limit, self.task).await.is_err() {
             abort.abort();
@@ -45,123 +66,74 @@ impl Reporter {
     }
 }
 
-async fn report(
-    client: kube::Client,
-    id: PodId,
-    mut sent: Arc<PodStatus>,
-    mut wanted: watch::Receiver<Arc<PodStatus>>,
-) {
+/// Ends once the pod is gone, or once the node has nothing more to say and both sides agree.
+async fn keep(client: kube::Client, id: PodId, mut sight: watch::Receiver<Sight>) {
     let api: Api<Pod> = Api::namespaced(client, &id.namespace);
-    let mut retry = FIRST_RETRY;
+    let mut known = sight.borrow().seen.clone();
+    let mut pace = Pace::default();
     loop {
-        let status = wanted.borrow_and_update().clone();
-        let Some(patch) = patch(&id.uid, &sent, &status) else {
-            if wanted.changed().await.is_err() {
+        let Sight { wanted, seen } = sight.borrow_and_update().clone();
+        known = stored::newer(known, seen);
+        let status = known.status.clone().unwrap_or_default();
+        let patch =
+            wanted.as_ref().and_then(|wanted| status_patch(&id.uid, &status, wanted, Timestamp::now()));
+        let (Some(wanted), Some(patch)) = (wanted, patch) else {
+            if sight.changed().await.is_err() {
                 return;
             }
             continue;
         };
-        match api.patch_status(&id.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
-            Ok(_) => {
-                sent = status;
-                retry = FIRST_RETRY;
+        if let Some(at) = pace.not_before(&wanted, Instant::now()) {
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => {}
+                Ok(()) = sight.changed() => {}
             }
-            // Gone, or another pod of that name: there is nobody to tell.
-            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => return,
-            Err(error) => {
-                tracing::warn!(pod = %id, error = crate::error_chain(&error), "status not written, trying again");
-                tokio::time::sleep(retry).await;
-                retry = (retry * 2).min(LAST_RETRY);
-            }
-        }
-    }
-}
-
-/// A strategic merge patch from one status to the other; `None` when they are the same.
-fn patch(uid: &str, from: &PodStatus, to: &PodStatus) -> Option<Value> {
-    let (from, to) = (object(from), object(to));
-    let mut changes = Map::new();
-    for (key, value) in &to {
-        let old = from.get(key);
-        if old == Some(value) {
             continue;
         }
-        let change = match (key.as_str(), value) {
-            // Merged by type on the server: others' conditions stay.
-            ("conditions", Value::Array(list)) => {
-                let olds = old.and_then(Value::as_array).cloned().unwrap_or_default();
-                let changed = list.iter().filter(|condition| !olds.contains(condition));
-                changed.map(|condition| with_nulls(condition, &olds)).collect()
+        pace.tried(wanted, Instant::now());
+        match api.patch_status(&id.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
+            Ok(pod) => known = stored::newer(known, Arc::new(pod)),
+            // Gone, another pod of that name, or changed meanwhile: what is there now says which.
+            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => {
+                match api.get_opt(&id.name).await {
+                    Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&id.uid) => known = Arc::new(pod),
+                    Ok(_) => return,
+                    Err(error) => refused(&id, &error),
+                }
             }
-            // Merged by address on the server: only a replacement makes old ones go.
-            ("podIPs", Value::Array(list)) if old.is_some() => {
-                std::iter::once(json!({"$patch": "replace"})).chain(list.iter().cloned()).collect()
-            }
-            _ => value.clone(),
-        };
-        if change.as_array().is_none_or(|list| !list.is_empty() || key != "conditions") {
-            changes.insert(key.clone(), change);
+            Err(error) => refused(&id, &error),
         }
     }
-    for key in from.keys().filter(|key| !to.contains_key(*key) && *key != "conditions") {
-        changes.insert(key.clone(), Value::Null);
-    }
-    (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
 }
 
-/// A condition with `null` for what its older self had and it has not: merged by fields, that would stay.
-fn with_nulls(condition: &Value, olds: &[Value]) -> Value {
-    let mut patch = condition.clone();
-    let old = olds.iter().find(|old| old.get("type") == condition.get("type"));
-    if let (Some(old), Some(patch)) = (old.and_then(Value::as_object), patch.as_object_mut()) {
-        for key in old.keys() {
-            patch.entry(key.clone()).or_insert(Value::Null);
-        }
-    }
-    patch
+fn refused(id: &PodId, error: &kube::Error) {
+    tracing::warn!(pod = %id, error = crate::error_chain(error), "status not written, trying again");
 }
 
-fn object(status: &PodStatus) -> Map<String, Value> {
-    match serde_json::to_value(status) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
+/// How often one and the same status is written: at once, then ever more slowly while it does not stay.
+#[derive(Default)]
+struct Pace {
+    last: Option<(Arc<PodStatus>, Instant)>,
+    delay: Duration,
+}
+
+impl Pace {
+    /// Until when this status has to wait; `None` where it may be written now.
+    fn not_before(&self, wanted: &Arc<PodStatus>, now: Instant) -> Option<Instant> {
+        let (tried, at) = self.last.as_ref()?;
+        let next = *at + self.delay;
+        (Arc::ptr_eq(tried, wanted) && next > now).then_some(next)
+    }
+
+    fn tried(&mut self, wanted: Arc<PodStatus>, now: Instant) {
+        let again = self
+            .last
+            .take()
+            .is_some_and(|(tried, at)| Arc::ptr_eq(&tried, &wanted) && now < at + 2 * LAST_RETRY);
+        self.delay = if again { (self.delay * 2).min(LAST_RETRY) } else { FIRST_RETRY };
+        self.last = Some((wanted, now));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(value: Value) -> PodStatus {
-        serde_json::from_value(value).unwrap()
-    }
-
-    #[test]
-    fn only_changes_are_sent_and_conditions_of_others_are_left_alone() {
-        let from = status(json!({"phase": "Pending", "startTime": "2026-01-01T00:00:00Z", "message": "m",
-            "conditions": [{"type": "A", "status": "True"}, {"type": "Other", "status": "True"},
-                {"type": "B", "status": "False", "reason": "Why"}]}));
-        let to = status(json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z",
-            "conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]}));
-        let patch = patch("u", &from, &to).unwrap();
-        assert_eq!(
-            patch,
-            json!({"metadata": {"uid": "u"}, "status": {
-            "phase": "Running", "message": null, "conditions": [{"type": "B", "status": "True", "reason": null}]}})
-        );
-    }
-
-    #[test]
-    fn nothing_changed_means_nothing_sent() {
-        let same = status(json!({"phase": "Running", "conditions": [{"type": "A", "status": "True"}]}));
-        assert_eq!(patch("u", &same, &same), None);
-    }
-
-    #[test]
-    fn a_new_address_takes_the_old_ones_place() {
-        let from = status(json!({"podIPs": [{"ip": "10.0.0.1"}]}));
-        let to = status(json!({"podIPs": [{"ip": "10.0.0.2"}]}));
-        let patch = patch("u", &from, &to).unwrap();
-        assert_eq!(patch["status"]["podIPs"], json!([{"$patch": "replace"}, {"ip": "10.0.0.2"}]));
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    cri::SandboxRecord,
     error_chain,
     recorder::Kind,
     spec::{
@@ -74,8 +75,15 @@ impl Worker {
             Ok(record) => {
                 self.runtime.put_sandbox(record);
                 self.memory.sandbox_failure = None;
+                // What the old sandbox refused is tried at once in this one.
+                self.memory.start_failures.retain(|_, failure| failure.reason != "CreateContainerError");
             }
-            Err(error) => self.fail_sandbox(error.runtime_message()),
+            Err(error) => {
+                // It counts as dead: the next one takes a name of its own, and this one goes.
+                let ended = SandboxRecord { id, attempt, created_ns: 0, ready: false, ips: Vec::new() };
+                self.runtime.put_sandbox(ended);
+                self.fail_sandbox(error.runtime_message());
+            }
         }
         self.refresh_downward_files().await;
     }

@@ -5,16 +5,23 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 
-use super::{mailbox::Done, worker::Worker};
+use super::{
+    image_name,
+    mailbox::Done,
+    memory::{Expected, StepFailure},
+    resize,
+    worker::{Worker, container_of},
+};
 use crate::{
     agent::Agent,
-    cri::{ContainerPhase, ContainerRecord},
+    cri::{ContainerPhase, ContainerRecord, labels},
     error_chain, hosts,
     recorder::Kind,
     spec::{
         container::{self, ContainerParts},
         env::{self, EnvSources},
         fields::Addresses,
+        resources::QosClass,
     },
     volumes,
 };
@@ -40,14 +47,19 @@ impl Worker {
     }
 
     pub(super) fn container_spec(&self, name: &str) -> Option<&Container> {
-        let spec = self.pod.spec.as_ref()?;
-        let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        all.find(|container| container.name == name)
+        container_of(&self.pod, name)
     }
 
     /// The image if the node has it; otherwise a pull is started, or the failure noted.
     async fn image(&mut self, container: &Container) -> Option<k8s_cri::v1::Image> {
         let name = container.image.clone().unwrap_or_default();
+        if let Err(error) = image_name::check(&name) {
+            let message = format!("Failed to apply default image tag {name:?}: {error}");
+            self.event(Some(&container.name), Kind::Warning, "InspectFailed", message.clone());
+            self.event(Some(&container.name), Kind::Warning, "Failed", "Error: InvalidImageName".to_owned());
+            self.fail_start(&container.name, "InvalidImageName", message);
+            return None;
+        }
         match self.agent.cri.image(&name).await {
             Ok(Some(image)) => {
                 let message = format!("Container image \"{name}\" already present on machine");
@@ -128,10 +140,19 @@ impl Worker {
         let config = container::config(&self.pod, container, parts);
         let previous = self.runtime.latest(&container.name).cloned();
         let cri = self.agent.cri.clone();
-        let id = cri
-            .create_container(&sandbox.id, config, self.sandbox_config(sandbox.attempt))
-            .await
-            .map_err(|error| ("CreateContainerError", error.runtime_message()))?;
+        let created = cri.create_container(&sandbox.id, config, self.sandbox_config(sandbox.attempt)).await;
+        let id = match created {
+            Ok(id) => id,
+            Err(error) => {
+                // Perhaps the sandbox has died, or what the call made is there without its answer.
+                self.expect(&sandbox.id, Expected::default());
+                self.clear_unknown_containers(&container.name).await;
+                return Err(("CreateContainerError", error.runtime_message()));
+            }
+        };
+        // Known from now on, whatever its status says: it must not run beside its successor.
+        self.runtime.put_container(ContainerRecord::made(&id, &container.name, attempt, &sandbox.id));
+        self.memory.applied.insert(id.clone(), container.resources.clone().unwrap_or_default());
         self.agent.own(&id, &self.mailbox);
         let message = format!("Created container: {}", container.name);
         self.event(Some(&container.name), Kind::Normal, "Created", message);
@@ -141,15 +162,20 @@ impl Worker {
             let backoff = self.memory.restarts.entry(container.name.clone()).or_default();
             backoff.tried(previous.finished_at(), Timestamp::now());
         }
-        let refused = started.map_err(|error| ("RunContainerError", error.runtime_message()));
         match record {
             Ok(record) => self.note_container(record),
-            Err(error) => tracing::warn!(pod = %self.id, %error, "started container not read"),
+            Err(error) => {
+                tracing::warn!(pod = %self.id, %error, "started container not read, asking again");
+                self.expect(&id, Expected::default());
+            }
         }
         self.forget_old_instances(&container.name).await;
         self.memory.start_failures.remove(&container.name);
-        if let Err((_, message)) = refused {
+        if let Err(error) = started {
             // The runtime keeps it as an ended container (StartError): it is the restart back-off's turn.
+            let message = error.runtime_message();
+            self.memory.run_errors.insert(id, message.clone());
+            self.expect(&sandbox.id, Expected::default());
             self.event(Some(&container.name), Kind::Warning, "Failed", format!("Error: {message}"));
             return Ok(());
         }
@@ -157,6 +183,27 @@ impl Worker {
         self.event(Some(&container.name), Kind::Normal, "Started", message);
         self.post_start(container, &id);
         Ok(())
+    }
+
+    pub(super) async fn resize(&mut self, id: &str, name: &str) {
+        let Some(container) = container_of(&self.pod, name) else { return };
+        let wanted = container.resources.clone().unwrap_or_default();
+        let node_memory_bytes = self.agent.machine.memory_bytes;
+        let linux = resize::limits(container, QosClass::of(&self.pod), node_memory_bytes);
+        match self.agent.cri.update_container(id, linux).await {
+            Ok(()) => {
+                self.memory.applied.insert(id.to_owned(), wanted);
+                self.memory.resize_failures.remove(id);
+            }
+            Err(error) => {
+                tracing::warn!(pod = %self.id, %error, "container not resized, trying again");
+                let before = self.memory.resize_failures.get(id);
+                let failure = StepFailure::after(before, error.runtime_message(), Timestamp::now());
+                self.memory.resize_failures.insert(id.to_owned(), failure);
+                // Perhaps it has ended.
+                self.expect(id, Expected::default());
+            }
+        }
     }
 
     fn post_start(&mut self, container: &Container, id: &str) {
@@ -249,12 +296,25 @@ impl Worker {
         }
     }
 
+    /// What the runtime holds of this container and the worker does not know of: its name would stay taken.
+    async fn clear_unknown_containers(&mut self, name: &str) {
+        let held = self.agent.cri.find_containers(&self.id.namespace, &self.id.name, name).await;
+        for container in held.unwrap_or_default() {
+            let ours = container.labels.get(labels::POD_UID) == Some(&self.id.uid);
+            if ours && self.runtime.container(&container.id).is_none() {
+                self.remove_container(&container.id).await;
+            }
+        }
+    }
+
     pub(super) async fn remove_container(&mut self, id: &str) {
         match self.agent.cri.remove_container(id).await {
             Ok(()) => {
                 self.agent.disown(id);
                 self.runtime.containers.retain(|container| container.id != id);
                 self.memory.termination_messages.remove(id);
+                self.memory.run_errors.remove(id);
+                self.memory.applied.remove(id);
             }
             Err(error) => tracing::warn!(pod = %self.id, %error, "old container stays"),
         }

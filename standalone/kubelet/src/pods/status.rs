@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, HostIP, PodIP, PodStatus,
+        ContainerStatus, HostIP, PodIP, PodStatus, ResourceRequirements,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -11,6 +11,7 @@ use k8s_openapi::{
 use super::{
     backoff,
     conditions::conditions,
+    resize,
     view::{Restart, View, is_sidecar, nanoseconds},
 };
 use crate::{
@@ -40,13 +41,19 @@ pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
     let main = statuses(view.containers());
     let phase = phase(view, &init, &main, before);
     let pod_ips = pod_ips(view, host_ips, before, &phase);
+    // Who ended the pod says why: its node, or whoever wrote the phase before the node did.
+    let told = if ended(before) {
+        before
+    } else {
+        view.pod.status.as_ref().filter(|status| ended(status)).unwrap_or(before)
+    };
     let failed_by_deadline = view.memory.deadline_exceeded && phase == "Failed";
     let mut status = PodStatus {
         phase: Some(phase),
-        reason: failed_by_deadline.then(|| "DeadlineExceeded".to_owned()).or_else(|| before.reason.clone()),
+        reason: failed_by_deadline.then(|| "DeadlineExceeded".to_owned()).or_else(|| told.reason.clone()),
         message: failed_by_deadline
             .then(|| "Pod was active on the node longer than the specified deadline".to_owned())
-            .or_else(|| before.message.clone()),
+            .or_else(|| told.message.clone()),
         host_ip: host_ips.first().cloned(),
         host_ips: Some(host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
         pod_ip: pod_ips.first().cloned(),
@@ -64,8 +71,14 @@ pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
     status
 }
 
+/// To the second, as Kubernetes keeps times: what is read back is what was written.
 pub fn time(at: jiff::Timestamp) -> Time {
-    Time(at)
+    Time(jiff::Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
+
+/// Whether a pod of this status has come to its end.
+pub fn ended(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 /// The runtime's addresses, or the last ones known while there is no sandbox any more.
@@ -86,6 +99,8 @@ fn container_status(view: View, container: &Container) -> ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
         started: Some(false),
+        resources: Some(shown(container.resources.as_ref())),
+        allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
         restart_count: i32::try_from(latest.map_or(known, |record| record.attempt)).unwrap_or(i32::MAX),
         ..Default::default()
     };
@@ -105,6 +120,11 @@ fn container_status(view: View, container: &Container) -> ContainerStatus {
         ContainerPhase::Running => {
             status.started = Some(view.started(container, record));
             status.ready = view.ready(container, record);
+            let applied = resize::applied(view, container, record);
+            if resize::pending(view).is_some() {
+                status.allocated_resources = applied.and_then(|resources| resources.requests.clone());
+            }
+            status.resources = Some(shown(applied));
             status.state = Some(ContainerState {
                 running: Some(ContainerStateRunning {
                     started_at: Some(time(nanoseconds(record.started_ns))),
@@ -130,14 +150,24 @@ fn container_status(view: View, container: &Container) -> ContainerStatus {
     status
 }
 
-/// `(reason, message)` of a container that ended and waits for its next turn.
+/// Requests and limits; claims have a place of their own.
+fn shown(resources: Option<&ResourceRequirements>) -> ResourceRequirements {
+    ResourceRequirements { claims: None, ..resources.cloned().unwrap_or_default() }
+}
+
+/// `(reason, message)` of a container that ended and waits for its next turn; `None` while its end itself is shown.
 fn will_run_again(view: View, container: &Container, record: &ContainerRecord) -> Option<(String, String)> {
     if view.terminating() || view.finished() {
         return None;
     }
     let failure = view.memory.start_failures.get(&container.name);
-    match view.restart(container, record) {
+    let again = view.restart(container, record);
+    if let Some(text) = view.run_error(record).filter(|_| again != Restart::No) {
+        return Some(("RunContainerError".to_owned(), text.to_owned()));
+    }
+    match again {
         Restart::No => None,
+        Restart::At(_) if view.end_shown_until(record).is_some() => None,
         Restart::At(_) => {
             let delay = view.memory.restarts.get(&container.name).copied().unwrap_or_default().delay();
             let message = format!(
@@ -206,8 +236,9 @@ fn terminated(view: View, record: &ContainerRecord) -> ContainerState {
 
 /// Upstream's rules for the phase (pod lifecycle documentation).
 fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before: &PodStatus) -> String {
-    if let Some(phase @ ("Succeeded" | "Failed")) = before.phase.as_deref() {
-        return phase.to_owned();
+    let known = std::iter::once(before).chain(&view.pod.status);
+    if let Some(phase) = known.filter(|status| ended(status)).find_map(|status| status.phase.clone()) {
+        return phase;
     }
     let running =
         |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());

@@ -3,7 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use super::{backoff, memory::Memory};
+use super::{
+    backoff,
+    memory::{ERROR_SHOWN, Memory},
+    resize::Room,
+    status::ended,
+};
 use crate::cri::{ContainerPhase, ContainerRecord, PodRuntime};
 
 #[derive(Clone, Copy)]
@@ -11,6 +16,7 @@ pub struct View<'a> {
     pub pod: &'a Pod,
     pub runtime: &'a PodRuntime,
     pub memory: &'a Memory,
+    pub room: Room,
     /// The object is gone from the API server (or never came back while the agent was down).
     pub gone: bool,
     pub now: Timestamp,
@@ -96,6 +102,18 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Why the runtime could not start this instance's program, for as long as that is shown.
+    pub fn run_error(&self, record: &ContainerRecord) -> Option<&'a str> {
+        self.end_shown_until(record)?;
+        self.memory.run_errors.get(&record.id).map(String::as_str)
+    }
+
+    /// Until when it is shown how an instance ended, before the back-off takes its place.
+    pub fn end_shown_until(&self, record: &ContainerRecord) -> Option<Timestamp> {
+        let until = backoff::add(record.finished_at(), ERROR_SHOWN);
+        (until > self.now).then_some(until)
+    }
+
     pub fn is_init(&self, container: &Container) -> bool {
         self.init_containers().iter().any(|init| init.name == container.name)
     }
@@ -119,8 +137,8 @@ impl<'a> View<'a> {
 
     /// The pod has come to its end: nothing in it will run again.
     pub fn finished(&self) -> bool {
-        let recorded = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        if matches!(recorded, Some("Succeeded" | "Failed"))
+        if self.memory.ended
+            || self.pod.status.as_ref().is_some_and(ended)
             || self.memory.deadline_exceeded
             || self.init_failed()
         {

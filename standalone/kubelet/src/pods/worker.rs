@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,8 @@ use super::{
     probes::Prober,
     references::PodObjects,
     report::Reporter,
-    status,
+    resize,
+    status::{self, ended},
     view::View,
 };
 use crate::{
@@ -63,7 +64,7 @@ impl Worker {
     ) -> Worker {
         let known = pod.status.clone().unwrap_or_default();
         let id = PodId::of(&pod);
-        let reporter = (!gone).then(|| Reporter::start(agent.client.clone(), id.clone(), known.clone()));
+        let reporter = (!gone).then(|| Reporter::start(agent.client.clone(), pod.clone()));
         let mut worker = Worker {
             objects: PodObjects::new(&agent, &pod, &mailbox),
             memory: remembered(&pod, &runtime),
@@ -123,6 +124,7 @@ impl Worker {
             pod: &self.pod,
             runtime: &self.runtime,
             memory: &self.memory,
+            room: self.agent.room(&self.id.uid),
             gone: self.gone,
             now: Timestamp::now(),
         }
@@ -134,6 +136,7 @@ impl Worker {
             Action::CreateSandbox { attempt, changed } => self.create_sandbox(attempt, changed).await,
             Action::StartContainer { name, attempt } => self.start_container(&name, attempt).await,
             Action::Kill { id, name, grace_s, why } => self.kill(id, name, grace_s, why),
+            Action::Resize { id, name } => self.resize(&id, &name).await,
             Action::RemoveContainer { id } => self.remove_container(&id).await,
             Action::StopSandbox { id } => self.stop_sandbox(&id).await,
             Action::Remove => return self.remove().await,
@@ -141,15 +144,17 @@ impl Worker {
         std::ops::ControlFlow::Continue(())
     }
 
-    /// Works out the status and hands it on if it differs from the last.
+    /// Works out the status and hands it on; the reporter compares it with what is stored.
     pub(super) fn report(&mut self) {
         let status = status::build(self.view(), &self.agent.config.host_ips(), &self.status);
-        if status == *self.status {
-            return;
+        if status != *self.status {
+            self.tell_back_offs(&status);
+            self.status = Arc::new(status);
+            self.agent.note_status(&self.id, Some(self.status.clone()));
+            self.memory.ended |= ended(&self.status);
         }
-        self.tell_back_offs(&status);
-        self.status = Arc::new(status);
-        self.agent.note_status(&self.id, Some(self.status.clone()));
+        let given = (!self.memory.ended).then(|| resize::given(self.view()));
+        self.agent.note_given(&self.id.uid, given);
         if let Some(reporter) = &self.reporter {
             reporter.report(self.status.clone());
         }
@@ -169,14 +174,15 @@ impl Worker {
         }
     }
 
-    /// Starts probes of what runs, ends those of what does not.
+    /// Starts probes of what runs, ends those of what does not. While the pod terminates its readiness is asked for
+    /// until its containers end: an application may drain by it.
     fn follow_probes(&mut self) {
         let running: BTreeMap<String, ContainerRecord> =
             self.runtime.running().map(|record| (record.id.clone(), record.clone())).collect();
         self.probers.retain(|id, _| running.contains_key(id));
-        if self.view().terminating() {
-            self.probers.clear();
-            return;
+        let terminating = self.view().terminating();
+        if terminating {
+            self.probers.values().for_each(Prober::only_readiness);
         }
         let spec = self.pod.spec.as_ref();
         let containers =
@@ -185,23 +191,24 @@ impl Worker {
             let Some(record) = running.values().find(|record| record.name == container.name) else {
                 continue;
             };
-            if self.probers.contains_key(&record.id) || self.memory.busy.contains(&record.name) {
+            // A container that a hook is busy with is not probed yet, one that is being stopped still is.
+            let held_back = self.memory.busy.contains(&record.name) && !terminating;
+            if self.probers.contains_key(&record.id) || held_back {
                 continue;
             }
             let target = self.target(record, container);
             let started = self.memory.probes.get(&record.id).and_then(|state| state.started) == Some(true);
             let prober = Prober::start(&self.agent, &self.mailbox, &self.pod, container, target, started);
             if let Some(prober) = prober {
+                if terminating {
+                    prober.only_readiness();
+                }
                 self.probers.insert(record.id.clone(), prober);
             }
         }
     }
 
-    pub(super) fn target(
-        &self,
-        record: &ContainerRecord,
-        container: &k8s_openapi::api::core::v1::Container,
-    ) -> Target {
+    pub(super) fn target(&self, record: &ContainerRecord, container: &Container) -> Target {
         Target {
             container_id: record.id.clone(),
             container: container.clone(),
@@ -228,6 +235,13 @@ impl Worker {
     }
 }
 
+/// A container of the pod's specification by its name.
+pub fn container_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+    let spec = pod.spec.as_ref()?;
+    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    all.find(|container| container.name == name)
+}
+
 /// Containers that wait for this reason now and did not before.
 fn newly_waiting(before: &PodStatus, after: &PodStatus, reason: &str) -> Vec<String> {
     let waiting = |status: &PodStatus| -> Vec<String> {
@@ -242,9 +256,10 @@ fn newly_waiting(before: &PodStatus, after: &PodStatus, reason: &str) -> Vec<Str
     waiting(after).into_iter().filter(|name| !old.contains(name)).collect()
 }
 
-/// Whether the status is worth showing before this is done: quick steps on the way to running are not.
+/// Whether the status is worth showing before this is done: quick steps on the way to running are not, but how the
+/// instance before ended is.
 fn shown_before(action: &Action) -> bool {
-    !matches!(action, Action::StartContainer { .. })
+    !matches!(action, Action::StartContainer { attempt: 0, .. })
 }
 
 async fn sleep_until(at: Option<Timestamp>) {

@@ -76,6 +76,21 @@ pub fn prepare(root: &Path, sources: &Sources) -> Result<(), SetUpError> {
     Ok(())
 }
 
+/// Whether files of the pod's volumes tell of what has changed in its object: labels, annotations, resources.
+pub fn tells_of_change(before: &Pod, after: &Pod) -> bool {
+    let told = |pod: &Pod| {
+        let resources = pod.spec.iter().flat_map(|spec| spec.containers.iter()).map(|c| c.resources.clone());
+        let metadata = (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        (metadata, resources.collect::<Vec<_>>())
+    };
+    let volumes = after.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let downward = |volume: &Volume| {
+        let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        volume.downward_api.is_some() || projected.into_iter().any(|source| source.downward_api.is_some())
+    };
+    volumes.into_iter().any(downward) && told(before) != told(after)
+}
+
 /// Where a volume lies on the node; `None` for kinds that are not supported.
 pub fn path(root: &Path, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
     if let Some(host_path) = &volume.host_path {
@@ -155,4 +170,32 @@ fn own(path: &Path, mode: u32, group: Option<i64>) -> Result<(), VolumeError> {
         mode |= 0o2070;
     }
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn only_volumes_that_tell_of_the_object_follow_its_labels_annotations_and_resources() {
+        let pod = |volume: &Value, labels: Value, limit: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"labels": labels}, "spec": {"volumes": [volume],
+                "containers": [{"name": "c", "resources": {"limits": {"cpu": limit}}}]}}))
+            .unwrap()
+        };
+        let files = json!({"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]});
+        let downward = json!({"name": "v", "downwardAPI": files});
+        let projected = json!({"name": "v", "projected": {"sources": [{"downwardAPI": files}]}});
+        let map = json!({"name": "v", "configMap": {"name": "m"}});
+        let changes = |volume: &Value| {
+            let before = pod(volume, json!({"a": "1"}), "1");
+            [pod(volume, json!({"a": "2"}), "1"), pod(volume, json!({"a": "1"}), "2"), before.clone()]
+                .map(|after| tells_of_change(&before, &after))
+        };
+        assert_eq!(changes(&downward), [true, true, false]);
+        assert_eq!(changes(&projected), [true, true, false]);
+        assert_eq!(changes(&map), [false, false, false]);
+    }
 }

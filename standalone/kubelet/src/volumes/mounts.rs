@@ -1,6 +1,8 @@
 //! A container's mounts.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeSet,
     fs,
     path::{Component, Path, PathBuf},
 };
@@ -14,6 +16,8 @@ use crate::spec::env;
 /// Texts as upstream shows them in CreateContainerConfigError.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
+    #[error("missing value for {0}")]
+    Missing(String),
     #[error("volume {0:?} of volumeMounts is not in the pod")]
     NoVolume(String),
     #[error(
@@ -48,7 +52,7 @@ fn one(
     let base = path(root, pod, volume).ok_or_else(missing)?;
     let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(sub_path), _) if !sub_path.is_empty() => sub_path.clone(),
-        (_, Some(expression)) if !expression.is_empty() => env::expand(expression, lookup),
+        (_, Some(expression)) if !expression.is_empty() => expand(expression, lookup)?,
         _ => String::new(),
     };
     let host_path = if sub_path.is_empty() { base } else { inside(&base, &sub_path, &mount.name)? };
@@ -64,6 +68,20 @@ fn one(
         propagation: propagation as i32,
         ..Default::default()
     })
+}
+
+/// The expression with its variables replaced: each must have a value, or another folder would be mounted than was meant.
+fn expand(expression: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, MountError> {
+    let missing = RefCell::new(BTreeSet::new());
+    let expanded = env::expand(expression, &|name| {
+        let value = lookup(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    let missing: Vec<String> = missing.into_inner().into_iter().collect();
+    if missing.is_empty() { Ok(expanded) } else { Err(MountError::Missing(missing.join(", "))) }
 }
 
 /// Files that the agent writes are not for the container to change.
@@ -103,6 +121,8 @@ fn inside(base: &Path, sub_path: &str, mount: &str) -> Result<PathBuf, MountErro
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
@@ -118,7 +138,7 @@ mod tests {
         let volume = &pod.spec.as_ref().unwrap().volumes.as_ref().unwrap()[0];
         fs::create_dir_all(path(root, &pod, volume).unwrap()).unwrap();
         mounts(root, &pod, &pod.spec.as_ref().unwrap().containers[0], &|name| {
-            (name == "A").then(|| "x".to_owned())
+            BTreeMap::from([("A", "x"), ("EMPTY", "")]).get(name).map(|value| (*value).to_owned())
         })
     }
 
@@ -129,6 +149,16 @@ mod tests {
         assert_eq!(mounts[0].container_path, "/data");
         assert!(mounts[0].readonly && mounts[0].host_path.ends_with("kubernetes.io~empty-dir/v/a/x"));
         assert!(Path::new(&mounts[0].host_path).is_dir());
+    }
+
+    #[test]
+    fn an_expression_whose_variable_is_unset_or_empty_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let refused = |expression| case(root.path(), expression).unwrap_err().to_string();
+        assert_eq!(refused("$(NOPE)"), "missing value for NOPE");
+        assert_eq!(refused("a/$(EMPTY)/$(NOPE)/$(A)"), "missing value for EMPTY, NOPE");
+        let literal = case(root.path(), "$$(NOPE)").unwrap();
+        assert!(literal[0].host_path.ends_with("/v/$(NOPE)"), "{}", literal[0].host_path);
     }
 
     #[test]

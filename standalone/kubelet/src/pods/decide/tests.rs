@@ -5,7 +5,7 @@ use crate::{
     cri::ContainerPhase,
     pods::{
         fixture::{Case, at},
-        memory::{ProbeState, StartFailure, StepFailure},
+        memory::{Expected, ProbeState, StartFailure, StepFailure, Unsettled},
     },
 };
 
@@ -62,7 +62,8 @@ fn a_container_that_keeps_failing_waits_longer_each_time() {
         let case = Case::simple().sandbox(0).exited("a", 1, 1, 5).at(now);
         case.with(|memory| memory.restarts.entry("a".into()).or_default().tried(at(1), at(2)))
     };
-    assert_eq!(plan(&case(6)), Plan { actions: vec![], wake_at: Some(at(15)) });
+    assert_eq!(plan(&case(6)), Plan { actions: vec![], wake_at: Some(at(10)) });
+    assert_eq!(plan(&case(10)), Plan { actions: vec![], wake_at: Some(at(15)) });
     assert_eq!(actions(&case(15)), [start("a", 2)]);
 }
 
@@ -111,6 +112,64 @@ fn a_dead_sandbox_is_made_anew_with_everything_in_it() {
     assert_eq!(actions(&case), [Action::CreateSandbox { attempt: 1, changed: true }]);
     let case = Case::simple().sandbox_dead(0).exited("a", 0, 137, 1).sandbox(1);
     assert_eq!(actions(&case), [start("a", 1)]);
+}
+
+#[test]
+fn a_new_sandbox_starts_again_only_what_the_policy_starts_again() {
+    let spec = json!({"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]});
+    let case = |policy: &str| {
+        let old = Case::new(spec.clone()).policy(policy).sandbox_dead(0).exited("i", 0, 0, 1);
+        old.exited("a", 0, 0, 2).exited("b", 0, 137, 3).at(3)
+    };
+    let new = case("OnFailure").sandbox(1);
+    assert_eq!(actions(&new), [start("i", 1)], "it prepares the new one");
+    assert_eq!(actions(&new.exited("i", 1, 0, 4)), [start("b", 1)]);
+    assert_eq!(actions(&case("Always").sandbox(1).exited("i", 1, 0, 4)), [start("a", 1), start("b", 1)]);
+    assert_eq!(actions(&case("Never")), [Action::StopSandbox { id: "s0".into() }]);
+    let again = case("Always").sandbox(1).exited("i", 1, 0, 4).with(|memory| {
+        memory.restarts.entry("b".into()).or_default().tried(at(1), at(2));
+    });
+    assert_eq!(plan(&again), Plan { actions: vec![start("a", 1)], wake_at: Some(at(13)) });
+}
+
+#[test]
+fn nothing_starts_beside_a_container_of_an_older_sandbox() {
+    let case = Case::simple().sandbox(0).running("a", 0).sandbox(1);
+    assert_eq!(actions(&case), [kill("a", 0, 30)]);
+    assert_eq!(actions(&case.with(|memory| _ = memory.busy.insert("a".into()))), []);
+}
+
+#[test]
+fn what_was_announced_is_asked_for_until_it_is_seen() {
+    let unsettled = Unsettled { expected: Expected::END, ask_at: Some(at(7)), ..Default::default() };
+    let case = Case::simple().sandbox(0).running("a", 0);
+    let case = case.with(|memory| _ = memory.unsettled.insert("s0".into(), unsettled));
+    assert_eq!(plan(&case), Plan { actions: vec![], wake_at: Some(at(7)) });
+}
+
+#[test]
+fn sidecars_end_one_by_one_the_last_first_within_the_grace_of_the_pod() {
+    let side = |name: &str| json!({"name": name, "restartPolicy": "Always"});
+    let spec =
+        json!({"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [side("x"), side("y")]});
+    let begun = || Case::new(spec.clone()).sandbox(0).running("x", 0).running("y", 0).deleted(20);
+    let mains = begun().running("a", 0).running("b", 0);
+    assert_eq!(actions(&mains), [kill("a", 0, 20), kill("b", 0, 20)]);
+    assert_eq!(actions(&begun().running("a", 0).exited("b", 0, 0, 1)), [kill("a", 0, 20)]);
+    let sidecars = begun().exited("a", 0, 0, 5).exited("b", 0, 0, 1).at(5);
+    assert_eq!(actions(&sidecars), [kill("y", 0, 15)]);
+    let busy = begun().exited("a", 0, 0, 5).with(|memory| _ = memory.busy.insert("y".into()));
+    assert_eq!(actions(&busy), []);
+    let last = Case::new(spec.clone()).sandbox(0).running("x", 0).deleted(20).exited("y", 0, 137, 20).at(20);
+    assert_eq!(actions(&last), [kill("x", 0, 2)]);
+    assert_eq!(actions(&last.exited("x", 0, 0, 21)), [Action::Remove]);
+}
+
+#[test]
+fn a_pod_that_was_seen_at_its_end_runs_nothing_again_whatever_its_status_says_later() {
+    let case = || Case::simple().sandbox(0).with(|memory| memory.ended = true);
+    assert_eq!(actions(&case()), [Action::StopSandbox { id: "s0".into() }]);
+    assert_eq!(actions(&case().running("a", 0)), [kill("a", 0, 30)]);
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn a_failed_init_container_fails_the_pod_only_if_it_may_not_run_again() {
 
 #[test]
 fn a_crash_loop_says_how_long_it_waits_and_how_it_ended() {
-    let case = Case::simple().sandbox(0).exited("a", 1, 1, 5).at(6);
+    let case = Case::simple().sandbox(0).exited("a", 1, 1, 5).at(10);
     let case = case.with(|memory| memory.restarts.entry("a".into()).or_default().tried(at(1), at(2)));
     let status = status(&case);
     assert_eq!(status.phase.as_deref(), Some("Running"));
@@ -108,6 +108,64 @@ fn a_failed_pull_becomes_a_back_off() {
     assert_eq!(state(&case(0)), json!({"waiting": {"reason": "ErrImagePull", "message": "no such host"}}));
     let text = "Back-off pulling image \"i\": ErrImagePull: no such host";
     assert_eq!(state(&case(5)), json!({"waiting": {"reason": "ImagePullBackOff", "message": text}}));
+}
+
+#[test]
+fn a_program_that_is_missing_is_an_error_of_its_own_before_the_back_off() {
+    let text = "exec: \"nope\": executable file not found in $PATH: unknown";
+    let case = |policy: &str, now| {
+        let mut case = Case::simple().policy(policy).sandbox(0).exited("a", 1, 128, 5).at(now);
+        case.runtime.containers[0].reason = "StartError".into();
+        case.memory.run_errors.insert("a1".into(), text.into());
+        case.with(|memory| memory.restarts.entry("a".into()).or_default().tried(at(1), at(2)))
+    };
+    let shown = case("Always", 6);
+    assert_eq!(state(&shown), json!({"waiting": {"reason": "RunContainerError", "message": text}}));
+    let last = status(&shown).container_statuses.unwrap()[0].last_state.clone().unwrap().terminated.unwrap();
+    assert_eq!((last.exit_code, last.reason.as_deref()), (128, Some("StartError")));
+    assert_eq!(crate::pods::decide::decide(shown.view()).wake_at, Some(at(10)));
+    assert_eq!(state(&case("Always", 10))["waiting"]["reason"], json!("CrashLoopBackOff"));
+    let never = case("Never", 6);
+    assert_eq!(state(&never)["terminated"]["reason"], json!("StartError"));
+    assert_eq!(phase_of(&never), "Failed");
+}
+
+#[test]
+fn how_an_instance_ended_shows_before_the_next_starts() {
+    let mut case = Case::simple().sandbox(0).exited("a", 0, 137, 5).at(5);
+    case.runtime.containers[0].reason = "OOMKilled".into();
+    assert_eq!(state(&case)["terminated"]["reason"], json!("OOMKilled"));
+    let waits = case.with(|memory| memory.restarts.entry("a".into()).or_default().tried(at(1), at(2)));
+    assert_eq!(state(&waits)["terminated"]["reason"], json!("OOMKilled"));
+    assert_eq!(crate::pods::decide::decide(waits.view()).wake_at, Some(at(10)));
+    let later = waits.at(10);
+    assert_eq!(state(&later)["waiting"]["reason"], json!("CrashLoopBackOff"));
+    let last = status(&later).container_statuses.unwrap()[0].last_state.clone().unwrap().terminated.unwrap();
+    assert_eq!(last.reason.as_deref(), Some("OOMKilled"));
+}
+
+#[test]
+fn resources_are_shown_as_they_were_given() {
+    let resources = json!({"requests": {"cpu": "100m"}, "limits": {"memory": "64Mi"}});
+    let case = Case::new(json!({"containers": [{"name": "a", "resources": resources}]})).sandbox(0);
+    let shown = serde_json::to_value(status(&case.running("a", 0))).unwrap();
+    assert_eq!(shown["containerStatuses"][0]["resources"], resources);
+    assert_eq!(shown["containerStatuses"][0]["allocatedResources"], json!({"cpu": "100m"}));
+}
+
+#[test]
+fn who_ends_a_pod_first_says_how_and_nobody_changes_it() {
+    let mut case = Case::simple().sandbox(0).running("a", 0);
+    let own = status(&case);
+    let ended = json!({"phase": "Failed", "reason": "Evicted", "message": "no room"});
+    case.pod.status = Some(serde_json::from_value(ended).unwrap());
+    let evicted = build(case.view(), &[], &own);
+    assert_eq!((evicted.phase.as_deref(), evicted.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    case.pod.status = Some(serde_json::from_value(json!({"phase": "Succeeded", "reason": "Other"})).unwrap());
+    let after = build(case.view(), &[], &evicted);
+    assert_eq!((after.phase.as_deref(), after.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    case.pod.status = None;
+    assert_eq!(build(case.view(), &[], &evicted).phase.as_deref(), Some("Failed"));
 }
 
 #[test]
