@@ -4,10 +4,13 @@
 //! compare-and-write of several keys, and a watch replays what was committed after a revision.
 
 mod api;
+mod chain;
 mod disk;
 mod engine;
 mod hub;
+mod older;
 mod record;
+mod recover;
 mod tree;
 mod writer;
 
