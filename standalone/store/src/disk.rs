@@ -21,6 +21,8 @@ use crate::{
 pub(crate) const MANIFEST_FILE: &str = "MANIFEST";
 pub(crate) const MARK_FILE: &str = "MARK";
 const LOCK_FILE: &str = "LOCK";
+/// Made by people: see `salvage`.
+const SALVAGE_FILE: &str = "SALVAGE";
 
 /// Where the writer thread appends. A trait so that a test can put a faulty disk in its place.
 pub trait Log: Send {
@@ -225,6 +227,10 @@ impl Folder {
         Ok(!note.is_empty())
     }
 
+    pub fn is_to_be_salvaged(&self) -> Result<bool, StoreError> {
+        Ok(self.read(SALVAGE_FILE)?.is_some())
+    }
+
     fn note(&self) -> io::Result<String> {
         let (mut lock, mut text) = (&self.lock, String::new());
         lock.rewind()?;
@@ -338,16 +344,27 @@ impl Folder {
             self.lock.sync_all()
         };
         write().map_err(|source| self.full_or_io(format!("write {LOCK_FILE}"), source))?;
-        for sequence in
-            self.numbered(Kind::Snapshot)?.into_iter().filter(|n| *n != manifest.snapshot.sequence)
-        {
-            self.remove(Kind::Snapshot, sequence)?;
+        let (first, last) = (manifest.snapshot.sequence, manifest.open);
+        let snapshots = self.numbered(Kind::Snapshot)?.into_iter().filter(|number| *number != first);
+        let logs = self.numbered(Kind::Log)?.into_iter().filter(|number| !(first..=last).contains(number));
+        let logs = logs.map(|number| (Kind::Log, number));
+        let rest: Vec<(Kind, u64)> = snapshots.map(|number| (Kind::Snapshot, number)).chain(logs).collect();
+        if self.is_to_be_salvaged()? {
+            let beside = self.path.join(format!("salvaged-{last:016}"));
+            return self.move_beside(&beside, &rest).map_err(|source| {
+                self.full_or_io(format!("move what was salvaged to {}", beside.display()), source)
+            });
         }
-        let chain = manifest.snapshot.sequence..=manifest.open;
-        for sequence in self.numbered(Kind::Log)?.into_iter().filter(|number| !chain.contains(number)) {
-            self.remove(Kind::Log, sequence)?;
+        rest.into_iter().try_for_each(|(kind, number)| self.remove(kind, number))
+    }
+
+    fn move_beside(&self, folder: &Path, files: &[(Kind, u64)]) -> io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for (kind, number) in files {
+            std::fs::rename(self.file(*kind, *number), folder.join(kind.file(*number)))?;
         }
-        Ok(())
+        std::fs::remove_file(self.path.join(SALVAGE_FILE))?;
+        self.sync_folder()
     }
 
     fn file(&self, kind: Kind, sequence: u64) -> PathBuf {

@@ -11,6 +11,7 @@ mod hub;
 mod older;
 mod record;
 mod recover;
+mod salvage;
 mod tree;
 mod writer;
 

@@ -140,15 +140,34 @@ pub fn was_durable(format: Format, data: &Bytes, offset: usize) -> bool {
     false
 }
 
+/// Every whole record of either format, wherever it begins.
+pub fn whole(data: &Bytes) -> Vec<Record> {
+    let formats = [Format::Second, Format::First];
+    let (mut records, mut at) = (Vec::new(), 0);
+    while at < data.len() {
+        let found = formats.iter().find_map(|format| parse(*format, data, at));
+        at = match found {
+            Some((record, end)) => {
+                records.push(record);
+                end
+            }
+            None => at + 1,
+        };
+    }
+    records
+}
+
 fn parse(format: Format, data: &Bytes, offset: usize) -> Option<(Record, usize)> {
     let mut header = Cursor { data, at: offset };
-    let magic = header.u32()?;
+    if header.u32()? != format.magic() {
+        return None;
+    }
     let length_at = header.at;
     let length = header.u32()? as usize;
     let crc = header.u32()?;
     let end = header.at.checked_add(length)?;
     let payload = data.get(header.at..end)?;
-    if magic != format.magic() || checksum(&data[length_at..length_at + 4], payload) != crc {
+    if checksum(&data[length_at..length_at + 4], payload) != crc {
         return None;
     }
     let mut body = header;

@@ -7,7 +7,8 @@ use crate::{
     chain::{self, Kind, Manifest, Mark, Part},
     disk::{Folder, LogFile, MANIFEST_FILE, MARK_FILE},
     older,
-    record::{self, Format, Found, GROUP_BYTES},
+    record::{self, Format, Found, GROUP_BYTES, Record},
+    salvage,
     tree::Write,
 };
 
@@ -37,21 +38,28 @@ impl Recovered {
     pub fn take(&mut self, format: Format, data: &Bytes, offset: usize) -> (usize, usize) {
         let (mut end, mut room) = (offset, GROUP_BYTES);
         while let Found::Record { record, end: next } = record::decode(format, data, end) {
-            // A copy of its own for each value: the file's buffer would live as long as one of them.
-            let own = |mut write: Write| {
-                write.value = write.value.map(|value| Bytes::copy_from_slice(&value));
-                write
-            };
-            self.writes.extend(record.writes.into_iter().map(own));
-            self.revision = self.revision.max(record.revision);
             (end, room) = (next, record.room);
+            self.add(record);
         }
         (end, room)
+    }
+
+    pub fn add(&mut self, record: Record) {
+        // A copy of its own for each value: the file's buffer would live as long as one of them.
+        let own = |mut write: Write| {
+            write.value = write.value.map(|value| Bytes::copy_from_slice(&value));
+            write
+        };
+        self.revision = self.revision.max(record.revision);
+        self.writes.extend(record.writes.into_iter().map(own));
     }
 }
 
 /// Reads what the manifest names, checks that it is all there, and cuts off a torn tail of the open log.
 pub fn recover(folder: &Folder) -> Result<Recovered, StoreError> {
+    if folder.is_to_be_salvaged()? {
+        return salvage::recover(folder);
+    }
     match folder.read(MANIFEST_FILE)? {
         Some(text) => {
             let manifest = std::str::from_utf8(&text).ok().and_then(Manifest::decode);
