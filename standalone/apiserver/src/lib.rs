@@ -1,6 +1,6 @@
 //! The embedded Kubernetes API server.
 //!
-//! A request's way (`pipeline`): TLS and client certificate (`server`, `pki`) → what the URL asks for (`request`) → may it
+//! A request's way (`pipeline`): TLS and client certificate (`door`, `pki`) → what the URL asks for (`request`) → may it
 //! (`authorize`, pure; `conditions`, what depends on the store) → bounds → one generic handler for every kind of the
 //! schema's table (`list`, `watch`, `create`, `update`, `delete`) → the answer in the shape asked for (`respond`).
 //!
@@ -11,12 +11,14 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod admission;
 mod api;
 mod authorize;
 mod body;
 mod bootstrap;
 mod claims;
+mod clients;
 mod conditions;
 mod config;
 mod containers;
@@ -24,10 +26,12 @@ mod create;
 mod credentials;
 mod delete;
 mod discovery;
+mod door;
 mod error;
 mod expiry;
 mod hub;
 mod join;
+mod large;
 mod list;
 mod media;
 mod object;

@@ -65,7 +65,7 @@ async fn a_node_joins_and_reaches_only_what_is_its_own() {
     node.get(&format!("{PODS}/theirs")).await.refused(403);
     node.get("/api/v1/pods").await.refused(403);
     let own = node.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.ok();
-    assert_eq!(support::names(&own), ["mine"]);
+    assert_eq!(crate::support::names(&own), ["mine"]);
     node.get("/api/v1/namespaces/default/secrets/mine-secret").await.ok();
     node.get("/api/v1/namespaces/default/secrets/theirs-secret").await.refused(403);
     node.get("/api/v1/namespaces/default/secrets").await.refused(403);
@@ -146,7 +146,7 @@ async fn garbage_on_the_port_harms_nobody() {
 #[tokio::test]
 async fn more_requests_than_the_bound_are_told_to_come_back() {
     let server =
-        TestServer::start_with(|config| config.limits.long_running = 2, skerry_store::Options::default())
+        TestServer::start_with(|config| config.limits.long_running = 3, skerry_store::Options::default())
             .await;
     let admin = server.admin();
     let path = format!("{CONFIG_MAPS}?watch=1");

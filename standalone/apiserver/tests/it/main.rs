@@ -1,7 +1,9 @@
 //! The API server as its clients see it, one module a behaviour.
 
 mod access;
+mod certificate;
 mod clients;
+mod crowds;
 mod families;
 mod faults;
 mod lists;
