@@ -25,8 +25,8 @@ const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(60);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same of who has shown no certificate.
 const ANONYMOUS_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of all connections, what those without a client certificate may have.
-const STRANGERS_SHARE: usize = 4;
+/// To so many connections with a client certificate comes one without.
+const NAMED_PER_STRANGER: usize = 4;
 const MAX_HEADER_BYTES: usize = 64 << 10;
 const MAX_STREAMS_PER_CONNECTION: u32 = 1_000;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -54,9 +54,8 @@ impl Door {
         connections: usize,
         shutdown: CancellationToken,
     ) -> Self {
-        let strangers = (connections / STRANGERS_SHARE).max(1);
-        let named = connections.saturating_sub(strangers).max(1);
-        Self { acceptor, strangers: Strangers::new(strangers), named: Places::new(named), pipeline, shutdown }
+        let strangers = Strangers::new((connections / NAMED_PER_STRANGER).max(1));
+        Self { acceptor, strangers, named: Places::new(connections), pipeline, shutdown }
     }
 
     /// Lets a connection in: a stranger until it has shown a certificate.

@@ -110,7 +110,7 @@ async fn one_clients_connections_leave_room_for_others() {
     let server = TestServer::start_with(|config| config.limits.connections = 16, Options::default()).await;
     let admin = server.admin();
     let mut held = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..8 {
         let mut stream = admin.connect().await;
         // The server knows whose it is once it has answered.
         stream.write_all(b"GET /version HTTP/1.1\r\nhost: k\r\n\r\n").await.unwrap();
