@@ -12,7 +12,7 @@
 //! - [`Holder`]: pins that are made again when they go.
 //! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
 //! - [`PacketSocket`]: frames of one device, past the network stack.
-//! - [`return_freed_memory`], [`return_free_pages`]: what a process that lives long asks of the C library.
+//! - [`return_freed_memory`], [`return_free_pages`], [`raise_open_files`]: what a process that lives long asks of the system.
 //! - [`netns_cookie`], [`ifindex`], [`ifname`], [`in_netns`]: network namespaces and their devices.
 #![deny(unsafe_code)]
 
@@ -40,7 +40,7 @@ pub use link::{
     has_tcx, link_ids, tcx_attachments,
 };
 pub use map::{Map, MapInfo, MapSpec, PerCpuMap, Update, map_type, pinned_map_info};
-pub use memory::{return_free_pages, return_freed_memory};
+pub use memory::{raise_open_files, return_free_pages, return_freed_memory};
 pub use net::{ifindex, ifname, in_netns, kernel_release, netns_cookie, source_towards_outside};
 pub use packet::{ClassicInstruction, PacketSocket};
 pub use pins::Holder;

@@ -19,3 +19,12 @@ pub fn return_freed_memory() {
 pub fn return_free_pages() {
     sys::trim_malloc();
 }
+
+/// As many open files as the system allows, for a process that serves many connections; the soft limit is there for programs
+/// that call select(2). Returns how many.
+///
+/// # Errors
+/// Those of setrlimit(2).
+pub fn raise_open_files() -> std::io::Result<u64> {
+    sys::raise_open_files()
+}

@@ -10,6 +10,7 @@ mod kube_proxy;
 mod kubeconfig;
 mod lb;
 mod node;
+mod notify;
 mod paths;
 mod preflight;
 mod privilege;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::{NodeArgs, ProxyArgs, TunnelOptions},
     families, kube_proxy,
+    notify::Supervisor,
     paths::{Paths, make_dir, write_private},
     preflight,
     supervise::{Role, shutdown_on_signal},
@@ -27,10 +28,19 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     make_dir(&paths.node_dir(), 0o700)?;
     preflight::disk(&args.folders.data_dir)?;
     let _role = Role::take(&paths.lock("node"), "node")?;
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(serve(args))
+    let supervisor = Supervisor::from_env();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(serve(args, supervisor))
 }
 
-async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
+/// The node is ready when its proxy is.
+async fn tell_when_ready(mut progress: watch::Receiver<proxy_agent::Progress>, supervisor: Supervisor) {
+    if progress.wait_for(|progress| progress.is_ready).await.is_ok() {
+        supervisor.ready();
+    }
+}
+
+async fn serve(args: NodeArgs, supervisor: Supervisor) -> anyhow::Result<ExitCode> {
     proxy_agent::check_overlay(args.node.tunnel.vxlan_port).await?;
     let shutdown = shutdown_on_signal()?;
     let paths = Paths(&args.folders);
@@ -94,6 +104,7 @@ async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
     proxy.cluster_cidrs = args.cluster.pod_cidrs.clone();
     let parts = shutdown.child_token();
     let kubelet = run_part("node agent", skerry_kubelet::run(kubelet, parts.clone()), parts.clone());
+    tokio::spawn(tell_when_ready(progress.subscribe(), supervisor));
     let proxy = proxy_agent::run_with_progress(proxy, parts.clone(), progress);
     let proxy = run_part("service proxy", proxy, parts.clone());
     let (kubelet, proxy) = tokio::join!(kubelet, proxy);
@@ -125,7 +136,7 @@ pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {
             install.transpose()?,
         );
         config.cluster_cidrs = args.cluster_cidrs.clone();
-        let progress = tokio::sync::watch::Sender::default();
+        let progress = watch::Sender::default();
         if args.clean_kube_proxy {
             tokio::spawn(kube_proxy::clean_when_ready(progress.subscribe(), config.node_ports.clone()));
         }

@@ -37,6 +37,11 @@ impl Paths<'_> {
     pub fn lock(&self, role: &str) -> PathBuf {
         self.0.run_dir.join(format!("{role}.pid"))
     }
+
+    /// The socket at which `up` hears that the role is ready.
+    pub fn notify(&self, role: &str) -> PathBuf {
+        self.0.run_dir.join(format!("{role}.notify"))
+    }
 }
 
 /// Makes a folder and what lies above it. The last one gets `mode`.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::ServerArgs,
     families,
+    notify::Supervisor,
     paths::{Paths, make_dir},
     preflight, privilege,
     supervise::{Role, shutdown_on_signal},
@@ -38,15 +39,19 @@ pub fn run(mut args: ServerArgs) -> anyhow::Result<ExitCode> {
         "the API server runs without root and cannot have port {}: give --bind one above 1023",
         args.bind.port()
     );
+    if let Err(error) = skerry_kernel::raise_open_files() {
+        tracing::warn!(%error, "raise the limit of open files");
+    }
+    let supervisor = Supervisor::from_env();
     privilege::drop_to(args.server_uid, &paths.server_dir())?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?
-        .block_on(serve(args, advertise))
+        .block_on(serve(args, advertise, supervisor))
 }
 
-async fn serve(args: ServerArgs, advertise: IpAddr) -> anyhow::Result<ExitCode> {
+async fn serve(args: ServerArgs, advertise: IpAddr, supervisor: Supervisor) -> anyhow::Result<ExitCode> {
     let paths = Paths(&args.folders);
     let shutdown = shutdown_on_signal()?;
     let options = Options {
@@ -70,6 +75,11 @@ async fn serve(args: ServerArgs, advertise: IpAddr) -> anyhow::Result<ExitCode> 
     tracing::info!(address = %server.address(), "the API is served");
     // The API server ends last: the others still write through it.
     let (clients, api) = (shutdown.child_token(), CancellationToken::new());
+    let is_serving = server.serving();
+    tokio::spawn(async move {
+        is_serving.cancelled().await;
+        supervisor.ready();
+    });
     let serving = tokio::spawn(server.run(api.clone()));
     let controllers = tokio::spawn(skerry_controllers::run(controllers, clients.clone()));
     let scheduler = tokio::spawn(skerry_scheduler::run(scheduler, clients.clone()));

@@ -1,6 +1,9 @@
 //! `skerry status`.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
@@ -27,7 +30,7 @@ async fn report(args: &FolderArgs) -> anyhow::Result<ExitCode> {
     for role in ["up", "server", "node"] {
         match supervise::holder(&paths.lock(role))? {
             Some(pid) => println!("{role:<8} runs, process {pid}"),
-            None => println!("{role:<8} does not run"),
+            None => println!("{role:<8} does not run{}", elsewhere(Path::new("/proc"), role)),
         }
     }
     let kubeconfig = paths.kubeconfig("admin");
@@ -50,6 +53,33 @@ async fn report(args: &FolderArgs) -> anyhow::Result<ExitCode> {
         println!("{:<8} {name} {}", "node", if ready { "Ready" } else { "NotReady" });
     }
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where a role runs that nobody has here: a cluster in namespaces has run folders of its own.
+fn elsewhere(proc: &Path, role: &str) -> String {
+    let link = |path: PathBuf| std::fs::read_link(path).ok();
+    let own = link(proc.join("self/ns/mnt"));
+    let processes = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    let found = processes.filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let words = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let namespace = link(entry.path().join("ns/mnt"))?;
+        let program = in_role(&words, role).filter(|_| Some(namespace) != own)?;
+        Some((pid, program.to_owned()))
+    });
+    match found.min() {
+        Some((pid, program)) => format!(
+            " here, but as process {pid} in namespaces of its own: `nsenter -t {pid} -a {program} status` asks there"
+        ),
+        None => String::new(),
+    }
+}
+
+/// Our program's path, where these words, each ended by a zero, started it in this role.
+fn in_role<'a>(words: &'a [u8], role: &str) -> Option<&'a str> {
+    let mut words = words.split(|byte| *byte == 0);
+    let program = std::str::from_utf8(words.next()?).ok()?;
+    (Path::new(program).file_name()? == "skerry" && words.next()? == role.as_bytes()).then_some(program)
 }
 
 async fn nodes(kubeconfig: &Path) -> anyhow::Result<Vec<Node>> {
@@ -87,4 +117,30 @@ async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     let file = Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_role_that_runs_in_other_namespaces_is_found_there() {
+        let proc = std::env::temp_dir().join(format!("skerry-proc-{}", std::process::id()));
+        let process = |name: &str, words: &str, namespace: &str| {
+            std::fs::create_dir_all(proc.join(name).join("ns")).unwrap();
+            std::fs::write(proc.join(name).join("cmdline"), words).unwrap();
+            symlink(namespace, proc.join(name).join("ns/mnt")).unwrap();
+        };
+        process("self", "skerry\0status\0", "mnt:[1]");
+        process("10", "/opt/bin/skerry\0server\0--bind\0[::]:1\0", "mnt:[1]");
+        process("30", "/opt/bin/skerry\0server\0", "mnt:[2]");
+        process("20", "/opt/bin/skerry\0server\0", "mnt:[3]");
+        process("40", "vi\0server\0", "mnt:[2]");
+        process("x", "/opt/bin/skerry\0node\0", "mnt:[2]");
+        let found = elsewhere(&proc, "server");
+        assert!(found.contains("`nsenter -t 20 -a /opt/bin/skerry status`"), "{found}");
+        assert_eq!(elsewhere(&proc, "node"), "");
+        std::fs::remove_dir_all(&proc).unwrap();
+    }
 }

@@ -3,18 +3,21 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
-    process::Stdio,
-    time::{Duration, Instant},
+    process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
+use nix::sys::signal::Signal;
 use tokio::{
     process::Command,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::notify::{self, Ear};
 
 /// A role of this machine that one process holds at a time; the kernel gives it back when the process ends.
 pub struct Role {
@@ -102,32 +105,89 @@ pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
     Ok(token)
 }
 
-/// First and longest pause before a child that ended is started again.
-const RESTART_MS: (u64, u64) = (200, 30_000);
-/// A child that ran this long starts afresh at the short pause.
-const STEADY: Duration = Duration::from_secs(60);
 /// How long a child may take to end after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
-/// A child process that is started again whenever it ends, until `shutdown`; then SIGTERM, and SIGKILL after a grace
-/// period.
-pub async fn keep_running(name: &str, program: PathBuf, args: Vec<String>, shutdown: CancellationToken) {
-    let mut pause_ms = RESTART_MS.0;
-    while !shutdown.is_cancelled() {
-        let started = Instant::now();
-        let spawned = Command::new(&program).args(&args).stdin(Stdio::null()).kill_on_drop(true).spawn();
-        match spawned {
-            Ok(mut child) => {
-                tokio::select! {
-                    status = child.wait() => tracing::error!(process = name, ?status, "ended, will be started again"),
-                    () = shutdown.cancelled() => return stop(name, child).await,
-                }
-            }
-            Err(error) => tracing::error!(process = name, program = %program.display(), %error, "start"),
+/// How long to wait before a child is started again. It grows only by starts that fail by themselves: not for one that was
+/// ready, however short a time, nor for one that somebody killed.
+#[derive(Debug)]
+struct Pause(Duration);
+
+/// How a child ended that was not told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Somebody killed it before it was ready.
+    Killed,
+    /// It failed before it was ready, or could not be started.
+    Failed,
+    /// After it was ready.
+    Ready,
+}
+
+impl Pause {
+    const FIRST: Duration = Duration::from_millis(200);
+    const LONGEST: Duration = Duration::from_secs(10);
+
+    /// The pause after this end.
+    fn after(&mut self, end: End) -> Duration {
+        let (pause, next) = match end {
+            End::Ready => (Self::FIRST, Self::FIRST),
+            End::Killed => (self.0, self.0),
+            End::Failed => (self.0, (self.0 * 2).min(Self::LONGEST)),
+        };
+        self.0 = next;
+        pause
+    }
+}
+
+impl End {
+    fn of(status: std::io::Result<ExitStatus>, was_ready: bool) -> Self {
+        // Signals that a process brings upon itself are failures: SIGABRT, SIGSEGV and their like.
+        let killed = [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+        let signal = status.ok().and_then(|status| status.signal());
+        match (was_ready, signal) {
+            (true, _) => Self::Ready,
+            (false, Some(signal)) if killed.iter().any(|other| *other as i32 == signal) => Self::Killed,
+            (false, _) => Self::Failed,
         }
-        pause_ms = if started.elapsed() > STEADY { RESTART_MS.0 } else { (pause_ms * 2).min(RESTART_MS.1) };
+    }
+}
+
+/// A child process that is started again whenever it ends, until `shutdown`; then SIGTERM, and SIGKILL after a grace
+/// period. It says at `ear` that it is ready.
+pub async fn keep_running(
+    name: &str,
+    program: PathBuf,
+    args: Vec<String>,
+    ear: Ear,
+    shutdown: CancellationToken,
+) {
+    let mut pause = Pause(Pause::FIRST);
+    while !shutdown.is_cancelled() {
+        // What an earlier child has said.
+        ear.heard_ready();
+        let mut command = Command::new(&program);
+        command.args(&args).env(notify::VARIABLE, ear.path()).stdin(Stdio::null()).kill_on_drop(true);
+        let end = match command.spawn() {
+            Ok(mut child) => {
+                let mut was_ready = false;
+                let status = loop {
+                    tokio::select! {
+                        status = child.wait() => break status,
+                        () = ear.ready(), if !was_ready => was_ready = true,
+                        () = shutdown.cancelled() => return stop(name, child).await,
+                    }
+                };
+                tracing::error!(process = name, ?status, "ended, will be started again");
+                End::of(status, was_ready || ear.heard_ready())
+            }
+            Err(error) => {
+                tracing::error!(process = name, program = %program.display(), %error, "start");
+                End::Failed
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
+            () = tokio::time::sleep(pause.after(end)) => {}
             () = shutdown.cancelled() => {}
         }
     }
@@ -136,7 +196,7 @@ pub async fn keep_running(name: &str, program: PathBuf, args: Vec<String>, shutd
 async fn stop(name: &str, mut child: tokio::process::Child) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).map(nix::unistd::Pid::from_raw);
     if let Some(pid) = pid
-        && let Err(error) = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
+        && let Err(error) = nix::sys::signal::kill(pid, Signal::SIGTERM)
     {
         tracing::warn!(process = name, %error, "send SIGTERM");
     }
@@ -184,13 +244,74 @@ mod tests {
             fifo.display(),
             dir.join("again").display()
         );
-        let child =
-            tokio::spawn(keep_running("t", "/bin/sh".into(), vec!["-c".into(), script], shutdown.clone()));
+        let ear = Ear::open(&dir.join("notify")).unwrap();
+        let args = vec!["-c".into(), script];
+        let child = tokio::spawn(keep_running("t", "/bin/sh".into(), args, ear, shutdown.clone()));
         for _ in 0..2 {
             assert_eq!(tokio::fs::read_to_string(&fifo).await.unwrap(), "x\n");
         }
         shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(10), child).await.unwrap().unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_pause_grows_only_by_starts_that_fail_by_themselves() {
+        let ms = |list: &[End]| {
+            let mut pause = Pause(Pause::FIRST);
+            list.iter().map(|end| pause.after(*end).as_millis()).collect::<Vec<_>>()
+        };
+        assert_eq!(ms(&[End::Failed; 8]), [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(ms(&[End::Killed; 8]), [200; 8]);
+        assert_eq!(ms(&[End::Ready; 8]), [200; 8]);
+        // Who was ready once begins anew; who is killed in between neither adds nor takes away.
+        let mixed =
+            [End::Failed, End::Failed, End::Killed, End::Failed, End::Ready, End::Failed, End::Failed];
+        assert_eq!(ms(&mixed), [200, 400, 800, 800, 200, 200, 400]);
+    }
+
+    #[test]
+    fn an_abort_is_a_failure_and_a_kill_is_none() {
+        let raw = |status: i32| Ok(ExitStatus::from_raw(status));
+        for (status, was_ready, expected) in [
+            (raw(9), false, End::Killed),
+            (raw(15), false, End::Killed),
+            (raw(6), false, End::Failed),
+            (raw(11), false, End::Failed),
+            (raw(1 << 8), false, End::Failed),
+            (raw(0), false, End::Failed),
+            (raw(6), true, End::Ready),
+            (raw(1 << 8), true, End::Ready),
+        ] {
+            let text = format!("{status:?} {was_ready}");
+            assert_eq!(End::of(status, was_ready), expected, "{text}");
+        }
+    }
+
+    /// The child of the next one.
+    #[test]
+    fn child_says_that_it_is_ready() {
+        if std::env::var_os("SKERRY_TEST_SAYS_READY").is_some() {
+            notify::Supervisor::from_env().ready();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_is_ready_is_heard_once() {
+        let dir = std::env::temp_dir().join(format!("skerry-ear-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let ear = Ear::open(&dir.join("notify")).unwrap();
+        let say = || {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "supervise::tests::child_says_that_it_is_ready"]).stdout(Stdio::null());
+            let child = child.env("SKERRY_TEST_SAYS_READY", "1").env(notify::VARIABLE, ear.path());
+            assert!(child.status().unwrap().success());
+        };
+        say();
+        tokio::time::timeout(Duration::from_secs(10), ear.ready()).await.unwrap();
+        say();
+        assert!(ear.heard_ready() && !ear.heard_ready());
+        drop(ear);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use crate::{
     args::UpArgs,
     families, node,
+    notify::Ear,
     paths::{Paths, make_dir},
     preflight, status,
     supervise::{Role, keep_running, shutdown_on_signal},
@@ -58,7 +59,10 @@ async fn supervise(args: UpArgs) -> anyhow::Result<ExitCode> {
     let server_args = server_args(&args, advertise, &node_ips);
     let node_args = node_args(&args, api);
     let paths = Paths(&args.server.folders);
-    let server = tokio::spawn(keep_running("server", program.clone(), server_args, shutdown.clone()));
+    let ear = |role: &str| Ear::open(&paths.notify(role));
+    let (server_ear, node_ear) = (ear("server")?, ear("node")?);
+    let server =
+        tokio::spawn(keep_running("server", program.clone(), server_args, server_ear, shutdown.clone()));
     let token = paths.join_token();
     let stopped = tokio::select! {
         made = appears(&token) => { made?; false }
@@ -68,7 +72,7 @@ async fn supervise(args: UpArgs) -> anyhow::Result<ExitCode> {
         server.await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let node = tokio::spawn(keep_running("node", program, node_args, shutdown.clone()));
+    let node = tokio::spawn(keep_running("node", program, node_args, node_ear, shutdown.clone()));
     tokio::select! {
         done = announce(&args, started) => done?,
         () = shutdown.cancelled() => {}

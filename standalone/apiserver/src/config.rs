@@ -79,6 +79,7 @@ impl std::fmt::Debug for Readiness {
 /// Bounds on what clients can make the server hold.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// Of clients with a certificate; a quarter as many more are let in without one.
     pub connections: usize,
     /// Requests under way, watches and upgrades left out.
     pub in_flight: usize,

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     api::{Api, Call, parse},
@@ -32,7 +31,7 @@ const HOP_HEADERS: &[HeaderName] = &[
 /// The client's side of a connection that is to change its protocol, and its place among the long-running requests.
 pub struct Upgrade {
     pub client: hyper::upgrade::OnUpgrade,
-    pub place: OwnedSemaphorePermit,
+    pub place: crate::clients::Place,
 }
 
 /// The answer of `pods/NAME/{log,exec,attach,portforward}`.

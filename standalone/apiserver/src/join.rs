@@ -35,21 +35,31 @@ pub fn authority(api: &Api) -> Reply {
     )
 }
 
-/// `POST /skerry/v1/join`: with the token's secret, or with a node's own certificate, which is how it is renewed.
+/// Whether to read the request's body at all.
+///
+/// # Errors
+/// 401 for who has neither the token's secret nor a node's certificate.
+pub fn check(api: &Api, identity: Option<&Subject>, headers: &HeaderMap) -> Result<(), ApiError> {
+    let may = identity.and_then(node_name).is_some() || has_secret(api, headers);
+    if may { Ok(()) } else { Err(ApiError::unauthorized()) }
+}
+
+fn has_secret(api: &Api, headers: &HeaderMap) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
+    // Compared by their hashes: how long it takes says nothing about the secret.
+    Sha256::digest(given.trim()) == Sha256::digest(&api.join_secret)
+}
+
+/// `POST /skerry/v1/join`, of who was let in by [`check`]: with the token's secret, or with a node's own certificate, which is how it is renewed.
 pub fn join(
     api: &Arc<Api>,
     identity: Option<&Subject>,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Reply, ApiError> {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
-    // Compared by their hashes: how long it takes says nothing about the secret.
-    let has_secret = Sha256::digest(given.trim()) == Sha256::digest(&api.join_secret);
+    let has_secret = has_secret(api, headers);
     let node = identity.and_then(node_name);
-    if !has_secret && node.is_none() {
-        return Err(ApiError::unauthorized());
-    }
     let request: JoinRequest = serde_json::from_slice(body).map_err(|error| {
         ApiError::bad_request(format!("the body must be {{\"nodeName\", \"csr\"}}: {error}"))
     })?;

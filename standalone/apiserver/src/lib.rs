@@ -1,7 +1,8 @@
 //! The embedded Kubernetes API server.
 //!
-//! A request's way (`pipeline`): TLS and client certificate (`server`, `pki`) → what the URL asks for (`request`) → may it
-//! (`authorize`, pure; `conditions`, what depends on the store; `restriction`, what a node may write) → is it served (`verbs`) → bounds → one generic handler for every kind of the
+//! A request's way (`pipeline`): TLS and client certificate (`door`, `pki`) → what the URL asks for (`request`) → may it
+//! (`authorize`, pure; `conditions`, what depends on the store; `restriction`, what a node may write) → is it served
+//! (`verbs`) → bounds (`clients`, `large`) → one generic handler for every kind of the
 //! schema's table (`list`, `watch`, `create`, `update`, `delete`) → the answer in the shape asked for (`respond`).
 //!
 //! - Objects are stored so that an answer is a prefix and the stored bytes (`object`).
@@ -11,12 +12,14 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod admission;
 mod api;
 mod authorize;
 mod body;
 mod bootstrap;
 mod claims;
+mod clients;
 mod conditions;
 mod config;
 mod containers;
@@ -24,11 +27,13 @@ mod create;
 mod credentials;
 mod delete;
 mod discovery;
+mod door;
 mod error;
 mod expiry;
 mod hub;
 mod inbound;
 mod join;
+mod large;
 mod list;
 mod log_options;
 mod media;

@@ -13,18 +13,20 @@ use http_body_util::BodyExt;
 use hyper::{Request, body::Incoming};
 use hyper_util::rt::TokioIo;
 use skerry_schema::find;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     api::{Api, Call, reply},
     authorize::{Decision, authorize, denial, may_read_path, node_name},
+    clients::{Client, Place, Places},
     conditions,
     config::{Limits, Readiness},
     containers::{self, Upgrade},
     create, delete, discovery,
     error::{ApiError, Subject},
     inbound::Inbound,
-    join, list, media,
+    join,
+    large::Large,
+    list, media,
     metrics::{self, Metrics, Route},
     pki,
     request::{self, Query, ResourceRequest, Target, Verb},
@@ -32,26 +34,27 @@ use crate::{
     reviews, subresources, update, verbs, watch,
 };
 
-/// Requests to join that are looked at in one moment: they come from strangers.
+/// Requests to join that are looked at in one moment.
 const MAX_JOINS: usize = 16;
 
 /// Shared by all connections.
 pub struct Pipeline {
     pub api: Arc<Api>,
     limits: Limits,
-    in_flight: Arc<Semaphore>,
-    long_running: Arc<Semaphore>,
-    joins: Arc<Semaphore>,
+    in_flight: Arc<Places>,
+    long_running: Arc<Places>,
+    joins: Arc<Places>,
+    large: Large,
     readiness: Readiness,
     metrics: Metrics,
 }
 
 impl Pipeline {
     pub fn new(api: Arc<Api>, limits: Limits, readiness: Readiness) -> Self {
-        let in_flight = Arc::new(Semaphore::new(limits.in_flight));
-        let long_running = Arc::new(Semaphore::new(limits.long_running));
-        let joins = Arc::new(Semaphore::new(MAX_JOINS));
-        Self { api, limits, in_flight, long_running, joins, readiness, metrics: Metrics::new() }
+        let in_flight = Places::new(limits.in_flight);
+        let long_running = Places::new(limits.long_running);
+        let (joins, large) = (Places::new(MAX_JOINS), Large::default());
+        Self { api, limits, in_flight, long_running, joins, large, readiness, metrics: Metrics::new() }
     }
 
     /// Answers a request, whatever happens in its handler.
@@ -105,11 +108,11 @@ impl Pipeline {
             Some(Target::Resource(target)) => {
                 let identity = identity.ok_or_else(ApiError::unauthorized)?;
                 if is_long_running(&target) {
-                    let permit = acquire(&self.long_running)?;
+                    let permit = acquire(&self.long_running, &request)?;
                     let reply = self.resource(identity, target, query, request, body).await?;
                     Ok(hold(reply, permit))
                 } else {
-                    let _permit = acquire(&self.in_flight)?;
+                    let _permit = acquire(&self.in_flight, &request)?;
                     self.in_time(self.resource(identity, target, query, request, body)).await
                 }
             }
@@ -150,8 +153,10 @@ impl Pipeline {
             ["version"] if is_get => return Ok(respond::value(StatusCode::OK, &discovery::version())),
             ["skerry", "v1", "ca"] if is_get => return Ok(join::authority(&self.api)),
             ["skerry", "v1", "join"] if request.method() == Method::POST => {
-                let _permit = acquire(&self.joins)?;
                 let headers = request.headers().clone();
+                // Whoever may not join holds no place, however slowly it sends.
+                join::check(&self.api, identity, &headers)?;
+                let _permit = acquire(&self.joins, &request)?;
                 let body = body.read(join::MAX_BODY).await?;
                 return join::join(&self.api, identity, &headers, &body);
             }
@@ -224,7 +229,7 @@ impl Pipeline {
                 "this address speaks `Upgrade: skerry-tunnel/1` over HTTP/1.1 only",
             ));
         }
-        let permit = acquire(&self.long_running)?;
+        let permit = acquire(&self.long_running, &request)?;
         let upgrade = hyper::upgrade::on(&mut request);
         let (api, node) = (self.api.clone(), node.to_owned());
         tokio::spawn(async move {
@@ -263,10 +268,10 @@ impl Pipeline {
         let kind =
             find(&target.group, &target.version, &target.resource).ok_or_else(ApiError::no_such_path)?;
         verbs::check(kind, &target)?;
-        let method = request.method().clone();
+        let (method, client) = (request.method().clone(), client(&request));
         let upgrade = if request.headers().contains_key(header::UPGRADE) && is_streamed(&target) {
             // It outlives the answer, and with it the place that the request has.
-            let place = acquire(&self.long_running)?;
+            let place = acquire(&self.long_running, &request)?;
             Some(Upgrade { client: hyper::upgrade::on(&mut request), place })
         } else {
             None
@@ -285,13 +290,17 @@ impl Pipeline {
         };
         let call =
             Call { request: target.clone(), kind, query, headers, shape, subject: identity.clone(), body };
-        if let Decision::When(condition) = decision
-            && !conditions::holds(&self.api, &call, &condition).await?
-        {
-            return Err(ApiError::forbidden(call.about(), &denial(identity, &target)));
-        }
-        let mut reply = dispatch(&self.api, &call, &method, upgrade).await?;
-        if let Some(warning) = deprecation(call.kind.kind) {
+        let (api, length, kind) = (self.api.clone(), call.body.len(), call.kind.kind);
+        let work = async move {
+            if let Decision::When(condition) = decision
+                && !conditions::holds(&api, &call, &condition).await?
+            {
+                return Err(ApiError::forbidden(call.about(), &denial(&call.subject, &call.request)));
+            }
+            dispatch(&api, &call, &method, upgrade).await
+        };
+        let mut reply = self.large.run(&client, length, work).await?;
+        if let Some(warning) = deprecation(kind) {
             respond::warn(&mut reply, &[warning.to_owned()]);
         }
         Ok(reply)
@@ -361,8 +370,14 @@ fn is_long_running(target: &ResourceRequest) -> bool {
     target.verb == Verb::Watch || is_streamed(target)
 }
 
-fn acquire(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
-    semaphore.clone().try_acquire_owned().map_err(|_| ApiError::too_many_requests())
+fn acquire<B>(places: &Arc<Places>, request: &Request<B>) -> Result<Place, ApiError> {
+    places.take(&client(request))
+}
+
+/// Whoever sent the request, as the connection has noted it.
+fn client<B>(request: &Request<B>) -> Client {
+    let noted = request.extensions().get::<Client>().cloned();
+    noted.unwrap_or(Client::Stranger(std::net::Ipv4Addr::UNSPECIFIED.into()))
 }
 
 /// Keeps the guard until the body has been sent or dropped.

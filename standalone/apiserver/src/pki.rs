@@ -33,6 +33,11 @@ pub enum PkiError {
         "{path} is not readable as PEM: restore it from a backup, or remove it and its key to have it made anew"
     )]
     Pem { path: PathBuf },
+    #[error(
+        "{path} is missing, the key of the authority that all certificates are of: restore it from a backup, or remove ca.crt \
+         as well to begin a new authority, which every node has to join anew"
+    )]
+    KeyLost { path: PathBuf },
     #[error("sign the certificate of {subject}")]
     Sign { subject: String, source: rcgen::Error },
     #[error(
@@ -78,6 +83,10 @@ impl Authority {
         let (certificate_path, key_path) = (folder.join("ca.crt"), folder.join("ca.key"));
         if let Some(pair) = read_pair(&certificate_path, &key_path)? {
             return Self::from_pair(&pair, &certificate_path);
+        }
+        // The key is written first: alone it has signed nothing yet.
+        if certificate_path.exists() {
+            return Err(PkiError::KeyLost { path: key_path });
         }
         let key = generate("the certificate authority")?;
         let mut params = CertificateParams::default();
@@ -345,6 +354,21 @@ mod tests {
 
     fn names(list: &[&str]) -> Vec<String> {
         list.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn an_authority_that_has_lost_its_key_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Authority::load_or_create(folder.path()).unwrap();
+        std::fs::remove_file(folder.path().join("ca.key")).unwrap();
+        let error = Authority::load_or_create(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("ca.key is missing"), "{error}");
+        let certificate = std::fs::read_to_string(folder.path().join("ca.crt")).unwrap();
+        assert_eq!(certificate, first.certificate_pem());
+        // A first start that was cut short has left the key alone.
+        std::fs::remove_file(folder.path().join("ca.crt")).unwrap();
+        std::fs::write(folder.path().join("ca.key"), "half").unwrap();
+        Authority::load_or_create(folder.path()).unwrap();
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The listener: TLS, connections, and their bounds.
+//! The listener, and what runs beside it; what becomes of a connection is `door`'s.
 
 use std::{
     net::SocketAddr,
@@ -6,11 +6,6 @@ use std::{
     time::Duration,
 };
 
-use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
 use rustls::{
     RootCertStore,
     crypto::ring,
@@ -18,41 +13,24 @@ use rustls::{
     sign::CertifiedKey,
 };
 use skerry_store::Store;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    addresses,
     api::{Api, Settings},
     bootstrap, claims,
     config::{Config, Limits, Readiness},
     credentials::{Paths, Urls, join_secret, write_kubeconfigs},
+    door::{self, Door},
     expiry::expire_events,
     hub::Hubs,
     pipeline::Pipeline,
-    pki::{self, Authority, Pair, PkiError},
+    pki::{Authority, Pair, PkiError},
     tunnel::Tunnels,
 };
 
-/// A peer that has not finished its handshake by then is let go.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection without a client certificate ends after this long: it can do nothing that takes longer.
-const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(60);
-/// From the first byte of a request's head (or the end of the one before) to its end.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-const MAX_HEADER_BYTES: usize = 64 << 10;
-const MAX_STREAMS_PER_CONNECTION: u32 = 1_000;
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-const KEEPALIVE_IDLE_SECONDS: u32 = 30;
-const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
-const KEEPALIVE_PROBES: u32 = 3;
-/// Data that a peer has not acknowledged for this long ends the connection (TCP_USER_TIMEOUT).
-const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// Requests that are under way when the server stops get this long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
@@ -87,12 +65,13 @@ pub struct Server {
     address: SocketAddr,
     paths: Paths,
     urls: Urls,
-    names: Vec<String>,
+    names: Names,
     certificate: Arc<Serving>,
     acceptor: TlsAcceptor,
     api: Arc<Api>,
     limits: Limits,
     readiness: Readiness,
+    serving: CancellationToken,
 }
 
 impl Server {
@@ -106,8 +85,8 @@ impl Server {
             listener.local_addr().map_err(|source| ServerError::Listen { address: config.bind, source })?;
         let paths = Paths::below(&config.data_dir);
         let authority = Arc::new(Authority::load_or_create(&paths.pki)?);
-        let names = config.serving_names();
-        let certificate = Arc::new(Serving::new(&authority.serving(&paths.pki, &names)?)?);
+        let names = Names { given: config.serving_names(), is_everywhere: config.bind.ip().is_unspecified() };
+        let certificate = Arc::new(Serving::new(&authority.serving(&paths.pki, &names.now())?)?);
         let urls = Urls::new(config.advertise, address);
         write_kubeconfigs(&authority, &paths, &urls)?;
         let join_secret = join_secret(&authority, &paths.join_token)?;
@@ -125,7 +104,16 @@ impl Server {
         let api =
             Arc::new(Api { store, hubs, settings, authority, join_secret, tunnels, store_failed, shutdown });
         let (limits, readiness) = (config.limits, config.readiness);
-        Ok(Self { listener, address, paths, urls, names, certificate, acceptor, api, limits, readiness })
+        let serving = CancellationToken::new();
+        let this = Self {
+            listener, address, paths, urls, names, certificate, acceptor, api, limits, readiness, serving,
+        };
+        Ok(this)
+    }
+
+    /// Cancelled once the server is ready and lets clients in.
+    pub fn serving(&self) -> CancellationToken {
+        self.serving.clone()
     }
 
     /// The bound address, with the port that was chosen for port 0.
@@ -146,30 +134,27 @@ impl Server {
         background.spawn(renew(self.api.clone(), self.paths, self.urls, self.names, self.certificate));
         background.spawn(tell_progress(self.api.clone()));
         background.spawn(expire_events(self.api.clone()));
-        let pipeline = Arc::new(Pipeline::new(self.api.clone(), self.limits.clone(), self.readiness.clone()));
-        let room = Arc::new(Semaphore::new(self.limits.connections));
+        let pipeline = Pipeline::new(self.api.clone(), self.limits.clone(), self.readiness.clone());
+        let door = Arc::new(Door::new(self.acceptor, pipeline, self.limits.connections, shutdown.clone()));
         let mut connections = JoinSet::new();
         tracing::info!(address = %self.address, "the API server serves");
+        self.serving.cancel();
         loop {
-            let permit = tokio::select! {
-                () = shutdown.cancelled() => break,
-                permit = room.clone().acquire_owned() => permit,
-            };
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    let (acceptor, pipeline, stop) =
-                        (self.acceptor.clone(), pipeline.clone(), shutdown.clone());
-                    connections.spawn(async move {
-                        connection(stream, peer, acceptor, pipeline, stop).await;
-                        drop(permit);
-                    });
-                }
+                Ok((stream, peer)) => match door.enter(peer) {
+                    Some(stranger) => {
+                        connections.spawn(door::serve(stream, peer, stranger, door.clone()));
+                    }
+                    None => tracing::debug!(%peer, "no room for a connection"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "accept a connection");
+                    // No file descriptors left, most likely.
+                    door.let_one_go();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -184,85 +169,6 @@ impl Server {
         }
         Ok(())
     }
-}
-
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    acceptor: TlsAcceptor,
-    pipeline: Arc<Pipeline>,
-    shutdown: CancellationToken,
-) {
-    if let Err(error) = tune(&stream) {
-        tracing::debug!(%peer, %error, "set the connection's options");
-    }
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "a TLS handshake failed");
-            return;
-        }
-        Err(_) => {
-            tracing::debug!(%peer, "a TLS handshake was not finished in time");
-            return;
-        }
-    };
-    let certificates = stream.get_ref().1.peer_certificates();
-    let identity = certificates.and_then(|chain| chain.first()).and_then(pki::subject_of).map(Arc::new);
-    let is_anonymous = identity.is_none();
-    let service = service_fn(move |request| {
-        let (pipeline, identity) = (pipeline.clone(), identity.clone());
-        async move { Ok::<_, std::convert::Infallible>(pipeline.serve(identity.as_deref(), request).await) }
-    });
-    let builder = builder();
-    let mut connection =
-        std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let lifetime = async {
-        if is_anonymous {
-            tokio::time::sleep(ANONYMOUS_LIFETIME).await;
-        } else {
-            std::future::pending::<()>().await;
-        }
-    };
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = lifetime => return,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%peer, %error, "a connection ended early");
-    }
-}
-
-/// Small answers are not held back, and a peer that has vanished is noticed also by a tunnel or a spliced connection.
-fn tune(stream: &TcpStream) -> nix::Result<()> {
-    use nix::sys::socket::{setsockopt, sockopt};
-    setsockopt(stream, sockopt::TcpNoDelay, &true)?;
-    setsockopt(stream, sockopt::KeepAlive, &true)?;
-    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
-    setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_SECONDS)?;
-    setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
-    setsockopt(stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS)
-}
-
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
-        .max_header_list_size(MAX_HEADER_BYTES as u32)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
-    builder
 }
 
 fn acceptor(authority: &Authority, certificate: Arc<Serving>) -> Result<TlsAcceptor, ServerError> {
@@ -309,17 +215,42 @@ impl ResolvesServerCert for Serving {
     }
 }
 
-/// Signs what nears its end anew, daily.
-async fn renew(api: Arc<Api>, paths: Paths, urls: Urls, names: Vec<String>, certificate: Arc<Serving>) {
+/// Under what the server is called: what was given, and each address of the machine where it listens on all of them. What
+/// was found is found again whenever it may have changed.
+#[derive(Clone, Debug)]
+struct Names {
+    given: Vec<String>,
+    is_everywhere: bool,
+}
+
+impl Names {
+    fn now(&self) -> Vec<String> {
+        let mut names = self.given.clone();
+        if self.is_everywhere {
+            match addresses::of_this_machine() {
+                Ok(found) => names.extend(found.iter().map(ToString::to_string)),
+                Err(error) => tracing::warn!(%error, "ask for this machine's addresses"),
+            }
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Signs anew what nears its end, daily, and the serving certificate when the machine's addresses have changed.
+async fn renew(api: Arc<Api>, paths: Paths, urls: Urls, names: Names, certificate: Arc<Serving>) {
     let mut interval = tokio::time::interval(RENEWAL_INTERVAL);
+    let mut changes = addresses::Changes::open(names.is_everywhere);
     loop {
         tokio::select! {
             () = api.shutdown.cancelled() => return,
             _ = interval.tick() => {}
+            () = changes.next() => {}
         }
         let outcome = api
             .authority
-            .serving(&paths.pki, &names)
+            .serving(&paths.pki, &names.now())
             .map_err(ServerError::from)
             .and_then(|pair| certificate.replace(&pair))
             .and_then(|()| Ok(write_kubeconfigs(&api.authority, &paths, &urls)?));

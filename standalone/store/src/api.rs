@@ -119,8 +119,17 @@ pub enum StoreError {
     Failed { why: Arc<str> },
     #[error("the store {path} is in use by another server: stop that one first")]
     InUse { path: String },
-    #[error("{path} is damaged at offset {offset} in what was durable: restore the folder from a backup")]
+    #[error(
+        "{path} is damaged at offset {offset} in what was durable: put the whole folder back from a backup, or make a file \
+         SALVAGE beside it and start again to go on with what can be read, or move the folder away to begin an empty store"
+    )]
     Damaged { path: String, offset: u64 },
+    /// What is there is not what was confirmed: nothing is served of it, and nothing changed.
+    #[error(
+        "{problem}: put the whole folder {folder} back from a backup, or `touch {folder}/SALVAGE` and start again to go on \
+         with what can be read, or move it away to begin an empty store"
+    )]
+    Incomplete { problem: String, folder: String },
     #[error("the store is out of space: free some on the file system of {path}")]
     Full { path: String },
 }

@@ -17,6 +17,7 @@ use crate::{
     Entry, Listing, Op, Range, Store, StoreError, Txn, Watch,
     disk::{Folder, Log},
     hub::Hub,
+    recover::{Next, recover},
     tree::{Retention, Tree, Write},
     writer::Writer,
 };
@@ -110,30 +111,23 @@ impl LogStore {
     /// Opens or makes the store in a folder of its own; recovers every confirmed transaction.
     pub fn open(path: &Path, options: Options) -> Result<LogStore, StoreError> {
         let folder = Folder::open(path)?;
-        let found = folder.recover()?;
-        let log = folder.append_to(found.sequence, found.length)?;
+        let found = recover(&folder)?;
         let mut tree = Tree::new(options.retention);
         for write in found.writes {
             tree.restore(write);
         }
         tree.start_at(found.revision);
-        Ok(LogStore::start(
-            folder,
-            Box::new(log),
-            tree,
-            found.sequence,
-            found.length,
-            found.snapshot_bytes,
-            options,
-        ))
+        let (log, snapshot_bytes) = match found.next {
+            Next::Log { log, snapshot_bytes } => (log, snapshot_bytes),
+            Next::Begin { sequence } => (folder.begin(sequence, found.revision, &tree.dump())?, 0),
+        };
+        Ok(LogStore::start(folder, Box::new(log), tree, snapshot_bytes, options))
     }
 
     pub(crate) fn start(
         folder: Folder,
         log: Box<dyn Log>,
         tree: Tree,
-        sequence: u64,
-        length: u64,
         snapshot_bytes: u64,
         options: Options,
     ) -> LogStore {
@@ -145,8 +139,7 @@ impl LogStore {
             stats: Mutex::default(),
         });
         let relaxed_prefixes = options.relaxed_prefixes.clone();
-        let writer =
-            Writer::new(shared.clone(), folder, log, sequence, length, snapshot_bytes, revision, options);
+        let writer = Writer::new(shared.clone(), folder, log, snapshot_bytes, revision, options);
         let writer = Some(std::thread::spawn(move || writer.run()));
         LogStore { shared, relaxed_prefixes, writer }
     }

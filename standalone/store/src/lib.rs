@@ -4,10 +4,14 @@
 //! compare-and-write of several keys, and a watch replays what was committed after a revision.
 
 mod api;
+mod chain;
 mod disk;
 mod engine;
 mod hub;
+mod older;
 mod record;
+mod recover;
+mod salvage;
 mod tree;
 mod writer;
 

@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     StoreError,
-    disk::{Folder, Log},
+    disk::{Folder, Log, Unfinished},
     engine::{Options, Pending, Shared},
-    record,
+    record::{self, GROUP_BYTES},
     tree::Write,
 };
 
@@ -23,9 +23,6 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     folder: Arc<Folder>,
     log: Box<dyn Log>,
-    sequence: u64,
-    /// Bytes of the log that are durable.
-    length: u64,
     snapshot_bytes: u64,
     snapshot: Option<JoinHandle<Result<u64, StoreError>>>,
     /// Revisions up to here are known to the log: after a crash the store goes on behind it.
@@ -38,13 +35,10 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    #[expect(clippy::too_many_arguments, reason = "built in one place, by name")]
     pub fn new(
         shared: Arc<Shared>,
         folder: Folder,
         log: Box<dyn Log>,
-        sequence: u64,
-        length: u64,
         snapshot_bytes: u64,
         revision: u64,
         options: Options,
@@ -53,8 +47,6 @@ impl Writer {
             shared,
             folder: Arc::new(folder),
             log,
-            sequence,
-            length,
             snapshot_bytes,
             snapshot: None,
             ceiling: revision,
@@ -74,12 +66,14 @@ impl Writer {
         self.finish_snapshot(true);
     }
 
-    /// Blocks until something is pending or relaxed keys are due; `None`: closing and nothing is left.
+    /// Blocks until something is pending or relaxed keys are due; `None`: closing and nothing is left. What is pending
+    /// beyond a group's limit stays for the next one.
     fn wait(&self) -> Option<Vec<Pending>> {
         let mut queue = self.shared.queue();
         loop {
             if !queue.pending.is_empty() {
-                return Some(std::mem::take(&mut queue.pending));
+                let count = group(&queue.pending);
+                return Some(queue.pending.drain(..count).collect());
             }
             if queue.closing {
                 return None;
@@ -104,31 +98,31 @@ impl Writer {
             (self.dirty, self.dirty_since) = (BTreeSet::new(), None);
             return self.refuse(batch, io::Error::other("an earlier flush failed"), false);
         }
-        self.buffer.clear();
-        let flushing = self.dirty_since.is_some_and(|since| since.elapsed() >= self.options.relaxed_flush);
-        if flushing {
-            self.encode_dirty();
+        if self.dirty_since.is_some_and(|since| since.elapsed() >= self.options.relaxed_flush)
+            && let Err((error, fatal)) = self.flush_relaxed()
+        {
+            // Tried again after a whole interval, not at once.
+            self.dirty_since = self.dirty_since.map(|_| Instant::now());
+            if fatal {
+                return self.refuse(batch, error, fatal);
+            }
+            tracing::error!(%error, "write relaxed keys");
         }
-        let mut ceiling = self.ceiling;
+        self.buffer.clear();
+        let (mut ceiling, durable) = (self.ceiling, self.log.durable().length);
         for pending in &batch {
             if !pending.relaxed {
-                record::encode(&mut self.buffer, self.length, pending.revision, &pending.writes);
+                record::encode(&mut self.buffer, durable, pending.revision, &pending.writes);
                 ceiling = ceiling.max(pending.revision);
             } else if pending.revision > ceiling {
                 ceiling = pending.revision + CEILING_STEP;
-                record::encode(&mut self.buffer, self.length, ceiling, &[]);
+                record::encode(&mut self.buffer, durable, ceiling, &[]);
             }
         }
         if let Err((error, fatal)) = self.append() {
-            // What is relaxed is tried again after a whole interval, not at once.
-            self.dirty_since = self.dirty_since.map(|_| Instant::now());
             return self.refuse(batch, error, fatal);
         }
         self.ceiling = ceiling;
-        if flushing {
-            self.dirty.clear();
-            self.dirty_since = None;
-        }
         for pending in &batch {
             for write in &pending.writes {
                 if pending.relaxed {
@@ -142,21 +136,34 @@ impl Writer {
         self.publish(batch);
     }
 
-    /// The error and whether the store must stop taking writes.
+    /// Makes the buffer durable. The error says whether the store must stop taking writes.
     fn append(&mut self) -> Result<(), (io::Error, bool)> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.log.append(&self.buffer) {
-            let cut = self.log.cut(self.length);
+        if self.buffer.len() > GROUP_BYTES {
+            // One large transaction: were it torn, the tail would be longer than one that nobody has announced.
+            let mut announcement = Vec::new();
+            let (durable, room) = (self.log.durable().length, self.buffer.len());
+            record::encode_with_room(&mut announcement, durable, self.ceiling, room, &[]);
+            self.flush(&announcement)?;
+        }
+        let buffer = std::mem::take(&mut self.buffer);
+        let flushed = self.flush(&buffer);
+        self.buffer = buffer;
+        flushed
+    }
+
+    fn flush(&mut self, bytes: &[u8]) -> Result<(), (io::Error, bool)> {
+        if let Err(error) = self.log.append(bytes) {
+            let cut = self.log.cut();
             return Err((error, cut.is_err()));
         }
         // After a failed fsync the kernel may have dropped the pages and marked them clean: no second try tells.
         self.log.sync().map_err(|error| (error, true))?;
-        self.length += self.buffer.len() as u64;
         let mut stats = self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.flushes += 1;
-        stats.bytes += self.buffer.len() as u64;
+        stats.bytes += bytes.len() as u64;
         Ok(())
     }
 
@@ -198,42 +205,58 @@ impl Writer {
         }
     }
 
-    fn encode_dirty(&mut self) {
-        let state = self.shared.read();
-        let writes: Vec<Write> = self.dirty.iter().map(|key| state.tree.current(key)).collect();
-        record::encode(&mut self.buffer, self.length, self.ceiling, &writes);
+    /// Writes the newest values of relaxed keys, a group at a time.
+    fn flush_relaxed(&mut self) -> Result<(), (io::Error, bool)> {
+        let writes: Vec<Write> = {
+            let state = self.shared.read();
+            self.dirty.iter().map(|key| state.tree.current(key)).collect()
+        };
+        for group in groups(&writes) {
+            self.buffer.clear();
+            record::encode(&mut self.buffer, self.log.durable().length, self.ceiling, group);
+            self.append()?;
+        }
+        self.dirty.clear();
+        self.dirty_since = None;
+        Ok(())
     }
 
     fn flush_on_close(&mut self) {
-        if self.dirty.is_empty() || self.shared.read().failed.is_some() {
+        if self.shared.read().failed.is_some() {
             return;
         }
-        self.buffer.clear();
-        self.encode_dirty();
-        if let Err((error, _)) = self.append() {
+        if let Err((error, _)) = self.flush_relaxed() {
             tracing::error!(%error, "write relaxed keys at the end");
+        }
+        if let Err(error) = self.log.close() {
+            tracing::error!(%error, "close the store's log");
         }
     }
 
     fn snapshot_if_due(&mut self) {
         self.finish_snapshot(false);
         let due = self.options.snapshot_bytes.max(2 * self.snapshot_bytes);
-        if self.snapshot.is_some() || self.length < due || self.shared.read().failed.is_some() {
+        let full = self.log.durable();
+        if self.snapshot.is_some() || full.length < due || self.shared.read().failed.is_some() {
             return;
         }
-        let sequence = self.sequence + 1;
-        let log = match self.folder.append_to(sequence, 0) {
+        let log = match self.folder.rotate(full) {
             Ok(log) => log,
-            Err(error) => {
+            Err(Unfinished { error, unknown }) => {
                 tracing::error!(%error, "begin a new log");
+                if unknown {
+                    // Nobody knows which log the disk calls the open one.
+                    self.shared.write().failed = Some(error.to_string().into());
+                }
                 // Not before the log has grown by as much again.
-                self.snapshot_bytes = self.length;
+                self.snapshot_bytes = full.length;
                 return;
             }
         };
         // All that is published is in the older logs or dirty, and this thread alone publishes.
         let content = self.shared.read().tree.dump();
-        (self.log, self.sequence, self.length) = (Box::new(log), sequence, 0);
+        let sequence = log.durable().sequence;
+        self.log = Box::new(log);
         let (folder, revision) = (self.folder.clone(), self.ceiling);
         self.snapshot = Some(std::thread::spawn(move || folder.write_snapshot(sequence, revision, &content)));
     }
@@ -253,4 +276,30 @@ impl Writer {
             Err(_) => tracing::error!("the snapshot thread panicked"),
         }
     }
+}
+
+/// How many of the pending transactions make the next group: as many as fit, one at least.
+fn group(pending: &[Pending]) -> usize {
+    fitting(pending.iter().map(|pending| record::encoded_length(&pending.writes)))
+}
+
+/// Splits writes into records that fit a group each; one that is larger stands alone.
+fn groups(mut writes: &[Write]) -> impl Iterator<Item = &[Write]> {
+    std::iter::from_fn(move || {
+        let count = fitting(writes.iter().map(|write| record::encoded_length([write])));
+        let (first, rest) = writes.split_at_checked(count)?;
+        writes = rest;
+        (!first.is_empty()).then_some(first)
+    })
+}
+
+fn fitting(lengths: impl Iterator<Item = usize>) -> usize {
+    let mut total = 0;
+    let fits = |length: &usize| {
+        total += length;
+        total <= GROUP_BYTES
+    };
+    let mut lengths = lengths.peekable();
+    let least = usize::from(lengths.peek().is_some());
+    lengths.take_while(fits).count().max(least)
 }

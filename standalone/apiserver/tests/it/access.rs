@@ -146,7 +146,7 @@ async fn garbage_on_the_port_harms_nobody() {
 #[tokio::test]
 async fn more_requests_than_the_bound_are_told_to_come_back() {
     let server =
-        TestServer::start_with(|config| config.limits.long_running = 2, skerry_store::Options::default())
+        TestServer::start_with(|config| config.limits.long_running = 3, skerry_store::Options::default())
             .await;
     let admin = server.admin();
     let path = format!("{CONFIG_MAPS}?watch=1");

@@ -2,7 +2,9 @@
 
 mod access;
 mod answers;
+mod certificate;
 mod clients;
+mod crowds;
 mod families;
 mod faults;
 mod lists;
