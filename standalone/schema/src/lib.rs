@@ -16,6 +16,7 @@
 mod body;
 mod error;
 mod kinds;
+mod limits;
 mod openapi;
 mod patch;
 mod quantity;

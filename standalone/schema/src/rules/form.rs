@@ -72,8 +72,15 @@ fn count_or_percent(value: &Value) -> Option<String> {
     (!good).then(|| complaint.to_owned())
 }
 
+/// Labels of one object, or of one selector.
+const MAX_LABELS: usize = 1000;
+
 /// A map of labels: both sides.
 pub fn labels(map: &Map<String, Value>, path: &str, errors: &mut Errors) {
+    if map.len() > MAX_LABELS {
+        errors.push(FieldError::too_many(path, map.len(), MAX_LABELS));
+        return;
+    }
     for (name, value) in map {
         let shown = Value::from(name.as_str());
         if let Some(complaint) = syntax::qualified_name(name) {

@@ -175,6 +175,11 @@ fn rule_of_field(
         }
         return;
     };
+    let count = value.as_array().map_or(0, Vec::len).max(value.as_object().map_or(0, Map::len));
+    if let Some(most) = rule.items.filter(|most| count > *most) {
+        errors.push(FieldError::too_many(path, count, most));
+        return;
+    }
     if !rule.values.is_empty() {
         let mut sorted = rule.values.to_vec();
         sorted.sort_unstable();

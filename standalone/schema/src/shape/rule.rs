@@ -14,6 +14,8 @@ pub struct Rule {
     pub values: &'static [&'static str],
     pub min: Option<i64>,
     pub max: Option<i64>,
+    /// How many entries a list or map may have, where that is less than for all.
+    pub items: Option<usize>,
     pub form: Option<Form>,
 }
 
