@@ -36,7 +36,7 @@ fn scalar(form: Form, value: &Value) -> Option<String> {
         Form::LabelValue => text.and_then(syntax::label_value),
         Form::PortName => text.and_then(syntax::port_name),
         Form::PortOrName => number.map_or_else(|| text.and_then(syntax::port_name), syntax::port),
-        // Zero is how an absent number looks.
+        Form::PortNumber => number.and_then(syntax::port),
         Form::Port => number.filter(|number| *number != 0).and_then(syntax::port),
         Form::Ip => text.and_then(syntax::ip),
         Form::Cidr => text.and_then(syntax::cidr),

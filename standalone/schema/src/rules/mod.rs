@@ -2,13 +2,19 @@
 //! field; hooks by definition say what holds between fields.
 
 mod access;
+mod endpoints;
 pub mod form;
 mod hooks;
+mod job;
 mod network;
 mod objects;
 mod pod;
 mod pod_defaults;
+mod pod_parts;
+mod pod_update;
+mod protection;
 mod service;
+pub mod status;
 mod storage;
 pub mod syntax;
 mod workload;
@@ -20,8 +26,8 @@ use crate::{
     shape::{Rule, Shape, Ty},
 };
 
-pub use pod::pod_update;
 pub use pod_defaults::{admit as admit_pod, tolerate};
+pub use pod_update::{ephemeral_update, pod_update};
 pub use service::keep_allocated;
 pub use workload::job_selector;
 

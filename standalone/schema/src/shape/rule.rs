@@ -37,8 +37,10 @@ pub enum Form {
     PortName,
     /// A port number, or a port's name.
     PortOrName,
-    /// 1 to 65535.
+    /// 1 to 65535; 0 is how an absent number looks.
     Port,
+    /// 1 to 65535, and nothing else.
+    PortNumber,
     Ip,
     Cidr,
     /// An absolute path.

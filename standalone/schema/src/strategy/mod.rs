@@ -120,11 +120,17 @@ pub fn prepare_update(
     }
     still_fits(new)?;
     metadata::validate(kind, new, &mut errors);
-    if subresource != Some("status") {
+    if subresource == Some("status") {
+        rules::status::validate(kind, old, new, &mut errors);
+    } else {
         validate(kind, new, Some(old), &mut errors);
     }
-    if kind.kind == "Pod" && subresource.is_none() {
-        rules::pod_update(old, new, &mut errors);
+    if kind.kind == "Pod" {
+        match subresource {
+            None => rules::pod_update(old, new, &mut errors),
+            Some("ephemeralcontainers") => rules::ephemeral_update(old, new, &mut errors),
+            _ => {}
+        }
     }
     if kind.kind == "Pod" && resized {
         let class = qos_class(new);
