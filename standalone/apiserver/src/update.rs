@@ -77,8 +77,9 @@ pub async fn update(api: &Api, call: &Call) -> Result<Reply, ApiError> {
         ));
     }
     let place = Place::of(call)?;
-    let changed = change(api, &place, |_| Ok(Checked { value: value.clone(), warnings: Vec::new() })).await?;
-    finish(call, place.dry_run, Changed { warnings, ..changed })
+    let changed =
+        change(api, &place, |_| Ok(Checked { value: value.clone(), warnings: warnings.clone() })).await?;
+    finish(call, place.dry_run, changed)
 }
 
 pub async fn patch(api: &Api, call: &Call) -> Result<Reply, ApiError> {
@@ -165,9 +166,10 @@ pub async fn change(
     for _ in 0..MAX_TRIES {
         let entry = current.take().ok_or_else(|| ApiError::not_found(place.about()))?;
         let old = parse(place.kind, &entry)?;
-        let Checked { value: mut new, warnings } = make(&old)?;
+        let Checked { value: mut new, mut warnings } = make(&old)?;
         match_identity(place, &entry, &old, &new)?;
         let mut ops = prepare(api, place, &old, &mut new, &lost).await?;
+        warnings.extend(skerry_schema::warnings(place.kind, Some(&old), &new, place.subresource));
         let value = object::encode(place.kind, new.clone());
         if place.dry_run {
             return Ok(Changed { value, revision: entry.mod_revision, object: new, warnings });

@@ -2,6 +2,7 @@
 
 mod access;
 mod clients;
+mod door;
 mod families;
 mod faults;
 mod lists;
