@@ -276,8 +276,8 @@ pub fn keep_allocated(old: &Value, new: &mut Value) {
         return;
     };
     if kind == "ExternalName" {
-        if text(after, "clusterIP") == text(before, "clusterIP") {
-            for name in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+        for name in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if after.get(name) == before.get(name) {
                 after.shift_remove(name);
             }
         }

@@ -211,6 +211,4 @@ pub const ROWS: &[Row] = &[
     .when(When::IsNot("Disabled")),
     field(POD, &["spec", "ephemeralContainers"], "ephemeral containers are not started")
         .by("ephemeralcontainers"),
-    field(POD, &["spec", "containers", "[]", "resources"], "containers that run are not resized")
-        .by("resize"),
 ];
