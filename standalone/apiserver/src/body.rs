@@ -1,7 +1,7 @@
 //! Request bodies of resources: from bytes to a checked value, with the warnings that go back to the client.
 
 use serde_json::Value;
-use skerry_schema::{Decoded, Format, check, decode, strict_message};
+use skerry_schema::{DecodeError, Decoded, Format, check, decode, strict_message};
 
 use crate::{api::Call, error::ApiError, media};
 
@@ -44,19 +44,25 @@ pub fn read_if_given(call: &Call, api_version: &str, kind: &str) -> Result<Optio
 }
 
 fn decoded(call: &Call, api_version: &str, kind: &str) -> Result<Decoded, ApiError> {
-    let bad = |error: &dyn std::error::Error| ApiError::bad_request(error.to_string());
     if media::media_type(&call.headers) == skerry_protobuf::MEDIA_TYPE {
-        let value = skerry_protobuf::decode(&call.body).map_err(|error| bad(&error))?;
-        return check(api_version, kind, value).map_err(|error| bad(&error));
+        let value =
+            skerry_protobuf::decode(&call.body).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        return check(api_version, kind, value).map_err(|error| unreadable(&error));
     }
     let format = media::content(&call.headers)?;
-    decode(api_version, kind, &call.body, format).map_err(|error| bad(&error))
+    decode(api_version, kind, &call.body, format).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &DecodeError) -> ApiError {
+    match error.code() {
+        413 => ApiError::new(413, "RequestEntityTooLarge", error.to_string()),
+        _ => ApiError::bad_request(error.to_string()),
+    }
 }
 
 /// Checks a value that a patch made.
 pub fn recheck(call: &Call, api_version: &str, kind: &str, value: Value) -> Result<Checked, ApiError> {
-    let decoded =
-        check(api_version, kind, value).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let decoded = check(api_version, kind, value).map_err(|error| unreadable(&error))?;
     strictly(call, api_version, kind, decoded)
 }
 

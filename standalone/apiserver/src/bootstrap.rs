@@ -100,6 +100,10 @@ async fn keep_kubernetes_service(api: &Api) -> Result<(), ApiError> {
     });
     ensure(api, ("", "v1", "services"), service, &["/spec/ports"]).await?;
     let advertise = api.settings.advertise;
+    if !can_be_an_endpoint(advertise) {
+        tracing::warn!(%advertise, "pods can't reach the API at this address: the Service kubernetes has no endpoint");
+        return Ok(());
+    }
     let endpoints = json!({
         "metadata": {"name": "kubernetes", "namespace": "default",
             "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
@@ -120,6 +124,15 @@ async fn keep_kubernetes_service(api: &Api) -> Result<(), ApiError> {
         &["/endpoints", "/ports", "/metadata/labels"],
     )
     .await
+}
+
+/// Endpoints are addresses that other machines can reach; the API takes no others from anybody.
+fn can_be_an_endpoint(address: std::net::IpAddr) -> bool {
+    let is_link_local = match address {
+        std::net::IpAddr::V4(v4) => v4.is_link_local(),
+        std::net::IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(address.is_loopback() || address.is_unspecified() || is_link_local)
 }
 
 /// Makes the object if it is missing; what stands at `fixed` pointers is put right if it differs.

@@ -100,18 +100,23 @@ pub async fn insert(api: &Api, call: &Call, object: Value, dry_run: bool) -> Res
         let subject = Subject::new(kind, &name);
         let key = object::key(kind, &call.request.namespace, &name);
         let claims = prepare(api, kind, &mut candidate, &lost).await?;
+        let unheeded = skerry_schema::warnings(kind, None, &candidate, None);
+        let told = |mut reply: Reply| {
+            respond::warn(&mut reply, &unheeded);
+            reply
+        };
         if dry_run {
             if api.store.get(&key).await?.is_some() {
                 return Err(ApiError::already_exists(subject));
             }
-            return shaped(call, StatusCode::CREATED, candidate);
+            return shaped(call, StatusCode::CREATED, candidate).map(told);
         }
         let value = object::encode(kind, candidate);
         let mut ops =
             vec![Op::Put { key: key.as_str().into(), value: value.clone(), expect: Expect::Absent }];
         ops.extend(claims);
         match api.commit(ops).await {
-            Ok(revision) => return reply(call, StatusCode::CREATED, &value, revision),
+            Ok(revision) => return reply(call, StatusCode::CREATED, &value, revision).map(told),
             Err(StoreError::Conflict { key: taken, .. }) if *taken == *key && !generates => {
                 return Err(ApiError::already_exists(subject));
             }

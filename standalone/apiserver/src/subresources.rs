@@ -11,7 +11,7 @@ use crate::{
     object::{self, metadata_mut, text},
     request::{Query, Verb},
     respond::{self, Reply},
-    update::{Changed, Place, change, patch_type, patched},
+    update::{Place, change, patch_type, patched},
 };
 
 const SCALE_VERSION: &str = "autoscaling/v1";
@@ -26,10 +26,10 @@ pub async fn scale(api: &Api, call: &Call) -> Result<Reply, ApiError> {
         }
         Verb::Update => {
             let Checked { value: scale, warnings } = body::read(call, SCALE_VERSION, "Scale")?;
-            let changed = change(api, &place, |current| {
-                Ok(Checked { value: scaled(current, &scale), warnings: Vec::new() })
-            });
-            Changed { warnings, ..changed.await? }
+            change(api, &place, |current| {
+                Ok(Checked { value: scaled(current, &scale), warnings: warnings.clone() })
+            })
+            .await?
         }
         Verb::Patch => {
             let patch_type = patch_type(call)?;

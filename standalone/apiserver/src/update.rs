@@ -83,10 +83,10 @@ pub async fn update(api: &Api, call: &Call) -> Result<Reply, ApiError> {
     }
     let changed = change(api, &place, |current| {
         restriction::check(&call.subject, call.kind, &call.request.subresource, Some(current), &value)?;
-        Ok(Checked { value: value.clone(), warnings: Vec::new() })
+        Ok(Checked { value: value.clone(), warnings: warnings.clone() })
     })
     .await?;
-    finish(call, place.dry_run, Changed { warnings, ..changed })
+    finish(call, place.dry_run, changed)
 }
 
 /// A PUT of what is not there, for kinds that may be made so. A version says nothing then; a uid is that of another object.
@@ -190,9 +190,10 @@ pub async fn change(
     for _ in 0..MAX_TRIES {
         let entry = current.take().ok_or_else(|| ApiError::not_found(place.about()))?;
         let old = parse(place.kind, &entry)?;
-        let Checked { value: mut new, warnings } = make(&old)?;
+        let Checked { value: mut new, mut warnings } = make(&old)?;
         match_identity(place, &entry, &old, &new)?;
         let mut ops = prepare(api, place, &old, &mut new, &lost).await?;
+        warnings.extend(skerry_schema::warnings(place.kind, Some(&old), &new, place.subresource));
         let value = object::encode(place.kind, new.clone());
         if place.dry_run {
             return Ok(Changed { value, revision: entry.mod_revision, object: new, warnings });

@@ -19,8 +19,8 @@ pub use envelope::{decode, encode, encode_watch_event, is_supported};
 /// The media type of one object, and of a list.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
-/// Nested messages that are read or written at most.
-const MAX_DEPTH: usize = 64;
+/// Nested messages that are read or written at most: as deep as an object may be in any form.
+const MAX_DEPTH: usize = 128;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ProtobufError {

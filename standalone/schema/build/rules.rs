@@ -14,6 +14,7 @@ pub struct Rule {
     pub values: Vec<String>,
     pub min: Option<i64>,
     pub max: Option<i64>,
+    pub items: Option<usize>,
     pub form: Option<String>,
 }
 
@@ -54,6 +55,7 @@ pub fn parse(text: &str, definitions: &BTreeMap<String, Value>) -> Rules {
                 "enum" => rule.values = value.split(',').map(str::to_owned).collect(),
                 "min" => rule.min = Some(value.parse().unwrap_or_else(|_| panic!("{place}: min"))),
                 "max" => rule.max = Some(value.parse().unwrap_or_else(|_| panic!("{place}: max"))),
+                "items" => rule.items = Some(value.parse().unwrap_or_else(|_| panic!("{place}: items"))),
                 "form" => rule.form = Some(value.to_owned()),
                 _ => panic!("{place}: unknown word {name}"),
             }

@@ -108,6 +108,7 @@ pub fn generate(
         for (field, property) in properties {
             let key = (name.to_owned(), field.clone());
             let ty = tables.ty(property, definitions);
+            let time = is_required(schema, field) && matches!(ty.as_str(), "Ty::Time" | "Ty::MicroTime");
             let ty = tables.ty_index(ty);
             let merge = merges.get(&key).cloned().unwrap_or_default();
             let strategy = merge.strategy.as_deref().unwrap_or_default();
@@ -123,7 +124,7 @@ pub fn generate(
             let rule = rules.get(&key).map_or(0, |rule| tables.rule(rule_text(rule)));
             let at = tables.name(field);
             fields.push(format!(
-                "Field{{at:{at},len:{},ty:{ty},rule:{rule},merge:{},retain:{},key:{merge_key},list:{list},keys:{keys}}}",
+                "Field{{at:{at},len:{},ty:{ty},rule:{rule},merge:{},retain:{},time:{time},key:{merge_key},list:{list},keys:{keys}}}",
                 field.len(),
                 strategy.split(',').any(|word| word == "merge"),
                 strategy.split(',').any(|word| word == "retainKeys"),
@@ -171,6 +172,10 @@ pub fn generate(
     out
 }
 
+fn is_required(schema: &Value, field: &str) -> bool {
+    schema["required"].as_array().is_some_and(|names| names.iter().any(|name| name == field))
+}
+
 fn array(out: &mut String, name: &str, of: &str, items: &[String]) {
     let _ = writeln!(out, "static {name}: [{of}; {}] = [\n{}\n];", items.len(), items.join(",\n"));
 }
@@ -178,7 +183,7 @@ fn array(out: &mut String, name: &str, of: &str, items: &[String]) {
 fn rule_text(rule: &crate::rules::Rule) -> String {
     let form = rule.form.as_ref().map(|form| format!("Form::{form}"));
     format!(
-        "Rule{{required:{},immutable:{},zero_is_absent:{},default:{:?},values:&{:?},min:{:?},max:{:?},form:{}}}",
+        "Rule{{required:{},immutable:{},zero_is_absent:{},default:{:?},values:&{:?},min:{:?},max:{:?},items:{:?},form:{}}}",
         rule.required,
         rule.immutable,
         rule.zero_is_absent,
@@ -186,6 +191,7 @@ fn rule_text(rule: &crate::rules::Rule) -> String {
         rule.values,
         rule.min,
         rule.max,
+        rule.items,
         form.map_or("None".to_owned(), |form| format!("Some({form})")),
     )
 }
@@ -201,13 +207,15 @@ impl Tables<'_> {
             if let Some(at) = self.index.get(name) {
                 return format!("Ty::Object({at})");
             }
-            // JSONSchemaPropsOrBool and its like: an object is checked, anything else passes.
-            let first = &definitions[name]["oneOf"][0];
-            let inner = if first.is_object() { self.ty(first, definitions) } else { String::new() };
-            return match inner.strip_prefix("Ty::Object(") {
-                Some(at) => format!("Ty::Either({at}"),
-                None => "Ty::Any".to_owned(),
-            };
+            // JSONSchemaPropsOrBool and its like.
+            let either = &definitions[name]["oneOf"];
+            if !either[0].is_object() {
+                return "Ty::Any".to_owned();
+            }
+            let (first, second) = (self.ty(&either[0], definitions), self.ty(&either[1], definitions));
+            let at = first.strip_prefix("Ty::Object(").and_then(|rest| rest.strip_suffix(')'));
+            let at = at.unwrap_or_else(|| panic!("{name}: the first of two forms is no object"));
+            return format!("Ty::Either({at},{})", self.ty_index(second));
         }
         match (schema["type"].as_str(), schema["format"].as_str()) {
             (Some("string"), Some("byte")) => "Ty::Bytes".to_owned(),

@@ -7,6 +7,7 @@
 //! - [`columns`], [`cells`]: what `kubectl get` prints.
 //! - [`selectable_fields`], [`field_label_supported`]: field selectors.
 //! - [`Shape`]: the field tree, with list types and keys (for apply).
+//! - [`warnings`]: what is accepted and nobody carries out.
 //! - [`openapi_v3_index`], [`openapi_v3`]: the documents behind `kubectl explain` and `apply`.
 //!
 //! Nothing here reads a clock, a file or a lock: `now` is an argument.
@@ -16,6 +17,7 @@
 mod body;
 mod error;
 mod kinds;
+mod limits;
 mod openapi;
 mod patch;
 mod quantity;
@@ -25,6 +27,7 @@ mod shape;
 mod strategy;
 mod table;
 mod time;
+mod unheeded;
 
 pub use body::{DecodeError, Decoded, Format, check, decode, strict_message};
 pub use error::{FieldError, Reason, invalid_status};
@@ -39,3 +42,4 @@ pub use selectable::{field_label_supported, selectable_fields};
 pub use shape::{Field, Form, ListType, Rule, Shape, Ty};
 pub use strategy::{prepare_create, prepare_update, qos_class};
 pub use table::{Column, cells, columns};
+pub use unheeded::warnings;

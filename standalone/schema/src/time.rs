@@ -2,6 +2,10 @@
 
 use jiff::Timestamp;
 
+/// Go's zero time: its clients read it as no time at all.
+pub const ZERO_SECONDS: &str = "0001-01-01T00:00:00Z";
+pub const ZERO_MICROS: &str = "0001-01-01T00:00:00.000000Z";
+
 /// RFC 3339 with a zone, `2026-01-02T03:04:05Z`.
 pub fn parse(text: &str) -> Option<Timestamp> {
     (text.len() >= 20 && text.as_bytes()[10] == b'T').then(|| text.parse().ok()).flatten()
@@ -19,7 +23,7 @@ pub fn micros(time: Timestamp) -> String {
 
 /// The time between `then` (RFC 3339) and `now`, as AGE columns show it; `<unknown>` where there is no time.
 pub fn age(then: Option<&str>, now: Timestamp) -> String {
-    match then.and_then(parse) {
+    match then.filter(|then| *then != ZERO_SECONDS && *then != ZERO_MICROS).and_then(parse) {
         Some(then) => human(now.as_second() - then.as_second()),
         None => "<unknown>".to_owned(),
     }

@@ -5,6 +5,7 @@ mod answers;
 mod certificate;
 mod clients;
 mod crowds;
+mod door;
 mod families;
 mod faults;
 mod lists;

@@ -139,13 +139,14 @@ async fn two_protocols_on_one_port_share_their_node_port() {
 
 #[tokio::test]
 async fn the_kubernetes_service_is_kept() {
-    let server = TestServer::start().await;
+    let advertise = |config: &mut skerry_apiserver::Config| config.advertise = [192, 0, 2, 1].into();
+    let server = TestServer::start_with(advertise, skerry_store::Options::default()).await;
     let admin = server.admin();
     let path = format!("{SERVICES}/kubernetes");
     let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
     assert_eq!(cluster_ip(&admin.get(&path).await.ok()), "10.96.0.1");
     let found = admin.get(slice).await.ok();
-    assert_eq!(found["endpoints"][0]["addresses"], json!(["127.0.0.1"]));
+    assert_eq!(found["endpoints"][0]["addresses"], json!(["192.0.2.1"]));
     assert_eq!(found["ports"][0]["port"], server.address.port());
     admin.delete(&path).await.ok();
     admin.patch(slice, "merge", &json!({"endpoints": []})).await.ok();

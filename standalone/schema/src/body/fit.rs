@@ -1,6 +1,13 @@
-//! Whether a tree fits a shape: unknown fields go (and are named), wrong types are an error in Go's words, quantities
-//! and times get their canonical form.
+//! Whether a tree fits a shape: unknown fields go (and are named), wrong types are an error in Go's words, quantities,
+//! times and base64 get their canonical form, and times that no reader can do without are there.
+//!
+//! What passes here can be read by every client with typed objects: Go's zero time, which it writes as null and reads as
+//! null, is written out for those that don't.
 
+use base64::{
+    Engine, alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
+};
 use serde_json::{Map, Value};
 
 use super::tree::MAX_REPORTED;
@@ -53,14 +60,22 @@ impl Fit {
             self.path.pop();
             true
         });
+        for field in shape.fields().iter().filter(|field| field.needs_time()) {
+            map.entry(field.name()).or_insert_with(|| zero(field.ty()));
+        }
         outcome
     }
 
     fn value(&mut self, ty: Ty, value: &mut Value, within: Shape) -> Result<(), String> {
         let fits = match (ty, &*value) {
-            // A null in a map of times stays; Go's zero time is written as null.
-            (Ty::Any, _) | (Ty::Time | Ty::MicroTime, Value::Null) => return Ok(()),
-            (Ty::Either(_), other) if !other.is_object() => return Ok(()),
+            (Ty::Any, _) => return Ok(()),
+            // The object, unless it is the other thing.
+            (Ty::Either(..), other) if !other.is_object() => {
+                return match ty.alternative() {
+                    Some(alternative) => self.value(alternative, value, within),
+                    None => Ok(()),
+                };
+            }
             (Ty::String, Value::String(_)) | (Ty::Bool, Value::Bool(_)) | (Ty::Number, Value::Number(_)) => {
                 true
             }
@@ -71,10 +86,8 @@ impl Fit {
             }
             (Ty::IntOrString, Value::String(_)) => true,
             (Ty::Bytes, Value::String(text)) => {
-                if let Some(at) = base64_fault(text) {
-                    return Err(format!("illegal base64 data at input byte {at}"));
-                }
-                true
+                *value = Value::String(canonical_base64(text)?);
+                return Ok(());
             }
             (Ty::Time | Ty::MicroTime, Value::String(text)) => {
                 let parsed = time::parse(text).ok_or_else(|| {
@@ -91,7 +104,7 @@ impl Fit {
                 return Ok(());
             }
             (Ty::List(_), Value::Array(_))
-            | (Ty::Map(_) | Ty::Object(_) | Ty::Either(_), Value::Object(_)) => true,
+            | (Ty::Map(_) | Ty::Object(_) | Ty::Either(..), Value::Object(_)) => true,
             _ => false,
         };
         if !fits {
@@ -180,7 +193,27 @@ fn zero(ty: Ty) -> Value {
         Ty::Bool => Value::from(false),
         Ty::List(_) => Value::Array(Vec::new()),
         Ty::Map(_) | Ty::Object(_) => Value::Object(Map::new()),
-        Ty::Any | Ty::Either(_) | Ty::Time | Ty::MicroTime => Value::Null,
+        Ty::Time => Value::from(time::ZERO_SECONDS),
+        Ty::MicroTime => Value::from(time::ZERO_MICROS),
+        Ty::Either(..) => ty.alternative().map_or(Value::Null, zero),
+        Ty::Any => Value::Null,
+    }
+}
+
+/// As an encoder would have written it: Go passes over line ends and the last digit's spare bits, other readers don't.
+fn canonical_base64(text: &str) -> Result<String, String> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+    );
+    let fault = |at: usize| format!("illegal base64 data at input byte {at}");
+    if let Some(at) = base64_fault(text) {
+        return Err(fault(at));
+    }
+    let joined: String = text.chars().filter(|digit| !matches!(digit, '\r' | '\n')).collect();
+    match LENIENT.decode(&joined) {
+        Ok(bytes) => Ok(STANDARD.encode(bytes)),
+        Err(_) => Err(fault(text.len())),
     }
 }
 

@@ -5,7 +5,11 @@ mod tree;
 
 use serde_json::Value;
 
-use crate::{shape::Shape, split_api_version};
+use crate::{
+    limits::{self, Excess},
+    shape::Shape,
+    split_api_version,
+};
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +29,7 @@ pub struct Decoded {
     pub strict: Vec<String>,
 }
 
-/// A body that cannot be read as its kind: 400 BadRequest with this text.
+/// A body that cannot be read as its kind. [`DecodeError::code`] is the HTTP status.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error(
@@ -43,6 +47,15 @@ pub enum DecodeError {
     Kind { given: String, version: String, expected: String },
     #[error("no kind {kind:?} is registered for version {api_version:?}")]
     Unknown { api_version: String, kind: String },
+    /// Of what a patch made, or what came in another form than text.
+    #[error("{0}")]
+    TooLarge(Excess),
+}
+
+impl DecodeError {
+    pub fn code(&self) -> u16 {
+        if matches!(self, DecodeError::TooLarge(_)) { 413 } else { 400 }
+    }
 }
 
 /// Reads `body` as an object of `kind` in `api_version` (also bodies that are no stored kind: `Scale`, `Binding`,
@@ -73,11 +86,12 @@ pub(crate) fn parse(body: &[u8], format: Format) -> Result<Value, String> {
     Ok(tree.value)
 }
 
-/// Checks a value that is in memory already (the outcome of a patch).
+/// Checks a value that is in memory already (the outcome of a patch), its size too.
 ///
 /// # Errors
 /// See [`DecodeError`].
 pub fn check(api_version: &str, kind: &str, mut value: Value) -> Result<Decoded, DecodeError> {
+    limits::check(&value).map_err(DecodeError::TooLarge)?;
     let (group, version) = split_api_version(api_version);
     let Some(shape) = Shape::of(group, version, kind) else {
         return Err(DecodeError::Unknown { api_version: api_version.to_owned(), kind: kind.to_owned() });

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::limits::{Excess, MAX_DEPTH, MAX_VALUES};
+
 /// What a document held.
 pub struct Tree {
     pub value: Value,
@@ -15,20 +17,17 @@ pub struct Tree {
 /// How many duplicates are remembered: a hostile body does not make its own answer endless.
 pub const MAX_REPORTED: usize = 100;
 
-/// How deep lists and objects may nest.
-pub const MAX_DEPTH: usize = 120;
-
 pub fn json(body: &[u8]) -> Result<Tree, String> {
-    let mut duplicates = Vec::new();
+    let mut seen = Seen::default();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let node = Node { parent: None, duplicates: &mut duplicates, depth: 0 };
+    let node = Node { parent: None, seen: &mut seen, depth: 0 };
     let value = node.deserialize(&mut deserializer).map_err(|error| error.to_string())?;
     deserializer.end().map_err(|error| error.to_string())?;
-    Ok(Tree { value, duplicates })
+    Ok(Tree { value, duplicates: seen.duplicates })
 }
 
 pub fn yaml(body: &[u8]) -> Result<Tree, String> {
-    let mut duplicates = Vec::new();
+    let mut seen = Seen::default();
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
         with_snippet: false,
@@ -36,10 +35,18 @@ pub fn yaml(body: &[u8]) -> Result<Tree, String> {
         legacy_octal_numbers: true,
     };
     let value = serde_saphyr::with_deserializer_from_slice_with_options(body, options, |deserializer| {
-        Node { parent: None, duplicates: &mut duplicates, depth: 0 }.deserialize(deserializer)
+        Node { parent: None, seen: &mut seen, depth: 0 }.deserialize(deserializer)
     })
     .map_err(|error| error.to_string())?;
-    Ok(Tree { value, duplicates })
+    Ok(Tree { value, duplicates: seen.duplicates })
+}
+
+/// What was met on the way.
+#[derive(Default)]
+struct Seen {
+    duplicates: Vec<String>,
+    /// A short text can hold a million empty lists, and each takes memory before anybody measures the whole.
+    values: usize,
 }
 
 /// Where we are: a chain on the stack, written out only for a complaint.
@@ -72,7 +79,7 @@ impl Place<'_> {
 
 struct Node<'a> {
     parent: Option<&'a Place<'a>>,
-    duplicates: &'a mut Vec<String>,
+    seen: &'a mut Seen,
     depth: usize,
 }
 
@@ -81,7 +88,11 @@ impl<'de> DeserializeSeed<'de> for Node<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         if self.depth > MAX_DEPTH {
-            return Err(D::Error::custom(format!("exceeded max depth {MAX_DEPTH}")));
+            return Err(D::Error::custom(Excess::Depth));
+        }
+        self.seen.values += 1;
+        if self.seen.values > MAX_VALUES {
+            return Err(D::Error::custom(Excess::Values));
         }
         deserializer.deserialize_any(self)
     }
@@ -134,7 +145,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         let mut list = Vec::new();
         loop {
             let place = Place { parent: self.parent, step: Step::Index(list.len()) };
-            let node = Node { parent: Some(&place), duplicates: self.duplicates, depth: self.depth + 1 };
+            let node = Node { parent: Some(&place), seen: self.seen, depth: self.depth + 1 };
             let Some(value) = items.next_element_seed(node)? else { break };
             list.push(value);
         }
@@ -145,13 +156,14 @@ impl<'de> Visitor<'de> for Node<'_> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             let place = Place { parent: self.parent, step: Step::Key(&key) };
-            let node = Node { parent: Some(&place), duplicates: self.duplicates, depth: self.depth + 1 };
+            let node = Node { parent: Some(&place), seen: self.seen, depth: self.depth + 1 };
             let value = entries.next_value_seed(node)?;
-            if map.contains_key(&key) && self.duplicates.len() < MAX_REPORTED {
+            let duplicates = &mut self.seen.duplicates;
+            if map.contains_key(&key) && duplicates.len() < MAX_REPORTED {
                 let mut path = String::new();
                 place.write(&mut path);
-                if !self.duplicates.contains(&path) {
-                    self.duplicates.push(path);
+                if !duplicates.contains(&path) {
+                    duplicates.push(path);
                 }
             }
             map.insert(key, value);

@@ -23,6 +23,7 @@ pub fn from_storage(kind: &Kind, object: &mut Value) {
     match (kind.group, kind.version, kind.kind) {
         ("events.k8s.io", "v1", "Event") => {
             rename(map, EVENT_FIELDS.iter().copied());
+            fill_series(map);
             map.insert("apiVersion".into(), json!("events.k8s.io/v1"));
         }
         ("autoscaling", "v1", "HorizontalPodAutoscaler") => autoscaler_to_v1(map),
@@ -40,6 +41,16 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
     ("reportingComponent", "reportingController"),
 ];
+
+/// A core event's series may do without a time, one of events.k8s.io may not.
+fn fill_series(map: &mut Map<String, Value>) {
+    if let Some(series) = map.get_mut("series").and_then(Value::as_object_mut) {
+        let last = series.entry("lastObservedTime").or_insert(Value::Null);
+        if last.is_null() {
+            *last = json!(crate::time::ZERO_MICROS);
+        }
+    }
+}
 
 fn rename<'a>(map: &mut Map<String, Value>, pairs: impl Iterator<Item = (&'a str, &'a str)>) {
     for (from, to) in pairs {

@@ -5,7 +5,7 @@ mod strategic;
 use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
 
-use crate::{Format, body, shape::Shape, split_api_version};
+use crate::{Format, body, limits, shape::Shape, split_api_version};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchType {
@@ -49,10 +49,11 @@ impl PatchError {
 const MAX_OPERATIONS: usize = 10_000;
 
 /// What the `copy` operations of one patch may add up to, in bytes of JSON: a short patch must not double a document
-/// thirty times.
-const MAX_COPIED_BYTES: usize = 3 << 20;
+/// thirty times. Moves to deeper places count too, since their depth has to be measured.
+const MAX_CARRIED_BYTES: usize = 3 << 20;
 
-/// `current` with `patch` applied. The outcome still has to pass [`crate::check`] and [`crate::prepare_update`].
+/// `current` with `patch` applied. The outcome is no deeper than a body may be; it still has to pass [`crate::check`],
+/// which holds it to the other bounds, and [`crate::prepare_update`].
 ///
 /// `api_version` and `kind` say which merge keys hold (also for `Scale`).
 ///
@@ -103,30 +104,53 @@ fn json(current: &Value, patch: Value) -> Result<Value, PatchError> {
     let Patch(operations) =
         serde_json::from_value(patch).map_err(|error| PatchError::Malformed(error.to_string()))?;
     let mut value = current.clone();
-    let mut copied = 0;
+    let mut carried = 0;
     for operation in operations {
-        if let PatchOperation::Copy(copy) = &operation {
-            copied += value.pointer(copy.from.as_str()).map_or(0, size);
-            if copied > MAX_COPIED_BYTES {
-                return Err(PatchError::TooLarge(format!(
-                    "the copy operations of a JSON patch may add up to {MAX_COPIED_BYTES} bytes: send the object whole"
-                )));
-            }
+        carried += carries(&value, &operation);
+        if carried > MAX_CARRIED_BYTES {
+            return Err(PatchError::TooLarge(format!(
+                "the copy operations of a JSON patch, and the moves to deeper places, may add up to \
+                 {MAX_CARRIED_BYTES} bytes: send the object whole"
+            )));
         }
+        stays_shallow(&value, &operation)?;
         json_patch::patch(&mut value, std::slice::from_ref(&operation))
             .map_err(|error| PatchError::Unprocessable(error.to_string()))?;
     }
     Ok(value)
 }
 
-/// About how many bytes of JSON `value` is.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len() + 2,
-        Value::Array(items) => 2 + items.iter().map(|item| size(item) + 1).sum::<usize>(),
-        Value::Object(map) => 2 + map.iter().map(|(key, item)| key.len() + 4 + size(item)).sum::<usize>(),
-        _ => 5,
+/// Bytes that an operation carries to another place, where that costs something.
+fn carries(value: &Value, operation: &PatchOperation) -> usize {
+    let from = match operation {
+        PatchOperation::Copy(copy) => &copy.from,
+        PatchOperation::Move(step) if levels(step.path.as_str()) > levels(step.from.as_str()) => &step.from,
+        _ => return 0,
+    };
+    value.pointer(from.as_str()).map_or(0, limits::bytes)
+}
+
+fn levels(pointer: &str) -> usize {
+    pointer.matches('/').count()
+}
+
+/// Refuses an operation that would put a value too deep, before it is carried out: cloning, comparing and dropping
+/// recurse, and a copy of a copy doubles its depth.
+fn stays_shallow(value: &Value, operation: &PatchOperation) -> Result<(), PatchError> {
+    let (path, put) = match operation {
+        PatchOperation::Add(add) => (&add.path, Some(&add.value)),
+        PatchOperation::Replace(replace) => (&replace.path, Some(&replace.value)),
+        PatchOperation::Copy(copy) => (&copy.path, value.pointer(copy.from.as_str())),
+        PatchOperation::Move(step) if levels(step.path.as_str()) > levels(step.from.as_str()) => {
+            (&step.path, value.pointer(step.from.as_str()))
+        }
+        // Nothing gets deeper.
+        PatchOperation::Move(_) | PatchOperation::Remove(_) | PatchOperation::Test(_) => return Ok(()),
+    };
+    if levels(path.as_str()) + put.map_or(0, limits::depth) > limits::MAX_DEPTH {
+        return Err(PatchError::TooLarge(limits::Excess::Depth.to_string()));
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -130,12 +130,8 @@ fn merge_list(
     if new.iter().any(|item| item[PATCH] == "replace") {
         return Ok(new.into_iter().filter(|item| item[PATCH] != "replace").map(without_directives).collect());
     }
-    // Slots, so that a deletion moves nothing; the place of the first item with each key.
-    let mut slots: Vec<Option<Value>> = old.into_iter().map(Some).collect();
-    let mut places: HashMap<String, usize> = HashMap::new();
-    for (at, item) in slots.iter().flatten().enumerate() {
-        places.entry(item[key].to_string()).or_insert(at);
-    }
+    let mut items = Vec::with_capacity(new.len());
+    let mut deleted: HashSet<String> = HashSet::new();
     for item in new {
         let Value::Object(mut item) = item else {
             return Err(bad(format!("{name}: an item of the patch must be an object")));
@@ -144,33 +140,37 @@ fn merge_list(
             let item = Value::Object(item);
             return Err(bad(format!("map: {item} does not contain declared merge key: {key}")));
         };
-        match item.get(PATCH).and_then(Value::as_str) {
-            Some("delete") => {
-                if let Some(at) = places.remove(&value) {
-                    slots[at] = None;
-                }
-                continue;
+        match item.shift_remove(PATCH) {
+            None => items.push((value, item)),
+            Some(word) if word == "merge" => items.push((value, item)),
+            Some(word) if word == "delete" => {
+                deleted.insert(value);
             }
-            Some("merge") => {
-                item.shift_remove(PATCH);
-            }
-            None if !item.contains_key(PATCH) => {}
-            _ => {
-                let word = &item[PATCH];
+            Some(word) => {
                 return Err(bad(format!(
                     "{name}: unknown patch type {word}: $patch is replace, delete or merge"
                 )));
             }
         }
-        match places.get(&value).and_then(|at| slots[*at].as_mut()) {
-            Some(Value::Object(have)) => *have = merge_map(std::mem::take(have), item, shape)?,
-            _ => {
-                places.insert(value, slots.len());
-                slots.push(Some(without_directives(Value::Object(item))));
+    }
+    // A merge key need not be unique (a Service's ports 53/TCP and 53/UDP): a deletion takes all that have it, before
+    // anything is merged into the first.
+    let mut merged = old;
+    merged.retain(|item| !deleted.contains(&item[key].to_string()));
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (at, item) in merged.iter().enumerate() {
+        places.entry(item[key].to_string()).or_insert(at);
+    }
+    for (value, item) in items {
+        match places.get(&value).and_then(|at| merged[*at].as_object_mut()) {
+            Some(have) => *have = merge_map(std::mem::take(have), item, shape)?,
+            None => {
+                places.insert(value, merged.len());
+                merged.push(without_directives(Value::Object(item)));
             }
         }
     }
-    Ok(slots.into_iter().flatten().collect())
+    Ok(merged)
 }
 
 /// Items that `order` names come in its order; the others (added by someone else) keep their place among themselves and

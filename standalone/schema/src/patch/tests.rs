@@ -90,6 +90,94 @@ fn primitive_lists_merge_and_lose_named_items() {
 }
 
 #[test]
+fn a_deletion_takes_every_item_with_the_merge_key() {
+    let service = |ports: Value| json!({"spec": {"ports": ports}});
+    let patched = |before: Value, patch: Value| {
+        let patch = service(patch).to_string();
+        apply_patch(PatchType::Strategic, "v1", "Service", &service(before), patch.as_bytes(), Format::Json)
+            .unwrap()
+    };
+    let ports = || json!([{"port": 53, "protocol": "TCP"}, {"port": 80, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]);
+    let left = patched(ports(), json!([{"port": 53, "$patch": "delete"}]));
+    assert_eq!(left, service(json!([{"port": 80, "protocol": "TCP"}])));
+    // Deletions come first, wherever they stand.
+    let renewed = patched(ports(), json!([{"port": 53, "name": "dns"}, {"port": 53, "$patch": "delete"}]));
+    assert_eq!(renewed, service(json!([{"port": 80, "protocol": "TCP"}, {"port": 53, "name": "dns"}])));
+    // Repeated keys, and a list whose items have two keys.
+    case(
+        json!({"containers": [{"name": "a", "env": [{"name": "x", "value": "1"}, {"name": "y"}, {"name": "x", "value": "2"}]}]}),
+        json!({"containers": [{"name": "a", "env": [{"name": "x", "$patch": "delete"}]}]}),
+        json!({"containers": [{"name": "a", "env": [{"name": "y"}]}]}),
+    );
+    case(
+        json!({"topologySpreadConstraints": [
+            {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
+            {"topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}, {"topologyKey": "host"}]}),
+        json!({"topologySpreadConstraints": [{"topologyKey": "zone", "$patch": "delete"}]}),
+        json!({"topologySpreadConstraints": [{"topologyKey": "host"}]}),
+    );
+}
+
+/// A patch in which each copy doubles the depth of what stands at `path`.
+fn deepening(levels: usize) -> Value {
+    let mut patch = vec![json!({"op": "add", "path": "/x", "value": {"a": {}}})];
+    let mut depth = 1;
+    while depth < levels {
+        let step = depth.min(levels - depth);
+        patch.push(json!({"op": "copy", "from": format!("/x{}", "/a".repeat(depth - step + 1)),
+            "path": format!("/x{}", "/a".repeat(depth + 1))}));
+        depth += step;
+    }
+    json!(patch)
+}
+
+#[test]
+fn a_copy_that_deepens_an_object_is_refused() {
+    let apply = |patch: Value| {
+        apply_patch(PatchType::Json, "v1", "Node", &json!({}), patch.to_string().as_bytes(), Format::Json)
+    };
+    let fits = apply(deepening(limits::MAX_DEPTH - 2)).unwrap();
+    assert!(limits::depth(&fits) <= limits::MAX_DEPTH);
+    for levels in [limits::MAX_DEPTH, 140, 6000] {
+        assert_eq!(apply(deepening(levels)).unwrap_err().code(), 413, "{levels}");
+    }
+    // The other operations that put something below something.
+    let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({"a": inner}));
+    let path = format!("/x{}", "/a".repeat(80));
+    for operation in [
+        json!({"op": "add", "path": format!("{path}/b"), "value": nested(60)}),
+        json!({"op": "replace", "path": path, "value": nested(60)}),
+        json!({"op": "move", "from": "/y", "path": path}),
+    ] {
+        let patch = json!([{"op": "add", "path": "/x", "value": nested(80)},
+            {"op": "add", "path": "/y", "value": nested(60)}, operation]);
+        assert_eq!(apply(patch).unwrap_err().code(), 413, "{operation}");
+    }
+}
+
+#[test]
+fn what_a_patch_made_is_held_to_the_bounds_of_a_body() {
+    let labels = |from: usize, count: usize| -> Value {
+        let labels: serde_json::Map<String, Value> =
+            (from..from + count).map(|n| (format!("l{n}"), json!("x"))).collect();
+        json!({"metadata": {"labels": labels}})
+    };
+    let current = labels(0, 6000);
+    for kind in [PatchType::Merge, PatchType::Strategic] {
+        let patch = labels(6000, 6000).to_string();
+        let grown = apply_patch(kind, "v1", "Pod", &current, patch.as_bytes(), Format::Json).unwrap();
+        assert_eq!(crate::check("v1", "Pod", grown).unwrap_err().code(), 413, "{kind:?}");
+    }
+    let adds: Vec<Value> = (6000..12_000)
+        .take(MAX_OPERATIONS)
+        .map(|n| json!({"op": "add", "path": format!("/metadata/labels/l{n}"), "value": "x"}))
+        .collect();
+    let patch = json!(adds).to_string();
+    let grown = apply_patch(PatchType::Json, "v1", "Pod", &current, patch.as_bytes(), Format::Json).unwrap();
+    assert_eq!(crate::check("v1", "Pod", grown).unwrap_err().code(), 413);
+}
+
+#[test]
 fn directives_never_reach_the_object() {
     case(
         json!({}),
@@ -120,6 +208,14 @@ fn faults_have_their_status() {
     assert_eq!(json_patch(&format!("[{}]", doubling.join(","))).unwrap_err().code(), 413);
     let many = vec![r#"{"op":"test","path":"/a/0","value":1}"#; MAX_OPERATIONS + 1].join(",");
     assert_eq!(json_patch(&format!("[{many}]")).unwrap_err().code(), 413);
+    let big = json!({"a": "x".repeat(1 << 20), "d": {}});
+    let swing = [
+        json!({"op": "move", "from": "/a", "path": "/d/a"}),
+        json!({"op": "move", "from": "/d/a", "path": "/a"}),
+    ];
+    let patch = json!(swing.iter().cycle().take(8).collect::<Vec<_>>()).to_string();
+    let outcome = apply_patch(PatchType::Json, "v1", "Pod", &big, patch.as_bytes(), Format::Json);
+    assert_eq!(outcome.unwrap_err().code(), 413);
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn scalar(form: Form, value: &Value) -> Option<String> {
         Form::LabelValue => text.and_then(syntax::label_value),
         Form::PortName => text.and_then(syntax::port_name),
         Form::PortOrName => number.map_or_else(|| text.and_then(syntax::port_name), syntax::port),
-        // Zero is how an absent number looks.
+        Form::PortNumber => number.and_then(syntax::port),
         Form::Port => number.filter(|number| *number != 0).and_then(syntax::port),
         Form::Ip => text.and_then(syntax::ip),
         Form::Cidr => text.and_then(syntax::cidr),
@@ -72,8 +72,15 @@ fn count_or_percent(value: &Value) -> Option<String> {
     (!good).then(|| complaint.to_owned())
 }
 
+/// Labels of one object, or of one selector.
+const MAX_LABELS: usize = 1000;
+
 /// A map of labels: both sides.
 pub fn labels(map: &Map<String, Value>, path: &str, errors: &mut Errors) {
+    if map.len() > MAX_LABELS {
+        errors.push(FieldError::too_many(path, map.len(), MAX_LABELS));
+        return;
+    }
     for (name, value) in map {
         let shown = Value::from(name.as_str());
         if let Some(complaint) = syntax::qualified_name(name) {

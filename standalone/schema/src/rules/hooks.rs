@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::{Errors, access, network, objects, pod, pod_defaults, service, storage, workload};
+use super::{
+    Errors, access, endpoints, job, network, objects, pod, pod_defaults, pod_parts, protection, service,
+    storage, workload,
+};
 
 type Object = Map<String, Value>;
 
@@ -36,11 +39,33 @@ pub fn defaults(definition: &str, map: &mut Object) {
 /// Faults between fields. Runs after the table's rules for this object and its fields.
 pub fn validate(definition: &str, map: &Object, old: Option<&Object>, path: &str, errors: &mut Errors) {
     match definition.strip_prefix("io.k8s.").unwrap_or(definition) {
-        "api.core.v1.PodSpec" => pod::spec(map, path, errors),
+        "api.core.v1.Pod" => {
+            pod_parts::pod(map, old, errors);
+            protection::refuse(map, old, path, errors);
+        }
+        "api.core.v1.PodTemplateSpec" => protection::refuse(map, old, path, errors),
+        "api.core.v1.PodSpec" => {
+            pod::spec(map, path, errors);
+            pod_parts::spec(map, path, errors);
+        }
+        "api.core.v1.EnvFromSource" => pod_parts::env_from(map, path, errors),
+        "api.core.v1.VolumeMount" => pod_parts::mount(map, path, errors),
+        "api.core.v1.SecurityContext" => pod_parts::security(map, path, errors),
+        "api.core.v1.SeccompProfile" => pod_parts::seccomp(map, path, errors),
+        "api.core.v1.NodeSelectorTerm" => pod_parts::node_term(map, path, errors),
+        "api.core.v1.PodAffinityTerm" => pod_parts::pod_term(map, path, errors),
+        "api.core.v1.TopologySpreadConstraint" => pod_parts::spread(map, path, errors),
+        "api.core.v1.PodDNSConfig" => pod_parts::dns(map, path, errors),
+        "api.core.v1.HTTPHeader" => pod_parts::header(map, path, errors),
+        "api.core.v1.VolumeProjection" => pod_parts::projection(map, path, errors),
+        "api.core.v1.DownwardAPIVolumeFile" => pod_parts::downward_file(map, path, errors),
         "api.core.v1.Toleration" => pod::toleration(map, path, errors),
         "api.core.v1.EnvVar" => pod::env(map, path, errors),
         "api.core.v1.Lifecycle" => pod::lifecycle(map, path, errors),
-        "api.core.v1.ResourceRequirements" => pod::resources(map, path, errors),
+        "api.core.v1.ResourceRequirements" => {
+            pod::resources(map, path, errors);
+            pod_parts::resources(map, path, errors);
+        }
         "api.core.v1.NodeSelectorRequirement" => pod::node_requirement(map, path, errors),
         "api.core.v1.Volume" => pod::volume(map, path, errors),
         "api.core.v1.NodeSpec" => objects::node(map, old, path, errors),
@@ -50,8 +75,9 @@ pub fn validate(definition: &str, map: &Object, old: Option<&Object>, path: &str
         "api.apps.v1.ReplicaSetSpec" => workload::replica_set(map, path, errors),
         "api.apps.v1.StatefulSetSpec" => workload::stateful_set(map, old, path, errors),
         "api.apps.v1.DaemonSetSpec" => workload::daemon_set(map, path, errors),
-        "api.batch.v1.JobSpec" => workload::job(map, old, path, errors),
-        "api.batch.v1.CronJobSpec" => {}
+        "api.batch.v1.Job" => job::object(map, old, errors),
+        "api.batch.v1.JobSpec" => job::spec(map, path, errors),
+        "api.batch.v1.CronJobSpec" => job::cron(map, path, errors),
         "api.autoscaling.v2.HorizontalPodAutoscalerSpec"
         | "api.autoscaling.v1.HorizontalPodAutoscalerSpec" => {
             workload::autoscaler(map, path, errors);
@@ -65,7 +91,9 @@ pub fn validate(definition: &str, map: &Object, old: Option<&Object>, path: &str
             objects::resource_definition(map, errors);
         }
         "kube-aggregator.pkg.apis.apiregistration.v1.APIService" => objects::api_service(map, errors),
-        "api.discovery.v1.EndpointSlice" => network::endpoint_slice(map, errors),
+        "api.discovery.v1.EndpointSlice" => endpoints::slice(map, errors),
+        "api.core.v1.EndpointSubset" => endpoints::subset(map, path, errors),
+        "api.core.v1.Service" => service::source_ranges(map, errors),
         "api.networking.v1.ServiceCIDRSpec" => network::service_cidr(map, path, errors),
         "api.networking.v1.IngressSpec" => network::ingress(map, path, errors),
         "api.networking.v1.IngressBackend" => network::ingress_backend(map, path, errors),

@@ -2,13 +2,19 @@
 //! field; hooks by definition say what holds between fields.
 
 mod access;
+mod endpoints;
 pub mod form;
 mod hooks;
+mod job;
 mod network;
 mod objects;
 mod pod;
 mod pod_defaults;
+mod pod_parts;
+mod pod_update;
+mod protection;
 mod service;
+pub mod status;
 mod storage;
 pub mod syntax;
 mod workload;
@@ -20,8 +26,8 @@ use crate::{
     shape::{Rule, Shape, Ty},
 };
 
-pub use pod::pod_update;
 pub use pod_defaults::{admit as admit_pod, tolerate};
+pub use pod_update::{ephemeral_update, pod_update};
 pub use service::keep_allocated;
 pub use workload::job_selector;
 
@@ -175,6 +181,11 @@ fn rule_of_field(
         }
         return;
     };
+    let count = value.as_array().map_or(0, Vec::len).max(value.as_object().map_or(0, Map::len));
+    if let Some(most) = rule.items.filter(|most| count > *most) {
+        errors.push(FieldError::too_many(path, count, most));
+        return;
+    }
     if !rule.values.is_empty() {
         let mut sorted = rule.values.to_vec();
         sorted.sort_unstable();

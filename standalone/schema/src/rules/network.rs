@@ -1,4 +1,4 @@
-//! Endpoint slices, ingresses, network policies.
+//! Ranges of ClusterIPs, ingresses, network policies.
 
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value, json};
@@ -7,59 +7,6 @@ use super::{Errors, index, join, syntax};
 use crate::FieldError;
 
 type Object = Map<String, Value>;
-
-const MAX_ENDPOINTS: usize = 1000;
-const MAX_PORTS: usize = 20_000;
-const MAX_ADDRESSES: usize = 100;
-
-pub fn endpoint_slice(map: &Object, errors: &mut Errors) {
-    let family = map.get("addressType").and_then(Value::as_str).unwrap_or_default();
-    let none = Vec::new();
-    let list = |name: &str| map.get(name).and_then(Value::as_array).unwrap_or(&none);
-    if list("endpoints").len() > MAX_ENDPOINTS {
-        errors.push(FieldError::too_many("endpoints", list("endpoints").len(), MAX_ENDPOINTS));
-        return;
-    }
-    for (at, endpoint) in list("endpoints").iter().enumerate() {
-        let path = join(&index("endpoints", at), "addresses");
-        let addresses = endpoint["addresses"].as_array().unwrap_or(&none);
-        if addresses.len() > MAX_ADDRESSES {
-            errors.push(FieldError::too_many(&path, addresses.len(), MAX_ADDRESSES));
-        }
-        for (at, address) in addresses.iter().enumerate().take(MAX_ADDRESSES) {
-            let Some(text) = address.as_str() else { continue };
-            let complaint = match family {
-                "IPv4" => text
-                    .parse::<std::net::Ipv4Addr>()
-                    .err()
-                    .map(|_| "must be a valid IPv4 address".to_owned()),
-                "IPv6" => text
-                    .parse::<std::net::Ipv6Addr>()
-                    .err()
-                    .map(|_| "must be a valid IPv6 address".to_owned()),
-                _ => syntax::subdomain(text),
-            };
-            if let Some(complaint) = complaint {
-                errors.push(FieldError::invalid(index(&path, at), address, &complaint));
-            }
-        }
-    }
-    let ports = list("ports");
-    if ports.len() > MAX_PORTS {
-        errors.push(FieldError::too_many("ports", ports.len(), MAX_PORTS));
-    }
-    let mut names = std::collections::BTreeSet::new();
-    for (at, port) in ports.iter().enumerate() {
-        let name = port["name"].as_str().unwrap_or_default();
-        if !names.insert(name) {
-            errors.push(FieldError::duplicate(join(&index("ports", at), "name"), &json!(name)));
-        } else if !name.is_empty()
-            && let Some(complaint) = syntax::label(name)
-        {
-            errors.push(FieldError::invalid(join(&index("ports", at), "name"), &json!(name), &complaint));
-        }
-    }
-}
 
 /// Ranges of ClusterIPs: one, or one of each family (KEP-1880).
 pub fn service_cidr(map: &Object, path: &str, errors: &mut Errors) {

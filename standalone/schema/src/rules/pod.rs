@@ -1,4 +1,4 @@
-//! Pods: what must hold between their parts, and what may change once they run.
+//! Pods: what must hold between their parts.
 
 use std::collections::BTreeSet;
 
@@ -316,64 +316,5 @@ pub fn volume(map: &Object, path: &str, errors: &mut Errors) {
         && kind.as_str().is_some_and(|kind| !TYPES.contains(&kind))
     {
         errors.push(FieldError::unsupported(join(path, "hostPath.type"), kind, &TYPES));
-    }
-}
-
-/// Whether a pod's spec may change from `old` to `new`.
-pub fn pod_update(old: &Value, new: &Value, errors: &mut Errors) {
-    let (Some(before), Some(after)) = (old["spec"].as_object(), new["spec"].as_object()) else { return };
-    let count = |spec: &Object, list: &str| spec.get(list).and_then(Value::as_array).map_or(0, Vec::len);
-    for list in ["containers", "initContainers"] {
-        if count(before, list) != count(after, list) {
-            let detail = "pod updates may not add or remove containers";
-            errors.push(FieldError::forbidden(format!("spec.{list}"), detail));
-            return;
-        }
-    }
-    let mut allowed = after.clone();
-    for list in ["containers", "initContainers"] {
-        let old_list = before.get(list).and_then(Value::as_array);
-        for (at, container) in
-            allowed.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate()
-        {
-            if let Some(image) = old_list.and_then(|list| list.get(at)).and_then(|old| old.get("image")) {
-                container["image"] = image.clone();
-            }
-        }
-    }
-    let keep = |map: &mut Object, name: &str| match before.get(name) {
-        Some(value) => {
-            map.insert(name.to_owned(), value.clone());
-        }
-        None => {
-            map.shift_remove(name);
-        }
-    };
-    keep(&mut allowed, "activeDeadlineSeconds");
-    let set = |spec: &Object, name: &str| -> BTreeSet<String> {
-        spec.get(name).and_then(Value::as_array).into_iter().flatten().map(Value::to_string).collect()
-    };
-    if set(before, "tolerations").is_subset(&set(after, "tolerations")) {
-        keep(&mut allowed, "tolerations");
-    }
-    let gates = set(before, "schedulingGates");
-    if set(after, "schedulingGates").is_subset(&gates) {
-        keep(&mut allowed, "schedulingGates");
-        if !gates.is_empty() {
-            keep(&mut allowed, "nodeSelector");
-            keep(&mut allowed, "affinity");
-        }
-    }
-    let grace = |spec: &Object| spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64);
-    if grace(before).is_some_and(|seconds| seconds < 0) && grace(after) == Some(1) {
-        keep(&mut allowed, "terminationGracePeriodSeconds");
-    }
-    if allowed != *before {
-        errors.push(FieldError::forbidden(
-            "spec",
-            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
-             `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
-             `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-        ));
     }
 }

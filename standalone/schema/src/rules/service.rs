@@ -36,6 +36,12 @@ pub fn defaults(map: &mut Object) {
     } else {
         map.shift_remove("sessionAffinityConfig");
     }
+    // May be padded, and who reads them need not know.
+    for range in map.get_mut("loadBalancerSourceRanges").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(text) = range.as_str().filter(|text| text.trim() != *text) {
+            *range = json!(text.trim());
+        }
+    }
     let headless = text(map, "clusterIP") == "None";
     for port in map.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let target = &port["targetPort"];
@@ -96,6 +102,19 @@ pub fn validate(map: &Object, old: Option<&Object>, path: &str, errors: &mut Err
             detail,
         ));
     }
+    fit_the_type(map, kind, path, errors);
+    for (at, address) in map.get("externalIPs").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        // What is no address at all is named by the field's form.
+        if let Some(text) = address.as_str().filter(|text| syntax::ip(text).is_none())
+            && let Some(complaint) = syntax::non_special_ip(text)
+        {
+            let at = index(&join(path, "externalIPs"), at);
+            errors.push(FieldError::invalid(at, address, &complaint));
+        }
+    }
+    if let Some(old) = old {
+        stays_as_it_was(map, old, path, errors);
+    }
     if let Some(old) = old
         && kind != "ExternalName"
         && text(old, "type") != "ExternalName"
@@ -104,6 +123,72 @@ pub fn validate(map: &Object, old: Option<&Object>, path: &str, errors: &mut Err
     {
         let at = join(path, "clusterIPs[0]");
         errors.push(FieldError::invalid(at, &json!([cluster_ip]), "may not change once set"));
+    }
+}
+
+/// Fields that only one type of Service has.
+fn fit_the_type(map: &Object, kind: &str, path: &str, errors: &mut Errors) {
+    let is_set = |name: &str| match map.get(name) {
+        None => false,
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(_) => true,
+    };
+    if kind == "ExternalName" {
+        for name in ["ipFamilies", "ipFamilyPolicy"].into_iter().filter(|name| is_set(name)) {
+            let detail = "may not be set for ExternalName services";
+            errors.push(FieldError::forbidden(join(path, name), detail));
+        }
+    }
+    if kind != "LoadBalancer" {
+        for name in ["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerSourceRanges"] {
+            if is_set(name) {
+                let detail = "may only be used when `type` is 'LoadBalancer'";
+                errors.push(FieldError::forbidden(join(path, name), detail));
+            }
+        }
+    }
+    let ranges = map.get("loadBalancerSourceRanges").and_then(Value::as_array);
+    for (at, range) in ranges.into_iter().flatten().enumerate() {
+        if let Some(complaint) = range.as_str().and_then(syntax::cidr) {
+            let at = index(&join(path, "loadBalancerSourceRanges"), at);
+            errors.push(FieldError::invalid(at, range, &complaint));
+        }
+    }
+}
+
+/// What a load balancer's Service may not change.
+fn stays_as_it_was(map: &Object, old: &Object, path: &str, errors: &mut Errors) {
+    if is_load_balancer(old)
+        && is_load_balancer(map)
+        && map.get("loadBalancerClass") != old.get("loadBalancerClass")
+    {
+        let at = join(path, "loadBalancerClass");
+        let shown = map.get("loadBalancerClass").unwrap_or(&Value::Null);
+        errors.push(FieldError::invalid(at, shown, "may not change once set"));
+    }
+    if needs_health_port(old)
+        && needs_health_port(map)
+        && map.get("healthCheckNodePort") != old.get("healthCheckNodePort")
+    {
+        errors.push(FieldError::forbidden(join(path, "healthCheckNodePort"), "field is immutable"));
+    }
+}
+
+/// The annotation that was there before `spec.loadBalancerSourceRanges`, which goes before it.
+pub fn source_ranges(map: &Object, errors: &mut Errors) {
+    const KEY: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let Some(spec) = map.get("spec").and_then(Value::as_object) else { return };
+    let given = map.get("metadata").and_then(|metadata| metadata["annotations"][KEY].as_str());
+    let Some(given) = given.filter(|_| !spec.contains_key("loadBalancerSourceRanges")) else { return };
+    let path = super::key("metadata.annotations", KEY);
+    if !is_load_balancer(spec) {
+        let detail = "may only be used when `type` is 'LoadBalancer'";
+        errors.push(FieldError::forbidden(&path, detail));
+    }
+    for range in given.trim().split(',').map(str::trim).filter(|_| !given.trim().is_empty()) {
+        if let Some(complaint) = syntax::cidr(range) {
+            errors.push(FieldError::invalid(&path, &json!(range), &complaint));
+        }
     }
 }
 
@@ -191,8 +276,8 @@ pub fn keep_allocated(old: &Value, new: &mut Value) {
         return;
     };
     if kind == "ExternalName" {
-        if text(after, "clusterIP") == text(before, "clusterIP") {
-            for name in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
+        for name in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if after.get(name) == before.get(name) {
                 after.shift_remove(name);
             }
         }

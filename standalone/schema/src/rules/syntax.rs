@@ -91,6 +91,17 @@ pub fn qualified_name(text: &str) -> Complaint {
     (!fenced(name, |byte| byte.is_ascii_alphanumeric(), inner)).then(|| format!("name part {QUALIFIED}"))
 }
 
+/// A domain and a path, `example.com/name`.
+pub fn domain_path(text: &str) -> Option<&'static str> {
+    let Some((domain, path)) = text.split_once('/') else {
+        return Some("must be a domain-prefixed path (such as \"acme.io/foo\")");
+    };
+    let good = subdomain(domain).is_none()
+        && !path.is_empty()
+        && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte));
+    (!good).then_some("must be a domain-prefixed path (such as \"acme.io/foo\")")
+}
+
 pub fn label_value(text: &str) -> Complaint {
     if text.is_empty() {
         return None;
@@ -128,6 +139,37 @@ pub fn ip(text: &str) -> Complaint {
     text.parse::<IpAddr>()
         .is_err()
         .then(|| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())
+}
+
+/// An address that something else than the node itself can be reached at. Upstream asks that of endpoints and external
+/// addresses: loopback makes no sense there, and link-local ones belong to the node (metadata services).
+pub fn non_special_ip(text: &str) -> Complaint {
+    let Ok(address) = text.parse::<IpAddr>() else { return ip(text) };
+    let address = address.to_canonical();
+    let (link_local, multicast) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    if address.is_unspecified() {
+        Some(format!("may not be unspecified ({text})"))
+    } else if address.is_loopback() {
+        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned())
+    } else if link_local {
+        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned())
+    } else if multicast {
+        Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned())
+    } else {
+        None
+    }
+}
+
+/// A kernel parameter: segments with dots, or slashes, between.
+pub fn sysctl(text: &str) -> Complaint {
+    let inner = |byte: u8| matches!(byte, b'-' | b'_');
+    let good = text.len() <= 253 && text.split(['.', '/']).all(|part| fenced(part, lower, inner));
+    let complaint = "must have at most 253 characters and match regex \
+         ([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    (!good).then(|| complaint.to_owned())
 }
 
 /// An address and a prefix length.

@@ -132,7 +132,7 @@ pub fn selects(selector: &Object, labels: &Value) -> bool {
 }
 
 /// The template: its labels, and the one restart policy that its controller can live with.
-fn template(map: &Object, path: &str, always: bool, errors: &mut Errors) {
+pub fn template(map: &Object, path: &str, always: bool, errors: &mut Errors) {
     let Some(template) = map.get("template") else { return };
     let path = join(path, "template");
     crate::strategy::metadata::labels_and_annotations(
@@ -266,36 +266,6 @@ pub fn daemon_set(map: &Object, path: &str, errors: &mut Errors) {
     template(map, path, true, errors);
     if let Some(strategy) = map.get("updateStrategy") {
         rolling_update(strategy, "OnDelete", false, &join(path, "updateStrategy"), errors);
-    }
-}
-
-pub fn job(map: &Object, old: Option<&Object>, path: &str, errors: &mut Errors) {
-    template(map, path, false, errors);
-    if map.get("completionMode") == Some(&json!("Indexed")) && !map.contains_key("completions") {
-        let detail = "when completion mode is Indexed";
-        errors.push(FieldError::required(join(path, "completions"), detail));
-    }
-    if let Some(wanted) = map.get("selector").and_then(Value::as_object) {
-        let nothing = json!({});
-        let labels =
-            map.get("template").and_then(|found| found.pointer("/metadata/labels")).unwrap_or(&nothing);
-        if !selects(wanted, labels) {
-            let at = join(path, "template.metadata.labels");
-            errors.push(FieldError::invalid(at, labels, "`selector` does not match template `labels`"));
-        }
-    }
-    let Some(old) = old else { return };
-    let elastic = map.get("completionMode") == Some(&json!("Indexed"))
-        && map.get("completions") == map.get("parallelism");
-    let suspended = old.get("suspend") == Some(&json!(true));
-    for name in
-        ["completions", "selector", "template", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"]
-    {
-        let allowed = (name == "completions" && elastic) || (name == "template" && suspended);
-        if !allowed && map.get(name) != old.get(name) {
-            let shown = map.get(name).unwrap_or(&Value::Null);
-            errors.push(FieldError::invalid(join(path, name), shown, "field is immutable"));
-        }
     }
 }
 

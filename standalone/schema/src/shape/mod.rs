@@ -25,8 +25,8 @@ pub enum Ty {
     List(u16),
     Map(u16),
     Object(u16),
-    /// An object of this type, or any other JSON.
-    Either(u16),
+    /// An object of this type, or a value of the other one.
+    Either(u16, u16),
 }
 
 /// How an apply treats a list or map.
@@ -55,6 +55,7 @@ pub struct Field {
     rule: u16,
     merge: bool,
     retain: bool,
+    time: bool,
     key: u8,
     list: u8,
     keys: u8,
@@ -118,6 +119,11 @@ impl Field {
         (self.rule != 0).then(|| &RULES[usize::from(self.rule)])
     }
 
+    /// A time that must be there: typed readers know no object without it.
+    pub fn needs_time(&self) -> bool {
+        self.time
+    }
+
     /// Strategic merge goes into this list's items (instead of replacing the list).
     pub fn merges(&self) -> bool {
         self.merge
@@ -151,10 +157,18 @@ impl Ty {
         }
     }
 
+    /// What stands where no object does.
+    pub fn alternative(self) -> Option<Ty> {
+        match self {
+            Ty::Either(_, at) => Some(TYS[usize::from(at)]),
+            _ => None,
+        }
+    }
+
     /// The shape of an object.
     pub fn shape(self) -> Option<Shape> {
         match self {
-            Ty::Object(at) | Ty::Either(at) => Some(Shape(at)),
+            Ty::Object(at) | Ty::Either(at, _) => Some(Shape(at)),
             _ => None,
         }
     }
@@ -174,7 +188,7 @@ impl Ty {
             Ty::Any => "interface {}".to_owned(),
             Ty::List(_) => format!("[]{}", self.inner().map(Ty::go_name).unwrap_or_default()),
             Ty::Map(_) => format!("map[string]{}", self.inner().map(Ty::go_name).unwrap_or_default()),
-            Ty::Object(_) | Ty::Either(_) => self.shape().map(Shape::go_name).unwrap_or_default(),
+            Ty::Object(_) | Ty::Either(..) => self.shape().map(Shape::go_name).unwrap_or_default(),
         }
     }
 }

@@ -14,6 +14,8 @@ pub struct Rule {
     pub values: &'static [&'static str],
     pub min: Option<i64>,
     pub max: Option<i64>,
+    /// How many entries a list or map may have, where that is less than for all.
+    pub items: Option<usize>,
     pub form: Option<Form>,
 }
 
@@ -35,8 +37,10 @@ pub enum Form {
     PortName,
     /// A port number, or a port's name.
     PortOrName,
-    /// 1 to 65535.
+    /// 1 to 65535; 0 is how an absent number looks.
     Port,
+    /// 1 to 65535, and nothing else.
+    PortNumber,
     Ip,
     Cidr,
     /// An absolute path.

@@ -12,6 +12,9 @@ use crate::{
 /// All annotations of one object, in bytes.
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 
+/// Entries of a list in the metadata. Every watcher holds all of them for every object.
+const MAX_ITEMS: usize = 1000;
+
 /// Faults in the metadata of an object of `kind`.
 pub fn validate(kind: &Kind, object: &Value, errors: &mut Errors) {
     let metadata = &object["metadata"];
@@ -30,6 +33,12 @@ pub fn validate(kind: &Kind, object: &Value, errors: &mut Errors) {
         errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
     }
     labels_and_annotations(metadata, "metadata", errors);
+    for name in ["finalizers", "ownerReferences"] {
+        let count = metadata[name].as_array().map_or(0, Vec::len);
+        if count > MAX_ITEMS {
+            errors.push(FieldError::too_many(join("metadata", name), count, MAX_ITEMS));
+        }
+    }
     owners(metadata, errors);
     for (at, finalizer) in metadata["finalizers"].as_array().into_iter().flatten().enumerate() {
         let name = finalizer.as_str().unwrap_or_default();

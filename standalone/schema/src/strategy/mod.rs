@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 pub use qos::qos_class;
 
 use crate::{
-    FieldError, Kind,
+    FieldError, Kind, limits,
     rules::{self, Errors},
     shape::Shape,
     time,
@@ -76,6 +76,7 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: jiff::Timestamp) -> 
     }
     set_defaults(kind, object);
     status::at_create(kind, object);
+    still_fits(object)?;
     metadata::validate(kind, object, &mut errors);
     validate(kind, object, None, &mut errors);
     errors.into_result()
@@ -117,12 +118,19 @@ pub fn prepare_update(
         let generation = old["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
         new["metadata"]["generation"] = json!(generation);
     }
+    still_fits(new)?;
     metadata::validate(kind, new, &mut errors);
-    if subresource != Some("status") {
+    if subresource == Some("status") {
+        rules::status::validate(kind, old, new, &mut errors);
+    } else {
         validate(kind, new, Some(old), &mut errors);
     }
-    if kind.kind == "Pod" && subresource.is_none() {
-        rules::pod_update(old, new, &mut errors);
+    if kind.kind == "Pod" {
+        match subresource {
+            None => rules::pod_update(old, new, &mut errors),
+            Some("ephemeralcontainers") => rules::ephemeral_update(old, new, &mut errors),
+            _ => {}
+        }
     }
     if kind.kind == "Pod" && resized {
         let class = qos_class(new);
@@ -136,6 +144,11 @@ pub fn prepare_update(
         }
     }
     errors.into_result()
+}
+
+/// Defaults make an object grow: what was small enough as a body may not be any more.
+fn still_fits(object: &Value) -> Result<(), Vec<FieldError>> {
+    limits::check(object).map_err(|excess| vec![excess.into()])
 }
 
 fn set_defaults(kind: &Kind, object: &mut Value) {

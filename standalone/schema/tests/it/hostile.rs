@@ -76,8 +76,8 @@ impl Random {
                 )
             }
             Ty::Object(_) => Value::Object(self.object(ty.shape().unwrap(), depth + 1)),
-            Ty::Either(_) if self.next(2) == 0 => json!(true),
-            Ty::Either(_) => Value::Object(self.object(ty.shape().unwrap(), depth + 1)),
+            Ty::Either(..) if self.next(2) == 0 => self.value(ty.alternative().unwrap(), depth + 1),
+            Ty::Either(..) => Value::Object(self.object(ty.shape().unwrap(), depth + 1)),
         }
     }
 
@@ -121,6 +121,10 @@ fn exercise(kind: &Kind, random: &mut Random) -> bool {
     // What we add fits the kind too.
     let again = check(&api_version, kind.kind, made.clone()).unwrap();
     assert!(again.strict.is_empty(), "{}: {:?}", kind.kind, again.strict);
+    if good {
+        crate::readers::read(&api_version, kind.kind, &made)
+            .unwrap_or_else(|error| panic!("{error}: {made}"));
+    }
     assert_eq!(cells(kind, &made, now()).len(), columns(kind).len(), "{}", kind.kind);
     selectable_fields(kind, &made);
     let mut stored = made.clone();

@@ -1,4 +1,5 @@
 //! The schema as a whole.
 
 mod hostile;
+mod readers;
 mod reference;
