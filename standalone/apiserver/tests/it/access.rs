@@ -65,7 +65,7 @@ async fn a_node_joins_and_reaches_only_what_is_its_own() {
     node.get(&format!("{PODS}/theirs")).await.refused(403);
     node.get("/api/v1/pods").await.refused(403);
     let own = node.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.ok();
-    assert_eq!(support::names(&own), ["mine"]);
+    assert_eq!(crate::support::names(&own), ["mine"]);
     node.get("/api/v1/namespaces/default/secrets/mine-secret").await.ok();
     node.get("/api/v1/namespaces/default/secrets/theirs-secret").await.refused(403);
     node.get("/api/v1/namespaces/default/secrets").await.refused(403);

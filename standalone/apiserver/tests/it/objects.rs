@@ -120,11 +120,11 @@ async fn patches_without_a_version_all_land() {
 async fn a_dry_run_answers_and_writes_nothing() {
     let server = TestServer::start().await;
     let admin = server.admin();
-    let before = support::revision(&*server.store);
+    let before = crate::support::revision(&*server.store);
     let made = admin.post(&format!("{CONFIG_MAPS}?dryRun=All"), &config_map("a")).await.ok();
     assert!(made["metadata"]["uid"].is_string());
     admin.get(&format!("{CONFIG_MAPS}/a")).await.refused(404);
-    assert_eq!(support::revision(&*server.store), before);
+    assert_eq!(crate::support::revision(&*server.store), before);
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn a_watch_from_a_version_gets_what_came_after_it() {
 async fn every_watcher_sees_every_change_once_and_in_order() {
     let server = TestServer::start().await;
     let admin = server.admin();
-    let start = support::revision(&*server.store);
+    let start = crate::support::revision(&*server.store);
     let path = format!("{CONFIG_MAPS}?watch=1&resourceVersion={start}");
     let mut watchers = Vec::new();
     for _ in 0..8 {
@@ -113,7 +113,10 @@ async fn a_watch_list_marks_the_end_of_its_initial_events() {
     assert_eq!(mark["type"], "BOOKMARK");
     assert_eq!(mark["object"]["kind"], "ConfigMap");
     assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
-    assert_eq!(mark["object"]["metadata"]["resourceVersion"], support::revision(&*server.store).to_string());
+    assert_eq!(
+        mark["object"]["metadata"]["resourceVersion"],
+        crate::support::revision(&*server.store).to_string()
+    );
     admin.post(CONFIG_MAPS, &config_map("c")).await.ok();
     assert_eq!(events.brief().await, "ADDED c");
     admin.get(&format!("{CONFIG_MAPS}?watch=1&sendInitialEvents=true")).await.refused(400);

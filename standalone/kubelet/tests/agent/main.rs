@@ -4,3 +4,4 @@ mod pods;
 mod restarts;
 mod streams;
 mod support;
+mod web_sockets;
