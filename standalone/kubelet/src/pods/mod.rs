@@ -7,7 +7,9 @@ pub mod decide;
 pub mod dispatch;
 #[cfg(test)]
 mod fixture;
+mod grpc;
 pub mod hooks;
+mod http_get;
 pub mod mailbox;
 pub mod memory;
 pub mod probes;
