@@ -61,6 +61,7 @@ async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
         cgroup_parent: args.node.cgroup_parent.clone(),
         labels: labels(&args.node.labels)?,
         taints: taints(&args.node.taints)?,
+        allowed_unsafe_sysctls: args.node.allowed_unsafe_sysctls.clone(),
         ..skerry_kubelet::Config::new(node_name.clone(), node_ips.clone(), access)
     };
     let proxy = proxy_config(

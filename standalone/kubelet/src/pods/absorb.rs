@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
+    admit::taken_before,
     mailbox::{Done, Inbox},
-    memory::{Memory, ProbeState, Volumes},
+    memory::{Admission, Memory, ProbeState, Volumes},
     probes::{ProbeKind, ProbeReport},
     worker::Worker,
 };
@@ -170,6 +171,10 @@ impl Worker {
             Volumes::Ready | Volumes::Failed(_) => self.memory.volumes = Volumes::Unprepared,
             Volumes::Unprepared => {}
         }
+        // The pod's RuntimeClass may be there now.
+        if let Some(failure) = &mut self.memory.sandbox_failure {
+            failure.retry_at = Timestamp::UNIX_EPOCH;
+        }
         for failure in self.memory.start_failures.values_mut() {
             if failure.reason == "CreateContainerConfigError" {
                 failure.retry_at = Timestamp::UNIX_EPOCH;
@@ -181,6 +186,9 @@ impl Worker {
 /// What the API server and the runtime remember of the pod from before this agent started.
 pub(super) fn remembered(pod: &Pod, runtime: &PodRuntime) -> Memory {
     let mut memory = Memory::default();
+    if !taken_before(pod, runtime) {
+        memory.admission = Admission::Unasked(None);
+    }
     let status = pod.status.as_ref();
     let start = status.and_then(|status| status.start_time.as_ref()).map(|time| time.0);
     memory.start_time = Some(start.unwrap_or_else(Timestamp::now));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use super::backoff::{self, Backoff};
+use crate::admission::Rejection;
 
 /// How long a pull's own error is shown before the back-off takes its place.
 const PULL_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(5);
@@ -54,8 +55,19 @@ pub enum Volumes {
     Failed(StepFailure),
 }
 
+/// Whether the node takes the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// Not judged yet; why the last try came to no verdict.
+    Unasked(Option<StepFailure>),
+    #[default]
+    Taken,
+    Rejected(Rejection),
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
+    pub admission: Admission,
     /// When this agent (or one before it) first saw the pod: `status.startTime`.
     pub start_time: Option<Timestamp>,
     /// By container name.

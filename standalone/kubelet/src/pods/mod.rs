@@ -1,6 +1,7 @@
 //! Pods of this node: a pure core ([`decide`], [`status`]) and one worker a pod around it.
 
 mod absorb;
+mod admit;
 pub mod backoff;
 pub mod conditions;
 pub mod decide;

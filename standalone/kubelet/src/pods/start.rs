@@ -118,18 +118,19 @@ impl Worker {
             .map_err(|error| ("CreateContainerError", error))?;
         let parts = ContainerParts {
             attempt,
-            image_id: image.id,
+            image,
             env,
             mounts,
             log_path: format!("{}/{attempt}.log", container.name),
             termination_file,
             node_memory_bytes: self.agent.machine.memory_bytes,
         };
-        let config = container::config(&self.pod, container, parts);
+        let config = container::config(&self.pod, container, parts).map_err(config_error)?;
+        let sandbox_config = self.sandbox_config(sandbox.attempt).map_err(config_error)?;
         let previous = self.runtime.latest(&container.name).cloned();
         let cri = self.agent.cri.clone();
         let id = cri
-            .create_container(&sandbox.id, config, self.sandbox_config(sandbox.attempt))
+            .create_container(&sandbox.id, config, sandbox_config)
             .await
             .map_err(|error| ("CreateContainerError", error.runtime_message()))?;
         self.agent.own(&id, &self.mailbox);

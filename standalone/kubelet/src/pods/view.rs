@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use super::{backoff, memory::Memory};
+use super::{
+    backoff,
+    memory::{Admission, Memory},
+};
 use crate::cri::{ContainerPhase, ContainerRecord, PodRuntime};
 
 #[derive(Clone, Copy)]
@@ -122,6 +125,7 @@ impl<'a> View<'a> {
         let recorded = self.pod.status.as_ref().and_then(|status| status.phase.as_deref());
         if matches!(recorded, Some("Succeeded" | "Failed"))
             || self.memory.deadline_exceeded
+            || matches!(self.memory.admission, Admission::Rejected(_))
             || self.init_failed()
         {
             return true;

@@ -5,6 +5,7 @@ pub mod dns;
 pub mod env;
 pub mod fields;
 pub mod names;
+pub mod profiles;
 pub mod quantity;
 pub mod resources;
 pub mod sandbox;

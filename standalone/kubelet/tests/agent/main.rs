@@ -1,5 +1,6 @@
 //! The node agent on a real containerd, inside a lab's node, told by our own API server.
 
+mod asks;
 mod pods;
 mod restarts;
 mod streams;
