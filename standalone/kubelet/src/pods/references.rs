@@ -136,10 +136,12 @@ async fn tell<K: Debug>(mut known: watch::Receiver<Known<K>>, mailbox: Arc<Mailb
     }
 }
 
-/// Everything that environment and volumes of the pod refer to.
+/// Everything that environment, volumes and pulls of the pod refer to.
 pub fn names(pod: &Pod) -> Names {
     let mut names = Names::default();
     let Some(spec) = &pod.spec else { return names };
+    let pulls = spec.image_pull_secrets.iter().flatten();
+    names.secrets.extend(pulls.map(|secret| secret.name.clone()));
     names.runtime_class = spec.runtime_class_name.clone().filter(|name| !name.is_empty());
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         for source in container.env_from.iter().flatten() {

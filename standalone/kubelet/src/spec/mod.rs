@@ -7,6 +7,7 @@ pub mod fields;
 pub mod names;
 pub mod profiles;
 pub mod quantity;
+pub mod registry;
 pub mod resources;
 pub mod sandbox;
 
