@@ -104,6 +104,9 @@ pub struct NodeOptions {
     /// key[=value]:Effect, repeated
     #[arg(long = "taint")]
     pub taints: Vec<String>,
+    /// Kernel parameters beside the safe ones that pods may set: names, or prefixes that end in *
+    #[arg(long, value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
     #[arg(long, default_value = "/run/containerd/containerd.sock")]
     pub containerd_socket: PathBuf,
     /// Folder of cgroup v2 whose processes' connections are balanced; found if absent

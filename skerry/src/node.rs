@@ -88,6 +88,7 @@ async fn serve(args: NodeArgs, supervisor: Supervisor) -> anyhow::Result<ExitCod
         taints: taints(&args.node.taints)?,
         node_ips: found,
         network_fault,
+        allowed_unsafe_sysctls: args.node.allowed_unsafe_sysctls.clone(),
         ..skerry_kubelet::Config::new(node_name.clone(), node_ips, access)
     };
     let mut proxy = proxy_config(

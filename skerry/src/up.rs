@@ -154,6 +154,9 @@ fn node_args(args: &UpArgs, api: SocketAddr) -> Vec<String> {
     for taint in &node.taints {
         flag("taint", Some(taint.clone()));
     }
+    for sysctl in &node.allowed_unsafe_sysctls {
+        flag("allowed-unsafe-sysctls", Some(sysctl.clone()));
+    }
     flag("containerd-socket", Some(path(&node.containerd_socket)));
     flag("cgroup-root", node.cgroup_root.as_deref().map(path));
     flag("cgroup-parent", Some(node.cgroup_parent.clone()));

@@ -2,7 +2,7 @@
 //!
 //! Requests and answers are streamed; an upgraded connection is spliced as opaque bytes, each direction closed on its own.
 
-use std::sync::Arc;
+use std::{num::IntErrorKind, sync::Arc};
 
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header};
@@ -15,6 +15,7 @@ use crate::{
     error::ApiError,
     log_options,
     object::text,
+    request::Query,
     respond::{self, Reply},
 };
 
@@ -56,7 +57,8 @@ pub async fn connect(
     *request.method_mut() = if is_log { Method::GET } else { method.clone() };
     *request.uri_mut() =
         path.parse().map_err(|_| ApiError::bad_request("the request's parameters make no valid URL"))?;
-    if !is_log {
+    // A log is a body, or a stream of WebSocket messages.
+    if !is_log || upgrade.is_some() {
         copy_headers(&call.headers, request.headers_mut());
     }
     let host = http::HeaderValue::from_str(&node)
@@ -175,12 +177,26 @@ fn path(call: &Call, pod: &Value) -> Result<String, ApiError> {
             Ok(format!("/{action}/{namespace}/{name}/{}{}", encode(&container), joined(&query)))
         }
         _ => {
-            for value in call.query.all("ports") {
-                query.push(format!("port={}", encode(value)));
-            }
+            query.extend(ports(&call.query)?.into_iter().map(|port| format!("port={port}")));
             Ok(format!("/portForward/{namespace}/{name}{}", joined(&query)))
         }
     }
+}
+
+/// The ports of a port-forward: the parameter may stand there more than once, or list several with commas.
+fn ports(query: &Query) -> Result<Vec<u16>, ApiError> {
+    let all = query.all("ports").flat_map(|list| list.split(','));
+    let read = |text: &str| {
+        text.parse::<u16>().map_err(|error| {
+            let what = match error.kind() {
+                IntErrorKind::PosOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            let text = format!("strconv.ParseUint: parsing {text:?}: {what}");
+            ApiError::bad_request(format!("cannot convert to []int32: {text}"))
+        })
+    };
+    all.map(read).collect()
 }
 
 fn joined(query: &[String]) -> String {
@@ -232,4 +248,22 @@ pub fn encode(plain: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_are_none_are_refused_before_anything_is_upgraded() {
+        let read = |text: &str| ports(&Query::parse(text)).map_err(|error| (error.code(), error.to_string()));
+        assert_eq!(read("ports=1234,1235&ports=80"), Ok(vec![1234, 1235, 80]));
+        assert_eq!(read(""), Ok(vec![]));
+        let refused =
+            |why: &str| Err((400, format!("cannot convert to []int32: strconv.ParseUint: parsing {why}")));
+        assert_eq!(read("ports=abc"), refused("\"abc\": invalid syntax"));
+        assert_eq!(read("ports=80,"), refused("\"\": invalid syntax"));
+        assert_eq!(read("ports=-1"), refused("\"-1\": invalid syntax"));
+        assert_eq!(read("ports=65536"), refused("\"65536\": value out of range"));
+    }
 }

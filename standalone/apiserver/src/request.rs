@@ -23,9 +23,9 @@ impl Query {
         self.0.iter().filter(move |(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
-    /// Whether a flag is set: `watch`, `watch=true` and `watch=1` are.
+    /// Whether a flag is set: `watch`, `watch=true` and `watch=1` are, `stdin=False` (Python's spelling) is not.
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|value| !matches!(value, "false" | "0"))
+        self.get(key).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 }
 
@@ -271,5 +271,12 @@ mod tests {
         assert_eq!(parse(&Method::GET, "/api/v1/namespaces/a/pods/b%2Fc", &Query::default()), None);
         let brew = Method::from_bytes(b"BREW").unwrap();
         assert_eq!(parse(&brew, "/api/v1/pods", &Query::default()), Some(Target::UnknownMethod));
+    }
+    #[test]
+    fn flags_are_set_by_anything_but_a_no() {
+        let query = Query::parse("a&b=true&c=1&d=yes&e=false&f=0&g=False");
+        let set: Vec<&str> =
+            ["a", "b", "c", "d", "e", "f", "g", "h"].into_iter().filter(|key| query.flag(key)).collect();
+        assert_eq!(set, ["a", "b", "c", "d"]);
     }
 }

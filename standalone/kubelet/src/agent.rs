@@ -6,12 +6,16 @@ use std::{
 };
 
 use k8s_cri::v1;
-use k8s_openapi::api::core::v1::{ConfigMap, PodStatus, Secret};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, PodStatus, Secret},
+    node::v1::RuntimeClass,
+};
 use tokio::sync::{broadcast, watch};
 
 use crate::{
     Config,
-    cri::{Cri, events::RuntimeEvent},
+    admission::{Ledger, sysctls},
+    cri::{Cri, RuntimeSetup, events::RuntimeEvent},
     machine::Machine,
     objects::Objects,
     pods::{
@@ -33,10 +37,14 @@ pub struct Agent {
     pub client: kube::Client,
     pub recorder: Recorder,
     pub machine: Machine,
-    /// Whether the runtime keeps cgroups by systemd.
-    pub systemd_cgroups: bool,
+    pub runtime: RuntimeSetup,
+    /// Kernel parameters that pods may set here.
+    pub sysctls: sysctls::Allowed,
+    /// The pods that the node has taken.
+    pub ledger: Ledger,
     pub config_maps: Objects<ConfigMap>,
     pub secrets: Objects<Secret>,
+    pub runtime_classes: Objects<RuntimeClass>,
     /// Variables of the API server's own Service, for every container.
     pub service_env: watch::Receiver<Option<BTreeMap<String, String>>>,
     /// Ids of containers that the runtime itself says have ended, for those who follow a log.
@@ -80,21 +88,25 @@ pub struct AgentParts {
     pub client: kube::Client,
     pub recorder: Recorder,
     pub machine: Machine,
-    pub systemd_cgroups: bool,
+    pub runtime: RuntimeSetup,
+    pub sysctls: sysctls::Allowed,
     pub service_env: watch::Receiver<Option<BTreeMap<String, String>>>,
 }
 
 impl Agent {
     pub fn new(parts: AgentParts) -> Agent {
         Agent {
-            config_maps: Objects::new(parts.client.clone()),
-            secrets: Objects::new(parts.client.clone()),
+            config_maps: Objects::namespaced(parts.client.clone()),
+            secrets: Objects::namespaced(parts.client.clone()),
+            runtime_classes: Objects::of_cluster(parts.client.clone()),
+            ledger: Ledger::default(),
             config: parts.config,
             cri: parts.cri,
             client: parts.client,
             recorder: parts.recorder,
             machine: parts.machine,
-            systemd_cgroups: parts.systemd_cgroups,
+            runtime: parts.runtime,
+            sysctls: parts.sysctls,
             service_env: parts.service_env,
             exits: broadcast::channel(EXITS).0,
             statuses: Mutex::default(),

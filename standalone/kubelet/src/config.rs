@@ -52,6 +52,8 @@ pub struct Config {
     pub taints: Vec<Taint>,
     pub max_pods: u32,
     pub reserved: Reserved,
+    /// Kernel parameters beside the safe ones that pods may set: names, or prefixes that end in `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Address of the cluster's DNS Service; without it pods get the node's own resolver.
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
@@ -86,6 +88,7 @@ impl Config {
             taints: Vec::new(),
             max_pods: 110,
             reserved: Reserved::default(),
+            allowed_unsafe_sysctls: Vec::new(),
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),

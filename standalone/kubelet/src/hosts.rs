@@ -19,13 +19,10 @@ pub fn text(pod: &Pod, pod_ips: &[String], node_hosts: &str, cluster_domain: &st
             "fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
         );
         let host = sandbox::hostname(pod);
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let domain = sandbox::domain(pod, cluster_domain);
         for ip in pod_ips {
-            match spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty()) {
-                Some(subdomain) => {
-                    let full = format!("{host}.{subdomain}.{namespace}.svc.{cluster_domain}");
-                    out.push_str(&format!("{ip}\t{full}\t{host}\n"));
-                }
+            match &domain {
+                Some(domain) => out.push_str(&format!("{ip}\t{host}.{domain}\t{host}\n")),
                 None => out.push_str(&format!("{ip}\t{host}\n")),
             }
         }

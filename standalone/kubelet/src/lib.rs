@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod admission;
 mod agent;
 mod cgroups;
 mod cleanup;

@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets that pods name: one watch an object, shared by the node's pods, ended with the last of them.
+//! ConfigMaps, Secrets and RuntimeClasses that pods name: one watch an object, shared by the node's pods, ended with the last of them.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{
     Api, Resource,
     runtime::{WatchStreamExt as _, watcher},
@@ -50,23 +50,28 @@ type NamespacedName = (String, String);
 /// All objects of one kind that are watched for somebody.
 pub struct Objects<K> {
     client: kube::Client,
+    /// The part of the API where objects of a namespace are.
+    api: fn(kube::Client, &str) -> Api<K>,
     watched: Mutex<HashMap<NamespacedName, Weak<Watched<K>>>>,
+}
+
+impl<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>> Objects<K> {
+    pub fn namespaced(client: kube::Client) -> Objects<K> {
+        Objects { client, api: Api::namespaced, watched: Mutex::default() }
+    }
+}
+
+impl<K: Resource<Scope = ClusterResourceScope, DynamicType = ()>> Objects<K> {
+    /// Of a kind without namespaces; the one that is asked for has no meaning.
+    pub fn of_cluster(client: kube::Client) -> Objects<K> {
+        Objects { client, api: |client, _| Api::all(client), watched: Mutex::default() }
+    }
 }
 
 impl<K> Objects<K>
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    pub fn new(client: kube::Client) -> Objects<K> {
-        Objects { client, watched: Mutex::default() }
-    }
-
     /// The view of `namespace/name`, shared with whoever asked before.
     pub fn watch(&self, namespace: &str, name: &str) -> Arc<Watched<K>> {
         let key = (namespace.to_owned(), name.to_owned());
@@ -76,7 +81,7 @@ where
         }
         watched.retain(|_, entry| entry.strong_count() > 0);
         let (sender, known) = watch::channel(Known::Loading);
-        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let api = (self.api)(self.client.clone(), namespace);
         let task = tokio::spawn(follow(api, name.to_owned(), sender)).abort_handle();
         let entry = Arc::new(Watched { known, task });
         watched.insert(key, Arc::downgrade(&entry));

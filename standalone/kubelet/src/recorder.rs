@@ -1,6 +1,7 @@
 //! Events about pods and the node (`kubectl describe`). Repeated ones are counted on one object; nobody waits for them.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -38,7 +39,7 @@ pub struct Recorder {
 struct Entry {
     about: ObjectReference,
     kind: Kind,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     at: Timestamp,
 }
@@ -52,7 +53,14 @@ impl Recorder {
     }
 
     /// An event about a pod, or about one of its containers (`spec.containers{NAME}`).
-    pub fn pod(&self, pod: &Pod, container: Option<&str>, kind: Kind, reason: &'static str, message: String) {
+    pub fn pod(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        kind: Kind,
+        reason: impl Into<Cow<'static, str>>,
+        message: String,
+    ) {
         let field = container.map(|name| {
             let init = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
             let init = init.is_some_and(|list| list.iter().any(|container| container.name == name));
@@ -67,7 +75,7 @@ impl Recorder {
             resource_version: pod.metadata.resource_version.clone(),
             field_path: field,
         };
-        self.send(about, kind, reason, message);
+        self.send(about, kind, reason.into(), message);
     }
 
     /// An event about the node itself.
@@ -78,13 +86,14 @@ impl Recorder {
             uid: Some(name.to_owned()),
             ..Default::default()
         };
-        self.send(about, kind, reason, message);
+        self.send(about, kind, reason.into(), message);
     }
 
-    fn send(&self, about: ObjectReference, kind: Kind, reason: &'static str, message: String) {
+    fn send(&self, about: ObjectReference, kind: Kind, reason: Cow<'static, str>, message: String) {
         let entry = Entry { about, kind, reason, message, at: Timestamp::now() };
-        if self.queue.try_send(entry).is_err() {
-            tracing::debug!(reason, "event dropped: {QUEUE} are waiting");
+        if let Err(refused) = self.queue.try_send(entry) {
+            let reason = refused.into_inner().reason;
+            tracing::debug!(%reason, "event dropped: {QUEUE} are waiting");
         }
     }
 }
@@ -92,7 +101,7 @@ impl Recorder {
 struct Remembered {
     uid: Option<String>,
     field: Option<String>,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     namespace: String,
     name: String,
@@ -130,7 +139,7 @@ async fn write(client: kube::Client, node_name: String, mut entries: mpsc::Recei
         let fresh = Remembered {
             uid: entry.about.uid.clone(),
             field: entry.about.field_path.clone(),
-            reason: entry.reason,
+            reason: entry.reason.clone(),
             message: entry.message.clone(),
             namespace: namespace.clone(),
             name: name.clone(),
@@ -158,7 +167,7 @@ fn event(entry: Entry, name: String, namespace: String, node_name: &str) -> Even
         metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..Default::default() },
         involved_object: entry.about,
         type_: Some(format!("{:?}", entry.kind)),
-        reason: Some(entry.reason.to_owned()),
+        reason: Some(entry.reason.into_owned()),
         message: Some(entry.message),
         count: Some(1),
         first_timestamp: Some(Time(entry.at)),

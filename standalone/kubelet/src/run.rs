@@ -6,9 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     access::{Access, AccessError},
+    admission::sysctls::{Allowed, SysctlError},
     agent::{Agent, AgentParts},
     config::{Config, ServerAccess},
-    cri::{Cri, CriError},
+    cri::{Cri, CriError, RuntimeSetup},
     join,
     machine::Machine,
     node, pods,
@@ -36,6 +37,8 @@ pub enum KubeletError {
     Folder { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Access(#[from] AccessError),
+    #[error("allowed unsafe sysctls")]
+    Sysctls(#[from] SysctlError),
 }
 
 /// Runs the node agent until `shutdown`; pods run on after it.
@@ -48,13 +51,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Kube
         std::fs::create_dir_all(path)
             .map_err(|source| KubeletError::Folder { path: path.clone(), source })?;
     }
+    let machine = Machine::read(&config.root_dir);
+    let sysctls = Allowed::new(&machine.kernel, &config.allowed_unsafe_sysctls)?;
     let cri = Cri::new(&config.runtime_socket).map_err(KubeletError::Socket)?;
-    let systemd_cgroups = tokio::select! {
+    let runtime = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         found = await_runtime(&cri, &config) => found?,
     };
     let access = Access::new(&config.server).await?;
-    let machine = Machine::read(&config.root_dir);
     let recorder = Recorder::start(access.client.clone(), config.node_name.clone());
     let (sender, service_env) = watch::channel(None);
     let agent = Arc::new(Agent::new(AgentParts {
@@ -62,7 +66,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Kube
         client: access.client.clone(),
         recorder,
         machine,
-        systemd_cgroups,
+        runtime,
+        sysctls,
         service_env,
         config,
     }));
@@ -86,12 +91,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Kube
     Ok(())
 }
 
-/// Waits for the runtime's first answer; whether it keeps cgroups by systemd.
-async fn await_runtime(cri: &Cri, config: &Config) -> Result<bool, KubeletError> {
+/// Waits for the runtime's first answer.
+async fn await_runtime(cri: &Cri, config: &Config) -> Result<RuntimeSetup, KubeletError> {
     let deadline = tokio::time::Instant::now() + RUNTIME_LIMIT;
     loop {
-        match cri.systemd_cgroups().await {
-            Ok(found) => return Ok(found == Some(true)),
+        match cri.setup().await {
+            Ok(setup) => return Ok(setup),
             Err(source) if tokio::time::Instant::now() > deadline => {
                 return Err(KubeletError::Runtime { socket: config.runtime_socket.clone(), source });
             }

@@ -16,6 +16,7 @@ use crate::nodes::{NodeFacts, Nodes};
 use crate::pod::PodInfo;
 use crate::queue::Events;
 
+pub use fit::{Insufficient, insufficient};
 pub use node_affinity::selects;
 
 /// Best score a plugin gives a node.

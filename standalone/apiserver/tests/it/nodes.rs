@@ -13,14 +13,14 @@ use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
-/// What a kubelet answers here: logs that follow, and an exec that echoes in upper case until its input ends.
+/// What a kubelet answers here: logs that follow, and to whom wants to upgrade an echo in upper case until its input ends.
 async fn kubelet(
     mut request: Request<hyper::body::Incoming>,
     seen: Arc<Mutex<Vec<String>>>,
 ) -> Response<Body> {
     let path = request.uri().path_and_query().unwrap().to_string();
     seen.lock().unwrap().push(path.clone());
-    if path.starts_with("/exec/") {
+    if request.headers().contains_key("upgrade") {
         let protocol = request.headers()["upgrade"].clone();
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -145,6 +145,41 @@ async fn what_cannot_be_asked_of_a_pod_is_said_before_the_node_is_bothered() {
     let message = admin.get(&format!("{PODS}/a/log?container=nope")).await.refused(400);
     assert_eq!(message, "container nope is not valid for pod a");
     admin.get(&format!("{PODS}/none/log")).await.refused(404);
+    let headers = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1")];
+    for (ports, why) in [("abc", "invalid syntax"), ("80&ports=70000", "value out of range")] {
+        let path = format!("{PODS}/a/portforward?ports={ports}");
+        let answer = admin.open(Method::POST, &path, &headers, "").await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{path}");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        assert!(text.contains("cannot convert to []int32") && text.contains(why), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_is_a_stream_of_messages_to_a_client_that_asks_for_those() {
+    let server = TestServer::start().await;
+    let admin = running_pod(&server).await;
+    let (_running, seen) = tunnel(&server.join("n1").await, "n1").await;
+    let path = format!("{PODS}/a/log?follow=true");
+    let headers = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-key", "x3JJHMbDL1EzLkh9GBhXDw=="),
+        ("sec-websocket-version", "13"),
+    ];
+    until("the tunnel is up", || async {
+        admin.open(Method::GET, &path, &headers, "").await.status() == StatusCode::SWITCHING_PROTOCOLS
+    })
+    .await;
+    let response = admin.open(Method::GET, &path, &headers, "").await;
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    stream.write_all(b"spliced").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut output = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut output)).await.unwrap().unwrap();
+    assert_eq!(output, b"SPLICED");
+    assert_eq!(seen.lock().unwrap().last().unwrap(), "/containerLogs/default/a/main?follow=true");
 }
 
 #[tokio::test]

@@ -37,6 +37,15 @@ pub struct ListedPod {
     pub runtime: PodRuntime,
 }
 
+/// How the runtime is set up, and what it can do beyond the least.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RuntimeSetup {
+    /// runc is told to use systemd's cgroups.
+    pub systemd_cgroups: bool,
+    /// It knows `supplementalGroupsPolicy`.
+    pub strict_groups: bool,
+}
+
 impl Cri {
     /// Nothing is dialled before the first call.
     pub fn new(socket: &Path) -> Result<Cri, CriError> {
@@ -71,15 +80,18 @@ impl Cri {
         Ok(answer.status.map(|status| status.conditions).unwrap_or_default())
     }
 
-    /// Whether runc is told to use systemd's cgroups; `None` where the runtime does not say.
-    pub async fn systemd_cgroups(&self) -> Result<Option<bool>, CriError> {
+    /// What the runtime does not say it does not do.
+    pub async fn setup(&self) -> Result<RuntimeSetup, CriError> {
         let request = v1::StatusRequest { verbose: true };
         let answer =
             call("Status", "of the runtime", CALL_LIMIT, self.runtime.clone().status(request)).await?;
-        let Some(config) = answer.info.get("config") else { return Ok(None) };
-        let Ok(config) = serde_json::from_str::<serde_json::Value>(config) else { return Ok(None) };
+        let config = answer.info.get("config").and_then(|text| serde_json::from_str(text).ok());
+        let config: serde_json::Value = config.unwrap_or_default();
         let runc = config.pointer("/containerd/runtimes/runc/options/SystemdCgroup");
-        Ok(runc.and_then(serde_json::Value::as_bool))
+        Ok(RuntimeSetup {
+            systemd_cgroups: runc.and_then(serde_json::Value::as_bool) == Some(true),
+            strict_groups: answer.features.is_some_and(|features| features.supplemental_groups_policy),
+        })
     }
 
     /// Everything that this node's agent made, by the pod's uid: two calls and one a sandbox and container.

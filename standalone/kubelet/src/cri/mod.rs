@@ -8,7 +8,7 @@ mod error;
 pub mod events;
 mod state;
 
-pub use client::{Cri, ListedPod};
+pub use client::{Cri, ListedPod, RuntimeSetup};
 pub use error::CriError;
 pub use state::{ContainerPhase, ContainerRecord, PodRuntime, SandboxRecord};
 

@@ -4,8 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
+    admit::taken_before,
     mailbox::{Done, Inbox},
-    memory::{Expected, Memory, ProbeState, Volumes},
+    memory::{Admission, Expected, Memory, ProbeState, Volumes},
     probes::{ProbeKind, ProbeReport},
     status::ended,
     worker::{Worker, container_of},
@@ -212,6 +213,10 @@ impl Worker {
             Volumes::Ready | Volumes::Failed(_) => self.memory.volumes = Volumes::Unprepared,
             Volumes::Unprepared => {}
         }
+        // The pod's RuntimeClass may be there now.
+        if let Some(failure) = &mut self.memory.sandbox_failure {
+            failure.retry_at = Timestamp::UNIX_EPOCH;
+        }
         for failure in self.memory.start_failures.values_mut() {
             if failure.reason == "CreateContainerConfigError" {
                 failure.retry_at = Timestamp::UNIX_EPOCH;
@@ -223,6 +228,9 @@ impl Worker {
 /// What the API server and the runtime remember of the pod from before this agent started.
 pub(super) fn remembered(pod: &Pod, runtime: &PodRuntime) -> Memory {
     let mut memory = Memory::default();
+    if !taken_before(pod, runtime) {
+        memory.admission = Admission::Unasked(None);
+    }
     let status = pod.status.as_ref();
     memory.ended = status.is_some_and(ended);
     let start = status.and_then(|status| status.start_time.as_ref()).map(|time| time.0);

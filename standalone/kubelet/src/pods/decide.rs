@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::{
     backoff,
-    memory::Volumes,
+    memory::{Admission, Volumes},
     resize::{self, Step},
     view::{Restart, View, is_sidecar},
 };
@@ -20,6 +20,8 @@ const LEAST_GRACE_S: i64 = 2;
 /// One step; the worker does them in order and decides anew with what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The node judges whether it takes the pod at all.
+    Admit,
     PrepareVolumes,
     /// `changed`: there was one before.
     CreateSandbox {
@@ -77,6 +79,11 @@ pub fn decide(view: View) -> Plan {
     }
     if view.terminating() {
         terminate(view, &mut plan);
+    } else if let Admission::Unasked(failure) = &view.memory.admission {
+        match failure {
+            Some(failure) if failure.retry_at > view.now => plan.wake(failure.retry_at),
+            _ => plan.act(Action::Admit),
+        }
     } else if view.finished() {
         if kill_all(view, &mut plan, "") && !view.memory.sandbox_stopped {
             stop_sandboxes(view, &mut plan);

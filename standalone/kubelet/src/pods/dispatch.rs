@@ -19,7 +19,7 @@ use skerry_informer::Item;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{mailbox::Mailbox, worker::Worker};
+use super::{admit::taken_before, mailbox::Mailbox, worker::Worker};
 use crate::{
     agent::Agent,
     cri::{
@@ -90,7 +90,7 @@ struct Dispatcher {
     workers: HashMap<String, Arc<Mailbox>>,
     running: JoinSet<()>,
     by_task: HashMap<tokio::task::Id, String>,
-    /// Pods that came before the runtime was listed for the first time.
+    /// Pods that came before the runtime was listed for the first time, or before the watch had told of all others.
     held_back: Vec<Arc<Pod>>,
     /// The runtime's state at start, taken from by each worker; `None` until it was listed.
     listed: Option<HashMap<String, ListedPod>>,
@@ -103,7 +103,10 @@ struct Dispatcher {
 impl Dispatcher {
     fn pod_event(&mut self, event: watcher::Event<Item<Pod>>) {
         match event {
-            watcher::Event::Init => self.initial.clear(),
+            watcher::Event::Init => {
+                self.initial.clear();
+                self.synced = false;
+            }
             watcher::Event::InitApply(pod) => {
                 self.initial.insert(pod.uid().unwrap_or_default());
                 self.read(pod);
@@ -117,6 +120,7 @@ impl Dispatcher {
                 }
                 self.held_back
                     .retain(|pod| self.initial.contains(pod.metadata.uid.as_deref().unwrap_or_default()));
+                self.start_held_back();
                 self.adopt_orphans();
             }
             watcher::Event::Apply(pod) => self.read(pod),
@@ -141,23 +145,44 @@ impl Dispatcher {
 
     fn apply(&mut self, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(phase, Some("Succeeded" | "Failed")) {
+            self.agent.ledger.release(&uid);
+        }
         if let Some(mailbox) = self.workers.get(&uid) {
             mailbox.tell(|inbox| inbox.pod = Some(pod));
             return;
         }
         match &mut self.listed {
-            Some(listed) => {
+            Some(listed) if self.synced => {
                 let runtime = listed.remove(&uid).unwrap_or_default().runtime;
                 self.start(pod, runtime, false);
             }
-            None => {
+            _ => {
                 self.held_back.retain(|held| held.metadata.uid != pod.metadata.uid);
                 self.held_back.push(pod);
             }
         }
     }
 
+    /// Starts what was held back once both sides have been heard in full: first what the node took before, since the
+    /// rest is judged beside it, then the older before the younger.
+    fn start_held_back(&mut self) {
+        let Some(listed) = self.listed.as_ref().filter(|_| self.synced) else { return };
+        let mut pods = std::mem::take(&mut self.held_back);
+        let nothing = PodRuntime::default();
+        pods.sort_by_key(|pod| {
+            let held = listed.get(pod.metadata.uid.as_deref().unwrap_or_default());
+            let taken = taken_before(pod, held.map_or(&nothing, |held| &held.runtime));
+            (!taken, pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+        });
+        for pod in pods {
+            self.apply(pod);
+        }
+    }
+
     fn gone(&self, uid: &str) {
+        self.agent.ledger.release(uid);
         if let Some(mailbox) = self.workers.get(uid) {
             mailbox.tell(|inbox| inbox.gone = true);
         }
@@ -166,6 +191,9 @@ impl Dispatcher {
     fn start(&mut self, pod: Arc<Pod>, runtime: PodRuntime, gone: bool) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let mailbox = Arc::new(Mailbox::default());
+        if !gone && taken_before(&pod, &runtime) {
+            self.agent.ledger.keep(&pod);
+        }
         let worker = Worker::new(self.agent.clone(), mailbox.clone(), pod, runtime, gone);
         let task = self.running.spawn(worker.run(self.shutdown.clone()));
         self.by_task.insert(task.id(), uid.clone());
@@ -182,6 +210,8 @@ impl Dispatcher {
         };
         if let Some(uid) = self.by_task.remove(&id) {
             self.workers.remove(&uid);
+            // One that went while it was being judged was noted only after it had gone.
+            self.agent.ledger.release(&uid);
         }
     }
 
@@ -195,9 +225,7 @@ impl Dispatcher {
                     mailbox.tell(|inbox| inbox.check_all = true);
                 }
                 self.listed = Some(pods);
-                for pod in std::mem::take(&mut self.held_back) {
-                    self.apply(pod);
-                }
+                self.start_held_back();
                 self.adopt_orphans();
             }
         }

@@ -2,19 +2,17 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use k8s_openapi::{
-    api::core::v1::{Container, ExecAction, HTTPGetAction, LifecycleHandler, Probe, TCPSocketAction},
+    api::core::v1::{Container, ExecAction, LifecycleHandler, Probe, TCPSocketAction},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use tokio::net::TcpStream;
 
-use crate::{agent::Agent, tls};
+use super::{grpc::grpc, http_get::http_get};
+use crate::agent::Agent;
 
 /// What is read of a probe's answer; upstream's bound as well.
-const ANSWER_LIMIT: usize = 10 << 10;
+pub(super) const ANSWER_LIMIT: usize = 10 << 10;
 
 /// Which container is asked, and where its pod answers.
 #[derive(Clone, Debug)]
@@ -27,6 +25,8 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Passed,
+    /// It passed, in a way that its author may not have meant.
+    Warned(String),
     Failed(String),
     /// It could not be tried at all.
     Errored(String),
@@ -40,10 +40,8 @@ pub async fn probe(agent: &Arc<Agent>, target: &Target, probe: &Probe, limit: Du
             http_get(target, action).await
         } else if let Some(action) = &probe.tcp_socket {
             tcp(target, action).await
-        } else if probe.grpc.is_some() {
-            Outcome::Errored(
-                "grpc probes are not supported by this node agent: use exec or httpGet".to_owned(),
-            )
+        } else if let Some(action) = &probe.grpc {
+            grpc(target, action).await
         } else {
             Outcome::Passed
         }
@@ -74,7 +72,7 @@ pub async fn hook(
         }
     };
     match tokio::time::timeout(limit, outcome).await {
-        Ok(Outcome::Passed) => None,
+        Ok(Outcome::Passed | Outcome::Warned(_)) => None,
         Ok(Outcome::Failed(text) | Outcome::Errored(text)) => Some(text),
         Err(_) => Some(format!("did not end within {}s", limit.as_secs())),
     }
@@ -96,77 +94,6 @@ async fn exec(agent: &Arc<Agent>, target: &Target, action: &ExecAction, limit: D
     }
 }
 
-async fn http_get(target: &Target, action: &HTTPGetAction) -> Outcome {
-    let Some(port) = port(&action.port, &target.container) else {
-        return Outcome::Errored(format!("port {:?} is none of the container's", action.port));
-    };
-    let Some(host) = action.host.clone().filter(|host| !host.is_empty()).or_else(|| target.pod_ip.clone())
-    else {
-        return Outcome::Errored("the pod has no address yet".to_owned());
-    };
-    let secure = action.scheme.as_deref() == Some("HTTPS");
-    let path = action.path.as_deref().unwrap_or("/");
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    let authority = authority(&host, port);
-    let url = format!("http{}://{authority}{slash}{path}", if secure { "s" } else { "" });
-    let stream = match TcpStream::connect((host.as_str(), port)).await {
-        Ok(stream) => stream,
-        Err(error) => return Outcome::Failed(format!("Get \"{url}\": {}", dial_error(&authority, &error))),
-    };
-    let mut request = http::Request::get(format!("{slash}{path}"))
-        .header(http::header::HOST, &authority)
-        .header(http::header::USER_AGENT, "kube-probe/1.36")
-        .header(http::header::ACCEPT, "*/*")
-        .header(http::header::CONNECTION, "close");
-    for header in action.http_headers.iter().flatten() {
-        if header.name.eq_ignore_ascii_case("host")
-            && let Some(headers) = request.headers_mut()
-        {
-            headers.remove(http::header::HOST);
-        }
-        request = request.header(&header.name, &header.value);
-    }
-    let request = match request.body(Empty::<Bytes>::new()) {
-        Ok(request) => request,
-        Err(error) => return Outcome::Errored(format!("Get \"{url}\": {error}")),
-    };
-    let answer = if secure {
-        match tls::connect_unverified(&host, stream).await {
-            Ok(stream) => exchange(stream, request).await,
-            Err(error) => Err(error.to_string()),
-        }
-    } else {
-        exchange(stream, request).await
-    };
-    match answer {
-        Ok(status) if (200..400).contains(&status) => Outcome::Passed,
-        Ok(status) => Outcome::Failed(format!("HTTP probe failed with statuscode: {status}")),
-        Err(text) => Outcome::Failed(format!("Get \"{url}\": {text}")),
-    }
-}
-
-/// One request on a fresh connection; the answer's body is read up to a bound and dropped.
-async fn exchange<S>(stream: S, request: http::Request<Empty<Bytes>>) -> Result<u16, String>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let driver = tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(|error| error.to_string());
-    let status = match answer {
-        Ok(answer) => {
-            let status = answer.status().as_u16();
-            let _ = Limited::new(answer.into_body(), ANSWER_LIMIT).collect().await;
-            Ok(status)
-        }
-        Err(text) => Err(text),
-    };
-    driver.abort();
-    status
-}
-
 async fn tcp(target: &Target, action: &TCPSocketAction) -> Outcome {
     let Some(port) = port(&action.port, &target.container) else {
         return Outcome::Errored(format!("port {:?} is none of the container's", action.port));
@@ -181,7 +108,7 @@ async fn tcp(target: &Target, action: &TCPSocketAction) -> Outcome {
     }
 }
 
-fn dial_error(authority: &str, error: &std::io::Error) -> String {
+pub(super) fn dial_error(authority: &str, error: &std::io::Error) -> String {
     let text = match error.kind() {
         std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
         std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
@@ -190,7 +117,7 @@ fn dial_error(authority: &str, error: &std::io::Error) -> String {
     format!("dial tcp {authority}: {text}")
 }
 
-fn authority(host: &str, port: u16) -> String {
+pub(super) fn authority(host: &str, port: u16) -> String {
     match host.parse() {
         Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
         _ => format!("{host}:{port}"),
@@ -198,7 +125,7 @@ fn authority(host: &str, port: u16) -> String {
 }
 
 /// A number, or the name of one of the container's ports.
-fn port(port: &IntOrString, container: &Container) -> Option<u16> {
+pub(super) fn port(port: &IntOrString, container: &Container) -> Option<u16> {
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {
@@ -212,10 +139,7 @@ fn port(port: &IntOrString, container: &Container) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-    };
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -226,31 +150,6 @@ mod tests {
             container: serde_json::from_value(json!({"name": "c", "ports": ports})).unwrap(),
             pod_ip: Some("127.0.0.1".to_owned()),
         }
-    }
-
-    async fn serve(answer: &'static str) -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = [0_u8; 1024];
-                let _ = stream.read(&mut head).await;
-                let _ = stream.write_all(answer.as_bytes()).await;
-            }
-        });
-        port
-    }
-
-    #[tokio::test]
-    async fn an_http_probe_passes_below_400_and_names_the_status_otherwise() {
-        let action = |path: &str| -> HTTPGetAction {
-            serde_json::from_value(json!({"port": "web", "path": path})).unwrap()
-        };
-        let port = serve("HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n").await;
-        assert_eq!(http_get(&target(port), &action("/x")).await, Outcome::Passed);
-        let port = serve("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n").await;
-        let failed = Outcome::Failed("HTTP probe failed with statuscode: 503".to_owned());
-        assert_eq!(http_get(&target(port), &action("x")).await, failed);
     }
 
     #[tokio::test]

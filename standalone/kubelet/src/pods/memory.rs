@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use super::backoff::{self, Backoff};
+use crate::admission::Rejection;
 
 /// How long a pull's or a start's own error, or how a container ended, is shown before the back-off takes its place.
 pub const ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(5);
@@ -105,8 +106,19 @@ impl Unsettled {
     }
 }
 
+/// Whether the node takes the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// Not judged yet; why the last try came to no verdict.
+    Unasked(Option<StepFailure>),
+    #[default]
+    Taken,
+    Rejected(Rejection),
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
+    pub admission: Admission,
     /// When this agent (or one before it) first saw the pod: `status.startTime`.
     pub start_time: Option<Timestamp>,
     /// By container name.

@@ -179,11 +179,20 @@ impl Task {
         let title = self.kind.title();
         let message = match hooks::probe(&self.agent, &self.target, probe, limit).await {
             Outcome::Passed => return true,
+            Outcome::Warned(text) => {
+                let message = format!("{title} probe warning: {text}");
+                self.tell("ProbeWarning", message);
+                return true;
+            }
             Outcome::Failed(text) => format!("{title} probe failed: {text}"),
             Outcome::Errored(text) => format!("{title} probe errored: {text}"),
         };
-        self.agent.recorder.pod(&self.pod, Some(&self.container), Kind::Warning, "Unhealthy", message);
+        self.tell("Unhealthy", message);
         false
+    }
+
+    fn tell(&self, reason: &'static str, message: String) {
+        self.agent.recorder.pod(&self.pod, Some(&self.container), Kind::Warning, reason, message);
     }
 }
 

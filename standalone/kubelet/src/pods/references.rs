@@ -1,8 +1,11 @@
-//! The ConfigMaps and Secrets that one pod names, kept live.
+//! The ConfigMaps, Secrets and the RuntimeClass that one pod names, kept live.
 
 use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Pod, Secret},
+    node::v1::RuntimeClass,
+};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::mailbox::Mailbox;
@@ -19,6 +22,7 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 pub struct PodObjects {
     config_maps: Vec<(String, Arc<Watched<ConfigMap>>)>,
     secrets: Vec<(String, Arc<Watched<Secret>>)>,
+    runtime_class: Option<Arc<Watched<RuntimeClass>>>,
     names: Names,
     tasks: JoinSet<()>,
 }
@@ -28,6 +32,7 @@ pub struct PodObjects {
 pub struct Names {
     pub config_maps: BTreeSet<String>,
     pub secrets: BTreeSet<String>,
+    pub runtime_class: Option<String>,
 }
 
 impl PodObjects {
@@ -35,6 +40,7 @@ impl PodObjects {
         let mut objects = PodObjects {
             config_maps: Vec::new(),
             secrets: Vec::new(),
+            runtime_class: None,
             names: Names::default(),
             tasks: JoinSet::new(),
         };
@@ -54,6 +60,10 @@ impl PodObjects {
         self.config_maps = names.config_maps.iter().map(map).collect();
         let secret = |name: &String| (name.clone(), agent.secrets.watch(namespace, name));
         self.secrets = names.secrets.iter().map(secret).collect();
+        self.runtime_class = names.runtime_class.as_ref().map(|name| agent.runtime_classes.watch("", name));
+        if let Some(watched) = &self.runtime_class {
+            self.tasks.spawn(tell(watched.subscribe(), mailbox.clone()));
+        }
         for (_, watched) in &self.config_maps {
             self.tasks.spawn(tell(watched.subscribe(), mailbox.clone()));
         }
@@ -61,6 +71,20 @@ impl PodObjects {
             self.tasks.spawn(tell(watched.subscribe(), mailbox.clone()));
         }
         self.names = names;
+    }
+
+    /// The pod's RuntimeClass; the text says why it can't be had (upstream's for one that is not there).
+    pub async fn runtime_class(&self, name: &str) -> Result<Arc<RuntimeClass>, String> {
+        let known = match &self.runtime_class {
+            Some(watched) => settled(watched).await,
+            None => Known::Absent,
+        };
+        match known {
+            Known::Present(class) => Ok(class),
+            Known::Absent => Err(format!("runtimeclass.node.k8s.io {name:?} not found")),
+            Known::Failed(text) => Err(format!("failed to lookup RuntimeClass {name}: {text}")),
+            Known::Loading => Err(format!("failed to lookup RuntimeClass {name}: not read in time")),
+        }
     }
 
     /// What exists of it, once each object has been read or `READ_LIMIT` is over.
@@ -80,19 +104,24 @@ impl PodObjects {
     }
 }
 
-async fn read<K>(watched: &Watched<K>) -> Option<Arc<K>> {
+async fn read<K: Clone>(watched: &Watched<K>) -> Option<Arc<K>> {
+    match settled(watched).await {
+        Known::Present(object) => Some(object),
+        Known::Failed(text) => {
+            tracing::warn!(error = text, "object of a pod not read");
+            None
+        }
+        Known::Loading | Known::Absent => None,
+    }
+}
+
+/// What is known of it once it has been read, or `READ_LIMIT` is over.
+async fn settled<K: Clone>(watched: &Watched<K>) -> Known<K> {
     let mut known = watched.subscribe();
-    let settled = known.wait_for(|known| !matches!(known, Known::Loading));
-    match tokio::time::timeout(READ_LIMIT, settled).await {
-        Ok(Ok(known)) => match &*known {
-            Known::Present(object) => Some(object.clone()),
-            Known::Failed(text) => {
-                tracing::warn!(error = text, "object of a pod not read");
-                None
-            }
-            Known::Loading | Known::Absent => None,
-        },
-        _ => None,
+    let read = known.wait_for(|known| !matches!(known, Known::Loading));
+    match tokio::time::timeout(READ_LIMIT, read).await {
+        Ok(Ok(known)) => known.clone(),
+        _ => Known::Loading,
     }
 }
 
@@ -107,10 +136,13 @@ async fn tell<K: Debug>(mut known: watch::Receiver<Known<K>>, mailbox: Arc<Mailb
     }
 }
 
-/// Everything that environment and volumes of the pod refer to.
+/// Everything that environment, volumes and pulls of the pod refer to.
 pub fn names(pod: &Pod) -> Names {
     let mut names = Names::default();
     let Some(spec) = &pod.spec else { return names };
+    let pulls = spec.image_pull_secrets.iter().flatten();
+    names.secrets.extend(pulls.map(|secret| secret.name.clone()));
+    names.runtime_class = spec.runtime_class_name.clone().filter(|name| !name.is_empty());
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         for source in container.env_from.iter().flatten() {
             names.config_maps.extend(source.config_map_ref.iter().map(|reference| reference.name.clone()));

@@ -102,7 +102,9 @@ impl Worker {
         let recorded = self.pod.metadata.annotations.as_ref().and_then(|all| all.get(labels::CGROUP));
         match recorded.filter(|_| self.pod.spec.is_none()) {
             Some(recorded) => recorded.clone(),
-            None => sandbox::cgroup_parent(&self.pod, &config.cgroup_parent, self.agent.systemd_cgroups),
+            None => {
+                sandbox::cgroup_parent(&self.pod, &config.cgroup_parent, self.agent.runtime.systemd_cgroups)
+            }
         }
     }
 

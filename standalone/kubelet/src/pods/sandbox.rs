@@ -56,11 +56,21 @@ impl Worker {
             }
         }
         self.forget_old_sandboxes().await;
-        let config = self.sandbox_config(attempt);
+        let asked = match self.sandbox_config(attempt) {
+            Ok(config) => self.runtime_handler().await.map(|handler| (config, handler)),
+            Err(text) => Err(text),
+        };
+        let (config, handler) = match asked {
+            Ok(asked) => asked,
+            Err(text) => {
+                let message = format!("Failed to create pod sandbox: {text}");
+                self.event(None, Kind::Warning, "FailedCreatePodSandBox", message.clone());
+                return self.fail_sandbox(message);
+            }
+        };
         if let Err(error) = tokio::fs::create_dir_all(&config.log_directory).await {
             return self.fail_sandbox(format!("create log folder {}: {error}", config.log_directory));
         }
-        let handler = String::new();
         let id = match self.agent.cri.run_sandbox(config, &handler).await {
             Ok(id) => id,
             Err(error) => {
@@ -88,14 +98,24 @@ impl Worker {
         self.refresh_downward_files().await;
     }
 
-    pub(super) fn sandbox_config(&self, attempt: u32) -> k8s_cri::v1::PodSandboxConfig {
+    /// What the pod's RuntimeClass names: one of the runtimes that the node's containerd is set up with.
+    async fn runtime_handler(&self) -> Result<String, String> {
+        let name = self.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
+        match name.filter(|name| !name.is_empty()) {
+            Some(name) => self.objects.runtime_class(name).await.map(|class| class.handler.clone()),
+            None => Ok(String::new()),
+        }
+    }
+
+    pub(super) fn sandbox_config(&self, attempt: u32) -> Result<k8s_cri::v1::PodSandboxConfig, String> {
         let agent = &self.agent;
         let settings = SandboxSettings {
             node_name: &agent.config.node_name,
             log_dir: &agent.config.pod_log_dir,
             cgroup_parent: &agent.config.cgroup_parent,
-            systemd_cgroups: agent.systemd_cgroups,
+            systemd_cgroups: agent.runtime.systemd_cgroups,
             dns: crate::spec::dns::config(&self.pod, &agent.cluster_dns(), &agent.host_dns()),
+            cluster_domain: &agent.config.cluster_domain,
         };
         sandbox::config(&self.pod, attempt, settings)
     }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
+use k8s_cri::v1::AuthConfig;
 use k8s_openapi::api::core::v1::Container;
 
 use super::{
@@ -14,13 +15,14 @@ use super::{
 };
 use crate::{
     agent::Agent,
-    cri::{ContainerPhase, ContainerRecord, labels},
+    cri::{ContainerPhase, ContainerRecord, Cri, labels},
     error_chain, hosts,
     recorder::Kind,
     spec::{
         container::{self, ContainerParts},
         env::{self, EnvSources},
         fields::Addresses,
+        registry::Logins,
         resources::QosClass,
     },
     volumes,
@@ -79,14 +81,42 @@ impl Worker {
             return None;
         }
         self.event(Some(&container.name), Kind::Normal, "Pulling", format!("Pulling image \"{name}\""));
+        let logins = self.logins().await.of(&name);
         self.memory.busy.insert(container.name.clone());
         let (cri, mailbox, container) =
             (self.agent.cri.clone(), self.mailbox.clone(), container.name.clone());
         self.beside.spawn(async move {
-            let outcome = cri.pull(&name, None).await.map(drop).map_err(|error| error.runtime_message());
+            let outcome = pull(&cri, &name, logins).await;
             mailbox.tell(|inbox| inbox.done.push(Done::Pulled { name: container, image: name, outcome }));
         });
         None
+    }
+
+    /// What the pod's `imagePullSecrets` hold. Those that can't be had are told of; the pull is tried without them.
+    async fn logins(&self) -> Logins {
+        let mut logins = Logins::default();
+        let asked = self.pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+        let asked: Vec<&str> = asked.map(|secret| secret.name.as_str()).collect();
+        if asked.is_empty() {
+            return logins;
+        }
+        let references = self.objects.references().await;
+        let mut missing = Vec::new();
+        for name in asked {
+            match references.secrets.get(name).map(|secret| logins.add(secret)) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => missing.push(error.to_string()),
+                None => missing.push(name.to_owned()),
+            }
+        }
+        if !missing.is_empty() {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.event(None, Kind::Warning, "FailedToRetrieveImagePullSecret", message);
+        }
+        logins
     }
 
     pub(super) fn note_pull(&mut self, name: &str, image: &str, outcome: Result<(), String>) {
@@ -130,17 +160,18 @@ impl Worker {
             .map_err(|error| ("CreateContainerError", error))?;
         let parts = ContainerParts {
             attempt,
-            image_id: image.id,
+            image,
             env,
             mounts,
             log_path: format!("{}/{attempt}.log", container.name),
             termination_file,
             node_memory_bytes: self.agent.machine.memory_bytes,
         };
-        let config = container::config(&self.pod, container, parts);
+        let config = container::config(&self.pod, container, parts).map_err(config_error)?;
+        let sandbox_config = self.sandbox_config(sandbox.attempt).map_err(config_error)?;
         let previous = self.runtime.latest(&container.name).cloned();
         let cri = self.agent.cri.clone();
-        let created = cri.create_container(&sandbox.id, config, self.sandbox_config(sandbox.attempt)).await;
+        let created = cri.create_container(&sandbox.id, config, sandbox_config).await;
         let id = match created {
             Ok(id) => id,
             Err(error) => {
@@ -348,6 +379,20 @@ impl Worker {
             mailbox.tell(|inbox| inbox.done.push(Done::Killed { name, id }));
         });
     }
+}
+
+/// With each login until one is let in; without any where there is none.
+async fn pull(cri: &Cri, image: &str, logins: Vec<AuthConfig>) -> Result<(), String> {
+    let tries: Vec<Option<AuthConfig>> =
+        if logins.is_empty() { vec![None] } else { logins.into_iter().map(Some).collect() };
+    let mut refused = String::new();
+    for login in tries {
+        match cri.pull(image, login).await {
+            Ok(_) => return Ok(()),
+            Err(error) => refused = error.runtime_message(),
+        }
+    }
+    Err(refused)
 }
 
 /// Stops until the runtime agrees: while it restarts the call fails, and nobody else would try again.

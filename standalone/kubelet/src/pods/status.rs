@@ -9,8 +9,10 @@ use k8s_openapi::{
 };
 
 use super::{
+    admit::rejected_status,
     backoff,
     conditions::conditions,
+    memory::Admission,
     resize,
     view::{Restart, View, is_sidecar, nanoseconds},
 };
@@ -24,6 +26,9 @@ const RUNTIME: &str = "containerd";
 
 /// The status at `view.now`; `before` is the one last worked out or read, whose transition times are kept.
 pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
+    if let Admission::Rejected(rejection) = &view.memory.admission {
+        return rejected_status(view, before, rejection);
+    }
     let statuses = |containers: &[Container]| -> Vec<ContainerStatus> {
         let known = || before.container_statuses.iter().chain(&before.init_container_statuses).flatten();
         let old = |name: &str| known().find(|status| status.name == name).cloned();

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::{
     backoff,
-    memory::{ERROR_SHOWN, Memory},
+    memory::{Admission, ERROR_SHOWN, Memory},
     resize::Room,
     status::ended,
 };
@@ -140,6 +140,7 @@ impl<'a> View<'a> {
         if self.memory.ended
             || self.pod.status.as_ref().is_some_and(ended)
             || self.memory.deadline_exceeded
+            || matches!(self.memory.admission, Admission::Rejected(_))
             || self.init_failed()
         {
             return true;

@@ -2,6 +2,7 @@
 //! moment that the last decision named.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
@@ -17,7 +18,7 @@ use super::{
     decide::{Action, decide},
     hooks::Target,
     mailbox::Mailbox,
-    memory::{Memory, StartFailure},
+    memory::{Admission, Memory, StartFailure},
     probes::Prober,
     references::PodObjects,
     report::Reporter,
@@ -132,6 +133,7 @@ impl Worker {
 
     async fn act(&mut self, action: Action) -> std::ops::ControlFlow<()> {
         match action {
+            Action::Admit => self.admit().await,
             Action::PrepareVolumes => self.prepare_volumes().await,
             Action::CreateSandbox { attempt, changed } => self.create_sandbox(attempt, changed).await,
             Action::StartContainer { name, attempt } => self.start_container(&name, attempt).await,
@@ -146,6 +148,10 @@ impl Worker {
 
     /// Works out the status and hands it on; the reporter compares it with what is stored.
     pub(super) fn report(&mut self) {
+        // A pod that nobody judged has no status of the node's: it would count as taken.
+        if matches!(self.memory.admission, Admission::Unasked(_)) {
+            return;
+        }
         let status = status::build(self.view(), &self.agent.config.host_ips(), &self.status);
         if status != *self.status {
             self.tell_back_offs(&status);
@@ -224,7 +230,13 @@ impl Worker {
         self.runtime.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default()
     }
 
-    pub(super) fn event(&self, container: Option<&str>, kind: Kind, reason: &'static str, message: String) {
+    pub(super) fn event(
+        &self,
+        container: Option<&str>,
+        kind: Kind,
+        reason: impl Into<Cow<'static, str>>,
+        message: String,
+    ) {
         self.agent.recorder.pod(&self.pod, container, kind, reason, message);
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use k8s_cri::v1;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{PodId, env, names, resources, resources::QosClass, sandbox};
+use super::{PodId, env, names, profiles, resources, resources::QosClass, sandbox};
 use crate::cri::labels;
 
 /// Parts of /proc and /sys that a container does not see or write unless it is privileged (the runtime spec's usual set).
@@ -27,8 +27,8 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 /// What was worked out before: image, environment, mounts.
 pub struct ContainerParts {
     pub attempt: u32,
-    /// The image's id as `ImageStatus` gave it.
-    pub image_id: String,
+    /// As `ImageStatus` gave it.
+    pub image: v1::Image,
     pub env: Vec<(String, String)>,
     pub mounts: Vec<v1::Mount>,
     pub log_path: String,
@@ -37,7 +37,14 @@ pub struct ContainerParts {
 }
 
 /// The container's request; `$(NAME)` in command and args is replaced.
-pub fn config(pod: &Pod, container: &Container, parts: ContainerParts) -> v1::ContainerConfig {
+///
+/// # Errors
+/// When its security context asks for what can't be asked of a runtime.
+pub fn config(
+    pod: &Pod,
+    container: &Container,
+    parts: ContainerParts,
+) -> Result<v1::ContainerConfig, String> {
     let id = PodId::of(pod);
     let values: BTreeMap<&str, &str> =
         parts.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -64,10 +71,11 @@ pub fn config(pod: &Pod, container: &Container, parts: ContainerParts) -> v1::Co
         (labels::POD_UID.to_owned(), id.uid.clone()),
         (labels::CONTAINER_NAME.to_owned(), container.name.clone()),
     ]);
-    v1::ContainerConfig {
+    let security = security(pod, container, &parts.image)?;
+    Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: parts.attempt }),
         image: Some(v1::ImageSpec {
-            image: parts.image_id,
+            image: parts.image.id,
             user_specified_image: container.image.clone().unwrap_or_default(),
             ..Default::default()
         }),
@@ -84,10 +92,10 @@ pub fn config(pod: &Pod, container: &Container, parts: ContainerParts) -> v1::Co
         tty: container.tty == Some(true),
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources::cgroup(container, QosClass::of(pod), parts.node_memory_bytes)),
-            security_context: Some(security(pod, container)),
+            security_context: Some(security),
         }),
         ..Default::default()
-    }
+    })
 }
 
 /// Where the container finds the file for its last words.
@@ -129,27 +137,47 @@ pub fn verify_non_root(pod: &Pod, container: &Container, image: &v1::Image) -> R
     }
 }
 
-fn security(pod: &Pod, container: &Container) -> v1::LinuxContainerSecurityContext {
+fn security(
+    pod: &Pod,
+    container: &Container,
+    image: &v1::Image,
+) -> Result<v1::LinuxContainerSecurityContext, String> {
     let own = container.security_context.clone().unwrap_or_default();
     let pods = pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
     let privileged = own.privileged == Some(true);
-    let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
+    let unmasked = match own.proc_mount.as_deref() {
+        None | Some("" | "Default") => privileged,
+        Some("Unmasked") => true,
+        Some(other) => return Err(format!("unknown procMount {other:?}")),
+    };
     let paths = |list: &[&str]| list.iter().map(|path| (*path).to_owned()).collect::<Vec<String>>();
     let capabilities = own.capabilities.map(|capabilities| v1::Capability {
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         ..Default::default()
     });
-    let user = own.run_as_user.or(pods.run_as_user);
     let group = own.run_as_group.or(pods.run_as_group);
-    v1::LinuxContainerSecurityContext {
+    let (user, username) = match own.run_as_user.or(pods.run_as_user) {
+        // The runtime refuses a group without a user: the image's is named to it.
+        None if group.is_some() => match image.uid.as_ref() {
+            Some(uid) => (Some(uid.value), String::new()),
+            None if image.username.is_empty() => (Some(0), String::new()),
+            None => (None, image.username.clone()),
+        },
+        user => (user, String::new()),
+    };
+    let seccomp = own.seccomp_profile.as_ref().or(pods.seccomp_profile.as_ref());
+    Ok(v1::LinuxContainerSecurityContext {
         capabilities,
         privileged,
         namespace_options: Some(sandbox::namespaces(pod)),
+        selinux_options: profiles::selinux(own.se_linux_options.as_ref().or(pods.se_linux_options.as_ref())),
         run_as_user: user.map(|value| v1::Int64Value { value }),
-        run_as_group: group.filter(|_| user.is_some()).map(|value| v1::Int64Value { value }),
+        run_as_username: username,
+        run_as_group: group.map(|value| v1::Int64Value { value }),
         readonly_rootfs: own.read_only_root_filesystem == Some(true),
         supplemental_groups: sandbox::supplemental_groups(pod),
+        supplemental_groups_policy: sandbox::supplemental_groups_policy(pod) as i32,
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: if unmasked {
             Vec::new()
@@ -157,72 +185,11 @@ fn security(pod: &Pod, container: &Container) -> v1::LinuxContainerSecurityConte
             paths(&MASKED).into_iter().chain(paths(&MASKED_SYS)).collect()
         },
         readonly_paths: if unmasked { Vec::new() } else { paths(&READ_ONLY) },
-        seccomp: Some(if privileged {
-            sandbox::seccomp(None)
-        } else {
-            sandbox::seccomp(own.seccomp_profile.as_ref().or(pods.seccomp_profile.as_ref()))
-        }),
+        seccomp: Some(profiles::seccomp(seccomp.filter(|_| !privileged))?),
+        apparmor: profiles::apparmor(pod, container)?,
         ..Default::default()
-    }
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn pod(security: serde_json::Value, container: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({
-            "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
-            "spec": {"securityContext": security, "containers": [container]},
-        }))
-        .unwrap()
-    }
-
-    fn first(pod: &Pod) -> &Container {
-        &pod.spec.as_ref().unwrap().containers[0]
-    }
-
-    fn parts(env: Vec<(String, String)>) -> ContainerParts {
-        ContainerParts {
-            attempt: 2,
-            image_id: "sha256:1".into(),
-            env,
-            mounts: vec![],
-            log_path: "c/2.log".into(),
-            termination_file: "/f".into(),
-            node_memory_bytes: 1 << 30,
-        }
-    }
-
-    #[test]
-    fn command_and_args_are_expanded_with_the_containers_environment() {
-        let pod = pod(json!({}), json!({"name": "c", "command": ["sh", "$(A)"], "args": ["$(B)"]}));
-        let config = config(&pod, first(&pod), parts(vec![("A".into(), "1".into())]));
-        assert_eq!(
-            (config.command, config.args),
-            (vec!["sh".to_owned(), "1".into()], vec!["$(B)".to_owned()])
-        );
-        assert_eq!(config.annotations[labels::RESTART_COUNT], "2");
-    }
-
-    #[test]
-    fn a_privileged_container_sees_all_of_proc() {
-        let pod = pod(json!({"runAsUser": 5}), json!({"name": "c", "securityContext": {"privileged": true}}));
-        let security = security(&pod, first(&pod));
-        assert!(security.privileged && security.masked_paths.is_empty());
-        assert_eq!(security.run_as_user.unwrap().value, 5);
-    }
-
-    #[test]
-    fn run_as_non_root_looks_at_the_image() {
-        let pod = pod(json!({"runAsNonRoot": true}), json!({"name": "c"}));
-        let root = v1::Image::default();
-        let named = v1::Image { username: "www".into(), ..Default::default() };
-        let numeric = v1::Image { uid: Some(v1::Int64Value { value: 7 }), ..Default::default() };
-        assert!(verify_non_root(&pod, first(&pod), &root).unwrap_err().contains("will run as root"));
-        assert!(verify_non_root(&pod, first(&pod), &named).unwrap_err().contains("non-numeric user (www)"));
-        assert_eq!(verify_non_root(&pod, first(&pod), &numeric), Ok(()));
-    }
-}
+mod tests;

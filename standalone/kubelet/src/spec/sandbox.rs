@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, path::Path};
 
-use k8s_cri::v1;
-use k8s_openapi::api::core::v1::{Pod, SeccompProfile};
+use k8s_cri::v1::{self, security_profile::ProfileType};
+use k8s_openapi::api::core::v1::Pod;
 
-use super::{PodId, resources::QosClass};
-use crate::cri::labels;
+use super::{PodId, profiles, resources::QosClass};
+use crate::{admission::sysctls, cri::labels};
 
 /// Settings of the node that every sandbox is made with.
 #[derive(Clone, Debug)]
@@ -16,10 +16,14 @@ pub struct SandboxSettings<'a> {
     pub cgroup_parent: &'a str,
     pub systemd_cgroups: bool,
     pub dns: v1::DnsConfig,
+    pub cluster_domain: &'a str,
 }
 
 /// What `RunPodSandbox` and each `CreateContainer` of the pod are asked with.
-pub fn config(pod: &Pod, attempt: u32, settings: SandboxSettings) -> v1::PodSandboxConfig {
+///
+/// # Errors
+/// When the pod asks for a name that the kernel can't hold.
+pub fn config(pod: &Pod, attempt: u32, settings: SandboxSettings) -> Result<v1::PodSandboxConfig, String> {
     let id = PodId::of(pod);
     let spec = pod.spec.clone().unwrap_or_default();
     let security = spec.security_context.clone().unwrap_or_default();
@@ -38,10 +42,11 @@ pub fn config(pod: &Pod, attempt: u32, settings: SandboxSettings) -> v1::PodSand
     let mut annotations: HashMap<String, String> =
         pod.metadata.annotations.clone().into_iter().flatten().collect();
     annotations.insert(labels::CGROUP.to_owned(), cgroup_parent.clone());
-    let sysctls = security.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
-    v1::PodSandboxConfig {
+    let sysctls = security.sysctls.iter().flatten();
+    let sysctls = sysctls.map(|s| (sysctls::with_dots(&s.name), s.value.clone())).collect();
+    Ok(v1::PodSandboxConfig {
         // The runtime refuses a hostname in the host's own UTS namespace.
-        hostname: if host_network { String::new() } else { hostname(pod) },
+        hostname: if host_network { String::new() } else { kernel_hostname(pod, settings.cluster_domain)? },
         log_directory: settings.log_dir.join(id.log_folder()).display().to_string(),
         dns_config: Some(settings.dns),
         port_mappings: if host_network { Vec::new() } else { port_mappings(pod) },
@@ -57,9 +62,12 @@ pub fn config(pod: &Pod, attempt: u32, settings: SandboxSettings) -> v1::PodSand
                     .run_as_group
                     .filter(|_| security.run_as_user.is_some())
                     .map(|value| v1::Int64Value { value }),
+                selinux_options: profiles::selinux(security.se_linux_options.as_ref()),
                 supplemental_groups: supplemental_groups(pod),
+                supplemental_groups_policy: supplemental_groups_policy(pod) as i32,
                 privileged,
-                seccomp: Some(seccomp(security.seccomp_profile.as_ref())),
+                // The pause program needs no more, and a profile of the pod's might not let it be.
+                seccomp: Some(profiles::plain(ProfileType::RuntimeDefault)),
                 ..Default::default()
             }),
             sysctls,
@@ -72,7 +80,7 @@ pub fn config(pod: &Pod, attempt: u32, settings: SandboxSettings) -> v1::PodSand
             namespace: id.namespace,
             attempt,
         }),
-    }
+    })
 }
 
 /// Namespaces of the pod's containers; each has its own process ids unless the pod shares them.
@@ -93,12 +101,40 @@ pub fn namespaces(pod: &Pod) -> v1::NamespaceOption {
     }
 }
 
-/// `spec.hostname`, or the pod's name cut to what a host may be called.
+/// What a kernel's node name can hold (`__NEW_UTS_LEN`).
+const KERNEL_NAME_LIMIT: usize = 64;
+
+/// `spec.hostnameOverride`, `spec.hostname`, or the pod's name, cut to what a host may be called.
 pub fn hostname(pod: &Pod) -> String {
     let spec = pod.spec.as_ref();
+    let overriding = spec.and_then(|spec| spec.hostname_override.clone());
     let own = spec.and_then(|spec| spec.hostname.clone()).filter(|name| !name.is_empty());
-    let name = own.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    let name = overriding.or(own).or_else(|| pod.metadata.name.clone()).unwrap_or_default();
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+/// The domain below which a pod with a subdomain has its name.
+pub fn domain(pod: &Pod, cluster_domain: &str) -> Option<String> {
+    let spec = pod.spec.as_ref().filter(|spec| spec.hostname_override.is_none())?;
+    let subdomain = spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty())?;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    Some(format!("{subdomain}.{namespace}.svc.{cluster_domain}"))
+}
+
+/// What `hostname` says inside: with `setHostnameAsFQDN` the whole name.
+pub fn kernel_hostname(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
+    let short = hostname(pod);
+    let whole = pod.spec.as_ref().and_then(|spec| spec.set_hostname_as_fqdn) == Some(true);
+    let Some(domain) = domain(pod, cluster_domain).filter(|_| whole) else { return Ok(short) };
+    let name = format!("{short}.{domain}");
+    if name.len() > KERNEL_NAME_LIMIT {
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long \
+             ({KERNEL_NAME_LIMIT} characters is the max, {} characters requested)",
+            name.len()
+        ));
+    }
+    Ok(name)
 }
 
 /// Groups that every process of the pod is in besides its own.
@@ -108,18 +144,13 @@ pub fn supplemental_groups(pod: &Pod) -> Vec<i64> {
     security.supplemental_groups.iter().flatten().copied().chain(security.fs_group).collect()
 }
 
-/// No profile means none is applied, as upstream does without SeccompDefault.
-pub fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
-    use v1::security_profile::ProfileType;
-    let (profile_type, localhost_ref) = match profile.map(|profile| profile.type_.as_str()) {
-        Some("RuntimeDefault") => (ProfileType::RuntimeDefault, String::new()),
-        Some("Localhost") => {
-            let file = profile.and_then(|profile| profile.localhost_profile.clone()).unwrap_or_default();
-            (ProfileType::Localhost, format!("/var/lib/kubelet/seccomp/{file}"))
-        }
-        _ => (ProfileType::Unconfined, String::new()),
-    };
-    v1::SecurityProfile { profile_type: profile_type as i32, localhost_ref }
+/// Whether the image's own groups of the user count as well.
+pub fn supplemental_groups_policy(pod: &Pod) -> v1::SupplementalGroupsPolicy {
+    let security = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    match security.and_then(|security| security.supplemental_groups_policy.as_deref()) {
+        Some("Strict") => v1::SupplementalGroupsPolicy::Strict,
+        _ => v1::SupplementalGroupsPolicy::Merge,
+    }
 }
 
 /// The pod's cgroup: below `kubepods`, `kubepods/burstable` or `kubepods/besteffort`, in the driver's spelling.
@@ -175,6 +206,7 @@ mod tests {
             cgroup_parent: "/lab/n1",
             systemd_cgroups: false,
             dns: v1::DnsConfig::default(),
+            cluster_domain: "cluster.local",
         }
     }
 
@@ -187,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_sandbox_carries_the_pods_identity() {
-        let config = config(&pod(json!({"containers": []})), 3, settings());
+        let config = config(&pod(json!({"containers": []})), 3, settings()).unwrap();
         let metadata = config.metadata.unwrap();
         assert_eq!((metadata.name.as_str(), metadata.attempt), ("p", 3));
         assert_eq!(config.labels[labels::POD_UID], "u-1");
@@ -207,7 +239,8 @@ mod tests {
             ),
             0,
             settings(),
-        );
+        )
+        .unwrap();
         assert_eq!(config.hostname, "");
         assert!(config.port_mappings.is_empty());
     }
@@ -216,7 +249,8 @@ mod tests {
     fn host_ports_are_mapped_by_protocol() {
         let ports =
             json!([{"containerPort": 53, "hostPort": 5353, "protocol": "UDP"}, {"containerPort": 80}]);
-        let config = config(&pod(json!({"containers": [{"name": "c", "ports": ports}]})), 0, settings());
+        let pod = pod(json!({"containers": [{"name": "c", "ports": ports}]}));
+        let config = config(&pod, 0, settings()).unwrap();
         assert_eq!(config.port_mappings.len(), 1);
         assert_eq!(config.port_mappings[0].protocol, v1::Protocol::Udp as i32);
     }
@@ -225,5 +259,45 @@ mod tests {
     fn systemd_wants_a_slice() {
         let pod = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}));
         assert_eq!(cgroup_parent(&pod, "/", true), "kubepods-burstable-podu_1.slice");
+    }
+    #[test]
+    fn the_kernel_is_told_the_whole_name_where_a_pod_asks_for_it() {
+        let whole = |spec: serde_json::Value| {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            kernel_hostname(&pod(spec), "cluster.local")
+        };
+        let cases = [
+            (json!({}), "p"),
+            (json!({"hostname": "h"}), "h"),
+            (json!({"setHostnameAsFQDN": true}), "p"),
+            (json!({"subdomain": "sub"}), "p"),
+            (json!({"subdomain": "sub", "setHostnameAsFQDN": true}), "p.sub.ns.svc.cluster.local"),
+            (json!({"hostnameOverride": "any.name", "subdomain": "sub"}), "any.name"),
+        ];
+        for (spec, expected) in cases {
+            assert_eq!(whole(spec.clone()).unwrap(), expected, "{spec}");
+        }
+        let fits = whole(
+            json!({"subdomain": "a".repeat(64 - "p..ns.svc.cluster.local".len()), "setHostnameAsFQDN": true}),
+        )
+        .unwrap();
+        assert_eq!(fits.len(), 64);
+        let error = whole(
+            json!({"subdomain": "a".repeat(65 - "p..ns.svc.cluster.local".len()), "setHostnameAsFQDN": true}),
+        )
+        .unwrap_err();
+        assert!(
+            error.ends_with("is too long (64 characters is the max, 65 characters requested)"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn sysctls_reach_the_runtime_with_dots_between_their_parts() {
+        let sysctls = json!([{"name": "net/ipv4/tcp_syncookies", "value": "0"}]);
+        let pod = pod(json!({"containers": [], "securityContext": {"sysctls": sysctls}}));
+        let linux = config(&pod, 0, settings()).unwrap().linux.unwrap();
+        assert_eq!(linux.sysctls, [("net.ipv4.tcp_syncookies".to_owned(), "0".to_owned())].into());
     }
 }

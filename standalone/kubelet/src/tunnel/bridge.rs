@@ -51,7 +51,7 @@ pub async fn channels(client: Upgraded, runtime: Upgraded, session: Session) {
     }
 }
 
-async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> WebSocketStream<S> {
+pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> WebSocketStream<S> {
     let config =
         WebSocketConfig::default().max_message_size(Some(MESSAGE_LIMIT)).max_frame_size(Some(MESSAGE_LIMIT));
     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
@@ -103,6 +103,8 @@ where
             };
             let bytes = match message {
                 Some(Ok(Message::Binary(bytes))) => bytes,
+                // Clients that know no binary messages send the same bytes as text (upstream's server takes both).
+                Some(Ok(Message::Text(text))) => text.into(),
                 Some(Ok(Message::Close(_))) | None => return Ok(()),
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return Err(error),
@@ -130,7 +132,7 @@ where
 }
 
 /// Clients take a close without this code for a connection that broke (RFC 6455, 7.4.1).
-fn normal_close() -> Message {
+pub(super) fn normal_close() -> Message {
     Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
@@ -168,6 +170,8 @@ where
             match message? {
                 Message::Binary(bytes) => to_runtime.write_all(&bytes).await?,
                 Message::Close(_) => break,
+                // SPDY is no text: what went on after a gap would be nonsense.
+                Message::Text(_) => return Err(Error::Io(std::io::ErrorKind::InvalidData.into())),
                 _ => {}
             }
         }
@@ -206,6 +210,27 @@ mod tests {
         let data = |bytes: &[u8], last| Some(Frame::Data { stream: 3, bytes: bytes.to_vec(), last });
         assert_eq!(spdy::read(&mut runtime).await.unwrap(), data(b"ab", false));
         assert_eq!(spdy::read(&mut runtime).await.unwrap(), data(b"", true));
+    }
+
+    #[tokio::test]
+    async fn stdin_in_text_messages_is_stdin_as_well() {
+        let (mut client, mut runtime) = opened().await;
+        client.send(Message::text("\0text, ä")).await.unwrap();
+        client.send(Message::text("\u{4}{\"Width\":1}")).await.unwrap();
+        client.send(Message::binary(vec![CLOSE, STDIN])).await.unwrap();
+        let data = |bytes: &[u8], last| Some(Frame::Data { stream: 3, bytes: bytes.to_vec(), last });
+        assert_eq!(spdy::read(&mut runtime).await.unwrap(), data("text, ä".as_bytes(), false));
+        assert_eq!(spdy::read(&mut runtime).await.unwrap(), data(b"", true), "no terminal, no resizing");
+    }
+
+    #[tokio::test]
+    async fn text_in_a_tunnel_of_frames_ends_it() {
+        let (client, server) = tokio::io::duplex(1 << 16);
+        let (ours, _runtime) = tokio::io::duplex(1 << 16);
+        let tunnel = tokio::spawn(async move { unwrap_all(accept(server).await, ours).await });
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        client.send(Message::text("x")).await.unwrap();
+        assert!(tunnel.await.unwrap().is_err());
     }
 
     #[tokio::test]

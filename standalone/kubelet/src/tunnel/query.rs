@@ -28,6 +28,24 @@ impl Query {
         names.iter().any(|name| matches!(self.first(name), Some("1" | "true")))
     }
 
+    /// Ports under this name, which may stand there more than once, or list several with commas.
+    pub fn ports(&self, name: &str) -> Result<Vec<i32>, String> {
+        let mut ports = Vec::new();
+        for text in self.all(name) {
+            if text.is_empty() {
+                return Err(format!("query parameter {name:?} cannot be empty"));
+            }
+            for one in text.split(',') {
+                match one.parse::<u16>() {
+                    Ok(0) => return Err(format!("port {text:?} must be > 0")),
+                    Ok(port) => ports.push(i32::from(port)),
+                    Err(error) => return Err(format!("unable to parse {text:?} as a port: {error}")),
+                }
+            }
+        }
+        Ok(ports)
+    }
+
     pub fn number(&self, name: &str) -> Option<u64> {
         self.first(name)?.parse().ok()
     }
@@ -70,5 +88,15 @@ mod tests {
         assert!(query.flag(&["stdin", "input"]) && !query.flag(&["tty"]));
         assert_eq!(query.number("n"), Some(12));
         assert_eq!(parts("/exec/ns/a%2Fb/c/"), ["exec", "ns", "a/b", "c"]);
+    }
+
+    #[test]
+    fn ports_may_be_repeated_or_listed_and_nothing_else() {
+        let ports = |query: &str| Query::parse(query).ports("port");
+        assert_eq!(ports("port=1234&x=1&port=80%2C443"), Ok(vec![1234, 80, 443]));
+        assert_eq!(ports(""), Ok(vec![]));
+        for query in ["port=", "port=abc", "port=0", "port=65536", "port=1,", "port=80&port=-1"] {
+            assert!(ports(query).is_err(), "{query}");
+        }
     }
 }

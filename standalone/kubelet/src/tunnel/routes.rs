@@ -26,12 +26,12 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
     match path.as_slice() {
         ["healthz"] => Ok(reply::text(StatusCode::OK, "ok")),
         ["containerLogs", namespace, pod, container] => {
-            logs::answer(agent, Place { namespace, pod, container }, &query).await
+            logs::answer(agent, Place { namespace, pod, container }, &query, request).await
         }
         ["exec", namespace, pod, container] => {
             let place = Place { namespace, pod, container };
+            let session = session(&query)?;
             let id = running(agent, place).await?;
-            let session = session(&query);
             let exec = v1::ExecRequest {
                 container_id: id,
                 cmd: query.all("command"),
@@ -45,8 +45,8 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
         }
         ["attach", namespace, pod, container] => {
             let place = Place { namespace, pod, container };
+            let session = session(&query)?;
             let id = running(agent, place).await?;
-            let session = session(&query);
             let attach = v1::AttachRequest {
                 container_id: id,
                 tty: session.tty,
@@ -58,8 +58,9 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
             streaming::session(&url, request, session).await
         }
         ["portForward", namespace, pod] => {
+            let ports = query.ports("port").map_err(Refusal::BadRequest)?;
+            streaming::check_ports(request.headers(), &ports)?;
             let sandbox = sandbox(agent, namespace, pod).await?;
-            let ports: Vec<i32> = query.all("port").iter().filter_map(|port| port.parse().ok()).collect();
             let url = agent.cri.port_forward_url(&sandbox, ports.clone()).await.map_err(runtime)?;
             streaming::port_forward(&url, request, &ports).await
         }
@@ -68,14 +69,18 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
 }
 
 /// Which streams the client asked for. A terminal has no separate standard error.
-fn session(query: &Query) -> Session {
+fn session(query: &Query) -> Result<Session, Refusal> {
     let tty = query.flag(&["tty"]);
-    Session {
+    let session = Session {
         stdin: query.flag(&["input", "stdin"]),
         stdout: query.flag(&["output", "stdout"]),
         stderr: query.flag(&["error", "stderr"]) && !tty,
         tty,
+    };
+    if !(session.stdin || session.stdout || session.stderr) {
+        return Err(Refusal::BadRequest("you must specify at least 1 of stdin, stdout, stderr".to_owned()));
     }
+    Ok(session)
 }
 
 /// Which container of which pod.
@@ -116,4 +121,20 @@ pub fn runtime(error: CriError) -> Refusal {
         ));
     }
     Refusal::Internal(error.runtime_message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_without_streams_is_refused() {
+        let asked = |query: &str| session(&Query::parse(query)).map_err(|refusal| refusal.to_string());
+        let none = Err("you must specify at least 1 of stdin, stdout, stderr".to_owned());
+        for query in ["", "tty=1", "tty=1&error=1", "input=0"] {
+            assert_eq!(asked(query), none, "{query}");
+        }
+        let stdin = Session { stdin: true, stdout: false, stderr: false, tty: false };
+        assert_eq!(asked("input=1"), Ok(stdin));
+    }
 }

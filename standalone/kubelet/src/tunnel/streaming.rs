@@ -37,7 +37,15 @@ pub async fn session(url: &str, request: Request<Incoming>, session: Session) ->
         return pass_through(url, request).await;
     }
     let (_, upgraded) = dial(url, &spdy_request(V4)).await?;
-    switch_to_web_socket(request, V5, move |client| bridge::channels(client, upgraded, session))
+    switch_to_web_socket(request, Some(V5), move |client| bridge::channels(client, upgraded, session))
+}
+
+/// WebSocket v4 has no other way to name a port than the query; SPDY, bare or tunnelled, names it for each stream.
+pub fn check_ports(headers: &HeaderMap, ports: &[i32]) -> Result<(), Refusal> {
+    if is_web_socket(headers) && !offers(headers, TUNNELLED_PORT_FORWARD) && ports.is_empty() {
+        return Err(Refusal::BadRequest("query parameter \"port\" is required".to_owned()));
+    }
+    Ok(())
 }
 
 /// `ports` matter to WebSocket v4 alone, which names them in the query.
@@ -48,16 +56,24 @@ pub async fn port_forward(url: &str, request: Request<Incoming>, ports: &[i32]) 
         return pass_through(&format!("{url}{joint}"), request).await;
     }
     let (_, upgraded) = dial(url, &spdy_request(PORT_FORWARD)).await?;
-    switch_to_web_socket(request, TUNNELLED_PORT_FORWARD, move |client| bridge::unwrap(client, upgraded))
+    let protocol = Some(TUNNELLED_PORT_FORWARD);
+    switch_to_web_socket(request, protocol, move |client| bridge::unwrap(client, upgraded))
 }
 
-/// Whether a WebSocket client names this subprotocol.
-fn offers(headers: &HeaderMap, protocol: &str) -> bool {
+/// The subprotocols that a WebSocket client names, in its order.
+pub fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
-    lists
-        .filter_map(|list| list.to_str().ok())
-        .flat_map(|list| list.split(','))
-        .any(|one| one.trim() == protocol)
+    lists.filter_map(|list| list.to_str().ok()).flat_map(|list| list.split(',')).map(str::trim)
+}
+
+fn offers(headers: &HeaderMap, protocol: &str) -> bool {
+    offered(headers).any(|one| one == protocol)
+}
+
+/// Whether the client wants to speak WebSocket from here on.
+pub fn is_web_socket(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get(header::UPGRADE).and_then(|upgrade| upgrade.to_str().ok());
+    upgrade.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
 }
 
 fn spdy_request(protocol: &'static str) -> (Method, HeaderMap) {
@@ -105,9 +121,9 @@ async fn pass_through(url: &str, mut request: Request<Incoming>) -> Result<Reply
 }
 
 /// Answers a WebSocket handshake and hands the upgraded connection on.
-fn switch_to_web_socket<F>(
+pub fn switch_to_web_socket<F>(
     mut request: Request<Incoming>,
-    protocol: &'static str,
+    protocol: Option<&'static str>,
     serve: impl FnOnce(Upgraded) -> F + Send + 'static,
 ) -> Result<Reply, Refusal>
 where
@@ -122,14 +138,15 @@ where
             Err(error) => tracing::debug!(%error, "a client did not upgrade"),
         }
     });
-    let reply = Response::builder()
+    let mut reply = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
-        .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
-        .body(reply::full(Bytes::new()));
-    reply.map_err(|error| Refusal::Internal(error.to_string()))
+        .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()));
+    if let Some(protocol) = protocol {
+        reply = reply.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    reply.body(reply::full(Bytes::new())).map_err(|error| Refusal::Internal(error.to_string()))
 }
 
 /// Dials the runtime's streaming server and upgrades; the headers of its answer and the connection.

@@ -1,7 +1,9 @@
 //! The node agent on a real containerd, inside a lab's node, told by our own API server.
 
+mod asks;
 mod faults;
 mod pods;
 mod restarts;
 mod streams;
 mod support;
+mod web_sockets;

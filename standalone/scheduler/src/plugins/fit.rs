@@ -4,21 +4,31 @@ use super::{Attempt, MAX_SCORE, Refusal};
 use crate::nodes::NodeFacts;
 use crate::resources::Resources;
 
-/// What of the request does not fit beside what is on the node: every lacking resource is named.
-pub fn filter(attempt: &Attempt<'_>, slot: usize, node: &NodeFacts) -> Result<(), Refusal> {
-    let (request, used, has) = (&attempt.pod.requests, attempt.nodes.requested(slot), &node.allocatable);
-    let mut reasons = Vec::new();
-    // More than the whole node has: no pod that leaves helps.
-    let mut pods_matter = true;
-    if attempt.nodes.pod_count(slot) as i64 + 1 > node.max_pods {
-        reasons.push("Too many pods".to_owned());
-    }
-    let mut check = |name: &str, asked: i64, used: i64, has: i64| {
-        if asked > 0 && asked > has.saturating_sub(used) {
-            reasons.push(format!("Insufficient {name}"));
-            pods_matter &= asked <= has;
+/// A resource of which a node has too little left for a pod, in the units of [`Resources`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Insufficient {
+    /// `pods` for the number of pods itself.
+    pub resource: String,
+    pub requested: i64,
+    pub used: i64,
+    pub capacity: i64,
+}
+
+/// What of the request does not fit beside `used` and so many pods: every lacking resource. The node agent asks the same.
+pub fn insufficient(
+    request: &Resources,
+    used: &Resources,
+    pods: usize,
+    node: &NodeFacts,
+) -> Vec<Insufficient> {
+    let has = &node.allocatable;
+    let mut lacking = Vec::new();
+    let mut check = |resource: &str, requested: i64, used: i64, capacity: i64| {
+        if requested > 0 && requested > capacity.saturating_sub(used) {
+            lacking.push(Insufficient { resource: resource.to_owned(), requested, used, capacity });
         }
     };
+    check("pods", 1, i64::try_from(pods).unwrap_or(i64::MAX), node.max_pods);
     check("cpu", request.milli_cpu, used.milli_cpu, has.milli_cpu);
     check("memory", request.memory, used.memory, has.memory);
     check("ephemeral-storage", request.ephemeral_storage, used.ephemeral_storage, has.ephemeral_storage);
@@ -26,7 +36,22 @@ pub fn filter(attempt: &Attempt<'_>, slot: usize, node: &NodeFacts) -> Result<()
         let amount = |of: &Resources| of.others.get(name).copied().unwrap_or(0);
         check(name, *asked, amount(used), amount(has));
     }
-    if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, pods_matter }) }
+    lacking
+}
+
+pub fn filter(attempt: &Attempt<'_>, slot: usize, node: &NodeFacts) -> Result<(), Refusal> {
+    let (request, used) = (&attempt.pod.requests, attempt.nodes.requested(slot));
+    let lacking = insufficient(request, used, attempt.nodes.pod_count(slot), node);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    // More than the whole node has: no pod that leaves helps.
+    let pods_matter = lacking.iter().all(|lack| lack.resource == "pods" || lack.requested <= lack.capacity);
+    let reason = |lack: &Insufficient| match lack.resource.as_str() {
+        "pods" => "Too many pods".to_owned(),
+        resource => format!("Insufficient {resource}"),
+    };
+    Err(Refusal { reasons: lacking.iter().map(reason).collect(), pods_matter })
 }
 
 /// CPU and memory of the node once the pod is there: (used, allocatable) of each.

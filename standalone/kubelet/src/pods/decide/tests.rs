@@ -5,7 +5,7 @@ use crate::{
     cri::ContainerPhase,
     pods::{
         fixture::{Case, at},
-        memory::{Expected, ProbeState, StartFailure, StepFailure, Unsettled},
+        memory::{Admission, Expected, ProbeState, StartFailure, StepFailure, Unsettled},
     },
 };
 
@@ -250,4 +250,24 @@ fn a_pod_that_has_come_to_its_end_is_not_started_again_after_a_restart_of_the_ag
     let mut case = Case::simple().policy("Never");
     case.pod.status = Some(serde_json::from_value(json!({"phase": "Succeeded"})).unwrap());
     assert_eq!(actions(&case), []);
+}
+
+#[test]
+fn nothing_of_a_pod_is_made_before_the_node_has_taken_it() {
+    use crate::admission::Rejection;
+    let unasked = |failure| {
+        Case::simple().with(|memory| {
+            memory.volumes = Volumes::Unprepared;
+            memory.admission = Admission::Unasked(failure);
+        })
+    };
+    assert_eq!(actions(&unasked(None)), [Action::Admit]);
+    let failed = unasked(Some(StepFailure::after(None, "no answer".into(), at(0))));
+    assert_eq!(plan(&failed), Plan { actions: vec![], wake_at: Some(at(1)) });
+    assert_eq!(actions(&failed.at(1)), [Action::Admit]);
+    assert_eq!(actions(&unasked(None).deleted(30)), [Action::Remove], "nobody needs the verdict any more");
+    let rejection = Rejection { reason: "OutOfcpu".into(), message: "no".into() };
+    let rejected = Case::simple().with(|memory| memory.admission = Admission::Rejected(rejection));
+    assert_eq!(plan(&rejected), Plan::default());
+    assert_eq!(actions(&rejected.deleted(30)), [Action::Remove]);
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::pods::{
     fixture::{Case, at},
-    memory::{ProbeState, StartFailure},
+    memory::{Admission, ProbeState, StartFailure},
 };
 
 fn status(case: &Case) -> PodStatus {
@@ -210,4 +210,17 @@ fn a_pod_on_the_hosts_network_has_the_nodes_address() {
     let case =
         Case::new(json!({"hostNetwork": true, "containers": [{"name": "a"}]})).sandbox(0).running("a", 0);
     assert_eq!(status(&case).pod_ip.as_deref(), Some("192.0.2.1"));
+}
+
+#[test]
+fn a_pod_that_the_node_refused_has_failed_without_containers() {
+    use crate::admission::Rejection;
+    let rejection = Rejection { reason: "OutOfcpu".into(), message: "no room".into() };
+    let case = Case::simple().with(|memory| memory.admission = Admission::Rejected(rejection));
+    let status = status(&case);
+    let told = [&status.phase, &status.reason, &status.message].map(|text| text.as_deref().unwrap());
+    assert_eq!(told, ["Failed", "OutOfcpu", "Pod was rejected: no room"]);
+    // A waiting container would be shown in the reason's place.
+    assert_eq!(status.container_statuses, None);
+    assert_eq!(condition(&status, "Ready").status, "False");
 }
