@@ -106,7 +106,17 @@ impl Server {
         let (limits, readiness) = (config.limits, config.readiness);
         let serving = CancellationToken::new();
         let this = Self {
-            listener, address, paths, urls, names, certificate, acceptor, api, limits, readiness, serving,
+            listener,
+            address,
+            paths,
+            urls,
+            names,
+            certificate,
+            acceptor,
+            api,
+            limits,
+            readiness,
+            serving,
         };
         Ok(this)
     }
