@@ -104,6 +104,10 @@ const _: () = assert!(size_of::<DropEvent>() == 64);
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
     use super::*;
 
     #[test]

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     Config, ServerAccess,
     agent::AgentParts,
-    cri::Cri,
+    cri::{Cri, RuntimeSetup},
     machine::Machine,
     recorder::Recorder,
     test_server::{TestServer, until},
@@ -46,7 +46,8 @@ fn agent(client: kube::Client) -> Arc<Agent> {
         client: client.clone(),
         recorder: Recorder::start(client, "n1".to_owned()),
         machine: Machine { cpu_millis: 2000, memory_bytes: 1 << 30, ..Default::default() },
-        systemd_cgroups: false,
+        runtime: RuntimeSetup::default(),
+        sysctls: Default::default(),
         service_env: watch::channel(None).1,
     }))
 }
