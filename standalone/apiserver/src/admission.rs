@@ -86,11 +86,12 @@ async fn set_priority(api: &Api, kind: &Kind, pod: &mut Value) -> Result<(), Api
     };
     let Some(class) = class else {
         if name.is_empty() {
-            return Ok(());
+            return no_other_priority(kind, pod, 0);
         }
         let why = format!("no PriorityClass with name {name} was found");
         return Err(ApiError::forbidden(Subject::new(kind, object::name(pod)), &why));
     };
+    no_other_priority(kind, pod, class["value"].as_i64().unwrap_or_default())?;
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
     spec.insert("priorityClassName".into(), class["metadata"]["name"].clone());
     spec.insert("priority".into(), class["value"].clone());
@@ -98,6 +99,20 @@ async fn set_priority(api: &Api, kind: &Kind, pod: &mut Value) -> Result<(), Api
         spec.insert("preemptionPolicy".into(), policy.clone());
     }
     Ok(())
+}
+
+/// The number comes from the class alone: nobody puts a pod before all others by typing one. (0 is what defaults put there.)
+fn no_other_priority(kind: &Kind, pod: &Value, computed: i64) -> Result<(), ApiError> {
+    match pod.pointer("/spec/priority").and_then(Value::as_i64) {
+        Some(given) if given != 0 && given != computed => {
+            let why = format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller \
+                 computed {computed}"
+            );
+            Err(ApiError::forbidden(Subject::new(kind, object::name(pod)), &why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Of several global defaults the one with the lowest value holds, as upstream has it.

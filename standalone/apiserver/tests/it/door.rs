@@ -146,6 +146,24 @@ async fn a_pod_that_would_run_unprotected_is_refused() {
     assert!(message.contains("appArmorProfile: Forbidden"), "{message}");
 }
 
+#[tokio::test]
+async fn a_pod_has_no_priority_but_its_classes() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let mut first = pod("first");
+    first["spec"]["priority"] = json!(2_000_000_000);
+    let message = admin.post(PODS, &first).await.refused(403);
+    assert!(message.contains("the integer value of priority (2000000000) must not be provided"), "{message}");
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "high"},
+        "value": 5});
+    admin.post(classes, &class).await.ok();
+    first["spec"]["priorityClassName"] = json!("high");
+    admin.post(PODS, &first).await.refused(403);
+    first["spec"]["priority"] = json!(5);
+    admin.post(PODS, &first).await.ok();
+}
+
 fn with_name(object: &Value, name: &str) -> Value {
     let mut object = object.clone();
     object["metadata"]["name"] = json!(name);

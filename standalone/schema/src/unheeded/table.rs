@@ -98,6 +98,7 @@ pub const ROWS: &[Row] = &[
     kind("", "PersistentVolume", NO_VOLUMES),
     kind("", "PersistentVolumeClaim", NO_VOLUMES),
     kind("", "ReplicationController", "no pod is made for it: use a Deployment"),
+    kind("", "ServiceAccount", "no token is issued for it"),
     kind("apiextensions.k8s.io", "CustomResourceDefinition", "its resources are not served"),
     kind("apiregistration.k8s.io", "APIService", "requests are not passed on to it"),
     kind("autoscaling", "HorizontalPodAutoscaler", "nothing is scaled by it"),
