@@ -56,7 +56,8 @@ pub fn authorize(subject: &Subject, request: &ResourceRequest, query: &Query) ->
     if allowed { Decision::Allow } else { Decision::Deny }
 }
 
-/// Whether a path that is no resource may be read: all by everyone who is known, but for what the server tells of its load.
+/// Whether a path that is no resource may be read: all by everyone who is known, but for what the server
+/// tells of its load.
 pub fn may_read_path(subject: &Subject, first_segment: &str) -> bool {
     let allowed = |group: &String| group == MASTERS || group == MONITORING;
     first_segment != "metrics" || subject.organizations.iter().any(allowed)
@@ -159,8 +160,8 @@ fn authorize_node(node: &str, request: &ResourceRequest, query: &Query) -> Decis
         ("", "pods", "eviction") if request.verb == Create => {
             return Decision::When(Condition::PodOfNode(node.into()));
         }
-        // One name in one namespace, which is what a pod mentions; a list or watch has a name only where a field selector
-        // pins it.
+        // One name in one namespace, which is what a pod mentions; a list or watch has a name only where a
+        // field selector pins it.
         ("", "secrets" | "configmaps", "")
             if is_read(request.verb) && !request.name.is_empty() && !request.namespace.is_empty() =>
         {

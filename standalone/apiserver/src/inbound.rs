@@ -9,9 +9,11 @@ use hyper::body::{Body, Incoming};
 
 use crate::error::ApiError;
 
-/// What is read and thrown away of a body that is too long, so that an HTTP/1.1 client gets to read the answer.
+/// What is read and thrown away of a body that is too long, so that an HTTP/1.1 client gets to read the
+/// answer.
 const MAX_DRAINED: usize = 16 << 20;
-/// What is read and thrown away of a body that nobody wanted, so that the connection can serve the next request.
+/// What is read and thrown away of a body that nobody wanted, so that the connection can serve the next
+/// request.
 const MAX_LEFT_OVER: usize = 256 << 10;
 /// How long that may take.
 const LEFT_OVER_PATIENCE: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! The parameters of `pods/NAME/log`, checked before a node is asked: what a node can't read it would leave out, and the
-//! client would take the whole log for the part it asked for.
+//! The parameters of `pods/NAME/log`, checked before a node is asked: what a node can't read it would leave
+//! out, and the client would take the whole log for the part it asked for.
 
 use skerry_schema::FieldError;
 

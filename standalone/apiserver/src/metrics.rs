@@ -1,4 +1,5 @@
-//! What `/metrics` shows, by upstream's names: requests, how long they took, what is being watched, what the store holds.
+//! What `/metrics` shows, by upstream's names: requests, how long they took, what is being watched, what the
+//! store holds.
 
 use std::{
     collections::BTreeMap,

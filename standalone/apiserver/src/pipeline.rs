@@ -391,8 +391,8 @@ fn hold(reply: Reply, guard: impl Send + 'static) -> Reply {
     })
 }
 
-/// `Impersonate-User` and its like ask for an answer as somebody else would get it. Not to know them is no reason to answer
-/// as if they were not there: what `kubectl --as` prints would be the caller's own rights.
+/// `Impersonate-User` and its like ask for an answer as somebody else would get it. Not to know them is no
+/// reason to answer as if they were not there: what `kubectl --as` prints would be the caller's own rights.
 fn refuse_impersonation(identity: Option<&pki::Subject>, headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(name) =
         headers.keys().map(http::HeaderName::as_str).find(|name| name.starts_with("impersonate-"))

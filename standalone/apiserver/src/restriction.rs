@@ -1,5 +1,5 @@
-//! What a node may write into the objects that it may write: what upstream's NodeRestriction admission decides, and more
-//! where a node's word would reach other nodes. Pure.
+//! What a node may write into the objects that it may write: what upstream's NodeRestriction admission
+//! decides, and more where a node's word would reach other nodes. Pure.
 
 use std::collections::BTreeSet;
 
@@ -107,7 +107,8 @@ fn forbidden_labels(old: &Value, new: &Value) -> Vec<String> {
     changed.filter(|name| !node_may_set_label(name)).cloned().collect()
 }
 
-/// Whether a node may set this label of its own: any outside of Kubernetes' namespaces, and a kubelet's in them.
+/// Whether a node may set this label of its own: any outside of Kubernetes' namespaces, and a kubelet's in
+/// them.
 pub fn node_may_set_label(label: &str) -> bool {
     let namespace = label.split_once('/').map_or("", |(namespace, _)| namespace);
     let within = |outer: &str| {

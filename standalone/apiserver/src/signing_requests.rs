@@ -1,4 +1,5 @@
-//! CertificateSigningRequests: who asks is what the server knows of the client, and what is asked for is a request.
+//! CertificateSigningRequests: who asks is what the server knows of the client, and what is asked for is a
+//! request.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject};
@@ -13,8 +14,8 @@ use crate::{
     reviews::groups,
 };
 
-/// Puts the client's name and groups into a new request, in place of what it says of itself: whoever approves or signs it
-/// goes by them. Objects of other kinds are left alone.
+/// Puts the client's name and groups into a new request, in place of what it says of itself: whoever approves
+/// or signs it goes by them. Objects of other kinds are left alone.
 ///
 /// # Errors
 /// 422 where `spec.request` is no PEM block of a request that its own key has signed.

@@ -89,7 +89,8 @@ pub async fn update(api: &Api, call: &Call) -> Result<Reply, ApiError> {
     finish(call, place.dry_run, changed)
 }
 
-/// A PUT of what is not there, for kinds that may be made so. A version says nothing then; a uid is that of another object.
+/// A PUT of what is not there, for kinds that may be made so. A version says nothing then; a uid is that of
+/// another object.
 async fn create(api: &Api, call: &Call, mut value: Value, warnings: Vec<String>) -> Result<Reply, ApiError> {
     conditions::may_create(api, call).await?;
     let uid = text(&value, "/metadata/uid");

@@ -1,7 +1,7 @@
 //! Which requests are served: place in the URL × verb, by kind. Pure.
 //!
-//! What is not in the table is refused before anything is read or written: 404 where nothing at all is served at the place,
-//! 405 where the place is served and the verb is not.
+//! What is not in the table is refused before anything is read or written: 404 where nothing at all is served
+//! at the place, 405 where the place is served and the verb is not.
 
 use skerry_schema::Kind;
 

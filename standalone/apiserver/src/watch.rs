@@ -72,8 +72,8 @@ impl Options {
 
 pub async fn watch(api: &Arc<Api>, call: &Call) -> Result<Reply, ApiError> {
     let mut options = Options::of(call.kind, &call.query)?;
-    // The name may stand in the path (`/watch/...`), and a field selector may ask for another one: both hold, as the
-    // right to watch was given for the path's.
+    // The name may stand in the path (`/watch/...`), and a field selector may ask for another one: both hold,
+    // as the right to watch was given for the path's.
     if !call.request.name.is_empty() {
         options.filter.fields.pin("metadata.name", &call.request.name);
     }

@@ -20,8 +20,8 @@ pub struct Kind {
     pub storage: &'static str,
     /// A PUT to a name that is not there makes the object (upstream's strategies allow create on update).
     pub put_creates: bool,
-    /// What DELETE answers once the object is gone: the object as it was last, or a `Status` that names it. As upstream's
-    /// OpenAPI document has it.
+    /// What DELETE answers once the object is gone: the object as it was last, or a `Status` that names it.
+    /// As upstream's OpenAPI document has it.
     pub deleted: Deleted,
 }
 
