@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::dependents::unless_gone;
 use crate::endpointslice::{
     Group, MANAGER as MANAGER_OF_SLICES, families, groups, keep, pod_selector, queue_services_of_pods,
-    service_labels, slices_of,
+    selected, service_labels, slices_of,
 };
 
 /// Label of an object that this controller keeps, with upstream's value.
@@ -56,9 +56,8 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         }
         return Ok(Next::Change);
     };
-    let pods = cache.pods.store.with_labels(&key.namespace, selector);
+    let (pods, unreadable) = selected(&context, &key.namespace, selector);
     let mut groups = groups(&service, &pods, |_| None);
-    let unreadable = cache.pods.store.unreadable_with_labels(&key.namespace, selector);
     keep(&mut groups, &slices_of(&context, &key, MANAGER_OF_SLICES), &unreadable);
     let wanted = wanted(&service, groups);
     match there {

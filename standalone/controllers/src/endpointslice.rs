@@ -7,6 +7,7 @@ mod place;
 mod tests;
 mod topology;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -106,14 +107,13 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         let plan = Plan { delete: slices, ..Default::default() };
         return if is_replaced { carry_out(&context, &*service, plan).await } else { Ok(Next::Change) };
     };
-    let pods = cache.pods.store.with_labels(&key.namespace, selector);
+    let (pods, unreadable) = selected(&context, &key.namespace, selector);
     let zone_of = |node: &str| {
         let (nodes, node) = (&cache.nodes.store, ObjectKey::cluster(node));
         let node = nodes.get(&node).or_else(|| nodes.unreadable_at(&node))?;
         desired::zone(&node).map(str::to_owned)
     };
     let mut groups = desired::groups(&service, &pods, zone_of);
-    let unreadable = cache.pods.store.unreadable_with_labels(&key.namespace, selector);
     desired::keep(&mut groups, &slices, &unreadable);
     let problems = topology::is_auto(&service)
         .then(|| topology::hint(&mut groups, &topology::shares(&cache.nodes.store.list())));
@@ -122,6 +122,20 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         tell_of_hints(&context, &service, &slices, &plan, problems);
     }
     carry_out(&context, &*service, plan).await
+}
+
+/// The pods that a Service selects, and those that it selects and that can't be read. One that changes sides meanwhile is
+/// on one of them at least.
+pub fn selected(
+    context: &Context,
+    namespace: &str,
+    selector: &BTreeMap<String, String>,
+) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
+    let pods = &context.cache.pods.store;
+    let mut unreadable = pods.unreadable_with_labels(namespace, selector);
+    let readable = pods.with_labels(namespace, selector);
+    unreadable.extend(pods.unreadable_with_labels(namespace, selector));
+    (readable, unreadable)
 }
 
 /// Says that the endpoints have hints now, or why they have none: when that is new, or with a change.

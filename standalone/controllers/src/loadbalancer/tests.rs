@@ -28,12 +28,13 @@ fn config(text: &str) -> ConfigMap {
 /// Services in memory that decisions are written to, by name; the first is the oldest.
 struct Services {
     there: Vec<Arc<Service>>,
+    unreadable: Vec<Arc<Service>>,
     nodes: BTreeSet<IpAddr>,
 }
 
 impl Services {
     fn of(list: &[(&str, Value)]) -> Self {
-        let mut services = Self { there: Vec::new(), nodes: BTreeSet::new() };
+        let mut services = Self { there: Vec::new(), unreadable: Vec::new(), nodes: BTreeSet::new() };
         list.iter().for_each(|(name, extra)| services.add(name, extra.clone()));
         services
     }
@@ -62,7 +63,7 @@ impl Services {
     }
 
     fn decide(&self, config: Config) -> Vec<Decision> {
-        plan(config, &self.there, &[], &self.nodes)
+        plan(config, &self.there, &self.unreadable, &self.nodes)
     }
 
     /// Decides and writes; what changed, with reasons. Decided again, nothing changes.
@@ -134,6 +135,15 @@ fn without_a_configmap_nothing_happens_and_nothing_is_taken_away() {
     services.with(POOLS);
     services.add("b", json!({}));
     assert_eq!(services.run(Config::Absent), said(&[]));
+}
+
+#[test]
+fn an_unreadable_service_keeps_its_address_from_all_others() {
+    let mut services = Services::of(&[("a", json!({})), ("b", json!({}))]);
+    services.with(POOLS);
+    services.unreadable.push(services.there.remove(0));
+    services.add("c", json!({}));
+    assert_eq!(services.with(POOLS), said(&[("c", "Assigned 192.0.2.2")]));
 }
 
 #[test]
