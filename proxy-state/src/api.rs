@@ -251,6 +251,13 @@ pub enum Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocol(pub u8);
 
+impl Meta {
+    /// Of a Service or an EndpointSlice: kube-proxy asks for those that have neither of these labels.
+    pub fn is_left_to_others(&self) -> bool {
+        self.labels.service_proxy_name.is_some() || self.labels.headless.is_some()
+    }
+}
+
 impl Default for Protocol {
     fn default() -> Protocol {
         Protocol(proto::TCP)

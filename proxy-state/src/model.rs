@@ -94,7 +94,7 @@ impl Service {
         defaults: &Defaults,
     ) -> Option<Service> {
         let spec = &service.spec;
-        if is_not_ours(&service.metadata) || spec.kind == "ExternalName" {
+        if service.metadata.is_left_to_others() || spec.kind == "ExternalName" {
             return None;
         }
         let cluster_ips: Box<[Addr]> = match spec.cluster_ips.is_empty() {
@@ -234,15 +234,10 @@ pub(crate) mod endpoint_flag {
     pub const ZONE_MATCHES: u8 = 1 << 7;
 }
 
-/// kube-proxy asks for Services and EndpointSlices that have neither of these labels.
-fn is_not_ours(metadata: &api::Meta) -> bool {
-    metadata.labels.service_proxy_name.is_some() || metadata.labels.headless.is_some()
-}
-
 impl Slice {
     /// `None` for slices that belong to no service, are none of this proxy's or hold names instead of addresses.
     pub fn from_api(slice: &api::EndpointSlice, node_name: &str) -> Option<Slice> {
-        if is_not_ours(&slice.metadata) {
+        if slice.metadata.is_left_to_others() {
             return None;
         }
         let is_v4 = match slice.address_type.as_str() {

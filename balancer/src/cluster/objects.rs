@@ -38,7 +38,10 @@ impl Service {
     pub fn of(service: &api::Service, class: Option<&str>) -> Option<Service> {
         let spec = &service.spec;
         let its_class = spec.load_balancer_class.as_deref().filter(|class| !class.is_empty());
-        if spec.kind != "LoadBalancer" || its_class.is_some_and(|its| Some(its) != class) {
+        if spec.kind != "LoadBalancer"
+            || service.metadata.is_left_to_others()
+            || its_class.is_some_and(|its| Some(its) != class)
+        {
             return None;
         }
         let mut addresses: Vec<IpAddr> = Vec::new();
@@ -131,6 +134,9 @@ pub(super) struct Slice {
 
 impl Slice {
     pub fn of(slice: &api::EndpointSlice) -> Option<Slice> {
+        if slice.metadata.is_left_to_others() {
+            return None;
+        }
         let is_v4 = match slice.address_type.as_str() {
             "IPv4" => true,
             "IPv6" => false,

@@ -129,6 +129,9 @@ fn only_services_of_ours_with_an_address_that_is_no_proxys() {
     for (change, count) in [
         (json!({"spec": {"loadBalancerClass": "ours"}}), 1),
         (json!({"spec": {"loadBalancerClass": "theirs"}}), 0),
+        // No node serves them.
+        (json!({"metadata": {"labels": {"service.kubernetes.io/headless": ""}}}), 0),
+        (json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "other"}}}), 0),
         (json!({"spec": {"type": "NodePort"}}), 0),
         (json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}]}}}), 0),
         (

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
-use proxy_abi::{Addr, Be16, endpoint_flag, proto};
+use proxy_abi::{Addr, Be16, Reason, endpoint_flag, proto};
 use proxy_datapath::{
     Action, Scratch, Shape, Socket, SocketVerdict, Tables as _, Verdict, from_pod, from_uplink, parse,
     sock_connect, to_overlay, to_pod, to_uplink,
@@ -152,7 +152,8 @@ impl Way<'_> {
         let verdict = run(&mut frame, self.snapshot, &mut scratch);
         self.decisions();
         let Scratch { mut view, mut head, .. } = Scratch::default();
-        let is_answered = matches!(verdict.action, Action::Answer | Action::TakenIn);
+        let is_balanced = verdict.action == Action::TakenIn && verdict.reason == Reason::Passed;
+        let is_answered = matches!(verdict.action, Action::Answer | Action::TakenIn) && !is_balanced;
         if let Ok(Shape::Ip) = parse(&frame, &mut view, &mut head) {
             let tuple = view.tuple;
             let now = (names::socket(tuple.src, tuple.sport), names::socket(tuple.dst, tuple.dport));
@@ -180,6 +181,9 @@ fn explain(verdict: &Verdict) -> String {
         Action::Deliver => format!("into the pod behind device {}", device(verdict.ifindex)),
         Action::Tunnel | Action::Keyed => format!("through the tunnel to node {}", verdict.node),
         Action::Out | Action::Addressed => format!("out of device {}", device(verdict.ifindex)),
+        Action::TakenIn if verdict.reason == Reason::Passed => {
+            "in again by the device that it was to leave by, where it is balanced".to_owned()
+        }
         Action::Answer | Action::TakenIn => "answered at once with RST or an ICMP message".to_owned(),
     };
     format!("{what} ({})", verdict.reason.label())
