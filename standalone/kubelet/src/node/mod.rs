@@ -20,7 +20,7 @@ use crate::{
     agent::Agent,
     objects::{self, Known},
     recorder::Kind,
-    stored::newer,
+    stored::Stored,
 };
 
 pub use object::{RuntimeFacts, node_object, node_status};
@@ -36,18 +36,18 @@ const LAST_RETRY: Duration = Duration::from_secs(10);
 /// Registers the node and keeps object, status and lease until shutdown.
 pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
     let work = async {
-        let registered = register(&agent).await;
+        let (registered, written) = register(&agent).await;
         let (known, seen) = watch::channel(Known::Loading);
         let (uid, lease_uid) = watch::channel(registered.metadata.uid.clone());
         let api: Api<Node> = Api::all(agent.client.clone());
         let keeper = Keeper {
             agent: &agent,
-            stored: registered,
+            stored: Stored::new(registered),
             seen,
             uid,
             begun: Instant::now(),
             vanished: false,
-            written: None,
+            written,
         };
         tokio::join!(
             objects::follow(api, agent.config.node_name.clone(), known),
@@ -61,8 +61,11 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
     }
 }
 
-/// Creates the Node, or brings the labels of the one that is there up to date; tries until it is done.
-async fn register(agent: &Agent) -> Arc<Node> {
+/// A status that the API server has taken, and when.
+type Written = (NodeStatus, Instant);
+
+/// Creates the Node with its status, or brings the labels of the one that is there up to date; tries until it is done.
+async fn register(agent: &Agent) -> (Arc<Node>, Option<Written>) {
     let api: Api<Node> = Api::all(agent.client.clone());
     let name = &agent.config.node_name;
     let mut pause = RETRY;
@@ -73,16 +76,18 @@ async fn register(agent: &Agent) -> Arc<Node> {
             Ok(node) => {
                 tracing::info!(node = name, "node registered");
                 agent.recorder.node(name, Kind::Normal, "Starting", "Starting kubelet.".to_owned());
-                Ok(node)
+                let written = node.status.clone().map(|status| (status, Instant::now()));
+                Ok((node, written))
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let labels = json!({"metadata": {"labels": object.metadata.labels}});
-                api.patch(name, &PatchParams::default(), &Patch::Merge(&labels)).await
+                let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(&labels)).await;
+                patched.map(|node| (node, None))
             }
             Err(error) => Err(error),
         };
         match done {
-            Ok(node) => return Arc::new(node),
+            Ok((node, written)) => return (Arc::new(node), written),
             Err(error) => {
                 tracing::warn!(
                     node = name,
@@ -100,13 +105,13 @@ async fn register(agent: &Agent) -> Arc<Node> {
 struct Keeper<'a> {
     agent: &'a Agent,
     /// The newest reading, by the watch or as the answer to a write.
-    stored: Arc<Node>,
+    stored: Stored<Node>,
     seen: watch::Receiver<Known<Node>>,
     /// For the lease, which the Node owns.
     uid: watch::Sender<Option<String>>,
     begun: Instant,
     vanished: bool,
-    written: Option<(NodeStatus, Instant)>,
+    written: Option<Written>,
 }
 
 impl Keeper<'_> {
@@ -114,10 +119,12 @@ impl Keeper<'_> {
         loop {
             self.look();
             if self.vanished {
-                self.stored = register(self.agent).await;
-                (self.vanished, self.written) = (false, None);
+                let (registered, written) = register(self.agent).await;
+                self.stored.take_answer(registered, Instant::now());
+                self.written = written;
+                self.vanished = false;
             }
-            let uid = self.stored.metadata.uid.clone();
+            let uid = self.stored.object().metadata.uid.clone();
             self.uid.send_if_modified(|known| std::mem::replace(known, uid.clone()) != uid);
             let pause = self.bring_up_to_date().await;
             self.rest(pause).await;
@@ -139,7 +146,7 @@ impl Keeper<'_> {
             return;
         }
         match &*self.seen.borrow_and_update() {
-            Known::Present(node) => self.stored = newer(self.stored.clone(), node.clone()),
+            Known::Present(node) => self.stored.see(node.clone(), Instant::now()),
             Known::Absent => self.vanished = true,
             Known::Loading | Known::Failed(_) => {}
         }
@@ -148,7 +155,7 @@ impl Keeper<'_> {
     /// Writes the status if it is due or not what is stored; for how long there is nothing to do then.
     async fn bring_up_to_date(&mut self) -> Duration {
         let agent = self.agent;
-        let before = self.stored.status.clone().unwrap_or_default();
+        let before = self.stored.object().status.clone().unwrap_or_default();
         let facts = facts(agent).await;
         let status = node_status(&agent.config, &agent.machine, &facts, &before, Timestamp::now());
         let age = self.written.as_ref().map(|(_, at)| at.elapsed());
@@ -172,7 +179,7 @@ impl Keeper<'_> {
                     agent.recorder.node(name, Kind::Normal, "NodeReady", message);
                 }
                 self.written = Some((status, Instant::now()));
-                self.stored = newer(self.stored.clone(), Arc::new(node));
+                self.stored.take_answer(Arc::new(node), Instant::now());
                 Duration::ZERO
             }
             Err(error) => {

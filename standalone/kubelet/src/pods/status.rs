@@ -47,18 +47,16 @@ pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
     let phase = phase(view, &init, &main, before);
     let pod_ips = pod_ips(view, host_ips, before, &phase);
     // Who ended the pod says why: its node, or whoever wrote the phase before the node did.
-    let told = if ended(before) {
-        before
-    } else {
-        view.pod.status.as_ref().filter(|status| ended(status)).unwrap_or(before)
-    };
+    let told = end_told(view, before);
     let failed_by_deadline = view.memory.deadline_exceeded && phase == "Failed";
     let mut status = PodStatus {
         phase: Some(phase),
-        reason: failed_by_deadline.then(|| "DeadlineExceeded".to_owned()).or_else(|| told.reason.clone()),
+        reason: failed_by_deadline
+            .then(|| "DeadlineExceeded".to_owned())
+            .or_else(|| told.and_then(|status| status.reason.clone())),
         message: failed_by_deadline
             .then(|| "Pod was active on the node longer than the specified deadline".to_owned())
-            .or_else(|| told.message.clone()),
+            .or_else(|| told.and_then(|status| status.message.clone())),
         host_ip: host_ips.first().cloned(),
         host_ips: Some(host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
         pod_ip: pod_ips.first().cloned(),
@@ -239,10 +237,14 @@ fn terminated(view: View, record: &ContainerRecord) -> ContainerState {
     }
 }
 
+/// The first status that told of the pod's end.
+fn end_told<'a>(view: View<'a>, before: &'a PodStatus) -> Option<&'a PodStatus> {
+    std::iter::once(before).chain(&view.pod.status).find(|status| ended(status))
+}
+
 /// Upstream's rules for the phase (pod lifecycle documentation).
 fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before: &PodStatus) -> String {
-    let known = std::iter::once(before).chain(&view.pod.status);
-    if let Some(phase) = known.filter(|status| ended(status)).find_map(|status| status.phase.clone()) {
+    if let Some(phase) = end_told(view, before).and_then(|status| status.phase.clone()) {
         return phase;
     }
     let running =
@@ -251,16 +253,23 @@ fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before:
     if (view.memory.deadline_exceeded || view.init_failed()) && !any_running {
         return "Failed".to_owned();
     }
-    let ended = |status: &ContainerStatus| {
+    let end_of = |status: &ContainerStatus| {
         let terminated = |state: &Option<ContainerState>| state.as_ref()?.terminated.clone();
         terminated(&status.state).or_else(|| terminated(&status.last_state))
     };
+    let well =
+        !main.is_empty() && main.iter().all(|status| end_of(status).is_some_and(|end| end.exit_code == 0));
+    let verdict = if well { "Succeeded" } else { "Failed" }.to_owned();
+    // Nothing of it will run any more, whatever had run: who waits for its end (a Job's controller) needs to see one.
+    if view.terminating() && !any_running && view.memory.busy.is_empty() {
+        return verdict;
+    }
     let mains_begun = main.iter().any(|status| status.container_id.is_some());
     if !mains_begun && !initialized(view) {
         return "Pending".to_owned();
     }
-    let stopped = main.iter().filter(|status| !running(status) && ended(status).is_some()).count();
-    if main.iter().any(|status| !running(status) && ended(status).is_none()) {
+    let stopped = main.iter().filter(|status| !running(status) && end_of(status).is_some()).count();
+    if main.iter().any(|status| !running(status) && end_of(status).is_none()) {
         return "Pending".to_owned();
     }
     if stopped < main.len() || main.is_empty() {
@@ -270,8 +279,7 @@ fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before:
     if any_running || !(view.finished() || view.terminating()) {
         return "Running".to_owned();
     }
-    let well = main.iter().all(|status| ended(status).is_some_and(|end| end.exit_code == 0));
-    (if well { "Succeeded" } else { "Failed" }).to_owned()
+    verdict
 }
 
 #[cfg(test)]
