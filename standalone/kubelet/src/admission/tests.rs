@@ -119,6 +119,16 @@ fn of_two_pods_that_want_the_same_the_second_is_refused_until_the_first_has_left
 }
 
 #[test]
+fn a_pod_that_was_resized_counts_with_what_it_asks_for_now() {
+    let (ledger, node) = (Ledger::default(), node(json!({})));
+    assert_eq!(reason(&ledger, &pod("a", asks("cpu", "500m")), &node), Ok(()));
+    ledger.follow(&pod("a", asks("cpu", "1500m")));
+    ledger.follow(&pod("never-taken", asks("cpu", "2")));
+    assert_eq!(reason(&ledger, &pod("b", asks("cpu", "501m")), &node), Err("OutOfcpu".to_owned()));
+    assert_eq!(reason(&ledger, &pod("b", asks("cpu", "500m")), &node), Ok(()));
+}
+
+#[test]
 fn the_number_of_pods_is_limited_and_ended_ones_do_not_count() {
     let (ledger, node) = (Ledger::default(), node(json!({})));
     let mut ended = pod("ended", json!({}));

@@ -34,8 +34,8 @@ impl Worker {
             Ok(node) => node,
             Err(message) => {
                 tracing::warn!(pod = %self.id, error = message, "pod not judged yet, trying again");
-                let Admission::Unasked(before) = &self.memory.admission else { return };
-                let failure = StepFailure::after(before.as_ref(), message, Timestamp::now());
+                // Without growing pauses: the pod waits for nothing but one answer of the API server.
+                let failure = StepFailure::after(None, message, Timestamp::now());
                 self.memory.admission = Admission::Unasked(Some(failure));
                 return;
             }
