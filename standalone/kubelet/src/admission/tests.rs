@@ -160,7 +160,7 @@ fn only_taints_that_evict_keep_a_pod_off() {
 
 #[test]
 fn what_the_node_can_not_give_is_refused() {
-    let all = Abilities { apparmor: true, strict_groups: true, ..Default::default() };
+    let all = Abilities { apparmor: true, strict_groups: true, pod_limits: true, ..Default::default() };
     let recursive = |how: &str| {
         let mount = json!({"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": how});
         json!({"containers": [{"name": "c", "volumeMounts": [mount]}]})
@@ -169,7 +169,8 @@ fn what_the_node_can_not_give_is_refused() {
     let cases = [
         (json!({"hostUsers": false}), "UserNamespacesNotSupported", false),
         (json!({"resourceClaims": [{"name": "gpu"}]}), "ResourceClaimsNotSupported", false),
-        (json!({"resources": {"limits": {"memory": "1Gi"}}}), "PodLevelResourcesNotSupported", false),
+        (json!({"resources": {"limits": {"memory": "1Gi"}}}), "PodLevelResourcesNotSupported", true),
+        (json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}), "PodLevelResourcesNotSupported", false),
         (recursive("Enabled"), "RecursiveReadOnlyMountsNotSupported", false),
         (
             json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),

@@ -44,6 +44,7 @@ impl Worker {
             sysctls: self.agent.sysctls.clone(),
             apparmor: Abilities::kernel_has_apparmor(),
             strict_groups: self.agent.runtime.strict_groups,
+            pod_limits: !self.agent.runtime.systemd_cgroups,
         };
         self.memory.admission = match self.agent.ledger.admit(&self.pod, &node, &abilities) {
             Ok(()) => Admission::Taken,

@@ -7,10 +7,11 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    error_chain,
+    cgroups, error_chain,
     recorder::Kind,
     spec::{
         fields::Addresses,
+        resources::PodLimits,
         sandbox::{self, SandboxSettings},
     },
     volumes,
@@ -80,6 +81,12 @@ impl Worker {
             }
         };
         self.agent.own(&id, &self.mailbox);
+        if let Err(text) = self.limit_whole_pod() {
+            let message = format!("Failed to create pod sandbox: {text}");
+            self.event(None, Kind::Warning, "FailedCreatePodSandBox", message.clone());
+            self.clear_failed_sandboxes().await;
+            return self.fail_sandbox(message);
+        }
         match self.agent.cri.sandbox(&id).await {
             Ok(record) => {
                 self.runtime.put_sandbox(record);
@@ -88,6 +95,15 @@ impl Worker {
             Err(error) => self.fail_sandbox(error.runtime_message()),
         }
         self.refresh_downward_files().await;
+    }
+
+    /// Limits that the pod has as a whole stand before its first container runs.
+    fn limit_whole_pod(&self) -> Result<(), String> {
+        let limits = PodLimits::of(&self.pod);
+        if limits.is_empty() {
+            return Ok(());
+        }
+        cgroups::limit(&self.cgroup(), &limits).map_err(|error| format!("limit the pod as a whole: {error}"))
     }
 
     /// What the pod's RuntimeClass names: one of the runtimes that the node's containerd is set up with.
