@@ -84,6 +84,7 @@ impl Worker {
         if let Err(text) = self.limit_whole_pod() {
             let message = format!("Failed to create pod sandbox: {text}");
             self.event(None, Kind::Warning, "FailedCreatePodSandBox", message.clone());
+            self.agent.disown(&id);
             self.clear_failed_sandboxes().await;
             return self.fail_sandbox(message);
         }
