@@ -1,9 +1,43 @@
-//! cgroup folders of pods: the runtime makes them and leaves them behind.
+//! cgroup folders of pods: the runtime makes them and leaves them behind. What a pod as a whole is limited to is written
+//! into them here, since the runtime knows containers only.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
+
+use crate::spec::resources::{CPU_PERIOD_US, PodLimits};
+
+/// Limits a pod's folder that is there, in every cgroup tree whose controller can. Containers come below it.
+///
+/// # Errors
+/// When a limit could be set nowhere: the pod would run without it.
+pub fn limit(cgroup: &str, limits: &PodLimits) -> io::Result<()> {
+    let relative = cgroup.trim_start_matches('/');
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let folders: Vec<PathBuf> = roots(&mounts).into_iter().map(|root| root.join(relative)).collect();
+    if let Some(bytes) = limits.memory_bytes {
+        write_first(
+            &folders,
+            &[("memory.max", bytes.to_string()), ("memory.limit_in_bytes", bytes.to_string())],
+        )?;
+    }
+    if let Some(quota) = limits.cpu_quota_us {
+        let both = format!("{quota} {CPU_PERIOD_US}");
+        write_first(&folders, &[("cpu.max", both), ("cpu.cfs_quota_us", quota.to_string())])?;
+    }
+    Ok(())
+}
+
+/// Into the first of these files (of version 2, of version 1) that one of the folders has.
+fn write_first(folders: &[PathBuf], files: &[(&str, String)]) -> io::Result<()> {
+    for (name, value) in files {
+        if let Some(path) = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists()) {
+            return fs::write(path, value);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("no cgroup of the pod has {}", files[0].0)))
+}
 
 /// Removes a pod's folder, and what is in it, from every cgroup tree that is mounted. Folders with processes in them
 /// stay (the kernel refuses), as does what cannot be removed for another reason; the next pod's end tries nothing of it.
@@ -68,5 +102,22 @@ mod tests {
             31 23 0:27 / /sys/fs/cgroup/memory rw shared:1 - cgroup cgroup rw,memory\n\
             32 23 0:28 / /tmp rw - tmpfs tmpfs rw\n";
         assert_eq!(roots(table), ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"].map(PathBuf::from));
+    }
+    #[test]
+    fn a_limit_goes_where_its_controller_is_and_nowhere_else_in_silence() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+        for (folder, file) in [(&old, "memory.limit_in_bytes"), (&new, "cpu.max")] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join(file), "").unwrap();
+        }
+        let folders = [new.clone(), old.clone()];
+        let memory = [("memory.max", "1".to_owned()), ("memory.limit_in_bytes", "2".to_owned())];
+        write_first(&folders, &memory).unwrap();
+        assert_eq!(fs::read_to_string(old.join("memory.limit_in_bytes")).unwrap(), "2");
+        write_first(&folders, &[("cpu.max", "5 10".to_owned())]).unwrap();
+        assert_eq!(fs::read_to_string(new.join("cpu.max")).unwrap(), "5 10");
+        let error = write_first(&folders, &[("pids.max", "5".to_owned())]).unwrap_err();
+        assert_eq!(error.to_string(), "no cgroup of the pod has pids.max");
     }
 }

@@ -30,6 +30,14 @@ impl Ledger {
         }
     }
 
+    /// What a pod that was taken asks for has changed (it is resized): the newcomers are judged beside what it asks for now.
+    pub fn follow(&self, pod: &Pod) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        if self.lock().contains_key(uid) {
+            self.keep(pod);
+        }
+    }
+
     /// The pod has ended or is gone.
     pub fn release(&self, uid: &str) {
         self.lock().remove(uid);

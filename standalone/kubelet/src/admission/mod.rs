@@ -36,6 +36,8 @@ pub struct Abilities {
     pub apparmor: bool,
     /// The runtime knows `supplementalGroupsPolicy`.
     pub strict_groups: bool,
+    /// The pods' cgroups are the node agent's own to limit.
+    pub pod_limits: bool,
 }
 
 impl Abilities {

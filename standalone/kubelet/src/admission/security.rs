@@ -15,11 +15,11 @@ pub fn check(pod: &Pod, abilities: &Abilities) -> Result<(), Rejection> {
         let message = "resourceClaims are not supported in this node";
         return Err(Rejection::new("ResourceClaimsNotSupported", message));
     }
-    // The scheduler and this node count what is requested for the pod as a whole; only a limit would have to be enforced.
+    // systemd keeps the limits of its slices itself, and takes back what others write there.
     let limits = spec.resources.as_ref().and_then(|resources| resources.limits.as_ref());
-    if limits.is_some_and(|limits| !limits.is_empty()) {
-        let message =
-            "limits of the pod as a whole are not supported in this node: set them on its containers";
+    let enforced = |name: &str| abilities.pod_limits && matches!(name, "cpu" | "memory");
+    if let Some(name) = limits.and_then(|limits| limits.keys().find(|name| !enforced(name))) {
+        let message = format!("a limit of {name} for the pod as a whole is not supported in this node");
         return Err(Rejection::new("PodLevelResourcesNotSupported", message));
     }
     let security = spec.security_context.as_ref();

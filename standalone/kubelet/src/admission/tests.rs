@@ -119,6 +119,16 @@ fn of_two_pods_that_want_the_same_the_second_is_refused_until_the_first_has_left
 }
 
 #[test]
+fn a_pod_that_was_resized_counts_with_what_it_asks_for_now() {
+    let (ledger, node) = (Ledger::default(), node(json!({})));
+    assert_eq!(reason(&ledger, &pod("a", asks("cpu", "500m")), &node), Ok(()));
+    ledger.follow(&pod("a", asks("cpu", "1500m")));
+    ledger.follow(&pod("never-taken", asks("cpu", "2")));
+    assert_eq!(reason(&ledger, &pod("b", asks("cpu", "501m")), &node), Err("OutOfcpu".to_owned()));
+    assert_eq!(reason(&ledger, &pod("b", asks("cpu", "500m")), &node), Ok(()));
+}
+
+#[test]
 fn the_number_of_pods_is_limited_and_ended_ones_do_not_count() {
     let (ledger, node) = (Ledger::default(), node(json!({})));
     let mut ended = pod("ended", json!({}));
@@ -150,7 +160,7 @@ fn only_taints_that_evict_keep_a_pod_off() {
 
 #[test]
 fn what_the_node_can_not_give_is_refused() {
-    let all = Abilities { apparmor: true, strict_groups: true, ..Default::default() };
+    let all = Abilities { apparmor: true, strict_groups: true, pod_limits: true, ..Default::default() };
     let recursive = |how: &str| {
         let mount = json!({"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": how});
         json!({"containers": [{"name": "c", "volumeMounts": [mount]}]})
@@ -159,7 +169,8 @@ fn what_the_node_can_not_give_is_refused() {
     let cases = [
         (json!({"hostUsers": false}), "UserNamespacesNotSupported", false),
         (json!({"resourceClaims": [{"name": "gpu"}]}), "ResourceClaimsNotSupported", false),
-        (json!({"resources": {"limits": {"memory": "1Gi"}}}), "PodLevelResourcesNotSupported", false),
+        (json!({"resources": {"limits": {"memory": "1Gi"}}}), "PodLevelResourcesNotSupported", true),
+        (json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}), "PodLevelResourcesNotSupported", false),
         (recursive("Enabled"), "RecursiveReadOnlyMountsNotSupported", false),
         (
             json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),

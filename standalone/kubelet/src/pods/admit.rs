@@ -34,8 +34,8 @@ impl Worker {
             Ok(node) => node,
             Err(message) => {
                 tracing::warn!(pod = %self.id, error = message, "pod not judged yet, trying again");
-                let Admission::Unasked(before) = &self.memory.admission else { return };
-                let failure = StepFailure::after(before.as_ref(), message, Timestamp::now());
+                // Without growing pauses: the pod waits for nothing but one answer of the API server.
+                let failure = StepFailure::after(None, message, Timestamp::now());
                 self.memory.admission = Admission::Unasked(Some(failure));
                 return;
             }
@@ -44,6 +44,7 @@ impl Worker {
             sysctls: self.agent.sysctls.clone(),
             apparmor: Abilities::kernel_has_apparmor(),
             strict_groups: self.agent.runtime.strict_groups,
+            pod_limits: !self.agent.runtime.systemd_cgroups,
         };
         self.memory.admission = match self.agent.ledger.admit(&self.pod, &node, &abilities) {
             Ok(()) => Admission::Taken,

@@ -150,6 +150,7 @@ impl Dispatcher {
             self.agent.ledger.release(&uid);
         }
         if let Some(mailbox) = self.workers.get(&uid) {
+            self.agent.ledger.follow(&pod);
             mailbox.tell(|inbox| inbox.pod = Some(pod));
             return;
         }

@@ -97,7 +97,7 @@ impl Worker {
     }
 
     /// From the pod's specification, or as the sandbox's record tells it where the object is gone.
-    fn cgroup(&self) -> String {
+    pub(super) fn cgroup(&self) -> String {
         let config = &self.agent.config;
         let recorded = self.pod.metadata.annotations.as_ref().and_then(|all| all.get(labels::CGROUP));
         match recorded.filter(|_| self.pod.spec.is_none()) {

@@ -7,11 +7,13 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    cgroups,
     cri::SandboxRecord,
     error_chain,
     recorder::Kind,
     spec::{
         fields::Addresses,
+        resources::PodLimits,
         sandbox::{self, SandboxSettings},
     },
     volumes,
@@ -81,6 +83,13 @@ impl Worker {
             }
         };
         self.agent.own(&id, &self.mailbox);
+        if let Err(text) = self.limit_whole_pod() {
+            let message = format!("Failed to create pod sandbox: {text}");
+            self.event(None, Kind::Warning, "FailedCreatePodSandBox", message.clone());
+            self.agent.disown(&id);
+            self.clear_failed_sandboxes().await;
+            return self.fail_sandbox(message);
+        }
         match self.agent.cri.sandbox(&id).await {
             Ok(record) => {
                 self.runtime.put_sandbox(record);
@@ -96,6 +105,15 @@ impl Worker {
             }
         }
         self.refresh_downward_files().await;
+    }
+
+    /// Limits that the pod has as a whole stand before its first container runs.
+    fn limit_whole_pod(&self) -> Result<(), String> {
+        let limits = PodLimits::of(&self.pod);
+        if limits.is_empty() {
+            return Ok(());
+        }
+        cgroups::limit(&self.cgroup(), &limits).map_err(|error| format!("limit the pod as a whole: {error}"))
     }
 
     /// What the pod's RuntimeClass names: one of the runtimes that the node's containerd is set up with.

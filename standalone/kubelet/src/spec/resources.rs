@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::quantity;
 
 /// Length of the period that cpu limits are counted in, microseconds.
-const CPU_PERIOD_US: i64 = 100_000;
+pub const CPU_PERIOD_US: i64 = 100_000;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
 const MIN_QUOTA_US: i64 = 1000;
@@ -31,10 +31,21 @@ impl QosClass {
         }
     }
 
-    /// The class of a pod by the cpu and memory of all its containers.
+    /// The class of a pod by its own cpu and memory where it has any, else by those of all its containers.
     pub fn of(pod: &Pod) -> QosClass {
         let Some(spec) = &pod.spec else { return QosClass::BestEffort };
-        let containers = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        if let Some(whole) = spec
+            .resources
+            .clone()
+            .filter(|whole| whole.limits.iter().chain(&whole.requests).any(|list| !list.is_empty()))
+        {
+            let whole = Container { resources: Some(whole), ..Default::default() };
+            return QosClass::of_all(|| std::iter::once(&whole));
+        }
+        QosClass::of_all(|| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
+    }
+
+    fn of_all<'a, I: Iterator<Item = &'a Container>>(containers: impl Fn() -> I) -> QosClass {
         let any = containers().any(|container| {
             ["cpu", "memory"].iter().any(|resource| {
                 request_millis(container, resource).is_some_and(|value| value > 0)
@@ -52,6 +63,29 @@ impl QosClass {
             })
         });
         if guaranteed { QosClass::Guaranteed } else { QosClass::Burstable }
+    }
+}
+
+/// What all containers of a pod together may use (KEP-2837).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodLimits {
+    pub memory_bytes: Option<i64>,
+    /// Of each [`CPU_PERIOD_US`].
+    pub cpu_quota_us: Option<i64>,
+}
+
+impl PodLimits {
+    pub fn of(pod: &Pod) -> PodLimits {
+        let limits = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.limits.as_ref());
+        let limit = |resource| value(limits, resource).filter(|value| *value > 0);
+        PodLimits {
+            memory_bytes: limit("memory").map(|value| clamp(value / 1000)),
+            cpu_quota_us: limit("cpu").map(quota_us),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == PodLimits::default()
     }
 }
 
@@ -159,5 +193,21 @@ mod tests {
         let cgroup = cgroup(container(&pod), QosClass::BestEffort, 1 << 30);
         assert_eq!((cgroup.cpu_quota, cgroup.cpu_shares, cgroup.memory_limit_in_bytes), (0, 2, 0));
         assert_eq!(cgroup.oom_score_adj, 1000);
+    }
+    #[test]
+    fn a_pod_as_a_whole_has_limits_and_a_class_of_its_own() {
+        let pod = |whole: serde_json::Value| -> Pod {
+            let containers = json!([{"name": "a", "resources": {"requests": {"cpu": "1"}}}]);
+            serde_json::from_value(json!({"metadata": {"name": "p"},
+                "spec": {"containers": containers, "resources": whole}}))
+            .unwrap()
+        };
+        let both = pod(json!({"limits": {"cpu": "1500m", "memory": "64Mi"}}));
+        let limits = PodLimits { memory_bytes: Some(64 << 20), cpu_quota_us: Some(150_000) };
+        assert_eq!((PodLimits::of(&both), QosClass::of(&both)), (limits, QosClass::Guaranteed));
+        let memory = pod(json!({"limits": {"memory": "64Mi"}}));
+        assert_eq!((PodLimits::of(&memory).cpu_quota_us, QosClass::of(&memory)), (None, QosClass::Burstable));
+        assert!(PodLimits::of(&pod(json!({}))).is_empty());
+        assert_eq!(QosClass::of(&pod(json!({}))), QosClass::Burstable, "by its containers");
     }
 }

@@ -141,6 +141,19 @@ async fn names_groups_and_kernel_parameters_are_as_they_were_asked_for() -> Resu
     let log = bed.sh(&format!("cut -d' ' -f4- /var/log/pods/default_p_{uid}/c/0.log"))?;
     let expected = ["p.sub.default.svc.cluster.local", "0", "0", "3000", "192.0.2.9\talias", "1"];
     assert_eq!(log.lines().collect::<Vec<&str>>(), expected);
+    // All containers of a pod together have the limits of the pod.
+    let limits = json!({"cpu": "1500m", "memory": "64Mi"});
+    bed.create("whole", with(|spec| spec["resources"] = json!({"limits": limits}))).await?;
+    let pod = bed.pod("whole", "is Ready", |pod| condition(pod, "Ready")).await?;
+    let uid = pod.metadata.uid.context("a uid")?;
+    let read = |file: &str| {
+        let find = format!("find /sys/fs/cgroup -path '*pod{uid}/{file}' | head -n1");
+        bed.sh(&format!("found=$({find}); test -n \"$found\" && cat \"$found\""))
+    };
+    let memory = read("memory.max").or_else(|_| read("memory.limit_in_bytes"))?;
+    assert_eq!(memory.trim(), (64 << 20).to_string());
+    let cpu = read("cpu.max").or_else(|_| read("cpu.cfs_quota_us"))?;
+    assert!(cpu.starts_with("150000"), "{cpu}");
     let subdomain = "s".repeat(60);
     let long = with(|spec| {
         spec["subdomain"] = json!(subdomain);
