@@ -24,6 +24,7 @@ use crate::{
     old_flows,
     pins::Pins,
     settings::{Settings, SettingsError},
+    watch::chain,
 };
 
 /// This node's side of the proxy: device, routes, settings, programs and their attachments.
@@ -145,7 +146,10 @@ impl Node {
             return start(node);
         }
         node.write_facts(overlay_index, None, None)?;
-        node.restore_pods()?;
+        if let Err(error) = node.restore_pods() {
+            // The others are served; the next look tells it again, and that the node is not whole.
+            tracing::error!(error = chain(&error), "entries of pods are not restored");
+        }
         let changes = node.put_in_place()?;
         node.attachments.self_test()?;
         tracing::info!(
