@@ -36,7 +36,7 @@ const LAST_RETRY: Duration = Duration::from_secs(10);
 /// Registers the node and keeps object, status and lease until shutdown.
 pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
     let work = async {
-        let registered = register(&agent).await;
+        let (registered, written) = register(&agent).await;
         let (known, seen) = watch::channel(Known::Loading);
         let (uid, lease_uid) = watch::channel(registered.metadata.uid.clone());
         let api: Api<Node> = Api::all(agent.client.clone());
@@ -47,7 +47,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
             uid,
             begun: Instant::now(),
             vanished: false,
-            written: None,
+            written,
         };
         tokio::join!(
             objects::follow(api, agent.config.node_name.clone(), known),
@@ -61,8 +61,11 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
     }
 }
 
-/// Creates the Node, or brings the labels of the one that is there up to date; tries until it is done.
-async fn register(agent: &Agent) -> Arc<Node> {
+/// A status that the API server has taken, and when.
+type Written = (NodeStatus, Instant);
+
+/// Creates the Node with its status, or brings the labels of the one that is there up to date; tries until it is done.
+async fn register(agent: &Agent) -> (Arc<Node>, Option<Written>) {
     let api: Api<Node> = Api::all(agent.client.clone());
     let name = &agent.config.node_name;
     let mut pause = RETRY;
@@ -73,16 +76,18 @@ async fn register(agent: &Agent) -> Arc<Node> {
             Ok(node) => {
                 tracing::info!(node = name, "node registered");
                 agent.recorder.node(name, Kind::Normal, "Starting", "Starting kubelet.".to_owned());
-                Ok(node)
+                let written = node.status.clone().map(|status| (status, Instant::now()));
+                Ok((node, written))
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let labels = json!({"metadata": {"labels": object.metadata.labels}});
-                api.patch(name, &PatchParams::default(), &Patch::Merge(&labels)).await
+                let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(&labels)).await;
+                patched.map(|node| (node, None))
             }
             Err(error) => Err(error),
         };
         match done {
-            Ok(node) => return Arc::new(node),
+            Ok((node, written)) => return (Arc::new(node), written),
             Err(error) => {
                 tracing::warn!(
                     node = name,
@@ -106,7 +111,7 @@ struct Keeper<'a> {
     uid: watch::Sender<Option<String>>,
     begun: Instant,
     vanished: bool,
-    written: Option<(NodeStatus, Instant)>,
+    written: Option<Written>,
 }
 
 impl Keeper<'_> {
@@ -114,8 +119,8 @@ impl Keeper<'_> {
         loop {
             self.look();
             if self.vanished {
-                self.stored = register(self.agent).await;
-                (self.vanished, self.written) = (false, None);
+                (self.stored, self.written) = register(self.agent).await;
+                self.vanished = false;
             }
             let uid = self.stored.metadata.uid.clone();
             self.uid.send_if_modified(|known| std::mem::replace(known, uid.clone()) != uid);

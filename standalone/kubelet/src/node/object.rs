@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use crate::{Config, machine::Machine, pods::status::time, stored::bare};
+use crate::{Config, machine::Machine, pods::status::time, spec::quantity, stored::bare};
 
 /// As `kubectl get nodes` shows it; upstream's number says which API the agent speaks.
 const VERSION: &str = concat!("v1.36.0-skerry.", env!("CARGO_PKG_VERSION"));
@@ -131,8 +131,8 @@ pub fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
     let own = |status: &NodeStatus| {
         let mut own = NodeStatus {
             addresses: status.addresses.clone(),
-            capacity: status.capacity.clone(),
-            allocatable: status.allocatable.clone(),
+            capacity: amounts(&status.capacity),
+            allocatable: amounts(&status.allocatable),
             conditions: status.conditions.clone(),
             images: status.images.clone(),
             node_info: status.node_info.clone(),
@@ -152,6 +152,15 @@ pub fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
     };
     let value = |status: &NodeStatus| serde_json::to_value(own(status)).ok().as_ref().and_then(bare);
     value(a) != value(b)
+}
+
+/// By value: servers write `1048576Ki` as `1Gi`.
+fn amounts(resources: &Option<BTreeMap<String, Quantity>>) -> Option<BTreeMap<String, Quantity>> {
+    let resources = resources.as_ref()?.iter().map(|(name, Quantity(text))| {
+        let value = quantity::millis(text).map_or_else(|| text.clone(), |millis| millis.to_string());
+        (name.clone(), Quantity(value))
+    });
+    Some(resources.collect())
 }
 
 pub fn ready(status: &NodeStatus) -> bool {
@@ -386,6 +395,9 @@ mod tests {
         let after = node_status(&config(), &machine(), &facts(true), &before, then);
         assert!(!differs(&before, &after));
         assert_eq!(after.conditions.as_ref().unwrap()[0].last_transition_time, Some(time(first)));
+        let mut spelt_otherwise = after.clone();
+        spelt_otherwise.capacity.as_mut().unwrap().insert("memory".to_owned(), Quantity("1Gi".to_owned()));
+        assert!(!differs(&spelt_otherwise, &after));
         let unready = node_status(&config(), &machine(), &facts(false), &after, then);
         assert!(differs(&after, &unready));
     }
