@@ -121,7 +121,13 @@ impl Worker {
                     self.note_container(record);
                     return Ok(Expected { end: expected.end && runs, oom });
                 }
-                Err(error) if error.is_not_found() => self.runtime.containers.retain(|c| c.id != id),
+                Err(error) if error.is_not_found() => {
+                    // Somebody took it away: its restarts still count.
+                    let (name, attempt) = (known.name.clone(), known.attempt);
+                    let count = self.memory.known_restarts.entry(name).or_default();
+                    *count = attempt.max(*count);
+                    self.runtime.containers.retain(|c| c.id != id);
+                }
                 Err(error) => return Err(error),
             }
         } else if let Some(known) = self.runtime.sandboxes.iter().find(|sandbox| sandbox.id == id) {

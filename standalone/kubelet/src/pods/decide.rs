@@ -78,7 +78,7 @@ pub fn decide(view: View) -> Plan {
     if view.terminating() {
         terminate(view, &mut plan);
     } else if view.finished() {
-        if kill_all(view, &mut plan, "") && !view.memory.sandbox_stopped {
+        if kill_all(view, &mut plan, "") && !view.memory.sandbox_stopped && !must_wait(view, &mut plan) {
             stop_sandboxes(view, &mut plan);
         }
     } else {
@@ -95,10 +95,19 @@ fn terminate(view: View, plan: &mut Plan) {
     if !kill_all(view, plan, "") {
         return;
     }
-    match &view.memory.teardown_failure {
-        Some(failure) if failure.retry_at > view.now => plan.wake(failure.retry_at),
-        _ => plan.act(Action::Remove),
+    if !must_wait(view, plan) {
+        plan.act(Action::Remove);
     }
+}
+
+/// Whether the last try to take something down failed too short a time ago.
+fn must_wait(view: View, plan: &mut Plan) -> bool {
+    let retry_at = view.memory.teardown_failure.as_ref().map(|failure| failure.retry_at);
+    let retry_at = retry_at.filter(|at| *at > view.now);
+    if let Some(at) = retry_at {
+        plan.wake(at);
+    }
+    retry_at.is_some()
 }
 
 /// Kills what runs: first the ordinary containers together, then the sidecars one by one, the last of them first, as they

@@ -246,16 +246,23 @@ fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before:
     if (view.memory.deadline_exceeded || view.init_failed()) && !any_running {
         return "Failed".to_owned();
     }
-    let ended = |status: &ContainerStatus| {
+    let end_of = |status: &ContainerStatus| {
         let terminated = |state: &Option<ContainerState>| state.as_ref()?.terminated.clone();
         terminated(&status.state).or_else(|| terminated(&status.last_state))
     };
+    let well =
+        !main.is_empty() && main.iter().all(|status| end_of(status).is_some_and(|end| end.exit_code == 0));
+    let verdict = if well { "Succeeded" } else { "Failed" }.to_owned();
+    // Nothing of it will run any more, whatever had run: who waits for its end (a Job's controller) needs to see one.
+    if view.terminating() && !any_running && view.memory.busy.is_empty() {
+        return verdict;
+    }
     let mains_begun = main.iter().any(|status| status.container_id.is_some());
     if !mains_begun && !initialized(view) {
         return "Pending".to_owned();
     }
-    let stopped = main.iter().filter(|status| !running(status) && ended(status).is_some()).count();
-    if main.iter().any(|status| !running(status) && ended(status).is_none()) {
+    let stopped = main.iter().filter(|status| !running(status) && end_of(status).is_some()).count();
+    if main.iter().any(|status| !running(status) && end_of(status).is_none()) {
         return "Pending".to_owned();
     }
     if stopped < main.len() || main.is_empty() {
@@ -265,8 +272,7 @@ fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before:
     if any_running || !(view.finished() || view.terminating()) {
         return "Running".to_owned();
     }
-    let well = main.iter().all(|status| ended(status).is_some_and(|end| end.exit_code == 0));
-    (if well { "Succeeded" } else { "Failed" }).to_owned()
+    verdict
 }
 
 #[cfg(test)]

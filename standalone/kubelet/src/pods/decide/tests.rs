@@ -166,6 +166,15 @@ fn sidecars_end_one_by_one_the_last_first_within_the_grace_of_the_pod() {
 }
 
 #[test]
+fn a_sandbox_that_could_not_be_stopped_waits_for_its_time() {
+    let failure = StepFailure::after(None, "no".into(), at(0));
+    let case = Case::simple().policy("Never").sandbox(0).exited("a", 0, 0, 0);
+    let case = case.with(|memory| memory.teardown_failure = Some(failure));
+    assert_eq!(plan(&case), Plan { actions: vec![], wake_at: Some(at(1)) });
+    assert_eq!(actions(&case.at(1)), [Action::StopSandbox { id: "s0".into() }]);
+}
+
+#[test]
 fn a_pod_that_was_seen_at_its_end_runs_nothing_again_whatever_its_status_says_later() {
     let case = || Case::simple().sandbox(0).with(|memory| memory.ended = true);
     assert_eq!(actions(&case()), [Action::StopSandbox { id: "s0".into() }]);

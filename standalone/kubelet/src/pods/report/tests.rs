@@ -3,7 +3,10 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::test_server::{TestServer, until};
+use crate::{
+    pods::{fixture, status},
+    test_server::{TestServer, until},
+};
 
 struct Case {
     server: TestServer,
@@ -120,4 +123,25 @@ fn one_and_the_same_status_is_written_ever_more_slowly() {
     assert_eq!(pace.not_before(&other, now), None, "another one is not held back");
     pace.tried(one, now + 3 * LAST_RETRY);
     assert_eq!(pace.delay, FIRST_RETRY, "the last time is long ago");
+}
+
+#[tokio::test]
+async fn what_was_written_reads_back_as_it_was_wanted() {
+    let case = Case::new().await;
+    let resources =
+        json!({"requests": {"cpu": "0.1", "memory": "1048576Ki"}, "limits": {"memory": "2048Mi"}});
+    let pod = json!({"metadata": {"name": "q"}, "spec": {"nodeName": "n1", "restartPolicy": "Never",
+        "containers": [{"name": "a", "image": "i", "resources": resources}, {"name": "b", "image": "i"}]}});
+    let pod = case.api.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    let mut node = fixture::Case::simple().sandbox(0).running("a", 0).exited("b", 0, 1, 5);
+    node.pod = pod.clone();
+    node.memory.run_errors.insert("b0".to_owned(), "no such file".to_owned());
+    let before = pod.status.clone().unwrap_or_default();
+    let wanted = status::build(node.view(), &["192.0.2.1".to_owned()], &before);
+    let reporter = Reporter::start(case.api.clone().into_client(), Arc::new(pod.clone()));
+    reporter.report(Arc::new(wanted.clone()));
+    reporter.finish(Duration::from_secs(60)).await;
+    let stored = case.api.get("q").await.unwrap().status.unwrap();
+    let uid = pod.metadata.uid.unwrap();
+    assert_eq!(status_patch(&uid, &stored, &wanted, Timestamp::now()), None);
 }

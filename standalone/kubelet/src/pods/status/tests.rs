@@ -154,6 +154,17 @@ fn resources_are_shown_as_they_were_given() {
 }
 
 #[test]
+fn a_pod_that_is_deleted_comes_to_an_end_also_where_it_never_ran() {
+    assert_eq!(phase_of(&Case::simple().sandbox(0).deleted(30)), "Failed");
+    assert_eq!(phase_of(&Case::simple().deleted(30)), "Failed");
+    let pulls = Case::simple().sandbox(0).deleted(30).with(|memory| _ = memory.busy.insert("a".into()));
+    assert_eq!(phase_of(&pulls), "Pending", "a pull is under way");
+    assert_eq!(phase_of(&Case::simple().sandbox(0).running("a", 0).deleted(30)), "Running");
+    assert_eq!(phase_of(&Case::simple().sandbox(0).exited("a", 0, 0, 1).deleted(30)), "Succeeded");
+    assert_eq!(phase_of(&Case::simple().sandbox(0).exited("a", 0, 137, 1).deleted(30)), "Failed");
+}
+
+#[test]
 fn who_ends_a_pod_first_says_how_and_nobody_changes_it() {
     let mut case = Case::simple().sandbox(0).running("a", 0);
     let own = status(&case);
