@@ -42,18 +42,16 @@ pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
     let phase = phase(view, &init, &main, before);
     let pod_ips = pod_ips(view, host_ips, before, &phase);
     // Who ended the pod says why: its node, or whoever wrote the phase before the node did.
-    let told = if ended(before) {
-        before
-    } else {
-        view.pod.status.as_ref().filter(|status| ended(status)).unwrap_or(before)
-    };
+    let told = end_told(view, before);
     let failed_by_deadline = view.memory.deadline_exceeded && phase == "Failed";
     let mut status = PodStatus {
         phase: Some(phase),
-        reason: failed_by_deadline.then(|| "DeadlineExceeded".to_owned()).or_else(|| told.reason.clone()),
+        reason: failed_by_deadline
+            .then(|| "DeadlineExceeded".to_owned())
+            .or_else(|| told.and_then(|status| status.reason.clone())),
         message: failed_by_deadline
             .then(|| "Pod was active on the node longer than the specified deadline".to_owned())
-            .or_else(|| told.message.clone()),
+            .or_else(|| told.and_then(|status| status.message.clone())),
         host_ip: host_ips.first().cloned(),
         host_ips: Some(host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
         pod_ip: pod_ips.first().cloned(),
@@ -234,10 +232,14 @@ fn terminated(view: View, record: &ContainerRecord) -> ContainerState {
     }
 }
 
+/// The first status that told of the pod's end.
+fn end_told<'a>(view: View<'a>, before: &'a PodStatus) -> Option<&'a PodStatus> {
+    std::iter::once(before).chain(&view.pod.status).find(|status| ended(status))
+}
+
 /// Upstream's rules for the phase (pod lifecycle documentation).
 fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before: &PodStatus) -> String {
-    let known = std::iter::once(before).chain(&view.pod.status);
-    if let Some(phase) = known.filter(|status| ended(status)).find_map(|status| status.phase.clone()) {
+    if let Some(phase) = end_told(view, before).and_then(|status| status.phase.clone()) {
         return phase;
     }
     let running =

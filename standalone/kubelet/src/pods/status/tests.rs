@@ -177,6 +177,8 @@ fn who_ends_a_pod_first_says_how_and_nobody_changes_it() {
     assert_eq!((after.phase.as_deref(), after.reason.as_deref()), (Some("Failed"), Some("Evicted")));
     case.pod.status = None;
     assert_eq!(build(case.view(), &[], &evicted).phase.as_deref(), Some("Failed"));
+    let lost: PodStatus = serde_json::from_value(json!({"phase": "Running", "reason": "NodeLost"})).unwrap();
+    assert_eq!(build(case.view(), &[], &lost).reason, None, "the node knows better");
 }
 
 #[test]
