@@ -4,14 +4,50 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{Resource, ResourceExt as _, runtime::utils::Backoff};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
-/// The newer of two readings of one object. Versions that are no numbers cannot be compared: what was read last counts.
-pub fn newer<K: Resource>(have: Arc<K>, read: Arc<K>) -> Arc<K> {
-    let version = |object: &K| object.resource_version().and_then(|version| version.parse::<u64>().ok());
-    match (version(&have), version(&read)) {
-        (Some(old), Some(new)) if new < old => have,
-        _ => read,
+/// How far a watch may be behind the answer to a write. Later an older version is no echo: the server was set back.
+const ECHO_LIMIT: Duration = Duration::from_secs(10);
+
+/// One object as the API server has it, by what was heard last: from a watch, or as the answer to a write of our own.
+pub struct Stored<K> {
+    object: Arc<K>,
+    seen: Arc<K>,
+    answered: Option<(u64, Instant)>,
+}
+
+impl<K: Resource> Stored<K> {
+    pub fn new(object: Arc<K>) -> Stored<K> {
+        Stored { seen: object.clone(), object, answered: None }
     }
+
+    pub fn object(&self) -> &Arc<K> {
+        &self.object
+    }
+
+    /// What the watch says, unless the answer to a write was newer. Versions that are no numbers cannot be compared.
+    pub fn see(&mut self, object: Arc<K>, now: Instant) {
+        if Arc::ptr_eq(&self.seen, &object) {
+            return;
+        }
+        let is_echo = self.answered.is_some_and(|(answered, at)| {
+            now < at + ECHO_LIMIT && version(object.as_ref()).is_some_and(|version| version < answered)
+        });
+        self.seen = object.clone();
+        if !is_echo {
+            self.object = object;
+        }
+    }
+
+    /// What the server answered to a write, or to a question.
+    pub fn take_answer(&mut self, object: Arc<K>, now: Instant) {
+        self.answered = version(object.as_ref()).map(|version| (version, now));
+        self.object = object;
+    }
+}
+
+fn version<K: Resource>(object: &K) -> Option<u64> {
+    object.resource_version().and_then(|version| version.parse().ok())
 }
 
 /// Without nulls, empty objects and empty lists, which servers add or leave out as they like.
@@ -71,10 +107,23 @@ mod tests {
     }
 
     #[test]
-    fn an_older_reading_does_not_take_a_newer_ones_place() {
-        assert_eq!(newer(node("10"), node("9")), node("10"));
-        assert_eq!(newer(node("9"), node("10")), node("10"));
-        assert_eq!(newer(node("x"), node("y")), node("y"));
+    fn an_echo_does_not_take_the_place_of_an_answer_and_a_server_that_was_set_back_is_heard() {
+        let now = Instant::now();
+        let mut stored = Stored::new(node("5"));
+        let shown = |stored: &Stored<Node>| stored.object().metadata.resource_version.clone().unwrap();
+        stored.take_answer(node("10"), now);
+        let echo = node("9");
+        stored.see(echo.clone(), now);
+        assert_eq!(shown(&stored), "10");
+        stored.see(echo, now + 2 * ECHO_LIMIT);
+        assert_eq!(shown(&stored), "10", "it was seen before");
+        stored.see(node("11"), now);
+        assert_eq!(shown(&stored), "11");
+        stored.see(node("3"), now + 2 * ECHO_LIMIT);
+        assert_eq!(shown(&stored), "3");
+        stored.take_answer(node("x"), now);
+        stored.see(node("y"), now);
+        assert_eq!(shown(&stored), "y");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     agent::Agent,
     objects::{self, Known},
     recorder::Kind,
-    stored::newer,
+    stored::Stored,
 };
 
 pub use object::{RuntimeFacts, node_object, node_status};
@@ -42,7 +42,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
         let api: Api<Node> = Api::all(agent.client.clone());
         let keeper = Keeper {
             agent: &agent,
-            stored: registered,
+            stored: Stored::new(registered),
             seen,
             uid,
             begun: Instant::now(),
@@ -105,7 +105,7 @@ async fn register(agent: &Agent) -> (Arc<Node>, Option<Written>) {
 struct Keeper<'a> {
     agent: &'a Agent,
     /// The newest reading, by the watch or as the answer to a write.
-    stored: Arc<Node>,
+    stored: Stored<Node>,
     seen: watch::Receiver<Known<Node>>,
     /// For the lease, which the Node owns.
     uid: watch::Sender<Option<String>>,
@@ -119,10 +119,12 @@ impl Keeper<'_> {
         loop {
             self.look();
             if self.vanished {
-                (self.stored, self.written) = register(self.agent).await;
+                let (registered, written) = register(self.agent).await;
+                self.stored.take_answer(registered, Instant::now());
+                self.written = written;
                 self.vanished = false;
             }
-            let uid = self.stored.metadata.uid.clone();
+            let uid = self.stored.object().metadata.uid.clone();
             self.uid.send_if_modified(|known| std::mem::replace(known, uid.clone()) != uid);
             let pause = self.bring_up_to_date().await;
             self.rest(pause).await;
@@ -144,7 +146,7 @@ impl Keeper<'_> {
             return;
         }
         match &*self.seen.borrow_and_update() {
-            Known::Present(node) => self.stored = newer(self.stored.clone(), node.clone()),
+            Known::Present(node) => self.stored.see(node.clone(), Instant::now()),
             Known::Absent => self.vanished = true,
             Known::Loading | Known::Failed(_) => {}
         }
@@ -153,7 +155,7 @@ impl Keeper<'_> {
     /// Writes the status if it is due or not what is stored; for how long there is nothing to do then.
     async fn bring_up_to_date(&mut self) -> Duration {
         let agent = self.agent;
-        let before = self.stored.status.clone().unwrap_or_default();
+        let before = self.stored.object().status.clone().unwrap_or_default();
         let facts = facts(agent).await;
         let status = node_status(&agent.config, &agent.machine, &facts, &before, Timestamp::now());
         let age = self.written.as_ref().map(|(_, at)| at.elapsed());
@@ -177,7 +179,7 @@ impl Keeper<'_> {
                     agent.recorder.node(name, Kind::Normal, "NodeReady", message);
                 }
                 self.written = Some((status, Instant::now()));
-                self.stored = newer(self.stored.clone(), Arc::new(node));
+                self.stored.take_answer(Arc::new(node), Instant::now());
                 Duration::ZERO
             }
             Err(error) => {

@@ -67,14 +67,24 @@ async fn what_the_watch_tells_while_the_keeper_rests_is_taken_in() {
     let (known, seen) = watch::channel(Known::Loading);
     let (uid, _lease) = watch::channel(None);
     let begun = Instant::now();
-    let mut keeper =
-        Keeper { agent: &agent, stored: node("1"), seen, uid, begun, vanished: false, written: None };
+    let mut keeper = Keeper {
+        agent: &agent,
+        stored: Stored::new(node("1")),
+        seen,
+        uid,
+        begun,
+        vanished: false,
+        written: None,
+    };
     for told in [Known::Present(node("2")), Known::Absent] {
         let tell = async { known.send_replace(told) };
         tokio::join!(keeper.rest(Duration::from_secs(600)), tell);
         keeper.look();
     }
-    assert_eq!((keeper.stored.metadata.resource_version.as_deref(), keeper.vanished), (Some("2"), true));
+    assert_eq!(
+        (keeper.stored.object().metadata.resource_version.as_deref(), keeper.vanished),
+        (Some("2"), true)
+    );
     keeper.vanished = false;
     keeper.look();
     assert!(!keeper.vanished, "once for each time that it goes");

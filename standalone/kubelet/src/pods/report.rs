@@ -12,7 +12,7 @@ use kube::{
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use super::status_patch::status_patch;
-use crate::{spec::PodId, stored};
+use crate::{spec::PodId, stored::Stored};
 
 /// Before a status is written a second time, because it failed or because somebody else wrote another …
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -69,12 +69,12 @@ impl Reporter {
 /// Ends once the pod is gone, or once the node has nothing more to say and both sides agree.
 async fn keep(client: kube::Client, id: PodId, mut sight: watch::Receiver<Sight>) {
     let api: Api<Pod> = Api::namespaced(client, &id.namespace);
-    let mut known = sight.borrow().seen.clone();
+    let mut stored = Stored::new(sight.borrow().seen.clone());
     let mut pace = Pace::default();
     loop {
         let Sight { wanted, seen } = sight.borrow_and_update().clone();
-        known = stored::newer(known, seen);
-        let status = known.status.clone().unwrap_or_default();
+        stored.see(seen, Instant::now());
+        let status = stored.object().status.clone().unwrap_or_default();
         let patch =
             wanted.as_ref().and_then(|wanted| status_patch(&id.uid, &status, wanted, Timestamp::now()));
         let (Some(wanted), Some(patch)) = (wanted, patch) else {
@@ -92,11 +92,13 @@ async fn keep(client: kube::Client, id: PodId, mut sight: watch::Receiver<Sight>
         }
         pace.tried(wanted, Instant::now());
         match api.patch_status(&id.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
-            Ok(pod) => known = stored::newer(known, Arc::new(pod)),
+            Ok(pod) => stored.take_answer(Arc::new(pod), Instant::now()),
             // Gone, another pod of that name, or changed meanwhile: what is there now says which.
             Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => {
                 match api.get_opt(&id.name).await {
-                    Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&id.uid) => known = Arc::new(pod),
+                    Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&id.uid) => {
+                        stored.take_answer(Arc::new(pod), Instant::now())
+                    }
                     Ok(_) => return,
                     Err(error) => refused(&id, &error),
                 }
