@@ -179,7 +179,6 @@ pub const ROWS: &[Row] = &[
         &["spec", "volumes", "[]", "projected", "sources", "[]", "!configMap,downwardAPI,secret"],
         "sources of this kind are not set up: the pod will not start",
     ),
-    pods(&["spec", "imagePullSecrets"], "images are pulled without credentials"),
     pods(&["spec", "serviceAccountName"], "no token of the account is given to the pod")
         .when(When::IsNot("default")),
     pods(&["spec", "enableServiceLinks"], "variables that name Services are set all the same")
@@ -192,13 +191,6 @@ pub const ROWS: &[Row] = &[
     pods(&["spec", "containers", "[]", "env", "[]", "valueFrom", "fileKeyRef"], "the variable is not set"),
     pods(&["spec", "containers", "[]", "volumeDevices"], "block devices are not given to containers"),
     pods(&["spec", "resourceClaims"], NO_DEVICES),
-    pods(&["spec", "resources"], "resources of a pod as a whole are not reserved or limited"),
-    pods(&["spec", "hostnameOverride"], "the pod is called by its hostname or its name"),
-    pods(&["spec", "securityContext", "seLinuxOptions"], "no SELinux label is set"),
-    pods(&["spec", "containers", "[]", "securityContext", "seLinuxOptions"], "no SELinux label is set"),
-    pods(&["spec", "initContainers", "[]", "securityContext", "seLinuxOptions"], "no SELinux label is set"),
-    pods(&["spec", "securityContext", "supplementalGroupsPolicy"], "groups of the image are added")
-        .when(When::Is("Strict")),
     pods(&["spec", "containers", "[]", "restartPolicyRules"], "the restart policy alone decides"),
     pods(&["spec", "containers", "[]", "lifecycle", "stopSignal"], "the image's own signal is sent"),
     pods(
@@ -209,7 +201,7 @@ pub const ROWS: &[Row] = &[
         &["spec", "containers", "[]", "volumeMounts", "[]", "recursiveReadOnly"],
         "mounts below the volume stay writable",
     )
-    .when(When::IsNot("Disabled")),
+    .when(When::Is("IfPossible")),
     field(POD, &["spec", "ephemeralContainers"], "ephemeral containers are not started")
         .by("ephemeralcontainers"),
 ];
