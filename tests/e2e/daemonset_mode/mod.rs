@@ -2,7 +2,7 @@
 //! our own node agent does not run on, asking the API server only for what the ClusterRole allows.
 //!
 //! The API server has no service-account tokens yet: a kubeconfig lies where the token would, and leads to a recorder, which judges each
-//! request by the ClusterRole and passes it on under the client certificate of another node.
+//! request by the ClusterRole and passes it on under the administrator's certificate: a node's may only speak for that node.
 
 mod container;
 mod manifest;
@@ -247,7 +247,7 @@ fn owners_are_told(kubectl: &Kubectl, node: &str) -> Result<()> {
     })
 }
 
-/// `kubectl proxy`: plain HTTP on one side, the client certificate of a node on the other.
+/// `kubectl proxy`: plain HTTP on one side, the administrator's certificate on the other.
 struct Upstream {
     child: Child,
     address: SocketAddr,
@@ -255,9 +255,8 @@ struct Upstream {
 
 impl Upstream {
     fn start(cluster: &Cluster) -> Result<Upstream> {
-        let path = cluster.lab().nodes()?.first().context("a node")?.dir().join("recorder.kubeconfig");
-        std::fs::write(&path, other_node::kubeconfig(cluster)?)?;
-        let mut child = Kubectl::new(path)?
+        let mut child = cluster
+            .kubectl()
             .command("proxy --port=0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
