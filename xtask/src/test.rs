@@ -49,6 +49,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     setup::run()?;
     let begun = Instant::now();
     build::programs()?;
+    // An end-to-end case types `cargo xtask up --host` on a machine of its own.
+    build::binaries(&["xtask"])?;
     let mut programs = build::tests(&args.packages)?;
     if let Some(only) = &args.only {
         programs.retain(|program| program.name.contains(only));

@@ -32,7 +32,8 @@ fn the_backend_sees_the_client_and_its_node_answers() {
             assert!(said.starts_with("pod1:192.168.50.100:"), "{xdp:?}: {said}");
         }
         let handed_on = world.nodes[0].object.counted(Reason::Encapsulated).unwrap();
-        assert!(handed_on >= 4 * 40, "{xdp:?}: {handed_on}");
+        // SYN, ACK and FIN of each; the greeting's acknowledgement may go with the FIN.
+        assert!(handed_on >= 3 * 40, "{xdp:?}: {handed_on}");
         if xdp.is_some() {
             assert!(tunnelled(&world.nodes[0]) < handed_on / 2, "{xdp:?}: by XDP, not by the VXLAN device");
         }
