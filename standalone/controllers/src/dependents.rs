@@ -1,7 +1,6 @@
 //! Claiming, creating and deleting the pods of any kind of owner.
 
 use std::collections::HashSet;
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -9,9 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::DeleteParams;
 use kube::{Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use skerry_informer::{Kind, ObjectKey, Term, WriteError};
+use skerry_informer::{Kind, Object, ObjectKey, Term, WriteError};
 
 use crate::context::Context;
 use crate::owner::{adoption, claim, controller_of, controller_reference, disowning};
@@ -33,7 +30,7 @@ pub async fn claim_pods<O>(
     selector: &LabelSelector,
 ) -> Result<Claimed, WriteError>
 where
-    O: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+    O: Object,
 {
     // Looked for before and after: one that changes sides meanwhile is counted on one of them.
     let mut unreadable = unreadable_pods(context, owner, selector);
@@ -62,7 +59,7 @@ async fn claim_readable<O>(
     selector: &LabelSelector,
 ) -> Result<Vec<Arc<Pod>>, WriteError>
 where
-    O: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+    O: Object,
 {
     let pods = &context.cache.pods;
     let key = ObjectKey::of(owner);

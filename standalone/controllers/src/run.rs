@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use skerry_informer::{
-    ConnectError, Next, Queue, Readers, certificate_authority, connect, record, run_to_end, run_workers,
+    ConnectError, Next, Queue, Readers, Work, certificate_authority, connect, record, run_to_end,
+    run_workers, work,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -154,14 +155,22 @@ impl Start<'_> {
     where
         K: Clone + Eq + Hash + Display + Send + Sync + 'static,
         L: FnOnce(&Arc<Context>, &Arc<Queue<K>>),
-        R: Fn(Arc<Context>, K) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Result<Next, E>> + Send,
+        R: Fn(Arc<Context>, K) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Next, E>> + Send + 'static,
         E: std::error::Error + Send + 'static,
     {
         let queue = Arc::new(Queue::default());
         listen(self.context, &queue);
+        let context = self.context.clone();
+        self.workers(name, queue.clone(), work(move |key| reconcile(context.clone(), key)));
+        queue
+    }
+
+    fn workers<K>(&mut self, name: &'static str, queue: Arc<Queue<K>>, work: Work<K>)
+    where
+        K: Clone + Eq + Hash + Display + Send + Sync + 'static,
+    {
         let (context, shutdown, workers) = (self.context.clone(), self.shutdown.clone(), self.workers);
-        let keys = queue.clone();
         self.tasks.spawn(async move {
             let filled = async {
                 context.cache.synced().await;
@@ -171,10 +180,8 @@ impl Start<'_> {
                 }
             };
             if shutdown.run_until_cancelled(filled).await.is_some() {
-                let work = move |key| reconcile(context.clone(), key);
-                run_workers(name, keys, workers, work, shutdown).await;
+                run_workers(name, queue, workers, work, shutdown).await;
             }
         });
-        queue
     }
 }

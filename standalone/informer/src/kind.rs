@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use futures::future::{BoxFuture, FutureExt};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ClusterResourceScope, NamespaceResourceScope};
 use kube::{Client, Resource, ResourceExt};
@@ -58,6 +59,8 @@ impl WriteError {
 }
 
 type WriteResult<T> = Result<T, WriteError>;
+/// Boxed here, so that a crate which awaits it compiles nothing of it.
+type Writing<'a, T> = BoxFuture<'a, WriteResult<T>>;
 
 /// Cache and writes of one kind.
 pub struct Kind<K> {
@@ -84,10 +87,18 @@ where
     }
 }
 
-impl<K> Kind<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+/// An object of a kind that is known when this is compiled.
+pub trait Object:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Serialize + Sync + 'static
 {
+}
+
+impl<K> Object for K where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Serialize + Sync + 'static
+{
+}
+
+impl<K: Object> Kind<K> {
     /// The client side of this kind in `namespace` (ignored for cluster-scoped kinds). What the API server answers may be
     /// unreadable where what was asked for is done.
     pub fn api(&self, namespace: &str) -> Api<Item<K>> {
@@ -95,82 +106,97 @@ where
     }
 
     /// Reads the object past the cache, or what can be read of it; `None` when it is not there.
-    pub async fn live(&self, key: &ObjectKey) -> WriteResult<Option<K>> {
-        let live =
-            self.api(&key.namespace).get_opt(&key.name).await.map_err(|e| self.failed("get", key, e))?;
-        Ok(live.map(Item::any))
+    pub fn live<'a>(&'a self, key: &'a ObjectKey) -> Writing<'a, Option<K>> {
+        async move {
+            let live =
+                self.api(&key.namespace).get_opt(&key.name).await.map_err(|e| self.failed("get", key, e))?;
+            Ok(live.map(Item::any))
+        }
+        .boxed()
     }
 
-    pub async fn create(&self, object: &K) -> WriteResult<K> {
-        let key = ObjectKey::of(object);
-        let made = self.api(&key.namespace).create(&PostParams::default(), &object.clone().into()).await;
-        let made = made.map_err(|e| {
-            let name = if key.name.is_empty() {
-                format!("{}*", object.meta().generate_name.as_deref().unwrap_or(""))
-            } else {
-                key.name.to_string()
-            };
-            self.failed("create", &ObjectKey::new(&key.namespace, &name), e)
-        })?;
-        self.store.wrote(made.clone());
-        Ok(made.any())
+    pub fn create<'a>(&'a self, object: &'a K) -> Writing<'a, K> {
+        async move {
+            let key = ObjectKey::of(object);
+            let made = self.api(&key.namespace).create(&PostParams::default(), &object.clone().into()).await;
+            let made = made.map_err(|e| {
+                let name = if key.name.is_empty() {
+                    format!("{}*", object.meta().generate_name.as_deref().unwrap_or(""))
+                } else {
+                    key.name.to_string()
+                };
+                self.failed("create", &ObjectKey::new(&key.namespace, &name), e)
+            })?;
+            self.store.wrote(made.clone());
+            Ok(made.any())
+        }
+        .boxed()
     }
 
     /// Merge patch (RFC 7386) of the object.
-    pub async fn patch(&self, key: &ObjectKey, patch: &Value) -> WriteResult<K> {
-        let params = PatchParams::default();
-        let made = self.api(&key.namespace).patch(&key.name, &params, &Patch::Merge(patch)).await;
-        let made = made.map_err(|e| self.failed("patch", key, e))?;
-        self.store.wrote(made.clone());
-        Ok(made.any())
+    pub fn patch<'a>(&'a self, key: &'a ObjectKey, patch: &'a Value) -> Writing<'a, K> {
+        async move {
+            let params = PatchParams::default();
+            let made = self.api(&key.namespace).patch(&key.name, &params, &Patch::Merge(patch)).await;
+            let made = made.map_err(|e| self.failed("patch", key, e))?;
+            self.store.wrote(made.clone());
+            Ok(made.any())
+        }
+        .boxed()
     }
 
     /// Merge patch of the status alone; nothing else in `patch` has effect. Pass the revision the decision was taken
     /// on to have a stale decision refused (409).
-    pub async fn patch_status(
-        &self,
-        key: &ObjectKey,
-        revision: Option<&str>,
+    pub fn patch_status<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        revision: Option<&'a str>,
         status: Value,
-    ) -> WriteResult<K> {
-        let mut patch = json!({"status": status});
-        if let Some(revision) = revision {
-            patch["metadata"] = json!({"resourceVersion": revision});
+    ) -> Writing<'a, K> {
+        async move {
+            let mut patch = json!({"status": status});
+            if let Some(revision) = revision {
+                patch["metadata"] = json!({"resourceVersion": revision});
+            }
+            let params = PatchParams::default();
+            let made = self.api(&key.namespace).patch_status(&key.name, &params, &Patch::Merge(&patch)).await;
+            let made = made.map_err(|e| self.failed("patch status of", key, e))?;
+            self.store.wrote(made.clone());
+            Ok(made.any())
         }
-        let params = PatchParams::default();
-        let made = self.api(&key.namespace).patch_status(&key.name, &params, &Patch::Merge(&patch)).await;
-        let made = made.map_err(|e| self.failed("patch status of", key, e))?;
-        self.store.wrote(made.clone());
-        Ok(made.any())
+        .boxed()
     }
 
     /// Deletes the object that has this uid; that it is gone already (or another stands there) is no error.
     /// Background propagation unless `params` say otherwise.
-    pub async fn delete(&self, object: &K, params: DeleteParams) -> WriteResult<()> {
-        let key = ObjectKey::of(object);
-        let uid = object.uid().unwrap_or_default();
-        let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
-        match self.api(&key.namespace).delete(&key.name, &params.preconditions(preconditions)).await {
-            Ok(answer) => {
-                // The object, when it lives on for its grace period or finalizers; its last state or a Status else.
-                let lives_on = answer.left().filter(|left| {
-                    let meta = left.meta();
-                    meta.deletion_timestamp.is_some()
-                        && (meta.deletion_grace_period_seconds.unwrap_or(0) > 0
-                            || meta.finalizers.as_ref().is_some_and(|f| !f.is_empty()))
-                });
-                match lives_on {
-                    Some(object) => self.store.wrote(object),
-                    None => self.store.ended(&key, &uid),
+    pub fn delete<'a>(&'a self, object: &'a K, params: DeleteParams) -> Writing<'a, ()> {
+        async move {
+            let key = ObjectKey::of(object);
+            let uid = object.uid().unwrap_or_default();
+            let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
+            match self.api(&key.namespace).delete(&key.name, &params.preconditions(preconditions)).await {
+                Ok(answer) => {
+                    // The object, when it lives on for its grace period or finalizers; its last state or a Status else.
+                    let lives_on = answer.left().filter(|left| {
+                        let meta = left.meta();
+                        meta.deletion_timestamp.is_some()
+                            && (meta.deletion_grace_period_seconds.unwrap_or(0) > 0
+                                || meta.finalizers.as_ref().is_some_and(|f| !f.is_empty()))
+                    });
+                    match lives_on {
+                        Some(object) => self.store.wrote(object),
+                        None => self.store.ended(&key, &uid),
+                    }
+                    Ok(())
                 }
-                Ok(())
+                Err(kube::Error::Api(status)) if status.is_not_found() => {
+                    self.store.ended(&key, &uid);
+                    Ok(())
+                }
+                Err(error) => Err(self.failed("delete", &key, error)),
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() => {
-                self.store.ended(&key, &uid);
-                Ok(())
-            }
-            Err(error) => Err(self.failed("delete", &key, error)),
         }
+        .boxed()
     }
 
     fn failed(&self, operation: &'static str, key: &ObjectKey, source: kube::Error) -> WriteError {

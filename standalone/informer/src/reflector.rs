@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use kube::Resource;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
@@ -34,22 +35,25 @@ pub struct Narrow {
 }
 
 /// Fills `store` from `api` until `shutdown`; `readers` can tell how it does. For metadata alone `K` is a
-/// [`kube::api::PartialObjectMeta`].
-pub async fn reflect<K>(
+/// [`kube::api::PartialObjectMeta`]. Boxed here, so that a crate which spawns it compiles nothing of it.
+pub fn reflect<K>(
     api: Api<Item<K>>,
     store: Arc<Store<K>>,
     narrow: Narrow,
     readers: Readers,
     shutdown: CancellationToken,
-) where
+) -> BoxFuture<'static, ()>
+where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     readers.add(api.resource_url(), &store);
     let reflector = Reflector { api, store, narrow, readers };
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = reflector.run() => {}
-    }
+    Box::pin(async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = reflector.run() => {}
+        }
+    })
 }
 
 struct Reflector<K> {

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -21,19 +22,33 @@ pub enum Next {
     After(Duration),
 }
 
+/// What is done with a key, boxed, so that the workers are compiled once for a sort of key and not for each controller.
+pub type Work<T> = Arc<dyn Fn(T) -> BoxFuture<'static, Result<Next, Failure>> + Send + Sync>;
+type Failure = Box<dyn std::error::Error + Send>;
+
+/// Boxes what is done with a key.
+pub fn work<T, F, Fut, E>(work: F) -> Work<T>
+where
+    F: Fn(T) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Next, E>> + Send + 'static,
+    E: std::error::Error + Send + 'static,
+{
+    Arc::new(move |key| {
+        let outcome = work(key);
+        Box::pin(async move { outcome.await.map_err(|error| Box::new(error) as Failure) })
+    })
+}
+
 /// Runs `count` workers that hand keys of `queue` to `work`, until `shutdown`. A failing key is tried again after its
 /// back-off; a conflict with another writer (409) is no news and is logged low.
-pub async fn run_workers<T, F, Fut, E>(
+pub async fn run_workers<T>(
     name: &'static str,
     queue: Arc<Queue<T>>,
     count: usize,
-    work: F,
+    work: Work<T>,
     shutdown: CancellationToken,
 ) where
     T: Clone + Eq + Hash + Display + Send + Sync + 'static,
-    F: Fn(T) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = Result<Next, E>> + Send,
-    E: std::error::Error + Send + 'static,
 {
     let mut workers = JoinSet::new();
     for _ in 0..count {
@@ -49,10 +64,10 @@ pub async fn run_workers<T, F, Fut, E>(
                         queue.done(key, false);
                     }
                     Err(error) => {
-                        if is_conflict(&error) {
+                        if is_conflict(&*error) {
                             debug!(controller = name, %key, "someone else wrote first; trying again");
                         } else {
-                            warn!(controller = name, %key, error = %chain(&error), "failed; trying again");
+                            warn!(controller = name, %key, error = %chain(&*error), "failed; trying again");
                         }
                         queue.done(key, true);
                     }
