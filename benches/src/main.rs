@@ -1,4 +1,4 @@
-//! Side-by-side benchmarks, by the ids of the design's budgets. `cargo xtask bench` builds and runs them.
+//! Side-by-side benchmarks, by the ids of `docs/budgets.md`. `cargo xtask bench` builds and runs them.
 //!
 //! A benchmark returns rows: our figure, the peer's, their ratio, each with its spread. It fails where an answer is
 //! wrong, never because a figure is bad.
@@ -6,25 +6,25 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod balancer;
+mod cni_add;
+mod connect_latency;
+mod connections;
+mod endpoint_change;
 mod ends;
 mod filled;
+mod first_sync;
 mod flannel;
-mod p1;
-mod p15;
-mod p16;
-mod p17;
-mod p2;
-mod p3;
-mod p4;
-mod p5;
-mod p6;
-mod p7;
-mod p8;
+mod memory;
+mod node_port;
+mod overlay;
 mod peers;
 mod plot;
 mod probe;
 mod process;
+mod programs;
 mod row;
+mod standalone;
 mod stats;
 mod synced;
 
@@ -47,21 +47,21 @@ pub struct Options {
 type Bench = fn(&Options) -> Result<Vec<Row>>;
 
 const BENCHES: &[(&str, &str, Bench)] = &[
-    ("P1", "new connections through a ClusterIP, as a share of bare", p1::run),
-    ("P2", "connect latency through a ClusterIP, over bare", p2::run),
-    ("P3", "first sync of 10,000 services", p3::run),
-    ("P4", "one endpoint change until traffic follows, at 10,000 services", p4::run),
-    ("P5", "memory of the proxy at 10,000 services", p5::run),
-    ("P6", "pod to pod over VXLAN", p6::run),
-    ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", p7::run),
-    ("P8", "CNI ADD, from the start of the process to the result", p8::run),
+    ("P1", "new connections through a ClusterIP, as a share of bare", connections::run),
+    ("P2", "connect latency through a ClusterIP, over bare", connect_latency::run),
+    ("P3", "first sync of 10,000 services", first_sync::run),
+    ("P4", "one endpoint change until traffic follows, at 10,000 services", endpoint_change::run),
+    ("P5", "memory of the proxy at 10,000 services", memory::run),
+    ("P6", "pod to pod over VXLAN", overlay::run),
+    ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", node_port::run),
+    ("P8", "CNI ADD, from the start of the process to the result", cni_add::run),
     (
         "P15",
         "the balancer alone: packets beside a bare program, connections beside HAProxy and nginx",
-        p15::run,
+        balancer::run,
     ),
-    ("P16", "instructions of each program, walked ones, and time over an empty program", p16::run),
-    ("P17", "a machine alone: start to Ready, and idle", p17::run),
+    ("P16", "instructions of each program, walked ones, and time over an empty program", programs::run),
+    ("P17", "a machine alone: start to Ready, and idle", standalone::run),
 ];
 
 /// The benchmark whose rows are drawn as curves.

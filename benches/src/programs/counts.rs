@@ -53,7 +53,7 @@ pub fn kernel() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::p16::baseline::{self, Baseline};
+    use crate::programs::baseline::{self, Baseline};
 
     #[test]
     fn no_program_has_grown_unsaid() {

@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use crate::{
     Options,
+    connections::{Contender, Scene},
     ends::{self, Client, Connects},
-    p1::{Contender, Scene},
     row::Row,
 };
 
