@@ -37,7 +37,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 type Case = fn(&world::World) -> anyhow::Result<()>;
 type Apart = fn() -> anyhow::Result<()>;
 
-/// Cases in the one cluster, by the walkthrough's rows where there is one.
+/// Cases in the one cluster; `row_NN` counts what a person types on the first days, in that order.
 const CASES: &[(&str, Case)] = &[
     ("row_01_a_deployment_spreads_over_the_workers", create_deployment::spreads),
     ("row_02_a_pod_is_created_then_runs", simple_pod::is_created_then_runs),

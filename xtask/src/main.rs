@@ -45,7 +45,7 @@ enum Command {
     Check,
     /// Formatting, clippy, licences, and the rules that clippy doesn't know
     CiLints,
-    /// Measure, by the ids of the design's budgets (P1, P4, P8 …); all without any
+    /// Measure, by the ids of docs/budgets.md (P1, P4, P8 …); all without any
     Bench(bench::Args),
     /// Write the definitions of the API server's schemas anew, after k8s-openapi has changed
     Definitions,

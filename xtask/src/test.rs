@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(1_200);
 const FIRST: &[&str] = &["proxy-agent/it", "skerry-packet-cases/it", "skerry-kubelet/agent"];
 /// Why a test may be skipped, as the beginning of the reason that it gives.
 const EXPECTED_SKIPS: &[&str] =
-    &["no ../shared", "the accepted figures are of Linux", "in a virtual machine only: "];
+    &["no Kubernetes reference", "the accepted figures are of Linux", "in a virtual machine only: "];
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -245,8 +245,10 @@ mod tests {
     #[test]
     fn a_skip_is_no_pass_and_an_unexpected_one_fails() {
         let verdict = Verdict { passed: 5, ignored: vec!["slow".into()], ..Verdict::named("a") };
-        let skips =
-            [("x".to_owned(), "no ../shared here".to_owned()), ("y".to_owned(), "no idea".to_owned())];
+        let skips = [
+            ("x".to_owned(), "no Kubernetes reference here".to_owned()),
+            ("y".to_owned(), "no idea".to_owned()),
+        ];
         let total = Total::of(&[verdict], &skips, EXPECTED_SKIPS);
         assert_eq!((total.passed, total.failed, total.skipped.len()), (3, 2, 1));
         assert!(total.failures.iter().any(|f| f.contains("a: slow")));

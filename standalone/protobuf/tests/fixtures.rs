@@ -4,8 +4,13 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+/// In the folder of docs/testing.md, "Kubernetes' own documents".
 fn fixtures() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/kubernetes/golden");
+    let folder = std::env::var_os("SKERRY_KUBERNETES_REFERENCE").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/kubernetes"),
+        PathBuf::from,
+    );
+    let folder = folder.join("golden");
     folder.is_dir().then_some(folder)
 }
 
@@ -26,7 +31,7 @@ fn every_fixture_is_read_from_protobuf_and_written_back_to_the_byte() {
     let Some(folder) = fixtures() else {
         skerry_lab::skipped(
             "every_fixture_is_read_from_protobuf_and_written_back_to_the_byte",
-            "no ../shared: the codec fixtures are not at hand",
+            "no Kubernetes reference: the codec fixtures are not at hand",
         );
         return;
     };

@@ -9,7 +9,8 @@ use std::{
 use serde_json::Value;
 use skerry_schema::{Deleted, Format, ListType, Shape, Ty, decode, find_kind, kinds, split_api_version};
 
-/// `$SKERRY_KUBERNETES_REFERENCE`, or `../shared/kubernetes` beside the workspace.
+/// `$SKERRY_KUBERNETES_REFERENCE`, or `shared/kubernetes` beside the workspace: see docs/testing.md, "Kubernetes' own
+/// documents".
 fn reference(test: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("SKERRY_KUBERNETES_REFERENCE").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/kubernetes"),
@@ -18,7 +19,7 @@ fn reference(test: &str) -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    skerry_lab::skipped(test, &format!("no ../shared: {} is absent", folder.display()));
+    skerry_lab::skipped(test, &format!("no Kubernetes reference: {} is absent", folder.display()));
     None
 }
 
