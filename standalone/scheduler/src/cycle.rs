@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::nodes::Nodes;
-use crate::plugins::{Attempt, Namespaces, PLUGINS};
+use crate::nodes::{NodeFacts, Nodes};
+use crate::plugins::{Attempt, Namespaces, PLUGINS, Plugin, Refusal};
 use crate::pod::PodInfo;
 use crate::queue::Events;
 
@@ -34,6 +34,13 @@ pub struct Diagnosis {
 /// Decides for one pod. `start` is where the search begins: it is moved on, so that with many nodes each gets its turn.
 pub fn schedule(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces, start: &mut usize) -> Decision {
     let attempt = Attempt::new(pod, nodes, namespaces);
+    // Where others made room for it, unless that node does not take it after all.
+    if let Some(slot) = pod.nominated.as_deref().and_then(|name| nodes.slot_of(name))
+        && let Some(facts) = nodes.facts(slot)
+        && refusal(&attempt, slot, facts).is_none()
+    {
+        return Decision::Place(facts.name.clone());
+    }
     let (feasible, diagnosis) = filter(&attempt, start);
     match best(&attempt, &feasible) {
         Some(slot) => {
@@ -41,6 +48,41 @@ pub fn schedule(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces, start: &m
             Decision::Place(name)
         }
         None => Decision::Refuse(diagnosis),
+    }
+}
+
+/// Whether this one node takes the pod.
+///
+/// # Errors
+/// Why not.
+pub fn fits(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces, node: &str) -> Result<(), Diagnosis> {
+    let attempt = Attempt::new(pod, nodes, namespaces);
+    let slot = nodes.slot_of(node);
+    let facts = slot.and_then(|slot| Some((slot, nodes.facts(slot)?)));
+    let mut diagnosis = Diagnosis::new(nodes.len());
+    let refused = facts.and_then(|(slot, facts)| Some((slot, refusal(&attempt, slot, facts)?)));
+    match refused {
+        None => Ok(()),
+        Some((slot, (plugin, refusal))) => {
+            diagnosis.note(slot, plugin, refusal);
+            Err(diagnosis)
+        }
+    }
+}
+
+impl Diagnosis {
+    fn new(nodes: usize) -> Self {
+        Self { nodes, reasons: BTreeMap::new(), wakes: Events::NODE_ADDED, crowded: Vec::new() }
+    }
+
+    fn note(&mut self, slot: usize, plugin: &Plugin, refusal: Refusal) {
+        self.wakes = self.wakes.or(plugin.wakes);
+        if refusal.pods_matter {
+            self.crowded.push(slot);
+        }
+        for reason in refusal.reasons {
+            *self.reasons.entry(reason).or_insert(0) += 1;
+        }
     }
 }
 
@@ -57,32 +99,15 @@ fn filter(attempt: &Attempt<'_>, start: &mut usize) -> (Vec<usize>, Diagnosis) {
     let nodes = attempt.nodes;
     let (width, enough) = (nodes.width(), enough(nodes.len()));
     let mut feasible = Vec::new();
-    let mut diagnosis = Diagnosis {
-        nodes: nodes.len(),
-        reasons: BTreeMap::new(),
-        wakes: Events::NODE_ADDED,
-        crowded: Vec::new(),
-    };
+    let mut diagnosis = Diagnosis::new(nodes.len());
     let mut looked_at = 0;
     while looked_at < width && feasible.len() < enough {
         let slot = (*start + looked_at) % width;
         looked_at += 1;
         let Some(facts) = nodes.facts(slot) else { continue };
-        let refusal = PLUGINS.iter().find_map(|plugin| {
-            let refusal = plugin.filter.and_then(|filter| filter(attempt, slot, facts).err());
-            refusal.map(|refusal| (plugin, refusal))
-        });
-        match refusal {
+        match refusal(attempt, slot, facts) {
             None => feasible.push(slot),
-            Some((plugin, refusal)) => {
-                diagnosis.wakes = diagnosis.wakes.or(plugin.wakes);
-                if refusal.pods_matter {
-                    diagnosis.crowded.push(slot);
-                }
-                for reason in refusal.reasons {
-                    *diagnosis.reasons.entry(reason).or_insert(0) += 1;
-                }
-            }
+            Some((plugin, refusal)) => diagnosis.note(slot, plugin, refusal),
         }
     }
     // Looking at all nodes leaves the start where it is: equal inputs give equal answers.
@@ -90,6 +115,18 @@ fn filter(attempt: &Attempt<'_>, start: &mut usize) -> (Vec<usize>, Diagnosis) {
         *start = (*start + looked_at) % width;
     }
     (feasible, diagnosis)
+}
+
+/// The first plugin that refuses the node, with what it says.
+pub(crate) fn refusal(
+    attempt: &Attempt<'_>,
+    slot: usize,
+    facts: &NodeFacts,
+) -> Option<(&'static Plugin, Refusal)> {
+    PLUGINS.iter().find_map(|plugin| {
+        let refusal = plugin.filter.and_then(|filter| filter(attempt, slot, facts).err());
+        refusal.map(|refusal| (plugin, refusal))
+    })
 }
 
 /// The slot with the best weighted sum of scores; among equals the one with the fewest pods, then by name.

@@ -13,9 +13,11 @@ pub mod message;
 pub mod nodes;
 pub mod plugins;
 pub mod pod;
+pub mod preempt;
 pub mod queue;
 pub mod resources;
 mod run;
 mod shell;
+mod write;
 
 pub use run::{Config, Error, run};

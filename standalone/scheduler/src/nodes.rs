@@ -216,6 +216,10 @@ impl Nodes {
         self.placed.get(uid).map(|(slot, _)| self.names[*slot].as_str())
     }
 
+    pub fn slot_of(&self, node: &str) -> Option<usize> {
+        self.slots.get(node).copied()
+    }
+
     fn slot(&mut self, name: &str) -> usize {
         if let Some(&slot) = self.slots.get(name) {
             return slot;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     NodeSelector, Pod, PodAffinityTerm, PreferredSchedulingTerm, Toleration, TopologySpreadConstraint,
     WeightedPodAffinityTerm,
@@ -10,6 +11,11 @@ use kube::ResourceExt;
 use skerry_informer::ObjectKey;
 
 use crate::resources::{self, Resources};
+
+/// Condition of a pod that is about to be ended by the cluster (KEP-3329).
+pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
+/// That condition's reason where the scheduler ends it.
+pub const PREEMPTED: &str = "PreemptionByScheduler";
 
 /// A port of the node that a pod wants for itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,12 +70,20 @@ pub struct PodInfo {
     pub terminating: bool,
     /// `preemptionPolicy: Never`.
     pub never_preempts: bool,
+    /// The node on which others were made to go for it.
+    pub nominated: Option<String>,
+    /// It goes to make room for one of higher priority.
+    pub preempted: bool,
+    /// When its node took it.
+    pub started: Option<Timestamp>,
 }
 
 impl PodInfo {
     pub fn of(pod: &Pod) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("");
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("");
+        let mut conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
         let affinity = spec.affinity.clone().unwrap_or_default();
         let nodes = affinity.node_affinity.unwrap_or_default();
         let near = affinity.pod_affinity.unwrap_or_default();
@@ -106,6 +120,13 @@ impl PodInfo {
                 .next(),
             terminal: matches!(phase, "Succeeded" | "Failed"),
             terminating: pod.metadata.deletion_timestamp.is_some(),
+            nominated: status
+                .and_then(|status| status.nominated_node_name.clone())
+                .filter(|name| !name.is_empty()),
+            preempted: conditions.any(|condition| {
+                condition.type_ == DISRUPTION_TARGET && condition.reason.as_deref() == Some(PREEMPTED)
+            }),
+            started: status.and_then(|status| status.start_time.as_ref()).map(|at| at.0),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Api, Resource};
 use skerry_informer::{
     Change, ConnectError, Kind, Narrow, Readers, Store, connect, record, reflect, run_to_end,
@@ -59,6 +60,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let pods = Kind::<Pod>::namespaced(&client, Store::new(|_| Vec::new(), trim_pod));
     let nodes = Kind::<Node>::cluster(&client, Store::new(|_| Vec::new(), trim_node));
     let namespaces = Store::<Namespace>::new(|_| Vec::new(), trim);
+    let budgets = Store::<PodDisruptionBudget>::new(|_| Vec::new(), trim);
     let inbox = Arc::new(Inbox::default());
     let items = inbox.clone();
     pods.store.on_change(move |change: &Change<Pod>| items.put(Item::Pod(change.key.clone())));
@@ -72,16 +74,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let (readers, token) = with();
     tasks.spawn(reflect(Api::all(client.clone()), nodes.store.clone(), all(), readers, token));
     let (readers, token) = with();
-    tasks.spawn(reflect(Api::all(client), namespaces.clone(), all(), readers, token));
+    tasks.spawn(reflect(Api::all(client.clone()), namespaces.clone(), all(), readers, token));
+    let (readers, token) = with();
+    tasks.spawn(reflect(Api::all(client), budgets.clone(), all(), readers, token));
 
     let ready = async {
         pods.store.synced().await;
         nodes.store.synced().await;
         namespaces.synced().await;
+        budgets.synced().await;
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
         info!("scheduler runs");
-        let shell = Shell::new(&config, Arc::new(pods), nodes, namespaces, recorder, inbox);
+        let shell = Shell::new(&config, Arc::new(pods), nodes, namespaces, budgets, recorder, inbox);
         tasks.spawn(shell.run(shutdown));
     }
     run_to_end(tasks).await;

@@ -4,24 +4,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
-use serde_json::json;
 use skerry_informer::{EventType, Kind, ObjectKey, Recorder, Regarding, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::cycle::{Decision, Diagnosis, schedule};
+use crate::cycle::{Decision, fits, schedule};
 use crate::inbox::{Inbox, Item};
 use crate::message;
 use crate::nodes::Nodes;
 use crate::plugins::Namespaces;
 use crate::pod::PodInfo;
+use crate::preempt::{Budget, Preemption, preempt};
 use crate::queue::{Events, Queue};
 use crate::run::Config;
+use crate::write;
 
 pub struct Shell {
     scheduler_name: String,
@@ -29,12 +30,15 @@ pub struct Shell {
     pods: Arc<Kind<Pod>>,
     nodes: Kind<Node>,
     namespaces: Arc<Store<Namespace>>,
+    budgets: Arc<Store<PodDisruptionBudget>>,
     recorder: Recorder,
     inbox: Arc<Inbox>,
     core: Nodes,
     queue: Queue,
     /// Uid that the core knows under each key: a namesake is another pod.
     known: HashMap<ObjectKey, String>,
+    /// Pods that wait for their victims' end, by uid, each with the node that is kept for it.
+    nominated: HashMap<String, (Arc<PodInfo>, String)>,
     start: usize,
     epoch: Instant,
     /// Writes under way: bindings, and conditions of pods that found no node.
@@ -44,6 +48,7 @@ pub struct Shell {
 /// How a write ended.
 enum Written {
     Bound { pod: Arc<PodInfo>, node: String, outcome: Result<(), kube::Error> },
+    Preempted { pod: Arc<PodInfo>, failed: bool },
     Marked,
 }
 
@@ -53,6 +58,7 @@ impl Shell {
         pods: Arc<Kind<Pod>>,
         nodes: Kind<Node>,
         namespaces: Arc<Store<Namespace>>,
+        budgets: Arc<Store<PodDisruptionBudget>>,
         recorder: Recorder,
         inbox: Arc<Inbox>,
     ) -> Self {
@@ -62,11 +68,13 @@ impl Shell {
             pods,
             nodes,
             namespaces,
+            budgets,
             recorder,
             inbox,
             core: Nodes::default(),
             queue: Queue::default(),
             known: HashMap::new(),
+            nominated: HashMap::new(),
             start: 0,
             epoch: Instant::now(),
             writes: JoinSet::new(),
@@ -139,6 +147,7 @@ impl Shell {
             let was = was.clone();
             self.known.remove(&key);
             self.queue.forget(&key);
+            self.nominated.remove(&was);
             if self.core.unplace(&was) {
                 self.queue.happened(Events::POD_LEFT, self.now_ms());
             }
@@ -146,6 +155,11 @@ impl Shell {
         let Some(pod) = pod else { return };
         let info = Arc::new(PodInfo::of(&pod));
         self.known.insert(key.clone(), info.uid.clone());
+        if info.node.is_some() || info.terminal || info.terminating {
+            self.nominated.remove(&info.uid);
+        } else if let Some(node) = &info.nominated {
+            self.nominated.insert(info.uid.clone(), (info.clone(), node.clone()));
+        }
         if let Some(node) = &info.node {
             self.queue.forget(&key);
             let (was_there, terminal) = (self.core.node_of(&info.uid).is_some(), info.terminal);
@@ -185,17 +199,92 @@ impl Shell {
     }
 
     fn attempt(&mut self, pod: Arc<PodInfo>) {
+        let pod = self.with_nomination(pod);
         let namespaces = self.namespace_labels(&pod);
-        match schedule(&pod, &self.core, &namespaces, &mut self.start) {
+        // Room that is kept for others of its priority or above is taken; and they may not be there in the end.
+        let guests = self.take_in_nominated(&pod);
+        let mut decision = schedule(&pod, &self.core, &namespaces, &mut self.start);
+        guests.iter().for_each(|uid| _ = self.core.unplace(uid));
+        if !guests.is_empty()
+            && let Decision::Place(node) = &decision
+            && let Err(diagnosis) = fits(&pod, &self.core, &namespaces, node)
+        {
+            decision = Decision::Refuse(diagnosis);
+        }
+        match decision {
             Decision::Place(node) => {
                 self.core.place(pod.clone(), &node);
                 self.bind(pod, node);
             }
             Decision::Refuse(diagnosis) => {
+                let budgets = self.budgets.list();
+                let budgets: Vec<Budget> = budgets.iter().filter_map(|budget| Budget::of(budget)).collect();
+                let guests = self.take_in_nominated(&pod);
+                let preemption = preempt(&pod, &mut self.core, &namespaces, &diagnosis, &budgets);
+                guests.iter().for_each(|uid| _ = self.core.unplace(uid));
                 self.queue.unschedulable(&pod.key, diagnosis.wakes, self.now_ms());
-                self.mark(&pod, &diagnosis);
+                let node = self.make_room(&pod, &preemption);
+                self.mark(&pod, &message::unschedulable(&diagnosis, &preemption), node);
             }
         }
+    }
+
+    /// The pod with the node that is kept for it: the queue's may be older than our own decision.
+    fn with_nomination(&self, pod: Arc<PodInfo>) -> Arc<PodInfo> {
+        match self.nominated.get(&pod.uid) {
+            Some((_, node)) if pod.nominated.as_ref() != Some(node) => {
+                Arc::new(PodInfo { nominated: Some(node.clone()), ..(*pod).clone() })
+            }
+            _ => pod,
+        }
+    }
+
+    /// Places other pods of at least this priority where room is kept for them; their uids, to be taken off again.
+    fn take_in_nominated(&mut self, pod: &PodInfo) -> Vec<String> {
+        let (core, waiting) = (&mut self.core, &self.nominated);
+        let mut guests = Vec::new();
+        for (uid, (other, node)) in waiting {
+            if *uid != pod.uid && other.priority >= pod.priority && core.node_of(uid).is_none() {
+                core.place(other.clone(), node);
+                guests.push(uid.clone());
+            }
+        }
+        guests
+    }
+
+    /// Ends the victims, if there are any; the node that is kept for the pod then.
+    fn make_room(&mut self, pod: &Arc<PodInfo>, preemption: &Preemption) -> Option<String> {
+        let Preemption::Victims { node, victims } = preemption else { return None };
+        for victim in victims {
+            let text = format!("Preempted by pod {} on node {node}", pod.uid);
+            self.recorder.event(regarding(victim), EventType::Normal, "Preempted", text);
+        }
+        // Less important ones for whom room is kept there look for another place.
+        let outdone = |other: &PodInfo, at: &String| other.priority < pod.priority && at == node;
+        let outdone: Vec<Arc<PodInfo>> = self
+            .nominated
+            .values()
+            .filter(|(other, at)| outdone(other, at))
+            .map(|(other, _)| other.clone())
+            .collect();
+        for other in &outdone {
+            self.nominated.remove(&other.uid);
+            let (kind, other) = (self.pods.clone(), other.clone());
+            self.writes.spawn(async move {
+                write::nominate(&kind, &other, None).await;
+                Written::Marked
+            });
+        }
+        self.nominated.insert(pod.uid.clone(), (pod.clone(), node.clone()));
+        let (kind, pod, victims) = (self.pods.clone(), pod.clone(), victims.clone());
+        self.writes.spawn(async move {
+            let mut failed = false;
+            for victim in victims.iter().filter(|victim| !victim.terminating) {
+                failed |= !write::end(&kind, victim).await;
+            }
+            Written::Preempted { pod, failed }
+        });
+        Some(node.clone())
     }
 
     /// Labels of namespaces; only affinity terms with a namespace selector read them.
@@ -214,36 +303,23 @@ impl Shell {
     }
 
     fn bind(&mut self, pod: Arc<PodInfo>, node: String) {
-        let api = self.pods.api(&pod.key.namespace);
+        let kind = self.pods.clone();
         self.writes.spawn(async move {
-            let binding = Binding {
-                metadata: ObjectMeta {
-                    name: Some(pod.key.name.to_string()),
-                    namespace: Some(pod.key.namespace.to_string()),
-                    uid: Some(pod.uid.clone()),
-                    ..Default::default()
-                },
-                target: ObjectReference {
-                    api_version: Some("v1".into()),
-                    kind: Some("Node".into()),
-                    name: Some(node.clone()),
-                    ..Default::default()
-                },
-            };
-            let made = api
-                .create_subresource::<_, serde_json::Value>(
-                    "binding",
-                    &pod.key.name,
-                    &PostParams::default(),
-                    &binding,
-                )
-                .await;
-            Written::Bound { pod, node, outcome: made.map(drop) }
+            let outcome = write::bind(&kind, &pod, &node).await;
+            Written::Bound { pod, node, outcome }
         });
     }
 
     fn written(&mut self, written: Written) {
-        let Written::Bound { pod, node, outcome } = written else { return };
+        let (pod, node, outcome) = match written {
+            Written::Marked | Written::Preempted { failed: false, .. } => return,
+            Written::Preempted { pod, failed: true } => {
+                // Nobody makes room: it looks again, and its room is not kept.
+                self.nominated.remove(&pod.uid);
+                return self.queue.retry(&pod.key, self.now_ms());
+            }
+            Written::Bound { pod, node, outcome } => (pod, node, outcome),
+        };
         let about = regarding(&pod);
         match outcome {
             Ok(()) => {
@@ -277,32 +353,22 @@ impl Shell {
         }
     }
 
-    /// Says on the pod, and in an event, why no node takes it.
-    fn mark(&mut self, pod: &Arc<PodInfo>, diagnosis: &Diagnosis) {
-        let text = message::unschedulable(diagnosis);
-        self.recorder.event(regarding(pod), EventType::Warning, "FailedScheduling", text.clone());
+    /// Says on the pod, and in an event, why no node takes it, and which is kept for it.
+    fn mark(&mut self, pod: &Arc<PodInfo>, text: &str, nominated: Option<String>) {
+        self.recorder.event(regarding(pod), EventType::Warning, "FailedScheduling", text.to_owned());
         let Some(there) = self.pods.store.get(&pod.key) else { return };
         let conditions = there.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let is_said = conditions.into_iter().any(|condition| {
             condition.type_ == "PodScheduled"
                 && condition.status == "False"
-                && condition.message.as_deref() == Some(&text)
+                && condition.message.as_deref() == Some(text)
         });
-        if is_said {
+        if is_said && nominated.is_none() {
             return;
         }
-        let (kind, pod) = (self.pods.clone(), pod.clone());
+        let (kind, pod, text) = (self.pods.clone(), pod.clone(), text.to_owned());
         self.writes.spawn(async move {
-            let condition = json!({
-                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text,
-                "lastProbeTime": null, "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            });
-            let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
-            let api = kind.api(&pod.key.namespace);
-            match api.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
-                Ok(made) => kind.store.wrote(made),
-                Err(error) => debug!(pod = %pod.key, %error, "condition of an unschedulable pod not written"),
-            }
+            write::unschedulable(&kind, &pod, &text, nominated.as_deref()).await;
             Written::Marked
         });
     }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::{
     admit::taken_before,
     mailbox::{Done, Inbox},
-    memory::{Admission, Expected, Memory, ProbeState, Volumes},
+    memory::{Admission, Expected, Failed, Memory, ProbeState, Volumes},
     probes::{ProbeKind, ProbeReport},
     status::ended,
     worker::{Worker, container_of},
@@ -170,8 +170,8 @@ impl Worker {
         match (report.kind, report.passed) {
             (ProbeKind::Startup, true) => state.started = Some(true),
             (ProbeKind::Readiness, passed) => state.ready = Some(passed),
-            (ProbeKind::Startup, false) => state.failed = Some("failed startup probe".to_owned()),
-            (ProbeKind::Liveness, false) => state.failed = Some("failed liveness probe".to_owned()),
+            (ProbeKind::Startup, false) => state.failed = Some(Failed::StartupProbe),
+            (ProbeKind::Liveness, false) => state.failed = Some(Failed::LivenessProbe),
             (ProbeKind::Liveness, true) => {}
         }
     }
@@ -194,8 +194,7 @@ impl Worker {
                 if let Some(text) = failure {
                     let message = format!("PostStartHook failed: {text}");
                     self.event(Some(&name), Kind::Warning, "FailedPostStartHook", message);
-                    let state =
-                        ProbeState { failed: Some("FailedPostStartHook".to_owned()), ..Default::default() };
+                    let state = ProbeState { failed: Some(Failed::PostStartHook), ..Default::default() };
                     self.memory.probes.insert(id, state);
                 }
             }

@@ -136,18 +136,19 @@ fn kill_all(view: View, plan: &mut Plan, why: &str) -> bool {
 }
 
 fn kill(view: View, record: &ContainerRecord, why: &str) -> Action {
+    let grace_s = grace_s(view, record);
+    Action::Kill { id: record.id.clone(), name: record.name.clone(), grace_s, why: why.to_owned() }
+}
+
+/// Seconds between SIGTERM and SIGKILL.
+fn grace_s(view: View, record: &ContainerRecord) -> i64 {
     let grace_s = match record.grace_s {
         // An orphan has no object left that could say.
         Some(grace_s) if view.gone && view.pod.metadata.deletion_timestamp.is_none() => grace_s.max(1),
         _ => view.grace_s(),
     };
     let sidecar = view.init_containers().iter().any(|init| init.name == record.name && is_sidecar(init));
-    let grace_s = if sidecar && (view.terminating() || view.finished()) {
-        left_for_sidecar(view, grace_s)
-    } else {
-        grace_s
-    };
-    Action::Kill { id: record.id.clone(), name: record.name.clone(), grace_s, why: why.to_owned() }
+    if sidecar && (view.terminating() || view.finished()) { left_for_sidecar(view, grace_s) } else { grace_s }
 }
 
 /// All containers of a pod share its grace: what those before a sidecar have used up is not given to it again.
@@ -306,11 +307,18 @@ fn start(view: View, container: &Container, attempt: u32, plan: &mut Plan) -> bo
 }
 
 fn check_running(view: View, container: &Container, record: &ContainerRecord, plan: &mut Plan) {
-    let probe = view.memory.probes.get(&record.id);
+    let failed = view.memory.probes.get(&record.id).and_then(|probe| probe.failed);
     let why = if !record.spec_hash.is_empty() && record.spec_hash != names::spec_hash(container) {
         format!("Container {} definition changed, will be restarted", container.name)
-    } else if let Some(text) = probe.and_then(|probe| probe.failed.as_ref()) {
-        format!("Container {} {text}, will be restarted", container.name)
+    } else if let Some(failed) = failed {
+        let text = format!("Container {} {}, will be restarted", container.name, failed.text());
+        let grace_s = failed.grace_s(container).map_or_else(|| grace_s(view, record), |own| own.max(1));
+        return plan.act(Action::Kill {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            grace_s,
+            why: text,
+        });
     } else {
         match resize::step(view, container, record) {
             Step::Nothing => return,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
 
 use super::backoff::{self, Backoff};
 use crate::admission::Rejection;
@@ -44,8 +44,37 @@ impl StepFailure {
 pub struct ProbeState {
     pub started: Option<bool>,
     pub ready: Option<bool>,
-    /// The startup or liveness probe gave up; the text says which and why.
-    pub failed: Option<String>,
+    /// Why the instance shall end.
+    pub failed: Option<Failed>,
+}
+
+/// What was asked of a running instance and did not succeed, so that it is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    StartupProbe,
+    LivenessProbe,
+    PostStartHook,
+}
+
+impl Failed {
+    /// As upstream says it in the event `Killing`.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::StartupProbe => "failed startup probe",
+            Self::LivenessProbe => "failed liveness probe",
+            Self::PostStartHook => "FailedPostStartHook",
+        }
+    }
+
+    /// Seconds between SIGTERM and SIGKILL that a probe has of its own (KEP-2238).
+    pub fn grace_s(self, container: &Container) -> Option<i64> {
+        let probe = match self {
+            Self::StartupProbe => container.startup_probe.as_ref(),
+            Self::LivenessProbe => container.liveness_probe.as_ref(),
+            Self::PostStartHook => None,
+        };
+        probe?.termination_grace_period_seconds
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! One pod at one moment: its object, the runtime's state, the agent's memory, the time.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec};
 
 use super::{
     backoff,
@@ -83,22 +83,31 @@ impl<'a> View<'a> {
 
     /// Whether and when an ended instance is followed by another.
     pub fn restart(&self, container: &Container, record: &ContainerRecord) -> Restart {
-        let wanted = if is_sidecar(container) {
-            true
-        } else {
-            match self.restart_policy() {
-                "Never" => false,
-                "OnFailure" => record.exit_code != 0,
-                _ => record.exit_code != 0 || !self.is_init(container),
-            }
-        };
-        if !wanted {
+        if !self.runs_again(container, record.exit_code) {
             return Restart::No;
         }
         let backoff = self.memory.restarts.get(&container.name).copied().unwrap_or_default();
         match backoff.until(record.finished_at()) {
             Some(at) if at > self.now => Restart::At(at),
             _ => Restart::Now,
+        }
+    }
+
+    /// The first rule that matches the exit code, then the container's own policy, then the pod's (KEP-5307).
+    fn runs_again(&self, container: &Container, exit_code: i32) -> bool {
+        let rules = container.restart_policy_rules.iter().flatten();
+        if rules.filter(|rule| rule.action == "Restart").any(|rule| matches(rule, exit_code)) {
+            return true;
+        }
+        match container.restart_policy.as_deref() {
+            Some("Always") => true,
+            Some("OnFailure") => exit_code != 0,
+            Some("Never") => false,
+            _ => match self.restart_policy() {
+                "Never" => false,
+                "OnFailure" => exit_code != 0,
+                _ => exit_code != 0 || !self.is_init(container),
+            },
         }
     }
 
@@ -152,6 +161,17 @@ impl<'a> View<'a> {
                 })
             })
     }
+}
+
+fn matches(rule: &ContainerRestartRule, exit_code: i32) -> bool {
+    rule.exit_codes.as_ref().is_some_and(|codes| {
+        let named = codes.values.iter().flatten().any(|value| *value == exit_code);
+        match codes.operator.as_str() {
+            "In" => named,
+            "NotIn" => !named,
+            _ => false,
+        }
+    })
 }
 
 /// An init container that keeps running beside the others (KEP-753).

@@ -12,6 +12,7 @@ use crate::message;
 use crate::nodes::Nodes;
 use crate::plugins::Namespaces;
 use crate::pod::PodInfo;
+use crate::preempt::preempt;
 
 fn node(name: &str, cpu: &str, extra: Value) -> Node {
     let mut node = json!({
@@ -118,22 +119,25 @@ fn three_replicas_land_on_three_workers_and_none_on_the_tainted_server() {
 fn refusal_is_told_in_the_words_users_know() {
     let mut cluster = three_workers_and_a_server();
     let diagnosis = cluster.refusal(&pod("big", asking("64")));
+    let mut told = |diagnosis: &Diagnosis| {
+        let big = pod("big", asking("64"));
+        message::unschedulable(
+            diagnosis,
+            &preempt(&big, &mut cluster.nodes, &Namespaces::new(), diagnosis, &[]),
+        )
+    };
     assert_eq!(
-        message::unschedulable(&diagnosis),
+        told(&diagnosis),
         "0/4 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, \
          3 Insufficient cpu. preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
     );
     let crowded = Diagnosis { crowded: vec![0, 1, 2], ..diagnosis };
-    let text = message::unschedulable(&crowded);
-    assert!(
-        text.ends_with(". preemption: 0/4 nodes are available: 1 Preemption is not helpful for scheduling.")
-    );
-    let text = message::unschedulable(&Diagnosis { crowded: vec![0, 1, 2, 3], ..crowded });
-    assert!(text.ends_with("3 Insufficient cpu."), "nobody looks for victims, so none are spoken of: {text}");
-    assert_eq!(
-        message::unschedulable(&Cluster::new([]).refusal(&pod("a", json!({})))),
-        "no nodes available to schedule pods"
-    );
+    let text = told(&crowded);
+    let expected = ". preemption: 0/4 nodes are available: 1 Preemption is not helpful for scheduling, \
+                    3 No preemption victims found for incoming pod.";
+    assert!(text.ends_with(expected), "{text}");
+    let nowhere = Cluster::new([]).refusal(&pod("a", json!({})));
+    assert_eq!(told(&nowhere), "no nodes available to schedule pods");
 }
 
 #[test]

@@ -39,6 +39,7 @@ pub fn spec(map: &Object, path: &str, errors: &mut Errors) {
             mounts(container, &volumes, &path, errors);
             ports(container, &mut host_ports, list == "containers", &path, errors);
             probes(container, list, &path, errors);
+            restart(container, list, &path, errors);
             image(container, &path, errors);
         }
     }
@@ -122,6 +123,22 @@ fn ports(container: &Object, host_ports: &mut BTreeSet<String>, app: bool, path:
                 errors.push(FieldError::duplicate(join(&path, "hostPort"), &json!(claim)));
             }
         }
+    }
+}
+
+/// A container's own policy, and rules beside it (KEP-5307).
+fn restart(container: &Object, list: &str, path: &str, errors: &mut Errors) {
+    let rules =
+        container.get("restartPolicyRules").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+    if list == "ephemeralContainers" {
+        for field in
+            ["restartPolicy", "restartPolicyRules"].iter().filter(|field| container.contains_key(**field))
+        {
+            errors.push(FieldError::forbidden(join(path, field), "cannot be set for an Ephemeral Container"));
+        }
+    } else if rules && !container.contains_key("restartPolicy") {
+        let detail = "must specify restartPolicy when restart rules are used";
+        errors.push(FieldError::required(join(path, "restartPolicy"), detail));
     }
 }
 

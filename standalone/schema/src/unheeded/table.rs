@@ -191,7 +191,11 @@ pub const ROWS: &[Row] = &[
     pods(&["spec", "containers", "[]", "env", "[]", "valueFrom", "fileKeyRef"], "the variable is not set"),
     pods(&["spec", "containers", "[]", "volumeDevices"], "block devices are not given to containers"),
     pods(&["spec", "resourceClaims"], NO_DEVICES),
-    pods(&["spec", "containers", "[]", "restartPolicyRules"], "the restart policy alone decides"),
+    pods(
+        &["spec", "containers", "[]", "restartPolicyRules", "[]", "action"],
+        "the other containers are not restarted: the restart policy alone decides",
+    )
+    .when(When::Is("RestartAllContainers")),
     pods(&["spec", "containers", "[]", "lifecycle", "stopSignal"], "the image's own signal is sent"),
     pods(
         &["spec", "containers", "[]", "resources", "limits", "ephemeral-storage"],

@@ -5,7 +5,7 @@ use crate::{
     cri::ContainerPhase,
     pods::{
         fixture::{Case, at},
-        memory::{Admission, Expected, ProbeState, StartFailure, StepFailure, Unsettled},
+        memory::{Admission, Expected, Failed, ProbeState, StartFailure, StepFailure, Unsettled},
     },
 };
 
@@ -204,7 +204,7 @@ fn an_orphan_is_ended_with_the_grace_it_was_started_with() {
 
 #[test]
 fn a_failed_probe_or_a_changed_image_kills_the_container() {
-    let failed = ProbeState { failed: Some("failed liveness probe".into()), ..Default::default() };
+    let failed = ProbeState { failed: Some(Failed::LivenessProbe), ..Default::default() };
     let case = Case::simple().sandbox(0).running("a", 0);
     let case = case.with(|memory| _ = memory.probes.insert("a0".into(), failed));
     let why = |actions: Vec<Action>| match actions.as_slice() {
@@ -215,6 +215,52 @@ fn a_failed_probe_or_a_changed_image_kills_the_container() {
     let mut case = Case::simple().sandbox(0).running("a", 0);
     case.runtime.containers[0].spec_hash = "old".into();
     assert_eq!(why(actions(&case)), "Container a definition changed, will be restarted");
+}
+
+#[test]
+fn a_probe_that_gives_up_may_leave_another_grace_than_the_pod() {
+    let probes = json!({"terminationGracePeriodSeconds": 60, "containers": [{"name": "a",
+        "livenessProbe": {"exec": {}, "terminationGracePeriodSeconds": 5},
+        "startupProbe": {"exec": {}, "terminationGracePeriodSeconds": 7}}]});
+    let grace = |failed, deleted: Option<i64>| {
+        let case = Case::new(probes.clone()).sandbox(0).running("a", 0);
+        let failed = ProbeState { failed: Some(failed), ..Default::default() };
+        let case = case.with(|memory| _ = memory.probes.insert("a0".into(), failed));
+        let case = match deleted {
+            Some(grace_s) => case.deleted(grace_s),
+            None => case,
+        };
+        match actions(&case).as_slice() {
+            [Action::Kill { grace_s, .. }] => *grace_s,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(grace(Failed::LivenessProbe, None), 5);
+    assert_eq!(grace(Failed::StartupProbe, None), 7);
+    assert_eq!(grace(Failed::PostStartHook, None), 60);
+    assert_eq!(grace(Failed::LivenessProbe, Some(20)), 20, "a pod that goes has its own");
+}
+
+#[test]
+fn a_container_may_have_a_restart_policy_and_rules_of_its_own() {
+    let after = |list: &str, pod: &str, container: serde_json::Value, code| {
+        let mut spec = json!({"restartPolicy": pod, "containers": [{"name": "other"}]});
+        spec[list] = json!([container]);
+        let case = Case::new(spec).sandbox(0).exited("a", 0, code, 5).at(5);
+        actions(&case).contains(&start("a", 1))
+    };
+    let on = |operator: &str, values: &[i32]| json!({"action": "Restart", "exitCodes": {"operator": operator, "values": values}});
+    for list in ["containers", "initContainers"] {
+        let with = |policy: &str, rules: &[serde_json::Value]| json!({"name": "a", "restartPolicy": policy, "restartPolicyRules": rules});
+        assert!(after(list, "Never", with("OnFailure", &[]), 1), "{list}");
+        assert!(!after(list, "Always", with("Never", &[]), 1), "{list}");
+        assert!(after(list, "Never", with("Never", &[on("In", &[42, 43])]), 43), "{list}");
+        assert!(!after(list, "Never", with("Never", &[on("In", &[42, 43])]), 1), "{list}");
+        assert!(after(list, "Never", with("Never", &[on("NotIn", &[0, 1])]), 2), "{list}");
+        assert!(!after(list, "Never", with("Never", &[on("NotIn", &[0, 1])]), 1), "{list}");
+    }
+    // A container of the pod itself that goes on although it ended well: no init container may (that is a sidecar).
+    assert!(after("containers", "Never", json!({"name": "a", "restartPolicy": "Always"}), 0));
 }
 
 #[test]

@@ -57,6 +57,40 @@ fn every_rule_of_a_pods_parts() {
             ),
             (vec![("/spec/schedulingGates", json!([{"name": "example.com/a"}]))], ""),
             (
+                vec![(
+                    &at("restartPolicyRules"),
+                    json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [3]}}]),
+                )],
+                "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
+            ),
+            (
+                vec![
+                    (&at("restartPolicy"), json!("Never")),
+                    (
+                        &at("restartPolicyRules"),
+                        json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [3]}}]),
+                    ),
+                ],
+                "",
+            ),
+            (
+                vec![
+                    (&at("restartPolicy"), json!("Never")),
+                    (
+                        &at("restartPolicyRules"),
+                        json!([{"action": "Restart", "exitCodes": {"operator": "Equals", "values": [3]}}]),
+                    ),
+                ],
+                "spec.containers[0].restartPolicyRules[0].exitCodes.operator: Unsupported value: \"Equals\": supported values: \"In\", \"NotIn\"",
+            ),
+            (
+                vec![
+                    (&at("restartPolicy"), json!("Never")),
+                    (&at("restartPolicyRules"), json!([{"action": "Restart"}])),
+                ],
+                "spec.containers[0].restartPolicyRules[0].exitCodes: Required value",
+            ),
+            (
                 vec![("/spec/schedulingGates", json!([{"name": "a b"}]))],
                 "spec.schedulingGates[0].name: Invalid value",
             ),
