@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use proxy_datapath::{
     Found, Scratch, Shape, Side, Tables,
-    step::{self, Recorded},
+    steps::{self as step, Recorded},
 };
 
 use crate::{skb::Skb, tables::Kernel, xdp::Xdp};

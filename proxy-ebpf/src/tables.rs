@@ -15,7 +15,7 @@ use proxy_abi::{
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf,
     Tuple, Uplink,
 };
-use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables, step::Recorded};
+use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables, steps::Recorded};
 
 use crate::{
     maps::{

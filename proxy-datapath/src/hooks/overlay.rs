@@ -3,14 +3,16 @@
 use proxy_abi::{Config, DIRECT_MAC_TAG, Reason, endpoint_flag};
 
 use crate::{
-    direct::from_ingress,
-    flow::Fresh,
-    forward::Place,
-    packet::{Packet, Tunnel},
-    parse::{Kind, Shape},
-    peers::speaks_as_node,
-    tables::{Scratch, Tables},
-    verdict::Verdict,
+    hooks::peers::speaks_as_node,
+    packets::{
+        packet::{Packet, Tunnel},
+        parse::{Kind, Shape},
+    },
+    state::{
+        tables::{Scratch, Tables},
+        verdict::Verdict,
+    },
+    steps::{direct::from_ingress, flow::Fresh, forward::Place},
 };
 
 /// What came out of the tunnel. `outer`: its metadata; none if the kernel gave none.

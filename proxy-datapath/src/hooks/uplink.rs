@@ -3,15 +3,23 @@
 use proxy_abi::{Addr, Config, OwnPort, Reason, Uplink, config_flag, endpoint_flag, flow_flag};
 
 use crate::{
-    flow::Fresh,
-    forward::{Place, ends_here, is_loopback},
-    own::{asks_service, is_for_own_socket, is_from_own_socket, remember},
-    packet::Packet,
-    parse::{Kind, Shape, View},
-    peers::{is_forged_tunnel, is_tunnel, speaks_as_node, speaks_to_peer},
-    service::{Found, Side, joins_midway},
-    tables::{Scratch, Tables},
-    verdict::Verdict,
+    hooks::{
+        own::{asks_service, is_for_own_socket, is_from_own_socket, remember},
+        peers::{is_forged_tunnel, is_tunnel, speaks_as_node, speaks_to_peer},
+    },
+    packets::{
+        packet::Packet,
+        parse::{Kind, Shape, View},
+    },
+    state::{
+        tables::{Scratch, Tables},
+        verdict::Verdict,
+    },
+    steps::{
+        flow::Fresh,
+        forward::{Place, ends_here, is_loopback},
+        service::{Found, Side, joins_midway},
+    },
 };
 
 /// What comes in from outside: NodePorts and other service addresses, answers to masqueraded flows. All else is the stack's.

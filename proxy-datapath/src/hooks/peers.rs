@@ -5,10 +5,12 @@
 use proxy_abi::{Config, Tuple, endpoint_flag, proto};
 
 use crate::{
-    forward::Place,
-    parse::{Kind, View},
-    tables::{Scratch, Tables},
-    unwrap::{IPV4_INSIDE, IPV6_INSIDE},
+    packets::{
+        outer::{IPV4_INSIDE, IPV6_INSIDE},
+        parse::{Kind, View},
+    },
+    state::tables::{Scratch, Tables},
+    steps::forward::Place,
 };
 
 /// The tunnel's own packets: their inner ones meet the VXLAN device's programs.

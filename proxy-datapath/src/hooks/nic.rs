@@ -7,19 +7,27 @@
 use proxy_abi::{Be16, Config, Reason, Tuple, config_flag, flow_flag, proto};
 
 use crate::{
-    balancer::frame,
-    checksum::{add_bytes, finish},
-    forward::{Place, address_tunnel, is_loopback},
-    own::is_for_own_socket,
-    packet::{Frame, Way},
-    parse::{ETH, ETHERTYPE_V4, Kind, Shape},
-    path::{self, Leaves},
-    peers::{is_tunnel, speaks_as_node},
-    service::{Found, Side, joins_midway},
-    tables::{Scratch, Tables},
-    unwrap::{is_stray, unwrap, wrapped_in},
-    uplink::{fits_tunnel, open},
-    verdict::Verdict,
+    hooks::{
+        own::is_for_own_socket,
+        peers::{is_tunnel, speaks_as_node},
+        uplink::{fits_tunnel, open},
+        wire::frame,
+    },
+    packets::{
+        checksum::{add_bytes, finish},
+        outer::{is_stray, unwrap, wrapped_in},
+        packet::{Frame, Way},
+        parse::{ETH, ETHERTYPE_V4, Kind, Shape},
+    },
+    state::{
+        tables::{Scratch, Tables},
+        verdict::Verdict,
+    },
+    steps::{
+        forward::{Place, address_tunnel, is_loopback},
+        path::{self, Leaves},
+        service::{Found, Side, joins_midway},
+    },
 };
 
 /// Outer Ethernet, IPv4, UDP and VXLAN headers (RFC 7348 section 5).

@@ -5,9 +5,11 @@ use proxy_abi::{
 };
 
 use crate::{
-    forward::is_loopback,
-    service::{Choice, Client, Service, Side, select},
-    tables::Tables,
+    state::tables::Tables,
+    steps::{
+        forward::is_loopback,
+        service::{Choice, Client, Service, Side, select},
+    },
 };
 
 /// The address a socket call names, and whose socket it is.

@@ -4,13 +4,13 @@
 use proxy_abi::{Config, FrontendKey, OwnPort, Prefix, config_flag, frontend_kind, proto};
 
 use crate::{
-    flow::Fresh,
-    forward::is_loopback,
-    packet::Packet,
-    parse::{ETH, Kind, View},
-    peers::is_tunnel,
-    service::is_from_service,
-    tables::{Scratch, Tables},
+    hooks::peers::is_tunnel,
+    packets::{
+        packet::Packet,
+        parse::{ETH, Kind, View},
+    },
+    state::tables::{Scratch, Tables},
+    steps::{flow::Fresh, forward::is_loopback, service::is_from_service},
 };
 
 /// A whole TCP segment or UDP datagram behind a header without options. Whatever is none takes the long way.

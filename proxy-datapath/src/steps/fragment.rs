@@ -1,8 +1,8 @@
 use proxy_abi::{FragmentKey, FragmentPorts};
 
 use crate::{
-    parse::{Kind, View},
-    tables::Tables,
+    packets::parse::{Kind, View},
+    state::tables::Tables,
 };
 
 /// Fragments: the first one has the ports, the others go where it went. One that overtakes the first of its datagram keeps

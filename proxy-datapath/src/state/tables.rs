@@ -5,14 +5,14 @@ use proxy_abi::{
 };
 
 use crate::{
-    flow::{Attempt, Fresh},
-    forward::Hop,
-    head::Head,
-    packet::NextHop,
-    parse::View,
-    service::{Choice, Found, Side},
-    step::{self, Recorded},
-    verdict::Verdict,
+    packets::{head::Head, packet::NextHop, parse::View},
+    state::verdict::Verdict,
+    steps::{
+        self, Recorded,
+        flow::{Attempt, Fresh},
+        forward::Hop,
+        service::{Choice, Found, Side},
+    },
 };
 
 /// How an insertion without overwriting ended.
@@ -82,13 +82,13 @@ pub trait Tables {
     fn now_s(&self) -> u32;
     fn random(&self) -> u32;
 
-    /// [`step::find_flow`].
+    /// [`steps::find_flow`].
     #[inline(always)]
     fn find_flow(&self, s: &mut Scratch) -> bool
     where
         Self: Sized,
     {
-        step::find_flow(self, s)
+        steps::find_flow(self, s)
     }
 
     /// As [`Tables::find_flow`], where packets of direct flows have no business: only flows that are translated here.
@@ -105,22 +105,22 @@ pub trait Tables {
         found
     }
 
-    /// [`step::answers_are_taken`].
+    /// [`steps::answers_are_taken`].
     #[inline(always)]
     fn answers_are_taken(&self, s: &mut Scratch) -> bool
     where
         Self: Sized,
     {
-        step::answers_are_taken(self, s)
+        steps::answers_are_taken(self, s)
     }
 
-    /// [`step::find_service`].
+    /// [`steps::find_service`].
     #[inline(always)]
     fn find_service(&self, s: &mut Scratch, side: Side) -> Found
     where
         Self: Sized,
     {
-        step::find_service(self, s, side)
+        steps::find_service(self, s, side)
     }
 
     /// Where `s.to.dst` lives: `s.hop`. As its flow's last packet has found, or looked up.
@@ -135,25 +135,25 @@ pub trait Tables {
         }
     }
 
-    /// [`step::locate`].
+    /// [`steps::locate`].
     #[inline(always)]
     fn look_up_place(&self, s: &mut Scratch)
     where
         Self: Sized,
     {
-        step::locate(self, s);
+        steps::locate(self, s);
     }
 
-    /// [`step::record`].
+    /// [`steps::record`].
     #[inline(always)]
     fn record(&self, s: &mut Scratch) -> Recorded
     where
         Self: Sized,
     {
-        step::record(self, s)
+        steps::record(self, s)
     }
 
-    /// [`step::record`]. Where another CPU was a moment earlier the packet becomes one of the flow that is there: all that
+    /// [`steps::record`]. Where another CPU was a moment earlier the packet becomes one of the flow that is there: all that
     /// follows from what the two have chosen is looked up anew. False: `s.verdict` says why not.
     #[inline(always)]
     fn record_flow(&self, s: &mut Scratch) -> bool

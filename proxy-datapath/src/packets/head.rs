@@ -2,7 +2,7 @@
 
 use proxy_abi::{Addr, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason};
 
-use crate::{
+use crate::packets::{
     checksum::{changed, fix_checksum},
     packet::Packet,
     parse::{ETH, View},

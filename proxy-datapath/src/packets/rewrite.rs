@@ -1,6 +1,6 @@
 use proxy_abi::{Addr, Reason, Tuple, proto};
 
-use crate::{
+use crate::packets::{
     checksum::{add, changed_addresses, changed_port},
     crc32c::Change,
     head::Head,

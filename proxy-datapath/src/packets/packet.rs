@@ -1,12 +1,12 @@
 use proxy_abi::{Addr, Be16, Config, Reason, Tuple};
 
 use crate::{
-    crc32c::Change,
-    head::Head,
-    parse::Shape,
-    step,
-    tables::{Scratch, Tables},
-    verdict::Verdict,
+    packets::{crc32c::Change, head::Head, parse::Shape},
+    state::{
+        tables::{Scratch, Tables},
+        verdict::Verdict,
+    },
+    steps,
 };
 
 /// Outer header of a packet that came through the tunnel.
@@ -64,16 +64,16 @@ pub trait Packet {
     /// Asks the kernel's routes and neighbours about a packet that is forwarded, of any length.
     fn way_out(&self, tuple: &Tuple, hop: &mut NextHop);
 
-    /// [`step::parse`].
+    /// [`steps::parse`].
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape
     where
         Self: Sized,
     {
-        step::parse(self, s)
+        steps::parse(self, s)
     }
 
-    /// [`step::keep`], where there is something to keep.
+    /// [`steps::keep`], where there is something to keep.
     #[inline(always)]
     fn keep<T: Tables>(&self, tables: &T, s: &mut Scratch)
     where
@@ -84,22 +84,22 @@ pub trait Packet {
         }
     }
 
-    /// [`step::keep`].
+    /// [`steps::keep`].
     #[inline(always)]
     fn keep_path<T: Tables>(&self, tables: &T, s: &mut Scratch)
     where
         Self: Sized,
     {
-        step::keep(self, tables, s);
+        steps::keep(self, tables, s);
     }
 
-    /// [`step::rewrite`].
+    /// [`steps::rewrite`].
     #[inline(always)]
     fn rewrite(&mut self, s: &mut Scratch) -> bool
     where
         Self: Sized,
     {
-        step::rewrite(self, s)
+        steps::rewrite(self, s)
     }
 
     /// Writes what has changed in `head`.
@@ -124,44 +124,44 @@ pub trait Packet {
         written
     }
 
-    /// [`step::forward`].
+    /// [`steps::forward`].
     #[inline(always)]
     fn forward(&mut self, s: &mut Scratch, config: &Config) -> Verdict
     where
         Self: Sized,
     {
-        step::forward(self, s, config);
+        steps::forward(self, s, config);
         s.verdict
     }
 
-    /// [`step::reject`].
+    /// [`steps::reject`].
     #[inline(always)]
     fn reject(&mut self, s: &mut Scratch) -> Verdict
     where
         Self: Sized,
     {
-        step::reject(self, s);
+        steps::reject(self, s);
         s.verdict
     }
 
-    /// [`step::expired`], at the address `at`.
+    /// [`steps::expired`], at the address `at`.
     #[inline(always)]
     fn expired(&mut self, s: &mut Scratch, at: &Addr) -> Verdict
     where
         Self: Sized,
     {
         s.to.src = *at;
-        step::expired(self, s);
+        steps::expired(self, s);
         s.verdict
     }
 
-    /// [`step::too_big`].
+    /// [`steps::too_big`].
     #[inline(always)]
     fn too_big(&mut self, s: &mut Scratch, mtu: u32) -> Verdict
     where
         Self: Sized,
     {
-        step::too_big(self, s, mtu);
+        steps::too_big(self, s, mtu);
         s.verdict
     }
 }

@@ -4,10 +4,9 @@
 use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, idle_s, proto};
 
 use crate::{
-    direct,
-    parse::{ACK, FIN, Kind, RST, SYN, View},
-    path,
-    tables::{Insert, Round, Scratch, Tables},
+    packets::parse::{ACK, FIN, Kind, RST, SYN, View},
+    state::tables::{Insert, Round, Scratch, Tables},
+    steps::{direct, path},
 };
 
 /// Source ports tried before a destination counts as exhausted: at 90% use of the range one flow in 850 fails.

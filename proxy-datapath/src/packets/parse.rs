@@ -1,6 +1,6 @@
 use proxy_abi::{Addr, Be16, Reason, Tuple, proto};
 
-use crate::{head::Head, packet::Packet};
+use crate::packets::{head::Head, packet::Packet};
 
 pub(crate) const ETH: u32 = 14;
 pub(crate) const ETHERTYPE_V4: [u8; 2] = [0x08, 0x00];
@@ -24,7 +24,7 @@ pub enum Shape {
     Arp = 1,
     /// Some other EtherType.
     Foreign = 2,
-    /// None that can be read: [`step::parse`](crate::step::parse) says so, [`parse`] by an error.
+    /// None that can be read: [`steps::parse`](crate::steps::parse) says so, [`parse`] by an error.
     Broken = 3,
 }
 

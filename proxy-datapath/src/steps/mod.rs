@@ -5,18 +5,31 @@
 //! context and to [`Scratch`] only, and answers with a number; all else it says lies in the scratch memory. Elsewhere the
 //! default methods of [`Tables`] and [`Packet`] call them directly.
 
+mod answer;
+pub(crate) mod direct;
+pub(crate) mod flow;
+pub(crate) mod forward;
+mod fragment;
+pub(crate) mod path;
+pub(crate) mod service;
+
 use proxy_abi::{Config, OwnPort, Reason, flow_flag, path_known};
 
 use crate::{
-    answer, direct, flow, forward,
-    forward::Place,
-    fragment::follow,
-    packet::{Packet, Way},
-    parse::{self, Shape},
-    path, rewrite, service,
-    service::{Found, Service, Side},
-    tables::{Scratch, Tables},
-    verdict::Verdict,
+    packets::{
+        packet::{Packet, Way},
+        parse::{self, Shape},
+        rewrite,
+    },
+    state::{
+        tables::{Scratch, Tables},
+        verdict::Verdict,
+    },
+    steps::{
+        forward::Place,
+        fragment::follow,
+        service::{Found, Service, Side},
+    },
 };
 
 /// Reads a packet's headers into `s.view`. [`Shape::Broken`]: `s.verdict` says why.

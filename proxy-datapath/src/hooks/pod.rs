@@ -3,16 +3,20 @@
 use proxy_abi::{Addr, Config, Link, OwnPort, Reason, config_flag, endpoint_flag, proto};
 
 use crate::{
-    flow::Fresh,
-    forward::{Place, ends_here, is_link_local_v6, is_loopback, is_multicast},
-    own::remember,
-    packet::Packet,
-    parse::{ETH, Kind, Shape},
-    peers::speaks_as_node,
-    service::{Found, Side},
-    tables::{Scratch, Tables},
-    uplink::source_on,
-    verdict::Verdict,
+    hooks::{own::remember, peers::speaks_as_node, uplink::source_on},
+    packets::{
+        packet::Packet,
+        parse::{ETH, Kind, Shape},
+    },
+    state::{
+        tables::{Scratch, Tables},
+        verdict::Verdict,
+    },
+    steps::{
+        flow::Fresh,
+        forward::{Place, ends_here, is_link_local_v6, is_loopback, is_multicast},
+        service::{Found, Side},
+    },
 };
 
 /// What a pod sends: its addresses are checked, services translated, other pods reached past the stack, the outside

@@ -1,15 +1,15 @@
 //! Where a flow's packets go, kept in its entry for the rest of the second: tables and routes are asked once in a second by
 //! those that follow each other, not once a packet.
 //!
-//! A flow's first packet in a second forgets what was kept ([`note`](crate::flow)), the second one asks and keeps it. So what has
+//! A flow's first packet in a second forgets what was kept ([`note`](crate::steps::flow)), the second one asks and keeps it. So what has
 //! changed is followed within a second, and a flow with few packets never pays for the keeping.
 
 use proxy_abi::{Path, path_known};
 
 use crate::{
-    forward::{Hop, Place},
-    packet::{Frame, NextHop, Way},
-    tables::{Scratch, Tables},
+    packets::packet::{Frame, NextHop, Way},
+    state::tables::{Scratch, Tables},
+    steps::forward::{Hop, Place},
 };
 
 impl Scratch {

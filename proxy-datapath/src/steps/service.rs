@@ -4,8 +4,8 @@ use proxy_abi::{
 };
 
 use crate::{
-    parse::{Kind, SYN, View},
-    tables::{Scratch, Tables},
+    packets::parse::{Kind, SYN, View},
+    state::tables::{Scratch, Tables},
 };
 
 /// What a destination is to the service tables.
@@ -21,7 +21,7 @@ pub(crate) enum Service {
     SourceUnknown,
 }
 
-/// What a packet is to the service tables: the answer of [`step::find_service`](crate::step::find_service).
+/// What a packet is to the service tables: the answer of [`steps::find_service`](crate::steps::find_service).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Found {

@@ -4,10 +4,12 @@
 use proxy_abi::{Addr, Reason, proto};
 
 use crate::{
-    checksum::{add, add_addr, add_bytes, finish},
-    packet::Packet,
-    parse::{ACK, ETH, FIN, Kind, RST, SYN, View},
-    verdict::Verdict,
+    packets::{
+        checksum::{add, add_addr, add_bytes, finish},
+        packet::Packet,
+        parse::{ACK, ETH, FIN, Kind, RST, SYN, View},
+    },
+    state::verdict::Verdict,
 };
 
 const HOPS: u8 = 64;

@@ -1,10 +1,12 @@
 use proxy_abi::{Addr, Config, Reason, config_flag, endpoint_flag, path_known, pod_cidr_flag};
 
 use crate::{
-    direct,
-    packet::{Packet, Way},
-    tables::{Scratch, Tables},
-    verdict::{Action, Verdict},
+    packets::packet::{Packet, Way},
+    state::{
+        tables::{Scratch, Tables},
+        verdict::{Action, Verdict},
+    },
+    steps::direct,
 };
 
 /// Where an address lives, seen from this node.

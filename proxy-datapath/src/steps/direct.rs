@@ -8,15 +8,21 @@
 use proxy_abi::{Addr, Be16, Config, DIRECT_MAC_TAG, Flow, Reason, Tuple, flow_flag, flow_state, proto};
 
 use crate::{
-    flow::{Fresh, evict},
-    forward::{Place, is_loopback},
-    head::Head,
-    packet::Packet,
-    parse::{ACK, FIN, Kind, RST, SYN, View},
-    path,
-    service::asked,
-    tables::{Insert, Scratch, Tables},
-    verdict::Verdict,
+    packets::{
+        head::Head,
+        packet::Packet,
+        parse::{ACK, FIN, Kind, RST, SYN, View},
+    },
+    state::{
+        tables::{Insert, Scratch, Tables},
+        verdict::Verdict,
+    },
+    steps::{
+        flow::{Fresh, evict},
+        forward::{Place, is_loopback},
+        path,
+        service::asked,
+    },
 };
 
 /// Notes a packet in the entry of a direct flow: what the client's side alone tells of its state.
@@ -53,7 +59,7 @@ pub(crate) fn found<T: Tables>(
 }
 
 /// Records `s.view.tuple` → `s.to` as `s.fresh` says. A table without room costs nothing but the memory of it. False: as
-/// [`create`](crate::flow::create).
+/// [`create`](crate::steps::flow::create).
 #[inline(always)]
 pub(crate) fn record<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
     let seat = tables.take_seat(config, &s.view.tuple, &mut s.leaver);
@@ -92,7 +98,7 @@ pub(crate) fn from_ingress<P: Packet, T: Tables>(
     s: &mut Scratch,
     config: &Config,
 ) -> Verdict {
-    // It came from a node ([`speaks_as_node`](crate::peers::speaks_as_node) keeps pods from what would look so), which writes these
+    // It came from a node ([`speaks_as_node`](crate::hooks::peers::speaks_as_node) keeps pods from what would look so), which writes these
     // addresses itself into what its pods send, and speaks for no pod in this way.
     if tables.pod_cidr(&s.view.src).is_some() || is_loopback(&s.view.src) {
         return Verdict::drop(Reason::SourceSpoofed);

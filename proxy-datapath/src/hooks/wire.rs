@@ -7,14 +7,20 @@
 use proxy_abi::{Be16, Config, FrontendKey, Reason, Tuple, flow_flag, frontend_flag, frontend_kind};
 
 use crate::{
-    checksum::{add_bytes, finish},
-    packet::{Frame, NextHop, Way},
-    parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, Kind, Shape, View},
-    path::{self, Leaves},
-    service::{Client, Found, Service, Side, select},
-    tables::{Scratch, Tables},
-    unwrap::{IPV4_INSIDE, IPV6_INSIDE, OUTER_V4, OUTER_V6},
-    verdict::Verdict,
+    packets::{
+        checksum::{add_bytes, finish},
+        outer::{IPV4_INSIDE, IPV6_INSIDE, OUTER_V4, OUTER_V6},
+        packet::{Frame, NextHop, Way},
+        parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, Kind, Shape, View},
+    },
+    state::{
+        tables::{Scratch, Tables},
+        verdict::Verdict,
+    },
+    steps::{
+        path::{self, Leaves},
+        service::{Client, Found, Service, Side, select},
+    },
 };
 
 const OUTER_HOPS: u8 = 64;

@@ -4,10 +4,12 @@
 use proxy_abi::{Config, Prefix, endpoint_flag};
 
 use crate::{
-    packet::Frame,
-    parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, Kind, View},
-    service::asked,
-    tables::Tables,
+    packets::{
+        packet::Frame,
+        parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, Kind, View},
+    },
+    state::tables::Tables,
+    steps::service::asked,
 };
 
 /// IP protocol numbers of an IP packet inside another (RFC 2003, RFC 2473).
