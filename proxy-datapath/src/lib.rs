@@ -1,8 +1,19 @@
 //! The datapath as pure code: parse → look up → select → track → rewrite → verdict.
 //!
 //! Generic over [`Packet`] (an skb in the kernel, a `Vec<u8>` on the host), [`Tables`] (the maps) and [`Socket`], so that
-//! the kernel, the test suite and `skerry trace` run the very same lines. One function a hook; IPv4 and IPv6 share all of
-//! them. Nothing here may panic: the verifier rejects a program that can.
+//! the kernel, the test suite and `skerry trace` run the very same lines. IPv4 and IPv6 share all of them. Nothing here may panic:
+//! the verifier rejects a program that can.
+//!
+//! | folder | what belongs there | may use |
+//! | --- | --- | --- |
+//! | `hooks` | one function a hook: what is asked in which order | all below |
+//! | `steps` | look up, select, track, forward, refuse: what decides by the tables | `state`, `packets` |
+//! | `state` | the tables' trait, and what one step leaves for the next | `packets` |
+//! | `packets` | headers: read, rewrite, checksums, what is put around them | – |
+//!
+//! A NodePort's packet enters at `hooks/uplink.rs` (`from_uplink`), is given its backend by `steps/service.rs` and is turned into the
+//! backend's in `packets/rewrite.rs`. A reason to drop is a variant of `proxy_abi::Reason` with its text; a hook returns
+//! `Verdict::drop(reason)`, and counter, record, metric and documentation follow.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -23,15 +34,16 @@ pub use packets::{
     checksum::{add as add_sums, fix_checksum, is_change},
     crc32c::Change,
     head::Head,
-    packet::{Frame, NextHop, Packet, Tunnel, Way},
-    parse::{Kind, Shape, View, parse},
+    outer::Tunnel,
+    packet::{Frame, NextHop, Packet, Way},
+    parse::parse,
+    view::{Kind, Shape, View},
 };
 pub use state::{
-    tables::{Insert, Round, Scratch, Tables},
+    choice::{Choice, Found, Side},
+    hop::{Hop, Place},
+    scratch::{Attempt, Fresh, Scratch},
+    tables::{Insert, Round, Tables},
     verdict::{Action, Verdict},
 };
-pub use steps::{
-    flow::{Attempt, Fresh},
-    forward::{Hop, Place},
-    service::{Choice, Found, Side},
-};
+pub use steps::{PacketSteps, TableSteps};

@@ -12,7 +12,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_abi::{Addr, Be16, Config, Tuple};
-use proxy_datapath::{Change, NextHop, Packet, Round, Scratch, Shape, Tables, Tunnel, Verdict, is_change};
+use proxy_datapath::{
+    Change, NextHop, Packet, PacketSteps, Round, Scratch, Shape, Tables, Tunnel, Verdict, is_change,
+};
 
 use crate::{fib, steps, tables::Kernel};
 
@@ -196,7 +198,9 @@ impl Packet for Skb<'_> {
         let mut query = fib::query(tuple, unsafe { (*self.raw()).ingress_ifindex });
         fib::ask(self.0.as_ptr(), &mut query, hop);
     }
+}
 
+impl PacketSteps for Skb<'_> {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::skb_parse(self.raw(), s)

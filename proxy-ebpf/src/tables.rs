@@ -15,7 +15,7 @@ use proxy_abi::{
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf,
     Tuple, Uplink,
 };
-use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables, steps::Recorded};
+use proxy_datapath::{Found, Insert, Round, Scratch, Side, TableSteps, Tables, steps::Recorded};
 
 use crate::{
     maps::{
@@ -247,7 +247,9 @@ impl Tables for Kernel {
         // SAFETY: takes no argument.
         unsafe { bpf_get_prandom_u32() }
     }
+}
 
+impl TableSteps for Kernel {
     #[inline(always)]
     fn find_flow(&self, s: &mut Scratch) -> bool {
         steps::find_flow(s)

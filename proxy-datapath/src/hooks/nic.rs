@@ -9,32 +9,28 @@ use proxy_abi::{Be16, Config, Reason, Tuple, config_flag, flow_flag, proto};
 use crate::{
     hooks::{
         own::is_for_own_socket,
-        peers::{is_tunnel, speaks_as_node},
+        peers::{is_tunnel, speaks_as_node, wrapped_in},
         uplink::{fits_tunnel, open},
-        wire::frame,
     },
     packets::{
-        checksum::{add_bytes, finish},
-        outer::{is_stray, unwrap, wrapped_in},
+        addresses::is_loopback,
+        outer::{VXLAN, Wrapping, source_port, unwrap, vxlan},
         packet::{Frame, Way},
-        parse::{ETH, ETHERTYPE_V4, Kind, Shape},
+        view::{Kind, Shape, View},
     },
     state::{
-        tables::{Scratch, Tables},
+        choice::{Found, Side},
+        hop::Place,
+        scratch::Scratch,
         verdict::Verdict,
     },
     steps::{
-        forward::{Place, address_tunnel, is_loopback},
+        call::{PacketSteps, TableSteps},
+        forward::address_tunnel,
         path::{self, Leaves},
-        service::{Found, Side, joins_midway},
+        service::{asked, joins_midway},
     },
 };
-
-/// Outer Ethernet, IPv4, UDP and VXLAN headers (RFC 7348 section 5).
-const OUTER: u32 = 50;
-const OUTER_HOPS: u8 = 64;
-/// Outer source ports: one a flow, so that receivers spread flows over their queues (RFC 7348 section 5).
-const FIRST_SOURCE_PORT: u32 = 0xc000;
 
 /// One of so many new flows takes the way through the stack.
 const REFRESH: u32 = 16;
@@ -54,7 +50,11 @@ enum Step {
 
 /// What the wire brings to a node, as soon as its driver has it.
 #[inline(always)]
-pub fn from_nic<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+pub fn from_nic<P: Frame + PacketSteps, T: TableSteps>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
     if !matches!(packet.parse(s), Shape::Ip) || is_for_own_socket(tables, &s.view, config) {
         return Verdict::PASS;
@@ -73,7 +73,7 @@ pub fn from_nic<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch
     };
     let step = decide(packet, tables, s, config);
     if matches!(step, Step::Pass) {
-        let is_stray = was_wrapped && is_stray(tables, &s.view);
+        let is_stray = was_wrapped && is_for_no_service(tables, &s.view);
         return if is_stray { Verdict::drop(Reason::UnwrappedStray) } else { Verdict::PASS };
     }
     if matches!(step, Step::Settled) || !(s.direct || packet.rewrite(s)) {
@@ -102,7 +102,12 @@ pub fn from_nic<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch
 
 /// Not inlined: what it needs of the stack is free again when the packet is written.
 #[inline(never)]
-fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Step {
+fn decide<P: Frame + PacketSteps, T: TableSteps>(
+    packet: &P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+) -> Step {
     let view = &s.view;
     let ordinary = matches!(view.kind, Kind::Ports) && !view.fragment && view.ttl > 1;
     if !ordinary || is_tunnel(view, config) || is_loopback(&view.src) || is_loopback(&view.dst) {
@@ -159,14 +164,14 @@ fn decide<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: 
 /// Neighbours' addresses stay fresh by what the stack sends itself: the first packet of a flow in each second, and some that
 /// open one. The tc program is to see it as such.
 #[inline(always)]
-fn leave_to_stack<T: Tables>(tables: &T, s: &Scratch, seen_s: u32) -> Step {
+fn leave_to_stack<T: TableSteps>(tables: &T, s: &Scratch, seen_s: u32) -> Step {
     tables.flow(&s.view.tuple, |flow| flow.seen_s = seen_s);
     Step::Pass
 }
 
 /// How the packet leaves; [`Step::Pass`] where that takes more than writing a frame (an address to be asked for, a message).
 #[inline(always)]
-fn way<P: Frame>(packet: &P, s: &mut Scratch, config: &Config) -> Step {
+fn way<P: Frame + PacketSteps>(packet: &P, s: &mut Scratch, config: &Config) -> Step {
     let length = s.view.length as u32;
     match s.hop.place {
         Place::Remote => {
@@ -177,7 +182,7 @@ fn way<P: Frame>(packet: &P, s: &mut Scratch, config: &Config) -> Step {
             }
             let (source, port) = (source_port(&s.to), Be16::new(config.tunnel_port));
             s.reverse_key = Tuple::new(config.node_v4, source, s.hop.node, port, proto::UDP);
-            let found = path::next_hop(packet, s, Leaves::Outer, length + OUTER);
+            let found = path::next_hop(packet, s, Leaves::Outer, length + VXLAN);
             if matches!(found, Way::Found) { Step::Tunnel } else { Step::Pass }
         }
         _ if s.direct => Step::Pass,
@@ -189,39 +194,21 @@ fn way<P: Frame>(packet: &P, s: &mut Scratch, config: &Config) -> Step {
     }
 }
 
+/// Whether an unwrapped packet is for no service: the stack would send it on, maybe back to where it came from. What only a
+/// flow can tell (errors, later fragments) is not said here.
 #[inline(always)]
-const fn source_port(tuple: &Tuple) -> Be16 {
-    let ports = (tuple.sport.raw() as u32) << 16 | tuple.dport.raw() as u32;
-    let mixed = (ports ^ tuple.src.0[3] ^ tuple.dst.0[3]).wrapping_mul(0x9e37_79b1);
-    Be16::new((FIRST_SOURCE_PORT | mixed >> 18) as u16)
+fn is_for_no_service<T: TableSteps>(tables: &T, view: &View) -> bool {
+    matches!(view.kind, Kind::Ports) && asked(tables, view).is_none()
 }
 
-/// Puts the frame into a VXLAN datagram, as the VXLAN device does: no outer checksum, congestion marks carried over (RFC 6040
-/// section 4.1), may be cut on the way.
+/// Not inlined, as [`decide`].
 #[inline(never)]
-fn encapsulate<P: Frame, T: Tables>(
+fn encapsulate<P: Frame + PacketSteps, T: TableSteps>(
     packet: &mut P,
     tables: &T,
     s: &mut Scratch,
     config: &Config,
 ) -> Option<()> {
-    let class = s.head.ip()[1];
-    let marks = if s.view.v4 { class & 3 } else { class >> 4 & 3 };
-    // From here on the inner frame's length counts: Ethernet header and IP packet.
-    let udp = s.view.length.wrapping_add((ETH + 16) as u16);
-    packet.prepend(OUTER)?;
-    let [a, b] = udp.wrapping_add(20).to_be_bytes();
-    let [c, d] = (tables.random() as u16).to_ne_bytes();
-    let [e, f, g, h] = s.reverse_key.src.v4_raw().to_ne_bytes();
-    let [i, j, k, l] = s.reverse_key.dst.v4_raw().to_ne_bytes();
-    let mut ip = [0x45, marks, a, b, c, d, 0, 0, OUTER_HOPS, proto::UDP, 0, 0, e, f, g, h, i, j, k, l];
-    let [m, n] = finish(add_bytes(0, &ip)).to_ne_bytes();
-    ip[10] = m;
-    ip[11] = n;
-    packet.store_new(ETH, &ip)?;
-    let ([a, b], [c, d]) = (s.reverse_key.sport.raw().to_ne_bytes(), s.reverse_key.dport.raw().to_ne_bytes());
-    let [e, f] = udp.to_be_bytes();
-    let [_, g, h, i] = config.vni.to_be_bytes();
-    packet.store_new(ETH + 20, &[a, b, c, d, e, f, 0, 0, 0x08, 0, 0, 0, g, h, i, 0])?;
-    frame(packet, &s.next, ETHERTYPE_V4)
+    let wrapping = Wrapping { inner: &s.head, view: &s.view, outer: &s.reverse_key, next: &s.next };
+    vxlan(packet, wrapping, config.vni, || tables.random() as u16)
 }

@@ -3,21 +3,22 @@
 use proxy_abi::{Config, DIRECT_MAC_TAG, Reason, endpoint_flag};
 
 use crate::{
-    hooks::peers::speaks_as_node,
+    hooks::{ingress::from_ingress, peers::speaks_as_node},
     packets::{
-        packet::{Packet, Tunnel},
-        parse::{Kind, Shape},
+        outer::Tunnel,
+        view::{Kind, Shape},
     },
     state::{
-        tables::{Scratch, Tables},
+        hop::Place,
+        scratch::{Fresh, Scratch},
         verdict::Verdict,
     },
-    steps::{direct::from_ingress, flow::Fresh, forward::Place},
+    steps::call::{PacketSteps, TableSteps},
 };
 
 /// What came out of the tunnel. `outer`: its metadata; none if the kernel gave none.
 #[inline(always)]
-pub fn from_overlay<P: Packet, T: Tables>(
+pub fn from_overlay<P: PacketSteps, T: TableSteps>(
     packet: &mut P,
     tables: &T,
     s: &mut Scratch,
@@ -71,7 +72,12 @@ pub fn from_overlay<P: Packet, T: Tables>(
 /// What leaves through the VXLAN device. `keyed`: the packet has its tunnel destination, one of our programs sent it here;
 /// else it is the stack's own and gets one.
 #[inline(always)]
-pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, keyed: bool) -> Verdict {
+pub fn to_overlay<P: PacketSteps, T: TableSteps>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    keyed: bool,
+) -> Verdict {
     if keyed {
         return Verdict::PASS;
     }
@@ -98,7 +104,7 @@ pub fn to_overlay<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scra
 /// A process that bound itself to an address of the node's uplink gets the router address: the answer must find its way back
 /// into the tunnel, and the receiving node would take any other source for spoofed.
 #[inline(always)]
-fn speak_as_router<P: Packet, T: Tables>(
+fn speak_as_router<P: PacketSteps, T: TableSteps>(
     packet: &mut P,
     tables: &T,
     s: &mut Scratch,

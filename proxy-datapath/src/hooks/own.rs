@@ -6,11 +6,14 @@ use proxy_abi::{Config, FrontendKey, OwnPort, Prefix, config_flag, frontend_kind
 use crate::{
     hooks::peers::is_tunnel,
     packets::{
-        packet::Packet,
-        parse::{ETH, Kind, View},
+        addresses::is_loopback,
+        view::{ETH, Kind, View},
     },
-    state::tables::{Scratch, Tables},
-    steps::{flow::Fresh, forward::is_loopback, service::is_from_service},
+    state::scratch::{Fresh, Scratch},
+    steps::{
+        call::{PacketSteps, TableSteps},
+        service::is_from_service,
+    },
 };
 
 /// A whole TCP segment or UDP datagram behind a header without options. Whatever is none takes the long way.
@@ -25,7 +28,7 @@ fn is_plain(view: &View) -> bool {
 
 /// Whether a packet that came in by the uplink is for a socket of the node, of which no table of ours knows anything.
 #[inline(always)]
-pub(crate) fn is_for_own_socket<T: Tables>(tables: &T, view: &View, config: &Config) -> bool {
+pub(crate) fn is_for_own_socket<T: TableSteps>(tables: &T, view: &View, config: &Config) -> bool {
     if !is_plain(view) {
         return false;
     }
@@ -54,7 +57,7 @@ pub(crate) fn is_for_own_socket<T: Tables>(tables: &T, view: &View, config: &Con
 /// Whether a packet on its way out is a socket's of the node, no answer to a flow that we translated, and none whose answer could
 /// be taken for something else.
 #[inline(always)]
-pub(crate) fn is_from_own_socket<P: Packet, T: Tables>(
+pub(crate) fn is_from_own_socket<P: PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     view: &View,
@@ -77,7 +80,12 @@ pub(crate) fn asks_service(view: &View, config: &Config) -> bool {
 
 /// Whether a socket of the node opens something from an address and port that a service has here.
 #[inline(always)]
-fn speaks_from_service<P: Packet, T: Tables>(packet: &P, tables: &T, view: &View, config: &Config) -> bool {
+fn speaks_from_service<P: PacketSteps, T: TableSteps>(
+    packet: &P,
+    tables: &T,
+    view: &View,
+    config: &Config,
+) -> bool {
     view.opens() && packet.may_be_sent_from(view.tuple.sport) && is_from_service(tables, config, view)
 }
 
@@ -85,7 +93,7 @@ fn speaks_from_service<P: Packet, T: Tables>(packet: &P, tables: &T, view: &View
 /// itself: its answers find that, and are not taken for a client's packets. Without room for it they are. What answers a client
 /// of the service has a flow already, seen from the other end.
 #[inline(always)]
-pub(crate) fn remember<P: Packet, T: Tables>(
+pub(crate) fn remember<P: PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     s: &mut Scratch,

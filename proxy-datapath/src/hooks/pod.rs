@@ -5,24 +5,30 @@ use proxy_abi::{Addr, Config, Link, OwnPort, Reason, config_flag, endpoint_flag,
 use crate::{
     hooks::{own::remember, peers::speaks_as_node, uplink::source_on},
     packets::{
-        packet::Packet,
-        parse::{ETH, Kind, Shape},
+        addresses::{is_link_local_v6, is_loopback, is_multicast},
+        view::{ETH, Kind, Shape},
     },
     state::{
-        tables::{Scratch, Tables},
+        choice::{Found, Side},
+        hop::Place,
+        scratch::{Fresh, Scratch},
         verdict::Verdict,
     },
     steps::{
-        flow::Fresh,
-        forward::{Place, ends_here, is_link_local_v6, is_loopback, is_multicast},
-        service::{Found, Side},
+        call::{PacketSteps, TableSteps},
+        forward::ends_here,
     },
 };
 
 /// What a pod sends: its addresses are checked, services translated, other pods reached past the stack, the outside
 /// masqueraded.
 #[inline(always)]
-pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
+pub fn from_pod<P: PacketSteps, T: TableSteps>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    ifindex: u32,
+) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
     // Before anything is refused: the record of a drop says what it was.
     let shape = packet.parse(s);
@@ -45,7 +51,7 @@ pub fn from_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
 
 /// What the node's own stack sends to a pod. Only answers of host-network backends are ours to translate back.
 #[inline(always)]
-pub fn to_pod<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+pub fn to_pod<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
     if !matches!(packet.parse(s), Shape::Ip) {
         return Verdict::PASS;
@@ -73,7 +79,7 @@ const fn same_mac(a: &[u8; 6], b: &[u8; 6]) -> bool {
 
 /// A pod may say of its own address, and of none, where it lives (RFC 826, RFC 5227).
 #[inline(always)]
-fn check_arp<P: Packet>(packet: &P, s: &mut Scratch, link: &Link) -> Verdict {
+fn check_arp<P: PacketSteps>(packet: &P, s: &mut Scratch, link: &Link) -> Verdict {
     let Some(arp) = packet.load::<28>(ETH) else { return Verdict::drop(Reason::Malformed) };
     let sender = Addr::from_v4([arp[14], arp[15], arp[16], arp[17]]);
     s.view.tuple.src = sender;
@@ -116,7 +122,12 @@ const fn admit_link_local(protocol: u8, icmp_type: u8) -> Verdict {
 }
 
 #[inline(always)]
-fn route<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, config: &Config) -> Verdict {
+fn route<P: PacketSteps, T: TableSteps>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+) -> Verdict {
     let known = tables.find_translated(s);
     s.fresh = Fresh::default();
     if !known {
@@ -168,7 +179,7 @@ enum Opening {
 }
 
 #[inline(always)]
-fn open<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Opening {
+fn open<P: PacketSteps, T: TableSteps>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Opening {
     let mut is_translated = true;
     if s.fresh.flags != 0 {
         match choose_source(s, config) {
@@ -218,7 +229,12 @@ fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
 
 /// Out of an uplink under the node's address there, past the stack: other people's FORWARD rules never see it.
 #[inline(always)]
-fn masquerade<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Opening {
+fn masquerade<P: PacketSteps, T: TableSteps>(
+    packet: &P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+) -> Opening {
     if config.flags & config_flag::MASQUERADE == 0 {
         return Opening::Stack;
     }

@@ -5,11 +5,12 @@ use proxy_abi::{
 };
 
 use crate::{
-    state::tables::Tables,
-    steps::{
-        forward::is_loopback,
-        service::{Choice, Client, Service, Side, select},
+    packets::addresses::is_loopback,
+    state::{
+        choice::{Choice, Side},
+        tables::Tables,
     },
+    steps::service::{Client, Service, select},
 };
 
 /// The address a socket call names, and whose socket it is.

@@ -8,23 +8,25 @@ use crate::{
         peers::{is_forged_tunnel, is_tunnel, speaks_as_node, speaks_to_peer},
     },
     packets::{
-        packet::Packet,
-        parse::{Kind, Shape, View},
+        addresses::is_loopback,
+        view::{Kind, Shape, View},
     },
     state::{
-        tables::{Scratch, Tables},
+        choice::{Found, Side},
+        hop::Place,
+        scratch::{Fresh, Scratch},
         verdict::Verdict,
     },
     steps::{
-        flow::Fresh,
-        forward::{Place, ends_here, is_loopback},
-        service::{Found, Side, joins_midway},
+        call::{PacketSteps, TableSteps},
+        forward::ends_here,
+        service::joins_midway,
     },
 };
 
 /// What comes in from outside: NodePorts and other service addresses, answers to masqueraded flows. All else is the stack's.
 #[inline(always)]
-pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+pub fn from_uplink<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
     match packet.parse(s) {
         Shape::Ip => {}
@@ -89,7 +91,7 @@ pub fn from_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scr
 /// A client that reached a host-network backend by its service dials it directly, from the same port: the answers would bear
 /// the service's address.
 #[inline(always)]
-fn asks_backend_itself<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
+fn asks_backend_itself<T: TableSteps>(tables: &T, s: &mut Scratch) -> bool {
     s.view.opens() && tables.own_port(OwnPort::Answers, s.view.tuple.dport) && tables.answers_are_taken(s)
 }
 
@@ -97,7 +99,12 @@ fn asks_backend_itself<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
 /// or the router address send through the stack is masqueraded. What our own programs send here has the node's address and
 /// belongs to no entry: it passes.
 #[inline(always)]
-pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch, ifindex: u32) -> Verdict {
+pub fn to_uplink<P: PacketSteps, T: TableSteps>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    ifindex: u32,
+) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
     if !matches!(packet.parse(s), Shape::Ip) || is_from_own_socket(packet, tables, &s.view, config) {
         return Verdict::PASS;
@@ -141,7 +148,7 @@ pub fn to_uplink<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scrat
 /// What a socket of the node sends to a service's address: it was connected before there were endpoints, or no socket hook was
 /// there. In by the device that it was to leave by it is balanced as what others send.
 #[inline(always)]
-fn ask_service<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+fn ask_service<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     // A later fragment follows the first one.
     if !matches!(s.view.kind, Kind::Fragment) {
         match tables.find_service(s, Side::Inside) {
@@ -162,13 +169,13 @@ fn ask_service<P: Packet, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch
 }
 
 #[inline(always)]
-fn is_too_big<P: Packet>(packet: &P, s: &Scratch, config: &Config) -> bool {
+fn is_too_big<P: PacketSteps>(packet: &P, s: &Scratch, config: &Config) -> bool {
     matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config)
 }
 
 /// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the tunnel's header.
 #[inline(always)]
-pub(crate) fn fits_tunnel<P: Packet>(packet: &P, view: &View, config: &Config) -> bool {
+pub(crate) fn fits_tunnel<P: PacketSteps>(packet: &P, view: &View, config: &Config) -> bool {
     view.length as u32 <= config.pod_mtu || !view.whole || view.fragment || packet.is_merged()
 }
 
@@ -177,7 +184,7 @@ pub(crate) fn fits_tunnel<P: Packet>(packet: &P, view: &View, config: &Config) -
 /// # Errors
 /// [`Reason::Unroutable`]: it needs another source, and the node has no address of its family.
 #[inline(always)]
-pub(crate) fn open<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Result<(), Reason> {
+pub(crate) fn open<T: TableSteps>(tables: &T, s: &mut Scratch, config: &Config) -> Result<(), Reason> {
     s.fresh.flags |= flow_flag::FROM_UPLINK;
     // A node may speak for one of its pods here: the answer must come to it from outside, and never would from its own pod.
     s.direct = s.choice.direct && matches!(s.hop.place, Place::Remote) && !tables.is_tunnel_peer(&s.view.src);
@@ -219,7 +226,7 @@ pub(crate) fn source_on<'a>(uplink: &'a Uplink, config: &'a Config, v4: bool) ->
 
 /// Masquerade of what went through the stack: what its flow becomes.
 #[inline(always)]
-fn hide<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, ifindex: u32) -> Result<(), Reason> {
+fn hide<T: TableSteps>(tables: &T, s: &mut Scratch, config: &Config, ifindex: u32) -> Result<(), Reason> {
     match s.view.kind {
         Kind::Error => return Err(Reason::NoFlow),
         Kind::Fragment => return Err(Reason::FragmentUnknown),

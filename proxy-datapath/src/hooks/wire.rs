@@ -8,24 +8,22 @@ use proxy_abi::{Be16, Config, FrontendKey, Reason, Tuple, flow_flag, frontend_fl
 
 use crate::{
     packets::{
-        checksum::{add_bytes, finish},
-        outer::{IPV4_INSIDE, IPV6_INSIDE, OUTER_V4, OUTER_V6},
+        ip::{self},
+        outer::{Wrapping, same_inside, wrap_v4, wrap_v6},
         packet::{Frame, NextHop, Way},
-        parse::{ETH, ETHERTYPE_V4, ETHERTYPE_V6, Kind, Shape, View},
+        view::{Kind, Shape},
     },
     state::{
-        tables::{Scratch, Tables},
+        choice::{Found, Side},
+        scratch::Scratch,
         verdict::Verdict,
     },
     steps::{
+        call::{PacketSteps, TableSteps},
         path::{self, Leaves},
-        service::{Client, Found, Service, Side, select},
+        service::{Client, Service, select},
     },
 };
-
-const OUTER_HOPS: u8 = 64;
-/// Don't fragment, in the byte that holds the flags (RFC 791 section 3.1).
-const DF: u8 = 0x40;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,7 +44,11 @@ enum Step {
 
 /// What the wire brings: packets to service addresses, and answers to translated flows. All else is the machine's own.
 #[inline(always)]
-pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
+pub fn from_wire<P: Frame + PacketSteps, T: TableSteps>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::PASS };
     if !matches!(packet.parse(s), Shape::Ip) {
         return Verdict::PASS;
@@ -81,14 +83,19 @@ pub fn from_wire<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &mut Scratc
     if !wraps {
         return Verdict::out(ifindex);
     }
-    let wrapped = if s.view.v4 { wrap_v4(packet, tables, s) } else { wrap_v6(packet, s) };
+    let wrapped = if s.view.v4 { wrap_around_v4(packet, tables, s) } else { wrap_around_v6(packet, s) };
     if wrapped.is_some() { Verdict::wrapped(ifindex) } else { Verdict::drop(Reason::RewriteFailed) }
 }
 
 /// Not inlined, as the next two: what they need of the stack is free again when the packet is rewritten. Notes whether the packet is
 /// the machine's own, which no backend is drawn for.
 #[inline(never)]
-fn asks_for_direct<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> bool {
+fn asks_for_direct<P: Frame + PacketSteps, T: TableSteps>(
+    packet: &P,
+    tables: &T,
+    s: &mut Scratch,
+    config: &Config,
+) -> bool {
     let Tuple { dst, dport, proto, .. } = s.view.tuple;
     let key = FrontendKey { addr: dst, port: dport, proto, kind: frontend_kind::ADDRESS };
     let Some(frontend) = tables.frontend(&key) else {
@@ -100,7 +107,7 @@ fn asks_for_direct<P: Frame, T: Tables>(packet: &P, tables: &T, s: &mut Scratch,
 }
 
 #[inline(never)]
-fn translated<P: Frame, T: Tables>(
+fn translated<P: Frame + PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     s: &mut Scratch,
@@ -136,7 +143,7 @@ fn translated<P: Frame, T: Tables>(
 
 /// A backend for the first packet of a flow, which will come from this machine's own address.
 #[inline(never)]
-fn draw<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Step {
+fn draw<T: TableSteps>(tables: &T, s: &mut Scratch, config: &Config) -> Step {
     if s.is_own {
         return Step::Pass;
     }
@@ -154,7 +161,7 @@ fn draw<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) -> Step {
 /// Whether a packet to a service's address answers what this machine itself has asked from there: that is no client's. Nothing here
 /// sees what the machine sends, so a socket that is not connected can't be told from a server's.
 #[inline(always)]
-fn is_own_answer<P: Frame>(packet: &P, s: &Scratch, config: &Config) -> bool {
+fn is_own_answer<P: Frame + PacketSteps>(packet: &P, s: &Scratch, config: &Config) -> bool {
     s.view.dst.same(config.node(s.view.v4))
         && matches!(s.view.kind, Kind::Ports)
         && packet.is_for_connected_socket(&s.view.tuple)
@@ -170,7 +177,7 @@ const fn refusal(hop: &NextHop) -> Step {
 }
 
 #[inline(never)]
-fn direct<P: Frame, T: Tables>(
+fn direct<P: Frame + PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     s: &mut Scratch,
@@ -208,9 +215,9 @@ fn direct<P: Frame, T: Tables>(
     if source.is_unspecified() || source.is_v4() != s.to.dst.is_v4() {
         return Step::Drop(Reason::Unroutable);
     }
-    let protocol = if s.view.v4 { IPV4_INSIDE } else { IPV6_INSIDE };
+    let protocol = same_inside(s.view.v4);
     s.reverse_key = Tuple::new(*source, Be16::ZERO, s.to.dst, Be16::ZERO, protocol);
-    let length = s.view.length as u32 + outer_header(&s.view);
+    let length = s.view.length as u32 + ip::length(s.view.v4);
     match path::next_hop(packet, s, Leaves::Outer, length) {
         Way::Found => {
             path::keep(tables, s);
@@ -222,56 +229,31 @@ fn direct<P: Frame, T: Tables>(
     refusal(&s.next)
 }
 
-#[inline(always)]
-const fn outer_header(view: &View) -> u32 {
-    if view.v4 { OUTER_V4 } else { OUTER_V6 }
-}
-
 /// Does not fit once it is wrapped: the sender is told what would, if it has forbidden to cut it.
 #[inline(always)]
-fn refuse_length<P: Frame>(packet: &mut P, s: &mut Scratch) -> Verdict {
+fn refuse_length<P: Frame + PacketSteps>(packet: &mut P, s: &mut Scratch) -> Verdict {
     if !s.view.whole {
         return Verdict::drop(Reason::TooBig);
     }
-    packet.too_big(s, s.next.mtu.saturating_sub(outer_header(&s.view)))
+    packet.too_big(s, s.next.mtu.saturating_sub(ip::length(s.view.v4)))
 }
 
-/// Puts the packet into another one (RFC 2003). What the way does to it (class, congestion marks: RFC 6040 section 4.1;
-/// whether it may be cut) is as for the packet itself.
+/// Not inlined, as its twin.
 #[inline(never)]
-fn wrap_v4<P: Frame, T: Tables>(packet: &mut P, tables: &T, s: &Scratch) -> Option<()> {
-    let inner = s.head.ip();
-    packet.prepend(OUTER_V4)?;
-    let [a, b] = s.view.length.wrapping_add(OUTER_V4 as u16).to_be_bytes();
-    let may_be_cut = inner[6] & DF == 0;
-    // One that is never cut needs no name (RFC 6864 section 4.1).
-    let [c, d] = if may_be_cut { (tables.random() as u16).to_ne_bytes() } else { [0, 0] };
-    let [e, f, g, h] = s.reverse_key.src.v4_raw().to_ne_bytes();
-    let [i, j, k, l] = s.reverse_key.dst.v4_raw().to_ne_bytes();
-    let mut header =
-        [0x45, inner[1], a, b, c, d, inner[6] & DF, 0, OUTER_HOPS, IPV4_INSIDE, 0, 0, e, f, g, h, i, j, k, l];
-    let [m, n] = finish(add_bytes(0, &header)).to_ne_bytes();
-    header[10] = m;
-    header[11] = n;
-    packet.store_new(ETH, &header)?;
-    frame(packet, &s.next, ETHERTYPE_V4)
+fn wrap_around_v4<P: Frame + PacketSteps, T: TableSteps>(
+    packet: &mut P,
+    tables: &T,
+    s: &Scratch,
+) -> Option<()> {
+    wrap_v4(packet, wrapping(s), || tables.random() as u16)
 }
 
-/// The same with IPv6 (RFC 2473).
 #[inline(never)]
-fn wrap_v6<P: Frame>(packet: &mut P, s: &Scratch) -> Option<()> {
-    let [a, b, c, d, ..] = *s.head.ip();
-    packet.prepend(OUTER_V6)?;
-    let [e, f] = s.view.length.to_be_bytes();
-    packet.store_new(ETH, &[a, b, c, d, e, f, IPV6_INSIDE, OUTER_HOPS])?;
-    packet.store_new(ETH + 8, &s.reverse_key.src.octets())?;
-    packet.store_new(ETH + 24, &s.reverse_key.dst.octets())?;
-    frame(packet, &s.next, ETHERTYPE_V6)
+fn wrap_around_v6<P: Frame + PacketSteps>(packet: &mut P, s: &Scratch) -> Option<()> {
+    wrap_v6(packet, wrapping(s))
 }
 
-/// The Ethernet header towards the next station.
 #[inline(always)]
-pub(crate) fn frame<P: Frame>(packet: &mut P, hop: &NextHop, ethertype: [u8; 2]) -> Option<()> {
-    packet.store_new(0, &hop.macs)?;
-    packet.store_new(12, &ethertype)
+const fn wrapping(s: &Scratch) -> Wrapping<'_> {
+    Wrapping { inner: &s.head, view: &s.view, outer: &s.reverse_key, next: &s.next }
 }

@@ -1,16 +1,15 @@
 //! A frame's first headers: read once, changed in working memory, written once. Each access to a packet is a call of the kernel's.
 
-use proxy_abi::{Addr, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason};
+use proxy_abi::{Addr, Be16, DIRECT_MAC_TAG, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason, Tuple};
 
 use crate::packets::{
+    addresses::pair,
     checksum::{changed, fix_checksum},
-    packet::Packet,
-    parse::{ETH, View},
-    rewrite::pair,
+    view::{ETH, View},
 };
 
 /// Where the IPv6 header's hop limit lies; what changes in it ends with it.
-const V6_HOPS: usize = 21;
+pub(crate) const V6_HOPS: usize = 21;
 
 /// Ethernet and IP header as the packet has them, or will have them once they are written.
 #[repr(C, align(8))]
@@ -20,13 +19,13 @@ pub struct Head {
     reserved: [u8; 2],
     pub(crate) bytes: [u8; Head::V6],
     /// What is still to be written.
-    frame: bool,
-    ip: bool,
+    pub(crate) frame_changed: bool,
+    pub(crate) ip_changed: bool,
 }
 
 impl Default for Head {
     fn default() -> Head {
-        Head { reserved: [0; 2], bytes: [0; Head::V6], frame: false, ip: false }
+        Head { reserved: [0; 2], bytes: [0; Head::V6], frame_changed: false, ip_changed: false }
     }
 }
 
@@ -36,20 +35,18 @@ impl Head {
     /// Bytes of an Ethernet header and an IPv6 header.
     pub const V6: usize = 54;
 
-    /// Reads what both families have. False: the packet is shorter.
+    /// Room for `N` bytes of a packet that is read anew: nothing of it is changed yet.
     #[inline(always)]
-    pub(crate) fn read<P: Packet>(&mut self, packet: &P) -> bool {
-        self.frame = false;
-        self.ip = false;
-        self.bytes.first_chunk_mut::<{ Head::V4 }>().is_some_and(|first| packet.read(0, first).is_some())
+    pub(crate) fn begin<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        self.frame_changed = false;
+        self.ip_changed = false;
+        self.bytes.first_chunk_mut()
     }
 
-    /// Reads the Ethernet header of a frame that has no more.
+    /// Room for what an IPv6 header has more than one of IPv4 without options.
     #[inline(always)]
-    pub(crate) fn read_frame<P: Packet>(&mut self, packet: &P) -> Option<&[u8; 14]> {
-        let frame = self.bytes.first_chunk_mut::<14>()?;
-        packet.read(0, frame)?;
-        Some(frame)
+    pub(crate) fn rest_of_v6(&mut self) -> Option<&mut [u8; Head::V6 - Head::V4]> {
+        self.bytes.last_chunk_mut()
     }
 
     /// Whose address the frame has as its source.
@@ -61,19 +58,13 @@ impl Head {
     /// The IP header: 20 bytes, or 40.
     #[inline(always)]
     pub(crate) fn ip(&self) -> &[u8; 40] {
-        self.bytes.last_chunk().unwrap_or(&[0; 40])
-    }
-
-    /// Reads the rest of an IPv6 header.
-    #[inline(always)]
-    pub(crate) fn read_v6<P: Packet>(&mut self, packet: &P) -> bool {
-        self.bytes.last_chunk_mut::<20>().is_some_and(|last| packet.read(Head::V4 as u32, last).is_some())
+        self.last()
     }
 
     /// `diff`: what the addresses change in a checksum.
     #[inline(always)]
     pub(crate) fn set_addresses(&mut self, v4: bool, diff: u32, src: &Addr, dst: &Addr) {
-        self.ip = true;
+        self.ip_changed = true;
         if v4 {
             self.fix_checksum(diff);
             self.put(26, pair(src, dst));
@@ -92,7 +83,7 @@ impl Head {
         if view.ttl <= 1 {
             return Err(Reason::TtlExpired);
         }
-        self.ip = true;
+        self.ip_changed = true;
         let ttl = view.ttl - 1;
         if view.v4 {
             // The word in the checksum is TTL and protocol; the protocol stays.
@@ -108,14 +99,14 @@ impl Head {
     /// Destination and source of the frame.
     #[inline(always)]
     pub(crate) fn address(&mut self, macs: &[u8; 12]) {
-        self.frame = true;
+        self.frame_changed = true;
         self.put(0, *macs);
     }
 
     /// To a pod's end of its veth pair.
     #[inline(always)]
     pub(crate) fn address_to(&mut self, mac: &[u8; 6]) {
-        self.frame = true;
+        self.frame_changed = true;
         self.put(0, *mac);
     }
 
@@ -126,29 +117,36 @@ impl Head {
         self.address(&[a, b, c, d, e, f, g, h, i, j, k, l]);
     }
 
+    /// Names the backend of a direct packet in the frame's addresses: see [`DIRECT_MAC_TAG`].
+    #[inline(always)]
+    pub(crate) fn name_backend(&mut self, to: &Tuple) {
+        let [a, b, c, d] = to.dst.0[2].to_ne_bytes();
+        let [e, f, g, h] = to.dst.0[3].to_ne_bytes();
+        let [i, j] = to.dport.raw().to_ne_bytes();
+        self.address(&[DIRECT_MAC_TAG, a, b, c, d, e, DIRECT_MAC_TAG, f, g, h, i, j]);
+    }
+
+    /// Reads what [`Head::name_backend`] wrote to `to`: one of this node's pods, so that it shares the first 8 bytes with `router`.
+    /// False: the frame names none.
+    #[inline(always)]
+    pub(crate) fn named_backend(&self, router: &Addr, v4: bool, to: &mut Tuple) -> bool {
+        let [tag, a, b, c, d, e, _, f, g, h, i, j, ..] = self.bytes;
+        let (high, low) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
+        to.dst = Addr([router.0[0], router.0[1], high, low]);
+        to.dport = Be16::from_raw(u16::from_ne_bytes([i, j]));
+        tag == DIRECT_MAC_TAG && to.dst.is_v4() == v4
+    }
+
     /// Its first bytes.
     #[inline(always)]
     pub fn first<const N: usize>(&self) -> &[u8; N] {
         self.bytes.first_chunk().unwrap_or(&[0; N])
     }
 
-    /// Writes what has changed.
+    /// Its last bytes.
     #[inline(always)]
-    pub(crate) fn write<P: Packet>(&self, packet: &mut P, v4: bool) -> Option<()> {
-        if v4 && self.ip {
-            // The header's own checksum makes up for its changes, and none covers the frame's addresses.
-            return packet.store(0, self.first::<{ Head::V4 }>());
-        }
-        if self.frame {
-            packet.store(0, self.first::<12>())?;
-        }
-        if self.ip {
-            // No header checksum makes up for them, as IPv4's does: a sum over the whole packet, where the device made one
-            // (CHECKSUM_COMPLETE), has to follow. Fixing the transport checksum took the change out of it; newer kernels can
-            // be told not to (BPF_F_IPV6, Linux commit ead7f9b8de65), but putting it back works on all of them.
-            packet.store_new(V6_HOPS as u32, self.bytes.last_chunk::<33>()?)?;
-        }
-        Some(())
+    pub(crate) fn last<const N: usize>(&self) -> &[u8; N] {
+        self.bytes.last_chunk().unwrap_or(&[0; N])
     }
 
     /// Works a change into the IPv4 header's checksum.

@@ -1,21 +1,11 @@
-use proxy_abi::{Addr, Be16, Config, Reason, Tuple};
+//! What the datapath asks of a packet, wherever it lies: the kernel's skb or frame, a `Vec<u8>` on the host.
 
-use crate::{
-    packets::{crc32c::Change, head::Head, parse::Shape},
-    state::{
-        tables::{Scratch, Tables},
-        verdict::Verdict,
-    },
-    steps,
+use proxy_abi::{Be16, Tuple};
+
+use crate::packets::{
+    crc32c::Change,
+    head::{Head, V6_HOPS},
 };
-
-/// Outer header of a packet that came through the tunnel.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Tunnel {
-    /// Who sent it.
-    pub peer: Addr,
-    pub vni: u32,
-}
 
 /// What the datapath needs of a packet. Offsets count bytes from the Ethernet header.
 pub trait Packet {
@@ -33,7 +23,7 @@ pub trait Packet {
     /// `N` bytes at `at`; none where the packet is shorter.
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
 
-    /// As [`Packet::load`], to where they are wanted in [`Scratch`].
+    /// As [`Packet::load`], to where they are wanted.
     fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()>;
 
     /// Overwrites bytes whose effect on checksums is made good by the caller; none where the packet is shorter or the
@@ -64,105 +54,26 @@ pub trait Packet {
     /// Asks the kernel's routes and neighbours about a packet that is forwarded, of any length.
     fn way_out(&self, tuple: &Tuple, hop: &mut NextHop);
 
-    /// [`steps::parse`].
-    #[inline(always)]
-    fn parse(&self, s: &mut Scratch) -> Shape
-    where
-        Self: Sized,
-    {
-        steps::parse(self, s)
-    }
-
-    /// [`steps::keep`], where there is something to keep.
-    #[inline(always)]
-    fn keep<T: Tables>(&self, tables: &T, s: &mut Scratch)
-    where
-        Self: Sized,
-    {
-        if s.is_to_keep() {
-            self.keep_path(tables, s);
-        }
-    }
-
-    /// [`steps::keep`].
-    #[inline(always)]
-    fn keep_path<T: Tables>(&self, tables: &T, s: &mut Scratch)
-    where
-        Self: Sized,
-    {
-        steps::keep(self, tables, s);
-    }
-
-    /// [`steps::rewrite`].
-    #[inline(always)]
-    fn rewrite(&mut self, s: &mut Scratch) -> bool
-    where
-        Self: Sized,
-    {
-        steps::rewrite(self, s)
-    }
-
-    /// Writes what has changed in `head`.
+    /// Writes what has changed in a packet's first headers.
     #[inline(always)]
     fn write_head(&mut self, v4: bool, head: &Head) -> Option<()>
     where
         Self: Sized,
     {
-        head.write(self, v4)
-    }
-
-    /// [`Packet::write_head`] of `s.head`. False: `s.verdict` says that it could not be.
-    #[inline(always)]
-    fn write(&mut self, s: &mut Scratch) -> bool
-    where
-        Self: Sized,
-    {
-        let written = self.write_head(s.view.v4, &s.head).is_some();
-        if !written {
-            s.verdict = Verdict::drop(Reason::RewriteFailed);
+        if v4 && head.ip_changed {
+            // The header's own checksum makes up for its changes, and none covers the frame's addresses.
+            return self.store(0, head.first::<{ Head::V4 }>());
         }
-        written
-    }
-
-    /// [`steps::forward`].
-    #[inline(always)]
-    fn forward(&mut self, s: &mut Scratch, config: &Config) -> Verdict
-    where
-        Self: Sized,
-    {
-        steps::forward(self, s, config);
-        s.verdict
-    }
-
-    /// [`steps::reject`].
-    #[inline(always)]
-    fn reject(&mut self, s: &mut Scratch) -> Verdict
-    where
-        Self: Sized,
-    {
-        steps::reject(self, s);
-        s.verdict
-    }
-
-    /// [`steps::expired`], at the address `at`.
-    #[inline(always)]
-    fn expired(&mut self, s: &mut Scratch, at: &Addr) -> Verdict
-    where
-        Self: Sized,
-    {
-        s.to.src = *at;
-        steps::expired(self, s);
-        s.verdict
-    }
-
-    /// [`steps::too_big`].
-    #[inline(always)]
-    fn too_big(&mut self, s: &mut Scratch, mtu: u32) -> Verdict
-    where
-        Self: Sized,
-    {
-        steps::too_big(self, s, mtu);
-        s.verdict
+        if head.frame_changed {
+            self.store(0, head.first::<12>())?;
+        }
+        if head.ip_changed {
+            // No header checksum makes up for them, as IPv4's does: a sum over the whole packet, where the device made one
+            // (CHECKSUM_COMPLETE), has to follow. Fixing the transport checksum took the change out of it; newer kernels can
+            // be told not to (BPF_F_IPV6, Linux commit ead7f9b8de65), but putting it back works on all of them.
+            self.store_new(V6_HOPS as u32, head.last::<{ Head::V6 - V6_HOPS }>())?;
+        }
+        Some(())
     }
 }
 

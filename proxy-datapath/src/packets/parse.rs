@@ -1,124 +1,15 @@
+//! Reads headers, down to those that an ICMP error quotes.
+
 use proxy_abi::{Addr, Be16, Reason, Tuple, proto};
 
-use crate::packets::{head::Head, packet::Packet};
-
-pub(crate) const ETH: u32 = 14;
-pub(crate) const ETHERTYPE_V4: [u8; 2] = [0x08, 0x00];
-pub(crate) const ETHERTYPE_V6: [u8; 2] = [0x86, 0xdd];
-const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+use crate::packets::{
+    head::Head,
+    packet::Packet,
+    view::{ETH, ETHERTYPE_ARP, ETHERTYPE_V4, ETHERTYPE_V6, Kind, Shape, View, is_error},
+};
 
 /// IPv6 extension headers looked through before a packet is called malformed.
 const MAX_EXTENSIONS: u32 = 5;
-
-/// TCP flag bits (RFC 9293 section 3.1).
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const RST: u8 = 0x04;
-pub(crate) const ACK: u8 = 0x10;
-
-/// What kind of frame it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Shape {
-    Ip = 0,
-    Arp = 1,
-    /// Some other EtherType.
-    Foreign = 2,
-    /// None that can be read: [`steps::parse`](crate::steps::parse) says so, [`parse`] by an error.
-    Broken = 3,
-}
-
-/// What can be done with a packet's transport header.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(u8)]
-pub enum Kind {
-    /// No ports that we know: the tuple's are 0.
-    #[default]
-    Other = 0,
-    /// TCP, UDP or SCTP.
-    Ports = 1,
-    /// ICMP echo request or reply: both ports of the tuple hold the identifier.
-    Echo = 2,
-    /// An ICMP error about a flow of ours. The tuple is the reported packet's, seen from its receiver: it names the flow
-    /// that the error travels along.
-    Error = 3,
-    /// A fragment without a transport header.
-    Fragment = 4,
-}
-
-/// A parsed packet: where things lie and what they say.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct View {
-    /// Names the flow. The addresses are the packet's own, except for [`Kind::Error`].
-    pub tuple: Tuple,
-    pub src: Addr,
-    pub dst: Addr,
-    pub v4: bool,
-    /// `src` and `dst` are this packet's.
-    pub has_addresses: bool,
-    pub kind: Kind,
-    /// Offset of the transport header.
-    pub l4: u16,
-    /// Length of the IP packet in bytes, its header included.
-    pub length: u16,
-    /// [`Kind::Error`]: offsets of the reported packet's headers.
-    pub inner_l3: u16,
-    pub inner_l4: u16,
-    pub ttl: u8,
-    /// Protocol of the packet itself.
-    pub proto: u8,
-    /// ICMP: its type. TCP: its flags.
-    pub flags: u8,
-    /// It must not be cut on its way: DF is set, or it is IPv6.
-    pub whole: bool,
-    /// A fragment, the first one included.
-    pub fragment: bool,
-    /// Which datagram it is a piece of.
-    pub fragment_id: u32,
-}
-
-impl View {
-    /// About another packet, whether or not that could be read: never answered by an error (RFC 1122 section 3.2.2, RFC 4443
-    /// section 2.4).
-    #[inline(always)]
-    pub(crate) const fn is_icmp_error(&self) -> bool {
-        (self.proto == proto::ICMP || self.proto == proto::ICMPV6) && is_error(self.proto, self.flags)
-    }
-
-    /// A TCP segment that can open no connection.
-    #[inline(always)]
-    pub(crate) const fn is_midway(&self) -> bool {
-        self.proto == proto::TCP && self.flags & (SYN | ACK | FIN | RST) != SYN
-    }
-
-    /// Names a packet that could not be read to its end by its addresses, as far as it was read.
-    #[inline(always)]
-    pub(crate) fn name_addresses(&mut self) {
-        self.tuple = match self.has_addresses {
-            true => Tuple::new(self.src, Be16::ZERO, self.dst, Be16::ZERO, 0),
-            false => Tuple::default(),
-        };
-    }
-
-    /// What could be the first packet of a flow between ports.
-    #[inline(always)]
-    pub(crate) const fn opens(&self) -> bool {
-        matches!(self.kind, Kind::Ports) && !self.is_midway()
-    }
-
-    /// A TCP segment that belongs to a connection, and tells nothing of whether that lives (conntrack's INVALID).
-    #[inline(always)]
-    pub(crate) const fn is_stray(&self) -> bool {
-        let opening_answered = self.flags & (SYN | ACK) == SYN | ACK;
-        self.proto == proto::TCP && (opening_answered || self.flags & (FIN | RST) != 0)
-    }
-
-    /// What the packet's sender dialled.
-    #[inline(always)]
-    pub(crate) const fn destination(&self) -> (&Addr, Be16, u8) {
-        (&self.dst, self.tuple.dport, self.proto)
-    }
-}
 
 /// Reads a packet's headers into `view`, and keeps the first of them in `head`.
 ///
@@ -127,7 +18,7 @@ impl View {
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, view: &mut View, head: &mut Head) -> Result<Shape, Reason> {
     view.has_addresses = false;
-    if !head.read(packet) {
+    if !read_first(packet, head) {
         return short(packet, head);
     }
     let eth = &head.bytes;
@@ -143,10 +34,17 @@ pub fn parse<P: Packet>(packet: &P, view: &mut View, head: &mut Head) -> Result<
     Ok(Shape::Ip)
 }
 
+/// What both families have. False: the packet is shorter.
+#[inline(always)]
+fn read_first<P: Packet>(packet: &P, head: &mut Head) -> bool {
+    head.begin::<{ Head::V4 }>().is_some_and(|first| packet.read(0, first).is_some())
+}
+
 /// A frame that is too short for an IP packet.
 #[inline(always)]
 fn short<P: Packet>(packet: &P, head: &mut Head) -> Result<Shape, Reason> {
-    let eth = head.read_frame(packet).ok_or(Reason::Malformed)?;
+    let eth = head.begin::<14>().ok_or(Reason::Malformed)?;
+    packet.read(0, eth).ok_or(Reason::Malformed)?;
     match [eth[12], eth[13]] {
         ETHERTYPE_V4 | ETHERTYPE_V6 => Err(Reason::Malformed),
         ETHERTYPE_ARP => Ok(Shape::Arp),
@@ -183,9 +81,8 @@ fn parse_v4<P: Packet>(packet: &P, view: &mut View, head: &Head) -> Option<()> {
 
 #[inline(always)]
 fn parse_v6<P: Packet>(packet: &P, view: &mut View, head: &mut Head) -> Result<(), Reason> {
-    if !head.read_v6(packet) {
-        return Err(Reason::Malformed);
-    }
+    let rest = head.rest_of_v6().ok_or(Reason::Malformed)?;
+    packet.read(Head::V4 as u32, rest).ok_or(Reason::Malformed)?;
     let header = head.ip();
     let payload = u16::from_be_bytes([header[4], header[5]]) as u32;
     let carried = packet.length() - ETH;
@@ -322,15 +219,6 @@ const fn is_echo(protocol: u8, kind: u8) -> bool {
     match protocol {
         proto::ICMP => kind == 8 || kind == 0,
         _ => kind == 128 || kind == 129,
-    }
-}
-
-/// Unreachable, time exceeded, parameter problem; packet too big (RFC 792, RFC 4443 section 3).
-#[inline(always)]
-const fn is_error(protocol: u8, kind: u8) -> bool {
-    match protocol {
-        proto::ICMP => kind == 3 || kind == 11 || kind == 12,
-        _ => kind >= 1 && kind <= 4,
     }
 }
 

@@ -1,11 +1,14 @@
+//! Turns one packet into another: addresses, ports, and every checksum that they are part of.
+
 use proxy_abi::{Addr, Reason, Tuple, proto};
 
 use crate::packets::{
+    addresses::pair,
     checksum::{add, changed_addresses, changed_port},
     crc32c::Change,
     head::Head,
     packet::Packet,
-    parse::{ETH, Kind, View},
+    view::{ETH, Kind, View},
 };
 
 /// Turns the packet's tuple `view.tuple` into `to`: addresses (in `head`, still to be written), ports and every checksum they
@@ -163,11 +166,4 @@ fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to
 const fn join(first: u16, second: u16) -> [u8; 4] {
     let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
     [a, b, c, d]
-}
-
-/// Two IPv4 addresses as they follow each other in a header.
-#[inline(always)]
-pub(crate) const fn pair(first: &Addr, second: &Addr) -> [u8; 8] {
-    let ([a, b, c, d], [e, f, g, h]) = (first.v4_raw().to_ne_bytes(), second.v4_raw().to_ne_bytes());
-    [a, b, c, d, e, f, g, h]
 }

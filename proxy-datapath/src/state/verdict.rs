@@ -1,3 +1,5 @@
+//! What is to become of a packet.
+
 use proxy_abi::{Addr, Reason};
 
 /// What is to be done with a packet.

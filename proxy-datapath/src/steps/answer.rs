@@ -6,15 +6,12 @@ use proxy_abi::{Addr, Reason, proto};
 use crate::{
     packets::{
         checksum::{add, add_addr, add_bytes, finish},
+        ip::{self},
         packet::Packet,
-        parse::{ACK, ETH, FIN, Kind, RST, SYN, View},
+        view::{ACK, ETH, FIN, Kind, RST, SYN, View},
     },
     state::verdict::Verdict,
 };
-
-const HOPS: u8 = 64;
-/// Don't fragment (RFC 791 section 3.1).
-const DF: u8 = 0x40;
 
 #[inline(always)]
 pub(crate) fn reject<P: Packet>(packet: &mut P, view: &View) -> Verdict {
@@ -137,26 +134,17 @@ fn pseudo(view: &View, from: &Addr, length: u16, protocol: u8) -> u32 {
 /// Resizes the packet and writes Ethernet and IP headers of the answer, which comes from `from`; returns where its transport header goes.
 #[inline(always)]
 fn frame<P: Packet>(packet: &mut P, view: &View, from: &Addr, payload: u16, protocol: u8) -> Option<u32> {
-    let ip = if view.v4 { 20 } else { 40 };
-    packet.resize(ETH + ip + payload as u32)?;
+    let header = ip::length(view.v4);
+    packet.resize(ETH + header + payload as u32)?;
     let dst: [u8; 6] = packet.load(0)?;
     let src: [u8; 6] = packet.load(6)?;
     packet.store_new(0, &src)?;
     packet.store_new(6, &dst)?;
     if view.v4 {
-        let [a, b] = (payload + 20).to_be_bytes();
-        let [c, d, e, f] = from.v4_raw().to_ne_bytes();
-        let [g, h, i, j] = view.src.v4_raw().to_ne_bytes();
-        let mut header = [0x45, 0, a, b, 0, 0, DF, 0, HOPS, protocol, 0, 0, c, d, e, f, g, h, i, j];
-        let [k, l] = finish(add_bytes(0, &header)).to_ne_bytes();
-        header[10] = k;
-        header[11] = l;
-        packet.store_new(ETH, &header)?;
+        let fields = ip::Fields { class: 0, payload, id: [0, 0], flags: ip::DF, protocol };
+        ip::write_v4(packet, fields, from, &view.src)?;
     } else {
-        let [a, b] = payload.to_be_bytes();
-        packet.store_new(ETH, &[0x60, 0, 0, 0, a, b, protocol, HOPS])?;
-        packet.store_new(ETH + 8, &from.octets())?;
-        packet.store_new(ETH + 24, &view.src.octets())?;
+        ip::write_v6(packet, [0x60, 0, 0, 0], payload, protocol, (from, &view.src))?;
     }
-    Some(ETH + ip)
+    Some(ETH + header)
 }

@@ -1,7 +1,9 @@
+//! The pieces of a datagram.
+
 use proxy_abi::{FragmentKey, FragmentPorts};
 
 use crate::{
-    packets::parse::{Kind, View},
+    packets::view::{Kind, View},
     state::tables::Tables,
 };
 

@@ -1,34 +1,39 @@
-//! The steps that hooks are made of.
+//! The steps that hooks are made of: look up a flow, find a service, locate, record, rewrite, forward, refuse.
+//!
+//! Here belongs what decides by the tables and takes down what it found in [`Scratch`]; a hook says in which order.
 //!
 //! In the kernel each is a function of its own that the verifier walks once, by itself ("global function", kernel commit
 //! 51c39bb1d5d1): what follows one is not walked again for each way through it. For that a step takes pointers to a packet's
-//! context and to [`Scratch`] only, and answers with a number; all else it says lies in the scratch memory. Elsewhere the
-//! default methods of [`Tables`] and [`Packet`] call them directly.
+//! context and to [`Scratch`] only, and answers with a number; all else it says lies in the scratch memory. Hooks call them through
+//! [`TableSteps`] and [`PacketSteps`]; elsewhere than in the kernel these call the functions here.
 
 mod answer;
+pub(crate) mod call;
+mod create;
 pub(crate) mod direct;
-pub(crate) mod flow;
+mod flow;
 pub(crate) mod forward;
 mod fragment;
 pub(crate) mod path;
+mod seat;
 pub(crate) mod service;
 
 use proxy_abi::{Config, OwnPort, Reason, flow_flag, path_known};
 
+pub use self::call::{PacketSteps, TableSteps};
+use self::{fragment::follow, service::Service};
 use crate::{
     packets::{
+        self,
         packet::{Packet, Way},
-        parse::{self, Shape},
-        rewrite,
+        view::Shape,
     },
     state::{
-        tables::{Scratch, Tables},
-        verdict::Verdict,
-    },
-    steps::{
-        forward::Place,
-        fragment::follow,
-        service::{Found, Service, Side},
+        choice::{Found, Side},
+        hop::Place,
+        scratch::Scratch,
+        tables::Tables,
+        verdict::{Action, Verdict},
     },
 };
 
@@ -36,7 +41,7 @@ use crate::{
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, s: &mut Scratch) -> Shape {
     s.forget_path();
-    let shape = parse::parse(packet, &mut s.view, &mut s.head).unwrap_or_else(|reason| {
+    let shape = packets::parse::parse(packet, &mut s.view, &mut s.head).unwrap_or_else(|reason| {
         s.verdict = Verdict::drop(reason);
         Shape::Broken
     });
@@ -113,7 +118,7 @@ pub fn record<T: Tables>(tables: &T, s: &mut Scratch) -> Recorded {
             // Before its first answer can come.
             note_own_ports(tables, s, config);
             match s.fresh.flags & flow_flag::DIRECT {
-                0 => flow::create(tables, s, config, tables.now_s()),
+                0 => create::create(tables, s, config, tables.now_s()),
                 _ => Ok(direct::record(tables, s, config, tables.now_s())),
             }
         }
@@ -149,7 +154,7 @@ fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, config: &Config) {
 /// Turns the packet's tuple `s.view.tuple` into `s.to`; its IP header in `s.head` only. False: `s.verdict` says why not.
 #[inline(always)]
 pub fn rewrite<P: Packet>(packet: &mut P, s: &mut Scratch) -> bool {
-    let done = rewrite::rewrite(packet, &mut s.view, &mut s.head, &s.to);
+    let done = packets::rewrite::rewrite(packet, &mut s.view, &mut s.head, &s.to);
     settle(done, s)
 }
 
@@ -165,10 +170,23 @@ pub fn keep<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch) {
     path::keep(tables, s);
 }
 
+/// Writes what has changed in `s.head`. False: `s.verdict` says that it could not be.
+#[inline(always)]
+pub fn write<P: Packet>(packet: &mut P, s: &mut Scratch) -> bool {
+    let written = packet.write_head(s.view.v4, &s.head).is_some();
+    if !written {
+        s.verdict = Verdict::drop(Reason::RewriteFailed);
+    }
+    written
+}
+
 /// Prepares a packet, already translated, for its way to `s.hop`, and writes its headers: `s.verdict`.
 #[inline(always)]
 pub fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) {
-    forward::forward(packet, s, config);
+    s.verdict = forward::prepare(packet, s, config);
+    if !matches!(s.verdict.action, Action::Drop) {
+        write(packet, s);
+    }
 }
 
 /// Turns the packet into its own refusal: `s.verdict`.

@@ -8,34 +8,12 @@ use proxy_abi::{Path, path_known};
 
 use crate::{
     packets::packet::{Frame, NextHop, Way},
-    state::tables::{Scratch, Tables},
-    steps::forward::{Hop, Place},
+    state::{
+        hop::{Hop, Place},
+        scratch::Scratch,
+        tables::Tables,
+    },
 };
-
-impl Scratch {
-    #[inline(always)]
-    pub(crate) const fn knows(&self, what: u8) -> bool {
-        self.known & what != 0
-    }
-
-    /// Nothing is known of where the packet goes; its flow is none, or another one than it seemed.
-    #[inline(always)]
-    pub(crate) const fn forget_path(&mut self) {
-        self.known = 0;
-        self.kept = 0;
-        self.lively = false;
-    }
-
-    /// Whether the packet's flow has yet to be told what its next ones would ask for.
-    #[inline(always)]
-    pub(crate) const fn is_to_keep(&self) -> bool {
-        let wanted = match self.hop.place {
-            Place::Outside | Place::Routed => path_known::PLACE | path_known::NEXT_HOP,
-            Place::Pod | Place::Node | Place::Remote | Place::Nobody => path_known::PLACE,
-        };
-        self.lively && self.kept & wanted != wanted
-    }
-}
 
 /// Copies what an entry has.
 #[inline(always)]

@@ -1,11 +1,17 @@
+//! Which service a packet is for, and which backend it gets.
+
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Frontend, FrontendKey, Member, Prefix, Reason, Slot,
     endpoint_flag, frontend_flag, frontend_kind, idle_s, member_of,
 };
 
 use crate::{
-    packets::parse::{Kind, SYN, View},
-    state::tables::{Scratch, Tables},
+    packets::view::{Kind, SYN, View},
+    state::{
+        choice::{Choice, Side},
+        scratch::Scratch,
+        tables::Tables,
+    },
 };
 
 /// What a destination is to the service tables.
@@ -21,28 +27,6 @@ pub(crate) enum Service {
     SourceUnknown,
 }
 
-/// What a packet is to the service tables: the answer of [`steps::find_service`](crate::steps::find_service).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Found {
-    /// No service's.
-    No = 0,
-    Backend = 1,
-    /// No endpoints, or an address of ours without this port: the client is told.
-    Reject = 2,
-    Drop = 3,
-    /// Only some sources are served, and the source is not known yet.
-    SourceUnknown = 4,
-}
-
-/// Where a client is: a traffic policy `Local` for outsiders does not bind those inside.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Side {
-    Inside = 0,
-    Outside = 1,
-}
-
 /// Who asks for a backend.
 #[derive(Clone, Copy)]
 pub(crate) struct Client<'a> {
@@ -53,17 +37,6 @@ pub(crate) struct Client<'a> {
     pub source: Option<&'a Addr>,
     /// Its port, or a random number where that is not known: what Maglev takes besides the address.
     pub port: u32,
-}
-
-/// The drawn backend, and working memory of the draw.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Choice {
-    pub backend: Slot,
-    /// Its frontend wants answers to go straight to the client.
-    pub direct: bool,
-    key: AffinityKey,
-    member: Member,
-    affinity: Affinity,
 }
 
 /// Finds the service that a packet is for; draws its backend into `s.choice`.

@@ -12,8 +12,8 @@ use proxy_abi::{
     SourceRangeKey, Tuple, Uplink,
 };
 use proxy_datapath::{
-    Change, Insert, NextHop, Packet, Round, Scratch, Tables, Tunnel, Verdict, Way, from_overlay, from_pod,
-    from_uplink, to_overlay, to_pod, to_uplink,
+    Change, Insert, NextHop, Packet, PacketSteps, Round, Scratch, TableSteps, Tables, Tunnel, Verdict, Way,
+    from_overlay, from_pod, from_uplink, to_overlay, to_pod, to_uplink,
 };
 
 use crate::cases::{Hook, State};
@@ -101,6 +101,8 @@ impl Packet for Bytes {
         *hop = NextHop { way, ifindex: self.uplink, ..NextHop::default() };
     }
 }
+
+impl PacketSteps for Bytes {}
 
 /// Maps in memory.
 pub struct Maps {
@@ -318,6 +320,8 @@ impl Tables for Maps {
         (x >> 32) as u32
     }
 }
+
+impl TableSteps for Maps {}
 
 /// Runs one hook over a packet.
 pub fn run(hook: Hook, packet: &mut Bytes, maps: &Maps) -> Verdict {

@@ -13,7 +13,7 @@ use proxy_abi::{
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, PodCidrKey, Slot, SocketKey, SocketOrigin,
     SourceRangeKey, Tuple, Uplink, frontend_kind, map,
 };
-use proxy_datapath::{Insert, Round, Tables};
+use proxy_datapath::{Insert, Round, TableSteps, Tables};
 
 use crate::cli::{Maps, names, sheet::text};
 
@@ -276,3 +276,5 @@ impl Tables for Snapshot {
         self.random.hash_one(draw) as u32
     }
 }
+
+impl TableSteps for Snapshot {}
