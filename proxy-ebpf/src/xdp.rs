@@ -273,7 +273,7 @@ impl Packet for Xdp<'_> {
     #[inline(always)]
     fn work_out(&self, change: &mut Change) {
         Kernel.repeat(Change::ROUNDS, |round| {
-            change.step(round);
+            change.advance(round);
             Round::Again
         });
     }

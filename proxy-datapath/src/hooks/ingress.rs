@@ -1,6 +1,6 @@
 //! Direct server return, at the backend's node: what another node got from a client and handed on through the tunnel.
 
-use proxy_abi::{Config, Reason, flow_flag};
+use proxy_abi::{Facts, Reason, flow_flag};
 
 use crate::{
     packets::{addresses::is_loopback, view::Kind},
@@ -21,7 +21,7 @@ pub(crate) fn from_ingress<P: PacketSteps, T: TableSteps>(
     packet: &mut P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
 ) -> Verdict {
     // It came from a node ([`speaks_as_node`](crate::hooks::peers::speaks_as_node) keeps pods from what would look so), which writes these
     // addresses itself into what its pods send, and speaks for no pod in this way.
@@ -40,7 +40,7 @@ pub(crate) fn from_ingress<P: PacketSteps, T: TableSteps>(
             _ => return Verdict::drop(Reason::NoFlow),
         }
         s.to = s.view.tuple;
-        if !s.head.named_backend(config.router(s.view.v4), s.view.v4, &mut s.to) {
+        if !s.head.named_backend(facts.router(s.view.v4), s.view.v4, &mut s.to) {
             return Verdict::drop(Reason::Malformed);
         }
         let service_id = asked(tables, &s.view).map_or(0, |frontend| frontend.service_id);
@@ -65,5 +65,5 @@ pub(crate) fn from_ingress<P: PacketSteps, T: TableSteps>(
         return Verdict::drop(Reason::RewriteFailed);
     }
     packet.keep(tables, s);
-    if packet.rewrite(s) { packet.forward(s, config) } else { s.verdict }
+    if packet.rewrite(s) { packet.forward(s, facts) } else { s.verdict }
 }

@@ -4,7 +4,7 @@
 //! that is not sent on is left as it came, and only its flow may have been recorded. Answers come back through the tunnel and
 //! meet the flow there.
 
-use proxy_abi::{Be16, Config, Reason, Tuple, config_flag, flow_flag, proto};
+use proxy_abi::{Be16, Facts, Reason, Tuple, facts_flag, flow_flag, proto};
 
 use crate::{
     hooks::{
@@ -37,7 +37,7 @@ const REFRESH: u32 = 16;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum Fate {
     /// The stack's, or the tc program's.
     Pass,
     /// As `s.verdict` says.
@@ -55,11 +55,11 @@ pub fn from_nic<P: Frame + PacketSteps, T: TableSteps>(
     tables: &T,
     s: &mut Scratch,
 ) -> Verdict {
-    let Some(config) = tables.config() else { return Verdict::PASS };
-    if !matches!(packet.parse(s), Shape::Ip) || is_for_own_socket(tables, &s.view, config) {
+    let Some(facts) = tables.facts() else { return Verdict::PASS };
+    if !matches!(packet.parse(s), Shape::Ip) || is_for_own_socket(tables, &s.view, facts) {
         return Verdict::PASS;
     }
-    let was_wrapped = match wrapped_in(tables, &s.view, config) {
+    let was_wrapped = match wrapped_in(tables, &s.view, facts) {
         0 => false,
         outer => {
             if unwrap(packet, outer).is_none() {
@@ -71,18 +71,18 @@ pub fn from_nic<P: Frame + PacketSteps, T: TableSteps>(
             true
         }
     };
-    let step = decide(packet, tables, s, config);
-    if matches!(step, Step::Pass) {
+    let fate = decide(packet, tables, s, facts);
+    if matches!(fate, Fate::Pass) {
         let is_stray = was_wrapped && is_for_no_service(tables, &s.view);
         return if is_stray { Verdict::drop(Reason::UnwrappedStray) } else { Verdict::PASS };
     }
-    if matches!(step, Step::Settled) || !(s.direct || packet.rewrite(s)) {
+    if matches!(fate, Fate::Settled) || !(s.direct || packet.rewrite(s)) {
         return s.verdict;
     }
     if let Err(reason) = s.head.count_hop(&s.view) {
         return Verdict::drop(reason);
     }
-    let tunnel = matches!(step, Step::Tunnel);
+    let tunnel = matches!(fate, Fate::Tunnel);
     if tunnel {
         address_tunnel(s)
     } else {
@@ -94,7 +94,7 @@ pub fn from_nic<P: Frame + PacketSteps, T: TableSteps>(
     if !tunnel {
         return Verdict::out(s.next.ifindex);
     }
-    match encapsulate(packet, tables, s, config) {
+    match encapsulate(packet, tables, s, facts) {
         Some(()) => Verdict::wrapped(s.next.ifindex),
         None => Verdict::drop(Reason::RewriteFailed),
     }
@@ -106,91 +106,91 @@ fn decide<P: Frame + PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
-) -> Step {
+    facts: &Facts,
+) -> Fate {
     let view = &s.view;
     let ordinary = matches!(view.kind, Kind::Ports) && !view.fragment && view.ttl > 1;
-    if !ordinary || is_tunnel(view, config) || is_loopback(&view.src) || is_loopback(&view.dst) {
-        return Step::Pass;
+    if !ordinary || is_tunnel(view, facts) || is_loopback(&view.src) || is_loopback(&view.dst) {
+        return Fate::Pass;
     }
     if tables.find_flow(s) {
         if s.flow.flags & flow_flag::REVERSE != 0 {
-            return Step::Pass;
+            return Fate::Pass;
         }
         if !s.lively {
             let seen_s = s.flow.seen_s;
             return leave_to_stack(tables, s, seen_s);
         }
         tables.locate(s);
-        if speaks_as_node(tables, s, config) {
-            return Step::Pass;
+        if speaks_as_node(tables, s, facts) {
+            return Fate::Pass;
         }
     } else {
         s.to = s.view.tuple;
         // The tc program tells why.
-        if config.flags & config_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some() {
-            return Step::Pass;
+        if facts.flags & facts_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some() {
+            return Fate::Pass;
         }
         if !matches!(tables.find_service(s, Side::Outside), Found::Backend) {
-            return Step::Pass;
+            return Fate::Pass;
         }
         if s.view.is_midway() && !joins_midway(tables, &s.view) {
-            return Step::Pass;
+            return Fate::Pass;
         }
         s.balance();
         tables.locate(s);
-        if speaks_as_node(tables, s, config) {
-            return Step::Pass;
+        if speaks_as_node(tables, s, facts) {
+            return Fate::Pass;
         }
-        if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config) {
-            return Step::Pass;
+        if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, facts) {
+            return Fate::Pass;
         }
         // The draw is noted even where the packet is left to the stack, or the local backends would be drawn twice.
-        if open(tables, s, config).is_err() {
-            return Step::Pass;
+        if open(tables, s, facts).is_err() {
+            return Fate::Pass;
         }
         if !tables.record_flow(s) {
-            return Step::Settled;
+            return Fate::Settled;
         }
         if tables.random().is_multiple_of(REFRESH) {
             return leave_to_stack(tables, s, tables.now_s().wrapping_sub(1));
         }
     }
-    let step = way(packet, s, config);
+    let fate = way(packet, s, facts);
     path::keep(tables, s);
-    step
+    fate
 }
 
 /// Neighbours' addresses stay fresh by what the stack sends itself: the first packet of a flow in each second, and some that
 /// open one. The tc program is to see it as such.
 #[inline(always)]
-fn leave_to_stack<T: TableSteps>(tables: &T, s: &Scratch, seen_s: u32) -> Step {
+fn leave_to_stack<T: TableSteps>(tables: &T, s: &Scratch, seen_s: u32) -> Fate {
     tables.flow(&s.view.tuple, |flow| flow.seen_s = seen_s);
-    Step::Pass
+    Fate::Pass
 }
 
-/// How the packet leaves; [`Step::Pass`] where that takes more than writing a frame (an address to be asked for, a message).
+/// How the packet leaves; [`Fate::Pass`] where that takes more than writing a frame (an address to be asked for, a message).
 #[inline(always)]
-fn way<P: Frame + PacketSteps>(packet: &P, s: &mut Scratch, config: &Config) -> Step {
+fn way<P: Frame + PacketSteps>(packet: &P, s: &mut Scratch, facts: &Facts) -> Fate {
     let length = s.view.length as u32;
     match s.hop.place {
         Place::Remote => {
             // Over IPv6 the outer checksum would cover the whole packet.
-            let reachable = s.hop.node.is_v4() && !config.node_v4.is_unspecified();
-            if !reachable || config.overlay_ifindex == 0 || !fits_tunnel(packet, &s.view, config) {
-                return Step::Pass;
+            let reachable = s.hop.node.is_v4() && !facts.node_v4.is_unspecified();
+            if !reachable || facts.overlay_ifindex == 0 || !fits_tunnel(packet, &s.view, facts) {
+                return Fate::Pass;
             }
-            let (source, port) = (source_port(&s.to), Be16::new(config.tunnel_port));
-            s.reverse_key = Tuple::new(config.node_v4, source, s.hop.node, port, proto::UDP);
+            let (source, port) = (source_port(&s.to), Be16::new(facts.tunnel_port));
+            s.reverse_key = Tuple::new(facts.node_v4, source, s.hop.node, port, proto::UDP);
             let found = path::next_hop(packet, s, Leaves::Outer, length + VXLAN);
-            if matches!(found, Way::Found) { Step::Tunnel } else { Step::Pass }
+            if matches!(found, Way::Found) { Fate::Tunnel } else { Fate::Pass }
         }
-        _ if s.direct => Step::Pass,
+        _ if s.direct => Fate::Pass,
         Place::Outside | Place::Routed => {
             let found = path::next_hop(packet, s, Leaves::Itself, length);
-            if matches!(found, Way::Found) { Step::Translate } else { Step::Pass }
+            if matches!(found, Way::Found) { Fate::Translate } else { Fate::Pass }
         }
-        Place::Pod | Place::Node | Place::Nobody => Step::Pass,
+        Place::Pod | Place::Node | Place::Nobody => Fate::Pass,
     }
 }
 
@@ -207,8 +207,8 @@ fn encapsulate<P: Frame + PacketSteps, T: TableSteps>(
     packet: &mut P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
 ) -> Option<()> {
     let wrapping = Wrapping { inner: &s.head, view: &s.view, outer: &s.reverse_key, next: &s.next };
-    vxlan(packet, wrapping, config.vni, || tables.random() as u16)
+    vxlan(packet, wrapping, facts.vni, || tables.random() as u16)
 }

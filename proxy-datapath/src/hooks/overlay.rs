@@ -1,6 +1,6 @@
 //! The VXLAN device, in metadata mode: one device for all nodes.
 
-use proxy_abi::{Config, DIRECT_MAC_TAG, Reason, endpoint_flag};
+use proxy_abi::{DIRECT_MAC_TAG, Facts, Reason, endpoint_flag};
 
 use crate::{
     hooks::{ingress::from_ingress, peers::speaks_as_node},
@@ -24,11 +24,11 @@ pub fn from_overlay<P: PacketSteps, T: TableSteps>(
     s: &mut Scratch,
     outer: Option<&Tunnel>,
 ) -> Verdict {
-    let Some(config) = tables.config() else { return Verdict::PASS };
+    let Some(facts) = tables.facts() else { return Verdict::PASS };
     // Before anything is refused: the record of a drop says what it was.
     let shape = packet.parse(s);
     let Some(outer) = outer else { return Verdict::drop(Reason::UnknownTunnelPeer) };
-    if outer.vni != config.vni {
+    if outer.vni != facts.vni {
         return Verdict::drop(Reason::WrongVni);
     }
     if !tables.is_tunnel_peer(&outer.peer) {
@@ -40,7 +40,7 @@ pub fn from_overlay<P: PacketSteps, T: TableSteps>(
         Shape::Broken => return s.verdict,
     }
     if s.head.source()[0] == DIRECT_MAC_TAG {
-        return from_ingress(packet, tables, s, config);
+        return from_ingress(packet, tables, s, facts);
     }
     // A node speaks for its own pods and its router address only.
     let owner = tables.pod_cidr(&s.view.src);
@@ -54,7 +54,7 @@ pub fn from_overlay<P: PacketSteps, T: TableSteps>(
         s.to.dst = s.view.dst;
     }
     tables.locate(s);
-    if speaks_as_node(tables, s, config) {
+    if speaks_as_node(tables, s, facts) {
         return Verdict::drop(Reason::SpokeAsNode);
     }
     if known {
@@ -66,7 +66,7 @@ pub fn from_overlay<P: PacketSteps, T: TableSteps>(
         // No transit: what is not for this node or one of its pods was sent here by mistake or on purpose.
         return Verdict::drop(Reason::UnknownEndpoint);
     }
-    packet.forward(s, config)
+    packet.forward(s, facts)
 }
 
 /// What leaves through the VXLAN device. `keyed`: the packet has its tunnel destination, one of our programs sent it here;
@@ -81,7 +81,7 @@ pub fn to_overlay<P: PacketSteps, T: TableSteps>(
     if keyed {
         return Verdict::PASS;
     }
-    let Some(config) = tables.config() else { return Verdict::PASS };
+    let Some(facts) = tables.facts() else { return Verdict::PASS };
     match packet.parse(s) {
         Shape::Ip => {}
         Shape::Arp | Shape::Foreign => return Verdict::drop(Reason::UnknownProtocol),
@@ -94,7 +94,7 @@ pub fn to_overlay<P: PacketSteps, T: TableSteps>(
         return Verdict::drop(Reason::Unroutable);
     }
     let node = s.hop.node;
-    if !speak_as_router(packet, tables, s, config) {
+    if !speak_as_router(packet, tables, s, facts) {
         return s.verdict;
     }
     s.head.address_tunnel();
@@ -108,7 +108,7 @@ fn speak_as_router<P: PacketSteps, T: TableSteps>(
     packet: &mut P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
 ) -> bool {
     let from_node = tables.endpoint(&s.view.src).is_some_and(|own| own.flags & endpoint_flag::NODE != 0);
     if !from_node {
@@ -125,7 +125,7 @@ fn speak_as_router<P: PacketSteps, T: TableSteps>(
             return false;
         }
         s.to = s.view.tuple;
-        s.to.src = *config.router(s.view.v4);
+        s.to.src = *facts.router(s.view.v4);
         s.fresh = Fresh { service_id: 0, flags: 0, snat: true };
         if !tables.record_flow(s) {
             return false;

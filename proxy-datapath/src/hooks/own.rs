@@ -1,7 +1,7 @@
 //! The node's own traffic, which is most of what its uplink sees: told by its addresses and ports, so that it costs next to
 //! nothing.
 
-use proxy_abi::{Config, FrontendKey, OwnPort, Prefix, config_flag, frontend_kind, proto};
+use proxy_abi::{Facts, FrontendKey, OwnPort, Prefix, facts_flag, frontend_kind, proto};
 
 use crate::{
     hooks::peers::is_tunnel,
@@ -28,16 +28,16 @@ fn is_plain(view: &View) -> bool {
 
 /// Whether a packet that came in by the uplink is for a socket of the node, of which no table of ours knows anything.
 #[inline(always)]
-pub(crate) fn is_for_own_socket<T: TableSteps>(tables: &T, view: &View, config: &Config) -> bool {
+pub(crate) fn is_for_own_socket<T: TableSteps>(tables: &T, view: &View, facts: &Facts) -> bool {
     if !is_plain(view) {
         return false;
     }
     let View { tuple, v4, .. } = view;
     let port = tuple.dport.get();
     // What could be a NodePort, or a port that we gave a flow of somebody's.
-    let ours = (port >= config.nodeport_min && port <= config.nodeport_max)
-        || (port >= config.snat_min && port <= config.snat_max);
-    if ours || !tuple.dst.same(config.node(*v4)) || is_loopback(&tuple.src) {
+    let ours = (port >= facts.nodeport_min && port <= facts.nodeport_max)
+        || (port >= facts.snat_min && port <= facts.snat_max);
+    if ours || !tuple.dst.same(facts.node(*v4)) || is_loopback(&tuple.src) {
         return false;
     }
     if tables.own_port(OwnPort::Asked, tuple.dport) || tables.own_port(OwnPort::Answers, tuple.dport) {
@@ -51,7 +51,7 @@ pub(crate) fn is_for_own_socket<T: TableSteps>(tables: &T, view: &View, config: 
         FrontendKey { addr: tuple.dst, port: tuple.dport, proto: tuple.proto, kind: frontend_kind::ADDRESS };
     // A source that only the tunnel may bring is the long way's to drop.
     tables.frontend(&key).is_none()
-        && (config.flags & config_flag::TUNNEL == 0 || tables.pod_cidr(&tuple.src).is_none())
+        && (facts.flags & facts_flag::TUNNEL == 0 || tables.pod_cidr(&tuple.src).is_none())
 }
 
 /// Whether a packet on its way out is a socket's of the node, no answer to a flow that we translated, and none whose answer could
@@ -61,21 +61,21 @@ pub(crate) fn is_from_own_socket<P: PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     view: &View,
-    config: &Config,
+    facts: &Facts,
 ) -> bool {
-    if !is_plain(view) || !view.src.same(config.node(view.v4)) {
+    if !is_plain(view) || !view.src.same(facts.node(view.v4)) {
         return false;
     }
-    is_tunnel(view, config)
+    is_tunnel(view, facts)
         || !(tables.own_port(OwnPort::Answers, view.tuple.sport)
-            || asks_service(view, config)
-            || speaks_from_service(packet, tables, view, config))
+            || asks_service(view, facts)
+            || speaks_from_service(packet, tables, view, facts))
 }
 
 /// Whether a socket of the node has sent a datagram to a service's address that the socket hooks have left as it was.
 #[inline(always)]
-pub(crate) fn asks_service(view: &View, config: &Config) -> bool {
-    view.proto == proto::UDP && Prefix::any_has(&config.service_ranges, &view.dst)
+pub(crate) fn asks_service(view: &View, facts: &Facts) -> bool {
+    view.proto == proto::UDP && Prefix::any_has(&facts.service_ranges, &view.dst)
 }
 
 /// Whether a socket of the node opens something from an address and port that a service has here.
@@ -84,9 +84,9 @@ fn speaks_from_service<P: PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     view: &View,
-    config: &Config,
+    facts: &Facts,
 ) -> bool {
-    view.opens() && packet.may_be_sent_from(view.tuple.sport) && is_from_service(tables, config, view)
+    view.opens() && packet.may_be_sent_from(view.tuple.sport) && is_from_service(tables, facts, view)
 }
 
 /// Remembers what the node itself sends from an address and port that a service has here, as a flow that is translated to
@@ -97,9 +97,9 @@ pub(crate) fn remember<P: PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
 ) -> bool {
-    if !speaks_from_service(packet, tables, &s.view, config) {
+    if !speaks_from_service(packet, tables, &s.view, facts) {
         return false;
     }
     s.view.tuple.flip_to(&mut s.reverse_key);

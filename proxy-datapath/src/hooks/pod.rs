@@ -1,6 +1,6 @@
 //! The two ends of a pod's veth pair, on the node's side.
 
-use proxy_abi::{Addr, Config, Link, OwnPort, Reason, config_flag, endpoint_flag, proto};
+use proxy_abi::{Addr, Facts, Link, OwnPort, Reason, endpoint_flag, facts_flag, proto};
 
 use crate::{
     hooks::{own::remember, peers::speaks_as_node, uplink::source_on},
@@ -29,7 +29,7 @@ pub fn from_pod<P: PacketSteps, T: TableSteps>(
     s: &mut Scratch,
     ifindex: u32,
 ) -> Verdict {
-    let Some(config) = tables.config() else { return Verdict::PASS };
+    let Some(facts) = tables.facts() else { return Verdict::PASS };
     // Before anything is refused: the record of a drop says what it was.
     let shape = packet.parse(s);
     let Some(link) = tables.link(ifindex) else { return Verdict::drop(Reason::UnknownLink) };
@@ -44,7 +44,7 @@ pub fn from_pod<P: PacketSteps, T: TableSteps>(
         Shape::Foreign | Shape::Broken => Verdict::drop(Reason::UnknownProtocol),
         Shape::Ip => match admit(s, link) {
             Some(verdict) => verdict,
-            None => route(packet, tables, s, config),
+            None => route(packet, tables, s, facts),
         },
     }
 }
@@ -52,7 +52,7 @@ pub fn from_pod<P: PacketSteps, T: TableSteps>(
 /// What the node's own stack sends to a pod. Only answers of host-network backends are ours to translate back.
 #[inline(always)]
 pub fn to_pod<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
-    let Some(config) = tables.config() else { return Verdict::PASS };
+    let Some(facts) = tables.facts() else { return Verdict::PASS };
     if !matches!(packet.parse(s), Shape::Ip) {
         return Verdict::PASS;
     }
@@ -62,11 +62,11 @@ pub fn to_pod<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut
     }
     if source & endpoint_flag::ROUTER != 0 && matches!(s.view.kind, Kind::Ports | Kind::Fragment) {
         // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked at.
-        s.view.tuple.src = *config.node(s.view.v4);
+        s.view.tuple.src = *facts.node(s.view.v4);
     }
     let is_known = tables.find_translated(s);
     // What the router address says is an answer, or comes back to an address that no service has.
-    if !is_known && (source & endpoint_flag::NODE == 0 || !remember(packet, tables, s, config)) {
+    if !is_known && (source & endpoint_flag::NODE == 0 || !remember(packet, tables, s, facts)) {
         return Verdict::PASS;
     }
     if packet.rewrite(s) && packet.write(s) { Verdict::PASS } else { s.verdict }
@@ -126,7 +126,7 @@ fn route<P: PacketSteps, T: TableSteps>(
     packet: &mut P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
 ) -> Verdict {
     let known = tables.find_translated(s);
     s.fresh = Fresh::default();
@@ -142,15 +142,15 @@ fn route<P: PacketSteps, T: TableSteps>(
         }
     }
     tables.locate(s);
-    if speaks_as_node(tables, s, config) {
+    if speaks_as_node(tables, s, facts) {
         return Verdict::drop(Reason::SpokeAsNode);
     }
     if ends_here(s) {
-        return packet.expired(s, config.router(s.view.v4));
+        return packet.expired(s, facts.router(s.view.v4));
     }
     let mut is_translated = known;
     if !known {
-        is_translated = match open(packet, tables, s, config) {
+        is_translated = match open(packet, tables, s, facts) {
             Opening::Translated => true,
             Opening::AsItIs => false,
             Opening::Stack => return Verdict::PASS,
@@ -164,7 +164,7 @@ fn route<P: PacketSteps, T: TableSteps>(
     if is_translated && !packet.rewrite(s) {
         return s.verdict;
     }
-    packet.forward(s, config)
+    packet.forward(s, facts)
 }
 
 /// What a pod's packet that no flow has becomes.
@@ -179,15 +179,15 @@ enum Opening {
 }
 
 #[inline(always)]
-fn open<P: PacketSteps, T: TableSteps>(packet: &P, tables: &T, s: &mut Scratch, config: &Config) -> Opening {
+fn open<P: PacketSteps, T: TableSteps>(packet: &P, tables: &T, s: &mut Scratch, facts: &Facts) -> Opening {
     let mut is_translated = true;
     if s.fresh.flags != 0 {
-        match choose_source(s, config) {
+        match choose_source(s, facts) {
             Ok(snat) => s.fresh.snat = snat,
             Err(reason) => return Opening::Refuse(reason),
         }
     } else if matches!(s.hop.place, Place::Outside) {
-        match masquerade(packet, tables, s, config) {
+        match masquerade(packet, tables, s, facts) {
             Opening::Translated => s.fresh.snat = true,
             other => return other,
         }
@@ -212,12 +212,12 @@ fn open<P: PacketSteps, T: TableSteps>(packet: &P, tables: &T, s: &mut Scratch, 
 /// # Errors
 /// [`Reason::Unroutable`]: it does, and the node has no address of its family.
 #[inline(always)]
-fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
+fn choose_source(s: &mut Scratch, facts: &Facts) -> Result<bool, Reason> {
     let source = match s.hop.place {
         // To itself: a packet from its own address would be a martian to the pod.
-        Place::Pod if s.to.dst.same(&s.view.src) => config.router(s.view.v4),
+        Place::Pod if s.to.dst.same(&s.view.src) => facts.router(s.view.v4),
         // A host-network backend on another node must answer to us.
-        Place::Outside if config.flags & config_flag::MASQUERADE != 0 => config.node(s.view.v4),
+        Place::Outside if facts.flags & facts_flag::MASQUERADE != 0 => facts.node(s.view.v4),
         _ => return Ok(false),
     };
     if source.is_unspecified() {
@@ -233,14 +233,14 @@ fn masquerade<P: PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
 ) -> Opening {
-    if config.flags & config_flag::MASQUERADE == 0 {
+    if facts.flags & facts_flag::MASQUERADE == 0 {
         return Opening::Stack;
     }
     packet.way_out(&s.to, &mut s.next);
     let uplink = s.next.device().and_then(|ifindex| tables.uplink(ifindex));
-    let Some(node) = uplink.and_then(|uplink| source_on(uplink, config, s.view.v4)) else {
+    let Some(node) = uplink.and_then(|uplink| source_on(uplink, facts, s.view.v4)) else {
         return Opening::Stack;
     };
     match s.view.kind {

@@ -1,7 +1,7 @@
 //! The socket hooks: a client's destination is swapped before a packet exists.
 
 use proxy_abi::{
-    Addr, AffinityKey, Be16, Config, Peer, Slot, SocketKey, SocketOrigin, config_flag, proto, socket_flag,
+    Addr, AffinityKey, Be16, Facts, Peer, Slot, SocketKey, SocketOrigin, facts_flag, proto, socket_flag,
 };
 
 use crate::{
@@ -36,10 +36,10 @@ pub enum SocketVerdict {
 /// can move when its backend goes.
 #[inline(always)]
 pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketVerdict {
-    let Some(config) = tables.config() else { return SocketVerdict::Allow };
+    let Some(facts) = tables.facts() else { return SocketVerdict::Allow };
     match socket.protocol() {
-        proto::TCP | proto::UDP if is_host(socket, config) => {}
-        proto::TCP if config.flags & config_flag::PODS_BY_PACKET == 0 => {
+        proto::TCP | proto::UDP if is_host(socket, facts) => {}
+        proto::TCP if facts.flags & facts_flag::PODS_BY_PACKET == 0 => {
             if tables.is_left_out(socket.netns_cookie()) {
                 return SocketVerdict::Allow;
             }
@@ -48,11 +48,11 @@ pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
     }
     let (addr, port) = socket.address();
     // A pod's loopback is its own, wherever the node's serves NodePorts.
-    if is_loopback(&addr) && !is_host(socket, config) {
+    if is_loopback(&addr) && !is_host(socket, facts) {
         return SocketVerdict::Allow;
     }
     let mut choice = Choice::default();
-    let verdict = draw(socket, tables, config, (addr, port), &mut choice);
+    let verdict = draw(socket, tables, facts, (addr, port), &mut choice);
     let Slot { addr: backend, port: backend_port, service_id, .. } = choice.backend;
     if service_id == 0 {
         forget(socket, tables, (addr, port));
@@ -67,8 +67,8 @@ pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
 /// QUIC needs it.
 #[inline(always)]
 pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketVerdict {
-    let Some(config) = tables.config() else { return SocketVerdict::Allow };
-    if socket.protocol() != proto::UDP || !is_host(socket, config) {
+    let Some(facts) = tables.facts() else { return SocketVerdict::Allow };
+    if socket.protocol() != proto::UDP || !is_host(socket, facts) {
         return SocketVerdict::Allow;
     }
     let (addr, port) = socket.address();
@@ -87,7 +87,7 @@ pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
     }
     if chosen.flags & socket_flag::CHOICE == 0 {
         let mut choice = Choice::default();
-        let verdict = draw(socket, tables, config, (addr, port), &mut choice);
+        let verdict = draw(socket, tables, facts, (addr, port), &mut choice);
         let Slot { addr, port, service_id, .. } = choice.backend;
         if service_id == 0 {
             if is_backend {
@@ -112,19 +112,19 @@ pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
 fn draw<S: Socket, T: Tables>(
     socket: &S,
     tables: &T,
-    config: &Config,
+    facts: &Facts,
     (addr, port): (Addr, Be16),
     choice: &mut Choice,
 ) -> SocketVerdict {
-    let host = is_host(socket, config);
+    let host = is_host(socket, facts);
     let identity = AffinityKey::of_netns(socket.netns_cookie());
     let client = Client {
         side: Side::Inside,
         identity: &identity,
-        source: if host { Some(config.node(addr.is_v4())) } else { None },
+        source: if host { Some(facts.node(addr.is_v4())) } else { None },
         port: tables.random(),
     };
-    match select(tables, config, (&addr, port, socket.protocol()), &client, choice) {
+    match select(tables, facts, (&addr, port, socket.protocol()), &client, choice) {
         Service::No | Service::SourceUnknown | Service::Backend => SocketVerdict::Allow,
         Service::Drop(_) if !host => SocketVerdict::Allow,
         // Nobody expects a datagram's socket to be refused: packets are, on their way out.
@@ -136,8 +136,8 @@ fn draw<S: Socket, T: Tables>(
 /// recvmsg(2): the sender of an answer is the service that was asked.
 #[inline(always)]
 pub fn sock_recvmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) {
-    let Some(config) = tables.config() else { return };
-    if socket.protocol() == proto::UDP && is_host(socket, config) {
+    let Some(facts) = tables.facts() else { return };
+    if socket.protocol() == proto::UDP && is_host(socket, facts) {
         show_service(socket, tables);
     }
 }
@@ -149,8 +149,8 @@ pub fn sock_peername<S: Socket, T: Tables>(socket: &mut S, tables: &T) {
 }
 
 #[inline(always)]
-fn is_host<S: Socket>(socket: &S, config: &Config) -> bool {
-    socket.netns_cookie() == config.host_netns_cookie
+fn is_host<S: Socket>(socket: &S, facts: &Facts) -> bool {
+    socket.netns_cookie() == facts.host_netns_cookie
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The devices that lead to the other nodes and the outside.
 
-use proxy_abi::{Addr, Config, OwnPort, Reason, Uplink, config_flag, endpoint_flag, flow_flag};
+use proxy_abi::{Addr, Facts, OwnPort, Reason, Uplink, endpoint_flag, facts_flag, flow_flag};
 
 use crate::{
     hooks::{
@@ -27,18 +27,18 @@ use crate::{
 /// What comes in from outside: NodePorts and other service addresses, answers to masqueraded flows. All else is the stack's.
 #[inline(always)]
 pub fn from_uplink<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
-    let Some(config) = tables.config() else { return Verdict::PASS };
+    let Some(facts) = tables.facts() else { return Verdict::PASS };
     match packet.parse(s) {
         Shape::Ip => {}
         Shape::Broken if matches!(s.verdict.reason, Reason::MappedOnWire) => return s.verdict,
         // The node's own business, and its stack is the judge of it.
         Shape::Arp | Shape::Foreign | Shape::Broken => return Verdict::PASS,
     }
-    if is_for_own_socket(tables, &s.view, config) {
+    if is_for_own_socket(tables, &s.view, facts) {
         return Verdict::PASS;
     }
-    if is_tunnel(&s.view, config) {
-        let is_forged = is_forged_tunnel(tables, &s.view, config);
+    if is_tunnel(&s.view, facts) {
+        let is_forged = is_forged_tunnel(tables, &s.view, facts);
         return if is_forged { Verdict::drop(Reason::SpokeAsNode) } else { Verdict::PASS };
     }
     if is_loopback(&s.view.src) || is_loopback(&s.view.dst) {
@@ -47,10 +47,10 @@ pub fn from_uplink<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s:
     let known = tables.find_flow(s);
     if !known {
         s.to = s.view.tuple;
-        let is_own = s.view.src.same(config.node(s.view.v4));
+        let is_own = s.view.src.same(facts.node(s.view.v4));
         let found = tables.find_service(s, if is_own { Side::Inside } else { Side::Outside });
         // Only the tunnel may bring packets from pods; on the wire a stranger could make them.
-        if config.flags & config_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some() {
+        if facts.flags & facts_flag::TUNNEL != 0 && tables.pod_cidr(&s.view.src).is_some() {
             return Verdict::drop(Reason::SourceSpoofed);
         }
         match found {
@@ -63,29 +63,29 @@ pub fn from_uplink<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s:
         }
     }
     tables.locate(s);
-    if speaks_as_node(tables, s, config) {
+    if speaks_as_node(tables, s, facts) {
         return Verdict::drop(Reason::SpokeAsNode);
     }
     if ends_here(s) {
-        return packet.expired(s, config.node(s.view.v4));
+        return packet.expired(s, facts.node(s.view.v4));
     }
-    if is_too_big(packet, s, config) {
-        return packet.too_big(s, config.pod_mtu);
+    if is_too_big(packet, s, facts) {
+        return packet.too_big(s, facts.pod_mtu);
     }
     if !known {
-        if let Err(reason) = open(tables, s, config) {
+        if let Err(reason) = open(tables, s, facts) {
             return Verdict::drop(reason);
         }
         if !tables.record_flow(s) {
             return s.verdict;
         }
         // Another CPU may have drawn another backend.
-        if is_too_big(packet, s, config) {
-            return packet.too_big(s, config.pod_mtu);
+        if is_too_big(packet, s, facts) {
+            return packet.too_big(s, facts.pod_mtu);
         }
     }
     packet.keep(tables, s);
-    if s.direct || packet.rewrite(s) { packet.forward(s, config) } else { s.verdict }
+    if s.direct || packet.rewrite(s) { packet.forward(s, facts) } else { s.verdict }
 }
 
 /// A client that reached a host-network backend by its service dials it directly, from the same port: the answers would bear
@@ -105,16 +105,16 @@ pub fn to_uplink<P: PacketSteps, T: TableSteps>(
     s: &mut Scratch,
     ifindex: u32,
 ) -> Verdict {
-    let Some(config) = tables.config() else { return Verdict::PASS };
-    if !matches!(packet.parse(s), Shape::Ip) || is_from_own_socket(packet, tables, &s.view, config) {
+    let Some(facts) = tables.facts() else { return Verdict::PASS };
+    if !matches!(packet.parse(s), Shape::Ip) || is_from_own_socket(packet, tables, &s.view, facts) {
         return Verdict::PASS;
     }
     let Some(source) = tables.endpoint(&s.view.src) else { return Verdict::PASS };
     let masquerade = source.flags & endpoint_flag::NODE == 0;
-    if !masquerade && is_tunnel(&s.view, config) {
+    if !masquerade && is_tunnel(&s.view, facts) {
         return Verdict::PASS;
     }
-    if !masquerade && asks_service(&s.view, config) {
+    if !masquerade && asks_service(&s.view, facts) {
         return ask_service(packet, tables, s);
     }
     let is_known = tables.find_translated(s);
@@ -122,20 +122,20 @@ pub fn to_uplink<P: PacketSteps, T: TableSteps>(
         s.to = s.view.tuple;
         s.to.dst = s.view.dst;
     }
-    if source.flags & endpoint_flag::POD != 0 && speaks_to_peer(tables, s, config) {
+    if source.flags & endpoint_flag::POD != 0 && speaks_to_peer(tables, s, facts) {
         return Verdict::drop(Reason::SpokeAsNode);
     }
     if !is_known {
         if !masquerade {
-            if remember(packet, tables, s, config) && packet.rewrite(s) {
+            if remember(packet, tables, s, facts) && packet.rewrite(s) {
                 packet.write(s);
             }
             return Verdict::PASS;
         }
-        if config.flags & config_flag::MASQUERADE == 0 {
+        if facts.flags & facts_flag::MASQUERADE == 0 {
             return Verdict::PASS;
         }
-        if let Err(reason) = hide(tables, s, config, ifindex) {
+        if let Err(reason) = hide(tables, s, facts, ifindex) {
             return Verdict::drop(reason);
         }
         if !tables.record_flow(s) {
@@ -169,14 +169,14 @@ fn ask_service<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mu
 }
 
 #[inline(always)]
-fn is_too_big<P: PacketSteps>(packet: &P, s: &Scratch, config: &Config) -> bool {
-    matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, config)
+fn is_too_big<P: PacketSteps>(packet: &P, s: &Scratch, facts: &Facts) -> bool {
+    matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, facts)
 }
 
 /// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the tunnel's header.
 #[inline(always)]
-pub(crate) fn fits_tunnel<P: PacketSteps>(packet: &P, view: &View, config: &Config) -> bool {
-    view.length as u32 <= config.pod_mtu || !view.whole || view.fragment || packet.is_merged()
+pub(crate) fn fits_tunnel<P: PacketSteps>(packet: &P, view: &View, facts: &Facts) -> bool {
+    view.length as u32 <= facts.pod_mtu || !view.whole || view.fragment || packet.is_merged()
 }
 
 /// What the flow from outside becomes whose backend was drawn and found: `s.fresh`, `s.to.src`.
@@ -184,7 +184,7 @@ pub(crate) fn fits_tunnel<P: PacketSteps>(packet: &P, view: &View, config: &Conf
 /// # Errors
 /// [`Reason::Unroutable`]: it needs another source, and the node has no address of its family.
 #[inline(always)]
-pub(crate) fn open<T: TableSteps>(tables: &T, s: &mut Scratch, config: &Config) -> Result<(), Reason> {
+pub(crate) fn open<T: TableSteps>(tables: &T, s: &mut Scratch, facts: &Facts) -> Result<(), Reason> {
     s.fresh.flags |= flow_flag::FROM_UPLINK;
     // A node may speak for one of its pods here: the answer must come to it from outside, and never would from its own pod.
     s.direct = s.choice.direct && matches!(s.hop.place, Place::Remote) && !tables.is_tunnel_peer(&s.view.src);
@@ -192,7 +192,7 @@ pub(crate) fn open<T: TableSteps>(tables: &T, s: &mut Scratch, config: &Config) 
         s.fresh.flags |= flow_flag::DIRECT;
         return Ok(());
     }
-    s.fresh.snat = choose_source(s, config)?;
+    s.fresh.snat = choose_source(s, facts)?;
     Ok(())
 }
 
@@ -201,11 +201,11 @@ pub(crate) fn open<T: TableSteps>(tables: &T, s: &mut Scratch, config: &Config) 
 /// # Errors
 /// [`Reason::Unroutable`]: it does, and the node has no address of its family.
 #[inline(always)]
-fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
+fn choose_source(s: &mut Scratch, facts: &Facts) -> Result<bool, Reason> {
     let source = match s.hop.place {
         // The answer comes back through the tunnel because the router address is in our pod CIDR.
-        Place::Remote => config.router(s.view.v4),
-        Place::Outside | Place::Routed => config.node(s.view.v4),
+        Place::Remote => facts.router(s.view.v4),
+        Place::Outside | Place::Routed => facts.node(s.view.v4),
         // On this node the client's address is kept: the answer meets us anyway.
         Place::Pod | Place::Node | Place::Nobody => return Ok(false),
     };
@@ -218,22 +218,22 @@ fn choose_source(s: &mut Scratch, config: &Config) -> Result<bool, Reason> {
 
 /// The node's address for what leaves by a device: the device's own, else that of the uplink towards the other nodes.
 #[inline(always)]
-pub(crate) fn source_on<'a>(uplink: &'a Uplink, config: &'a Config, v4: bool) -> Option<&'a Addr> {
+pub(crate) fn source_on<'a>(uplink: &'a Uplink, facts: &'a Facts, v4: bool) -> Option<&'a Addr> {
     let own = uplink.node(v4);
-    let source = if own.is_unspecified() { config.node(v4) } else { own };
+    let source = if own.is_unspecified() { facts.node(v4) } else { own };
     if source.is_unspecified() { None } else { Some(source) }
 }
 
 /// Masquerade of what went through the stack: what its flow becomes.
 #[inline(always)]
-fn hide<T: TableSteps>(tables: &T, s: &mut Scratch, config: &Config, ifindex: u32) -> Result<(), Reason> {
+fn hide<T: TableSteps>(tables: &T, s: &mut Scratch, facts: &Facts, ifindex: u32) -> Result<(), Reason> {
     match s.view.kind {
         Kind::Error => return Err(Reason::NoFlow),
         Kind::Fragment => return Err(Reason::FragmentUnknown),
         _ => {}
     }
     let uplink = tables.uplink(ifindex);
-    let Some(node) = uplink.and_then(|uplink| source_on(uplink, config, s.view.v4)) else {
+    let Some(node) = uplink.and_then(|uplink| source_on(uplink, facts, s.view.v4)) else {
         return Err(Reason::Unroutable);
     };
     s.to = s.view.tuple;

@@ -4,7 +4,7 @@
 //! travels unchanged inside another one, the backend's node unwraps it, holds the service's address itself and answers the
 //! client; the balancer sees one direction only.
 
-use proxy_abi::{Be16, Config, FrontendKey, Reason, Tuple, flow_flag, frontend_flag, frontend_kind};
+use proxy_abi::{Be16, Facts, FrontendKey, Reason, Tuple, flow_flag, frontend_flag, frontend_kind};
 
 use crate::{
     packets::{
@@ -27,7 +27,7 @@ use crate::{
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum Fate {
     Pass,
     Drop(Reason),
     /// As `s.verdict` says.
@@ -49,30 +49,30 @@ pub fn from_wire<P: Frame + PacketSteps, T: TableSteps>(
     tables: &T,
     s: &mut Scratch,
 ) -> Verdict {
-    let Some(config) = tables.config() else { return Verdict::PASS };
+    let Some(facts) = tables.facts() else { return Verdict::PASS };
     if !matches!(packet.parse(s), Shape::Ip) {
         return Verdict::PASS;
     }
     // A flow goes on as it began, whatever its service has become.
     let is_known = tables.find_flow(s);
-    let is_direct = if is_known { s.direct } else { asks_for_direct(packet, tables, s, config) };
-    let step = match is_direct {
-        true => direct(packet, tables, s, config, is_known),
-        false => translated(packet, tables, s, config, is_known),
+    let is_direct = if is_known { s.direct } else { asks_for_direct(packet, tables, s, facts) };
+    let fate = match is_direct {
+        true => direct(packet, tables, s, facts, is_known),
+        false => translated(packet, tables, s, facts, is_known),
     };
-    match step {
-        Step::Pass => return Verdict::PASS,
-        Step::Drop(reason) => return Verdict::drop(reason),
-        Step::Settled => return s.verdict,
-        Step::Reject => return packet.reject(s),
-        Step::TooBig => return refuse_length(packet, s),
-        Step::Translate if !packet.rewrite(s) => return s.verdict,
-        Step::Translate | Step::Wrap => {}
+    match fate {
+        Fate::Pass => return Verdict::PASS,
+        Fate::Drop(reason) => return Verdict::drop(reason),
+        Fate::Settled => return s.verdict,
+        Fate::Reject => return packet.reject(s),
+        Fate::TooBig => return refuse_length(packet, s),
+        Fate::Translate if !packet.rewrite(s) => return s.verdict,
+        Fate::Translate | Fate::Wrap => {}
     }
     if let Err(reason) = s.head.count_hop(&s.view) {
         return Verdict::drop(reason);
     }
-    let wraps = matches!(step, Step::Wrap);
+    let wraps = matches!(fate, Fate::Wrap);
     if !wraps {
         s.head.address(&s.next.macs);
     }
@@ -94,7 +94,7 @@ fn asks_for_direct<P: Frame + PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
 ) -> bool {
     let Tuple { dst, dport, proto, .. } = s.view.tuple;
     let key = FrontendKey { addr: dst, port: dport, proto, kind: frontend_kind::ADDRESS };
@@ -102,7 +102,7 @@ fn asks_for_direct<P: Frame + PacketSteps, T: TableSteps>(
         s.is_own = false;
         return false;
     };
-    s.is_own = is_own_answer(packet, s, config);
+    s.is_own = is_own_answer(packet, s, facts);
     !s.is_own && frontend.flags & frontend_flag::DIRECT != 0
 }
 
@@ -111,29 +111,29 @@ fn translated<P: Frame + PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
     is_known: bool,
-) -> Step {
+) -> Fate {
     if !is_known {
-        let drawn = draw(tables, s, config);
-        if !matches!(drawn, Step::Translate) {
+        let drawn = draw(tables, s, facts);
+        if !matches!(drawn, Fate::Translate) {
             return drawn;
         }
         s.balance();
         s.fresh.snat = true;
         if !tables.record_flow(s) {
-            return Step::Settled;
+            return Fate::Settled;
         }
         // Another CPU may have recorded it before its service was asked for in this way.
         if s.flow.flags & flow_flag::DIRECT != 0 {
-            return Step::Drop(Reason::FlowTableFull);
+            return Fate::Drop(Reason::FlowTableFull);
         }
     }
     // As long as the packet that came in, so any length: it fitted the wire.
     match path::next_hop(packet, s, Leaves::Itself, 0) {
         Way::Found => {
             path::keep(tables, s);
-            return Step::Translate;
+            return Fate::Translate;
         }
         // The event names where the packet was to go.
         _ => s.view.tuple = s.to,
@@ -143,36 +143,36 @@ fn translated<P: Frame + PacketSteps, T: TableSteps>(
 
 /// A backend for the first packet of a flow, which will come from this machine's own address.
 #[inline(never)]
-fn draw<T: TableSteps>(tables: &T, s: &mut Scratch, config: &Config) -> Step {
+fn draw<T: TableSteps>(tables: &T, s: &mut Scratch, facts: &Facts) -> Fate {
     if s.is_own {
-        return Step::Pass;
+        return Fate::Pass;
     }
     match tables.find_service(s, Side::Outside) {
-        Found::No | Found::SourceUnknown => return Step::Pass,
-        Found::Drop => return Step::Settled,
-        Found::Reject => return Step::Reject,
+        Found::No | Found::SourceUnknown => return Fate::Pass,
+        Found::Drop => return Fate::Settled,
+        Found::Reject => return Fate::Reject,
         Found::Backend => {}
     }
     s.to = s.view.tuple;
-    s.to.src = *config.node(s.view.v4);
-    if s.to.src.is_unspecified() { Step::Drop(Reason::Unroutable) } else { Step::Translate }
+    s.to.src = *facts.node(s.view.v4);
+    if s.to.src.is_unspecified() { Fate::Drop(Reason::Unroutable) } else { Fate::Translate }
 }
 
 /// Whether a packet to a service's address answers what this machine itself has asked from there: that is no client's. Nothing here
 /// sees what the machine sends, so a socket that is not connected can't be told from a server's.
 #[inline(always)]
-fn is_own_answer<P: Frame + PacketSteps>(packet: &P, s: &Scratch, config: &Config) -> bool {
-    s.view.dst.same(config.node(s.view.v4))
+fn is_own_answer<P: Frame + PacketSteps>(packet: &P, s: &Scratch, facts: &Facts) -> bool {
+    s.view.dst.same(facts.node(s.view.v4))
         && matches!(s.view.kind, Kind::Ports)
         && packet.is_for_connected_socket(&s.view.tuple)
 }
 
 #[inline(always)]
-const fn refusal(hop: &NextHop) -> Step {
+const fn refusal(hop: &NextHop) -> Fate {
     match hop.way {
-        Way::TooBig => Step::TooBig,
-        Way::NoNeighbour => Step::Drop(Reason::NeighbourUnknown),
-        Way::None | Way::Found => Step::Drop(Reason::Unroutable),
+        Way::TooBig => Fate::TooBig,
+        Way::NoNeighbour => Fate::Drop(Reason::NeighbourUnknown),
+        Way::None | Way::Found => Fate::Drop(Reason::Unroutable),
     }
 }
 
@@ -181,22 +181,22 @@ fn direct<P: Frame + PacketSteps, T: TableSteps>(
     packet: &P,
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
     is_known: bool,
-) -> Step {
+) -> Fate {
     if !is_known {
         if s.view.tuple.dport.raw() == 0 {
-            return Step::Drop(Reason::FragmentUnknown);
+            return Fate::Drop(Reason::FragmentUnknown);
         }
         let Scratch { view, choice, .. } = s;
         let Tuple { src, dst, sport, dport, proto, .. } = &view.tuple;
         let client =
             Client { side: Side::Outside, identity: src, source: Some(src), port: sport.raw() as u32 };
-        match select(tables, config, (dst, *dport, *proto), &client, choice) {
+        match select(tables, facts, (dst, *dport, *proto), &client, choice) {
             Service::Backend => {}
-            Service::No | Service::SourceUnknown => return Step::Pass,
-            Service::Drop(reason) => return Step::Drop(reason),
-            Service::Reject => return Step::Reject,
+            Service::No | Service::SourceUnknown => return Fate::Pass,
+            Service::Drop(reason) => return Fate::Drop(reason),
+            Service::Reject => return Fate::Reject,
         }
         s.to = s.view.tuple;
         s.balance();
@@ -204,16 +204,16 @@ fn direct<P: Frame + PacketSteps, T: TableSteps>(
         // Maglev says where an error goes, and nothing is opened by one.
         if !matches!(s.view.kind, Kind::Error) {
             if !tables.record_flow(s) {
-                return Step::Settled;
+                return Fate::Settled;
             }
             if s.flow.flags & flow_flag::DIRECT == 0 {
-                return Step::Drop(Reason::FlowTableFull);
+                return Fate::Drop(Reason::FlowTableFull);
             }
         }
     }
-    let source = config.node(s.view.v4);
+    let source = facts.node(s.view.v4);
     if source.is_unspecified() || source.is_v4() != s.to.dst.is_v4() {
-        return Step::Drop(Reason::Unroutable);
+        return Fate::Drop(Reason::Unroutable);
     }
     let protocol = same_inside(s.view.v4);
     s.reverse_key = Tuple::new(*source, Be16::ZERO, s.to.dst, Be16::ZERO, protocol);
@@ -221,9 +221,9 @@ fn direct<P: Frame + PacketSteps, T: TableSteps>(
     match path::next_hop(packet, s, Leaves::Outer, length) {
         Way::Found => {
             path::keep(tables, s);
-            return Step::Wrap;
+            return Fate::Wrap;
         }
-        Way::TooBig => return Step::TooBig,
+        Way::TooBig => return Fate::TooBig,
         _ => s.view.tuple = s.reverse_key,
     }
     refusal(&s.next)

@@ -23,7 +23,7 @@ impl Product {
     }
 
     #[inline(always)]
-    const fn step(&mut self) {
+    const fn advance(&mut self) {
         self.sum ^= self.power & 0_u32.wrapping_sub(self.left >> 31);
         self.left <<= 1;
         self.power = (self.power >> 1) ^ (POLYNOMIAL & 0_u32.wrapping_sub(self.power & 1));
@@ -57,9 +57,9 @@ impl Change {
 
     /// One round; they are numbered from 0.
     #[inline(always)]
-    pub const fn step(&mut self, round: u32) {
-        self.moved.step();
-        self.zeros.step();
+    pub const fn advance(&mut self, round: u32) {
+        self.moved.advance();
+        self.zeros.advance();
         if round % 32 == 31 {
             let zeros = self.zeros.sum;
             self.length >>= 1;
@@ -88,7 +88,7 @@ mod tests {
 
     fn changed(x: [u8; 4], length: u16) -> [u8; 4] {
         let mut change = Change::new(x, length);
-        (0..Change::ROUNDS).for_each(|round| change.step(round));
+        (0..Change::ROUNDS).for_each(|round| change.advance(round));
         change.result()
     }
 

@@ -1,7 +1,7 @@
 //! The maps and the clock.
 
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    Addr, Affinity, AffinityKey, Be16, Endpoint, Facts, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPort, Peer, PodCidr, Slot, SocketKey, SocketOrigin, Tuple, Uplink,
 };
 
@@ -23,7 +23,7 @@ pub enum Round {
 /// The maps and the clock, as the datapath sees them. Shared by all CPUs, hence `&self` throughout.
 pub trait Tables {
     /// None until an agent has written the configuration.
-    fn config(&self) -> Option<&Config>;
+    fn facts(&self) -> Option<&Facts>;
     /// May be recycled while it is looked at: its slots then have another service id or generation.
     fn frontend(&self, key: &FrontendKey) -> Option<&Frontend>;
     fn slot(&self, index: u32) -> Option<Slot>;
@@ -47,7 +47,7 @@ pub trait Tables {
     fn remove_flow(&self, key: &Tuple);
     /// Takes the next seat among the flows that may be evicted for the flow whose forward entry is `key`, and copies the key that
     /// had it to `before` (all zero: none had).
-    fn take_seat(&self, config: &Config, key: &Tuple, before: &mut Tuple) -> u16;
+    fn take_seat(&self, facts: &Facts, key: &Tuple, before: &mut Tuple) -> u16;
 
     /// Whether translated flows have ever had a port of the node's own.
     fn own_port(&self, kind: OwnPort, port: Be16) -> bool;

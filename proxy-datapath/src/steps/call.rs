@@ -1,7 +1,7 @@
 //! How hooks call the steps: what lies below (the packet, the tables) is plain access, and what a step does with it may be a call
 //! of a function that the verifier walks by itself, as in the kernel, or the step's own lines.
 
-use proxy_abi::{Addr, Config, Reason, path_known};
+use proxy_abi::{Addr, Facts, Reason, path_known};
 
 use crate::{
     packets::{packet::Packet, view::Shape},
@@ -122,8 +122,8 @@ pub trait PacketSteps: Packet + Sized {
 
     /// [`steps::forward()`].
     #[inline(always)]
-    fn forward(&mut self, s: &mut Scratch, config: &Config) -> Verdict {
-        steps::forward(self, s, config);
+    fn forward(&mut self, s: &mut Scratch, facts: &Facts) -> Verdict {
+        steps::forward(self, s, facts);
         s.verdict
     }
 

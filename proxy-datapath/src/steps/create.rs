@@ -1,6 +1,6 @@
 //! New flows: their two entries, and the source port that tells their answers from others'.
 
-use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, idle_s};
+use proxy_abi::{Be16, Facts, Flow, Reason, flow_flag, flow_state, idle_s};
 
 use crate::{
     packets::view::Kind,
@@ -30,7 +30,7 @@ const CLOSED_S: u32 = 2;
 pub(crate) fn create<T: Tables>(
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
     now_s: u32,
 ) -> Result<bool, Reason> {
     let fresh = s.fresh;
@@ -39,7 +39,7 @@ pub(crate) fn create<T: Tables>(
     begin(&mut s.reverse, fresh.service_id, now_s, flags | flow_flag::REVERSE);
     s.attempt = Attempt::Again;
     tables.repeat(PORT_TRIES, |attempt| {
-        s.attempt = reserve(tables, s, config, now_s, fresh, attempt);
+        s.attempt = reserve(tables, s, facts, now_s, fresh, attempt);
         if matches!(s.attempt, Attempt::Again) { Round::Again } else { Round::Done }
     });
     match s.attempt {
@@ -47,7 +47,7 @@ pub(crate) fn create<T: Tables>(
         Attempt::Full => return Err(Reason::FlowTableFull),
         Attempt::Again | Attempt::Exhausted => return Err(Reason::SnatExhausted),
     }
-    let seat = tables.take_seat(config, &s.view.tuple, &mut s.leaver);
+    let seat = tables.take_seat(facts, &s.view.tuple, &mut s.leaver);
     evict(tables, s, seat);
     let source_changed = fresh.snat || s.to.sport.raw() != s.view.tuple.sport.raw();
     s.flow.to = s.to;
@@ -86,16 +86,16 @@ fn begin(flow: &mut Flow, service_id: u32, now_s: u32, flags: u16) {
 fn reserve<T: Tables>(
     tables: &T,
     s: &mut Scratch,
-    config: &Config,
+    facts: &Facts,
     now_s: u32,
     fresh: Fresh,
     attempt: u32,
 ) -> Attempt {
     if fresh.snat || attempt > 0 {
         if matches!(s.view.kind, Kind::Ports | Kind::Echo) {
-            let Some(port) = random_port(config, tables.random()) else { return Attempt::Exhausted };
+            let Some(port) = random_port(facts, tables.random()) else { return Attempt::Exhausted };
             // Answers to the tunnel's port would be taken for the tunnel's own packets.
-            if port.get() == config.tunnel_port {
+            if port.get() == facts.tunnel_port {
                 return Attempt::Again;
             }
             s.to.sport = port;
@@ -110,7 +110,7 @@ fn reserve<T: Tables>(
     s.to.flip_to(&mut s.reverse_key);
     let pressed = attempt >= PORT_TRIES / 2;
     let mut added = tables.add_flow(&s.reverse_key, &s.reverse);
-    if matches!(added, Insert::Exists) && reclaim(tables, s, config, now_s, pressed) {
+    if matches!(added, Insert::Exists) && reclaim(tables, s, facts, now_s, pressed) {
         added = tables.add_flow(&s.reverse_key, &s.reverse);
     }
     match added {
@@ -123,13 +123,13 @@ fn reserve<T: Tables>(
 /// Frees the answers' key from a flow that is dead: silent beyond its time in both directions or, when ports have become
 /// rare (`pressed`), closed a moment ago or not established: a flood may have all ports of a destination, as it has all seats.
 #[inline(always)]
-fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32, pressed: bool) -> bool {
+fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, facts: &Facts, now_s: u32, pressed: bool) -> bool {
     let protocol = s.view.proto;
     let dead = |flow: &Flow| {
         let idle = idle_s(now_s, flow.seen_s);
         let closed = flow.state == flow_state::CLOSING && idle >= CLOSED_S;
         pressed && (closed || flow.state == flow_state::EMBRYONIC)
-            || config.is_over(protocol, flow.state, idle)
+            || facts.is_over(protocol, flow.state, idle)
     };
     let to = &mut s.flow.to;
     let own = tables.flow(&s.reverse_key, |flow| {
@@ -146,8 +146,8 @@ fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32, 
 }
 
 #[inline(always)]
-fn random_port(config: &Config, random: u32) -> Option<Be16> {
-    let (min, max) = (config.snat_min as u32, config.snat_max as u32);
+fn random_port(facts: &Facts, random: u32) -> Option<Be16> {
+    let (min, max) = (facts.snat_min as u32, facts.snat_max as u32);
     if min == 0 || max < min {
         return None;
     }

@@ -5,7 +5,7 @@
 //! the answers that would tell a real client from a made-up one pass elsewhere; in each second that it is used it takes a new
 //! seat. Maglev draws the same backend again, and the backend's node knows its flow by both directions as any other.
 
-use proxy_abi::{Config, Flow, flow_state, proto};
+use proxy_abi::{Facts, Flow, flow_state, proto};
 
 use crate::{
     packets::view::{ACK, FIN, Kind, RST, SYN, View},
@@ -32,20 +32,14 @@ pub(crate) fn note(flow: &mut Flow, view: &View) {
 
 /// The rest of the look-up of a direct flow, whose entry was copied to `s.flow`. `lives`: it is not over.
 #[inline(always)]
-pub(crate) fn found<T: Tables>(
-    tables: &T,
-    s: &mut Scratch,
-    config: &Config,
-    lives: bool,
-    now_s: u32,
-) -> bool {
+pub(crate) fn found<T: Tables>(tables: &T, s: &mut Scratch, facts: &Facts, lives: bool, now_s: u32) -> bool {
     if !lives {
         tables.remove_flow(&s.view.tuple);
         s.direct = false;
         return false;
     }
     if !matches!(s.view.kind, Kind::Error) && s.flow.seen_s != now_s {
-        let seat = tables.take_seat(config, &s.view.tuple, &mut s.leaver);
+        let seat = tables.take_seat(facts, &s.view.tuple, &mut s.leaver);
         tables.flow(&s.view.tuple, |flow| flow.seat = seat);
         evict(tables, s, seat);
     }
@@ -55,8 +49,8 @@ pub(crate) fn found<T: Tables>(
 /// Records `s.view.tuple` → `s.to` as `s.fresh` says. A table without room costs nothing but the memory of it. False: as
 /// [`create`](crate::steps::create).
 #[inline(always)]
-pub(crate) fn record<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
-    let seat = tables.take_seat(config, &s.view.tuple, &mut s.leaver);
+pub(crate) fn record<T: Tables>(tables: &T, s: &mut Scratch, facts: &Facts, now_s: u32) -> bool {
+    let seat = tables.take_seat(facts, &s.view.tuple, &mut s.leaver);
     evict(tables, s, seat);
     let Fresh { service_id, flags, .. } = s.fresh;
     s.flow = Flow { to: s.to, service_id, seen_s: now_s, flags, packets: 1, seat, ..Flow::default() };

@@ -1,6 +1,6 @@
 //! Connection tracking: two entries a translated flow, each naming its twin (`entry.to.flip()`). What a packet tells its flow.
 
-use proxy_abi::{Config, Flow, flow_flag, flow_state, idle_s, proto};
+use proxy_abi::{Facts, Flow, flow_flag, flow_state, idle_s, proto};
 
 use crate::{
     packets::view::{ACK, FIN, Kind, RST, SYN, View},
@@ -26,7 +26,7 @@ enum Visit {
 
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`.
 #[inline(always)]
-pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32) -> bool {
+pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, facts: &Facts, now_s: u32) -> bool {
     let Scratch { view, to, flow: copy, hop, next, known, .. } = s;
     let error = matches!(view.kind, Kind::Error);
     let visited = tables.flow(&view.tuple, |flow| {
@@ -46,11 +46,11 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
         let tcp = view.proto == proto::TCP;
         if tcp && view.flags & (SYN | ACK) == SYN {
             let over = flow.state == flow_state::CLOSING;
-            if over || config.is_over(proto::TCP, flow_state::EMBRYONIC, idle) {
+            if over || facts.is_over(proto::TCP, flow_state::EMBRYONIC, idle) {
                 return Visit::Reused;
             }
         }
-        if config.is_over(view.proto, flow.state, idle) {
+        if facts.is_over(view.proto, flow.state, idle) {
             return Visit::Idle;
         }
         note(flow, view, now_s)
@@ -59,7 +59,7 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
     let Some(visited) = visited else { return false };
     if s.direct {
         let lives = matches!(visited, Visit::Use);
-        return direct::found(tables, s, config, lives, now_s);
+        return direct::found(tables, s, facts, lives, now_s);
     }
     if matches!(visited, Visit::Use) && (error || !concerns_twin(&s.view, &s.flow, now_s)) {
         return true;
@@ -76,7 +76,7 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
             // A stream may run one way only: then only one of the two entries is fresh.
             let view = &s.view;
             let fresh = tables.flow(&s.reverse_key, |twin| {
-                !config.is_over(view.proto, twin.state, idle_s(now_s, twin.seen_s))
+                !facts.is_over(view.proto, twin.state, idle_s(now_s, twin.seen_s))
             });
             if fresh != Some(true) {
                 remove_both(tables, s);
@@ -92,7 +92,7 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
         return true;
     }
     if s.view.proto == proto::TCP && s.view.flags & (FIN | RST) != 0 {
-        close(tables, s, config);
+        close(tables, s, facts);
     }
     !proves(&s.view, &s.flow, now_s) || settle(tables, s)
 }
@@ -152,7 +152,7 @@ fn remove_both<T: Tables>(tables: &T, s: &Scratch) {
 
 /// A FIN was seen in one direction or an RST: both entries learn of it. A flow that is over may be evicted.
 #[inline(always)]
-fn close<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) {
+fn close<T: Tables>(tables: &T, s: &mut Scratch, facts: &Facts) {
     let reset = s.view.flags & RST != 0;
     let both = tables.flow(&s.reverse_key, |twin| {
         let over = reset || twin.flags & flow_flag::FIN != 0;
@@ -168,7 +168,7 @@ fn close<T: Tables>(tables: &T, s: &mut Scratch, config: &Config) {
     // One that was never established has its seat still.
     if s.flow.state == flow_state::ESTABLISHED {
         let forward = if s.flow.flags & flow_flag::REVERSE == 0 { &s.view.tuple } else { &s.reverse_key };
-        let seat = tables.take_seat(config, forward, &mut s.leaver);
+        let seat = tables.take_seat(facts, forward, &mut s.leaver);
         tables.flow(forward, |flow| flow.seat = seat);
         evict(tables, s, seat);
     }

@@ -1,6 +1,6 @@
 //! Where a destination lives, and what a packet needs to get there.
 
-use proxy_abi::{Addr, Config, Reason, config_flag, endpoint_flag, path_known, pod_cidr_flag};
+use proxy_abi::{Addr, Facts, Reason, endpoint_flag, facts_flag, path_known, pod_cidr_flag};
 
 use crate::{
     packets::packet::{Packet, Way},
@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub(crate) fn locate<T: Tables>(tables: &T, config: &Config, addr: &Addr, hop: &mut Hop) {
+pub(crate) fn locate<T: Tables>(tables: &T, facts: &Facts, addr: &Addr, hop: &mut Hop) {
     if let Some(endpoint) = tables.endpoint(addr) {
         hop.ifindex = endpoint.ifindex;
         hop.mac = endpoint.mac;
@@ -22,7 +22,7 @@ pub(crate) fn locate<T: Tables>(tables: &T, config: &Config, addr: &Addr, hop: &
     }
     hop.place = match tables.pod_cidr(addr) {
         Some(cidr) if cidr.flags & pod_cidr_flag::LOCAL != 0 => Place::Nobody,
-        Some(_) if config.flags & config_flag::TUNNEL == 0 => Place::Routed,
+        Some(_) if facts.flags & facts_flag::TUNNEL == 0 => Place::Routed,
         Some(cidr) => {
             hop.node = cidr.node;
             Place::Remote
@@ -39,7 +39,7 @@ pub(crate) fn ends_here(s: &Scratch) -> bool {
 
 /// Prepares a packet, already translated, for its way to where its destination lives; in `s.head` only.
 #[inline(always)]
-pub(crate) fn prepare<P: Packet>(packet: &P, s: &mut Scratch, config: &Config) -> Verdict {
+pub(crate) fn prepare<P: Packet>(packet: &P, s: &mut Scratch, facts: &Facts) -> Verdict {
     let Scratch { view, head, hop, .. } = s;
     if s.direct && !matches!(hop.place, Place::Remote) {
         return Verdict::drop(Reason::UnknownEndpoint);
@@ -54,7 +54,7 @@ pub(crate) fn prepare<P: Packet>(packet: &P, s: &mut Scratch, config: &Config) -
             }
             Err(reason) => Verdict::drop(reason),
         },
-        Place::Remote if config.overlay_ifindex == 0 => Verdict::drop(Reason::TunnelDown),
+        Place::Remote if facts.overlay_ifindex == 0 => Verdict::drop(Reason::TunnelDown),
         Place::Remote => match head.count_hop(view) {
             Ok(()) => {
                 let node = hop.node;

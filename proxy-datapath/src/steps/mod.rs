@@ -18,7 +18,7 @@ pub(crate) mod path;
 mod seat;
 pub(crate) mod service;
 
-use proxy_abi::{Config, OwnPort, Reason, flow_flag, path_known};
+use proxy_abi::{Facts, OwnPort, Reason, flow_flag, path_known};
 
 pub use self::call::{PacketSteps, TableSteps};
 use self::{fragment::follow, service::Service};
@@ -56,11 +56,11 @@ pub fn parse<P: Packet>(packet: &P, s: &mut Scratch) -> Shape {
 /// packet of it came in this second, `s.direct` whether it goes on untouched.
 #[inline(always)]
 pub fn find_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
-    let Some(config) = tables.config() else { return false };
+    let Some(facts) = tables.facts() else { return false };
     follow(tables, &mut s.view);
     let now_s = tables.now_s();
     s.forget_path();
-    if !flow::find(tables, s, config, now_s) {
+    if !flow::find(tables, s, facts, now_s) {
         s.known = 0;
         return false;
     }
@@ -78,8 +78,8 @@ pub fn answers_are_taken<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
 /// Finds the service that a packet is for and draws its backend into `s.choice`. [`Found::Drop`]: `s.verdict` says why.
 #[inline(always)]
 pub fn find_service<T: Tables>(tables: &T, s: &mut Scratch, side: Side) -> Found {
-    let Some(config) = tables.config() else { return Found::No };
-    match service::find(tables, s, config, side) {
+    let Some(facts) = tables.facts() else { return Found::No };
+    match service::find(tables, s, facts, side) {
         Service::No => Found::No,
         Service::Backend => Found::Backend,
         Service::Reject => Found::Reject,
@@ -94,8 +94,8 @@ pub fn find_service<T: Tables>(tables: &T, s: &mut Scratch, side: Side) -> Found
 /// Finds where `s.to.dst` lives: `s.hop`.
 #[inline(always)]
 pub fn locate<T: Tables>(tables: &T, s: &mut Scratch) {
-    if let Some(config) = tables.config() {
-        forward::locate(tables, config, &s.to.dst, &mut s.hop);
+    if let Some(facts) = tables.facts() {
+        forward::locate(tables, facts, &s.to.dst, &mut s.hop);
     }
 }
 
@@ -113,13 +113,13 @@ pub enum Recorded {
 /// Records `s.view.tuple` → `s.to` as `s.fresh` says, and chooses a source port where one is needed.
 #[inline(always)]
 pub fn record<T: Tables>(tables: &T, s: &mut Scratch) -> Recorded {
-    let recorded = match tables.config() {
-        Some(config) => {
+    let recorded = match tables.facts() {
+        Some(facts) => {
             // Before its first answer can come.
-            note_own_ports(tables, s, config);
+            note_own_ports(tables, s, facts);
             match s.fresh.flags & flow_flag::DIRECT {
-                0 => create::create(tables, s, config, tables.now_s()),
-                _ => Ok(direct::record(tables, s, config, tables.now_s())),
+                0 => create::create(tables, s, facts, tables.now_s()),
+                _ => Ok(direct::record(tables, s, facts, tables.now_s())),
             }
         }
         None => Err(Reason::FlowTableFull),
@@ -136,14 +136,14 @@ pub fn record<T: Tables>(tables: &T, s: &mut Scratch) -> Recorded {
 
 /// Where a flow from outside meets the node's own addresses, and whom a pod's flow meets: see [`OwnPorts`](proxy_abi::OwnPorts).
 #[inline(always)]
-fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, config: &Config) {
+fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, facts: &Facts) {
     if s.fresh.flags & flow_flag::FROM_UPLINK == 0 {
         if s.fresh.flags & flow_flag::DNAT != 0 {
             tables.note_own_port(OwnPort::Answers, s.to.dport);
         }
         return;
     }
-    if s.view.dst.same(config.node(s.view.v4)) {
+    if s.view.dst.same(facts.node(s.view.v4)) {
         tables.note_own_port(OwnPort::Asked, s.view.tuple.dport);
     }
     if matches!(s.hop.place, Place::Node) {
@@ -182,8 +182,8 @@ pub fn write<P: Packet>(packet: &mut P, s: &mut Scratch) -> bool {
 
 /// Prepares a packet, already translated, for its way to `s.hop`, and writes its headers: `s.verdict`.
 #[inline(always)]
-pub fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, config: &Config) {
-    s.verdict = forward::prepare(packet, s, config);
+pub fn forward<P: Packet>(packet: &mut P, s: &mut Scratch, facts: &Facts) {
+    s.verdict = forward::prepare(packet, s, facts);
     if !matches!(s.verdict.action, Action::Drop) {
         write(packet, s);
     }

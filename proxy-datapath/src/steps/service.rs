@@ -1,7 +1,7 @@
 //! Which service a packet is for, and which backend it gets.
 
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Be16, Config, Frontend, FrontendKey, Member, Prefix, Reason, Slot,
+    Addr, Affinity, AffinityKey, Be16, Facts, Frontend, FrontendKey, Member, Prefix, Reason, Slot,
     endpoint_flag, frontend_flag, frontend_kind, idle_s, member_of,
 };
 
@@ -41,17 +41,17 @@ pub(crate) struct Client<'a> {
 
 /// Finds the service that a packet is for; draws its backend into `s.choice`.
 #[inline(always)]
-pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, side: Side) -> Service {
+pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, facts: &Facts, side: Side) -> Service {
     let found = match s.view.kind {
         Kind::Ports => {
             let Scratch { view, choice, .. } = s;
             let (identity, port) = (&view.src, view.tuple.sport.raw() as u32);
             let client = Client { side, identity, source: Some(identity), port };
-            select(tables, config, view.destination(), &client, choice)
+            select(tables, facts, view.destination(), &client, choice)
         }
         _ => Service::No,
     };
-    if matches!(found, Service::No) { unmatched(tables, config, &s.view) } else { found }
+    if matches!(found, Service::No) { unmatched(tables, facts, &s.view) } else { found }
 }
 
 /// A frontend is read again, once, when its slot was recycled under the reader.
@@ -61,13 +61,13 @@ const READS: u32 = 2;
 #[inline(always)]
 pub(crate) fn select<T: Tables>(
     tables: &T,
-    config: &Config,
+    facts: &Facts,
     (dst, port, proto): (&Addr, Be16, u8),
     client: &Client<'_>,
     choice: &mut Choice,
 ) -> Service {
     let mut key = FrontendKey { addr: *dst, port, proto, kind: frontend_kind::ADDRESS };
-    let mut found = at(tables, config, &mut key);
+    let mut found = at(tables, facts, &mut key);
     for _ in 0..READS {
         let Some(frontend) = found else { return Service::No };
         match draw(tables, frontend, client, choice) {
@@ -80,8 +80,8 @@ pub(crate) fn select<T: Tables>(
 
 /// The frontend of an address and port at this node; `key` is left as the one that was found.
 #[inline(always)]
-fn at<'a, T: Tables>(tables: &'a T, config: &Config, key: &mut FrontendKey) -> Option<&'a Frontend> {
-    if is_node_port(tables, config, &key.addr, key.port) {
+fn at<'a, T: Tables>(tables: &'a T, facts: &Facts, key: &mut FrontendKey) -> Option<&'a Frontend> {
+    if is_node_port(tables, facts, &key.addr, key.port) {
         // No Service has an address of the node (the agent sees to it), so that most need no second look.
         let at_any = FrontendKey { addr: Addr::UNSPECIFIED, kind: node_port_kind(&key.addr), ..*key };
         if let Some(found) = tables.frontend(&at_any) {
@@ -94,9 +94,9 @@ fn at<'a, T: Tables>(tables: &'a T, config: &Config, key: &mut FrontendKey) -> O
 
 /// Whether a packet comes from an address and port that a service has here.
 #[inline(always)]
-pub(crate) fn is_from_service<T: Tables>(tables: &T, config: &Config, view: &View) -> bool {
+pub(crate) fn is_from_service<T: Tables>(tables: &T, facts: &Facts, view: &View) -> bool {
     let (addr, port, proto) = (view.src, view.tuple.sport, view.proto);
-    at(tables, config, &mut FrontendKey { addr, port, proto, kind: frontend_kind::ADDRESS }).is_some()
+    at(tables, facts, &mut FrontendKey { addr, port, proto, kind: frontend_kind::ADDRESS }).is_some()
 }
 
 /// Whether a connection that this node does not know may be taken up in its middle: by Maglev every node draws the same
@@ -129,10 +129,10 @@ const fn node_port_kind(dst: &Addr) -> u8 {
 
 /// NodePorts are served on chosen addresses of this node; on the loopback where that is asked for (KEP-3866: not by default).
 #[inline(always)]
-fn is_node_port<T: Tables>(tables: &T, config: &Config, dst: &Addr, port: Be16) -> bool {
+fn is_node_port<T: Tables>(tables: &T, facts: &Facts, dst: &Addr, port: Be16) -> bool {
     let port = port.get();
-    port >= config.nodeport_min
-        && port <= config.nodeport_max
+    port >= facts.nodeport_min
+        && port <= facts.nodeport_max
         && tables.endpoint(dst).is_some_and(|endpoint| endpoint.flags & endpoint_flag::NODE_PORT != 0)
 }
 
@@ -233,9 +233,9 @@ const fn hash(client: &Addr, port: u32) -> u32 {
 
 /// What becomes of a packet for an address that no frontend matched in full.
 #[inline(always)]
-fn unmatched<T: Tables>(tables: &T, config: &Config, view: &View) -> Service {
+fn unmatched<T: Tables>(tables: &T, facts: &Facts, view: &View) -> Service {
     let dst = &view.dst;
-    if !Prefix::any_has(&config.service_ranges, dst) {
+    if !Prefix::any_has(&facts.service_ranges, dst) {
         return Service::No;
     }
     if matches!(view.kind, Kind::Fragment) {

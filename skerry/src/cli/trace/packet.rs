@@ -87,7 +87,7 @@ impl Packet for Frame {
     }
 
     fn work_out(&self, change: &mut Change) {
-        (0..Change::ROUNDS).for_each(|round| change.step(round));
+        (0..Change::ROUNDS).for_each(|round| change.advance(round));
     }
 
     fn take_in(&mut self) -> Option<()> {

@@ -51,7 +51,7 @@ impl Prefix {
 /// programs run. All times in seconds, all ports in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
-pub struct Config {
+pub struct Facts {
     /// [`crate::ABI_VERSION`] of whoever wrote the maps. 0: no agent has written yet.
     pub abi_version: u32,
     pub flags: u32,
@@ -65,9 +65,9 @@ pub struct Config {
     pub router_v4: Addr,
     pub router_v6: Addr,
     /// ClusterIP ranges of both families, the first `len` 0 ends them: an address inside without a frontend is dropped.
-    pub service_ranges: [Prefix; Config::SERVICE_RANGES],
+    pub service_ranges: [Prefix; Facts::SERVICE_RANGES],
     /// Addresses of balancers in front of nodes, the first `len` 0 ends them: what they send inside other packets is unwrapped.
-    pub balancers: [Prefix; Config::BALANCERS],
+    pub balancers: [Prefix; Facts::BALANCERS],
     pub uplink_ifindex: u32,
     /// The VXLAN device; 0 while the tunnel is not up.
     pub overlay_ifindex: u32,
@@ -79,7 +79,7 @@ pub struct Config {
     /// Source ports that SNAT hands out, inclusive.
     pub snat_min: u16,
     pub snat_max: u16,
-    /// How long a flow may be silent, 0: for ever. Which flow has which time: [`Config::timeout_s`]. First packets of TCP.
+    /// How long a flow may be silent, 0: for ever. Which flow has which time: [`Facts::timeout_s`]. First packets of TCP.
     pub tcp_syn_s: u32,
     /// TCP, established.
     pub tcp_established_s: u32,
@@ -98,7 +98,7 @@ pub struct Config {
     pub flow_queue: u32,
 }
 
-impl Config {
+impl Facts {
     /// ClusterIP ranges that there is room for.
     pub const SERVICE_RANGES: usize = 8;
     /// Ranges of balancers that there is room for.
@@ -117,8 +117,8 @@ impl Config {
     }
 }
 
-/// Bits of [`Config::flags`].
-pub mod config_flag {
+/// Bits of [`Facts::flags`].
+pub mod facts_flag {
     /// Pods' traffic to the outside gets the node's address.
     pub const MASQUERADE: u32 = 1 << 0;
     /// The tunnel is used for remote pod CIDRs.
@@ -127,4 +127,4 @@ pub mod config_flag {
     pub const PODS_BY_PACKET: u32 = 1 << 2;
 }
 
-const _: () = assert!(size_of::<Config>() == 376 && align_of::<Config>() == 8);
+const _: () = assert!(size_of::<Facts>() == 376 && align_of::<Facts>() == 8);
