@@ -86,10 +86,11 @@ impl State {
             snat_max: SNAT_PORT,
             tcp_syn_s: 60,
             tcp_established_s: 7_200,
-            tcp_closing_s: 30,
+            // Each of its own, so that none can pass for another.
+            tcp_closing_s: 45,
             udp_s: 30,
             udp_stream_s: 120,
-            icmp_s: 30,
+            icmp_s: 20,
             tunnel_port: 4_789,
             ..Facts::default()
         };

@@ -5,7 +5,7 @@
 //! the datapath draws by chance (a backend, a port) is looked up in its tables and must be one that the model allows.
 //!
 //! A failure prints its seed. `SKERRY_FUZZ_SEED=N` runs that world alone and tells each packet, `SKERRY_FUZZ_SECONDS=N` runs
-//! for so long with seeds of the clock.
+//! for so long with seeds of the clock, `SKERRY_FUZZ_WORLDS=N` so many.
 
 #[path = "../cases/mod.rs"]
 #[expect(dead_code, reason = "the case table's helpers; its rows run elsewhere")]
@@ -52,7 +52,8 @@ fn the_datapath_does_what_its_model_says() {
     let first = limit.map_or(FIRST_SEED, |_| of_the_clock());
     let start = Instant::now();
     let (mut worlds, mut failures) = (0, Vec::new());
-    while limit.map_or(worlds < WORLDS, |limit| start.elapsed() < limit) && failures.len() < SHOWN {
+    let most = number("SKERRY_FUZZ_WORLDS").unwrap_or(WORLDS);
+    while limit.map_or(worlds < most, |limit| start.elapsed() < limit) && failures.len() < SHOWN {
         let seed = first + worlds;
         match catch_unwind(AssertUnwindSafe(|| world::run(seed, false, &mut tally))) {
             Ok(Ok(())) => {}

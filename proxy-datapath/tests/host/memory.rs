@@ -108,6 +108,8 @@ impl PacketSteps for Bytes {}
 pub struct Maps {
     facts: Facts,
     pub frontends: HashMap<FrontendKey, Frontend>,
+    /// What readers meet in their place, as often as that: slots of the table that were recycled under them.
+    pub outdated: (HashMap<FrontendKey, Frontend>, Cell<u32>),
     pub slots: HashMap<u32, Slot>,
     source_ranges: Vec<SourceRangeKey>,
     pub members: HashMap<Member, u32>,
@@ -138,6 +140,7 @@ impl Maps {
         let maps = Maps {
             facts: state.facts,
             frontends: state.frontends.iter().copied().collect(),
+            outdated: Default::default(),
             slots: state.slots.iter().copied().collect(),
             source_ranges: state.source_ranges.clone(),
             members: state.members.iter().copied().collect(),
@@ -182,6 +185,11 @@ impl Tables for Maps {
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
+        let (outdated, left) = &self.outdated;
+        if let (Some(found), Some(rest)) = (outdated.get(key), left.get().checked_sub(1)) {
+            left.set(rest);
+            return Some(found);
+        }
         self.frontends.get(key)
     }
 
