@@ -96,6 +96,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_carry_that_carries_again_is_added_too() {
+        assert_eq!(fold(0x1_ffff_ffff), 1);
+        assert_eq!(fold(0xffff_ffff_ffff_ffff), 0xffff_ffff);
+        assert_eq!(add(u32::MAX, u32::MAX), u32::MAX);
+        assert_eq!(finish(0xffff_ffff), 0, "all ones are 0");
+        assert_eq!(finish(0x0001_ffff), !1);
+    }
+
+    #[test]
+    fn no_checksum_stays_none_and_none_becomes_no_checksum() {
+        let diff = changed_port(Be16::new(53), Be16::new(54));
+        assert_eq!(fix_checksum([0, 0], diff, true), [0, 0]);
+        assert_ne!(fix_checksum([0, 0], diff, false), [0, 0], "where 0 is a sum as any other");
+        // 53 → 54 takes one away: 0x0001 becomes 0, which UDP writes as all ones.
+        assert_eq!(fix_checksum([0, 1], diff, false), [0, 0]);
+        assert_eq!(fix_checksum([0, 1], diff, true), [0xff, 0xff]);
+        assert_eq!(fix_checksum([0, 2], diff, true), [0, 1]);
+    }
+
+    #[test]
     fn a_diff_of_what_stays_is_no_change() {
         let (a, b) = (Addr::from_v4([10, 0, 0, 1]), Addr::from_v4([10, 96, 0, 7]));
         let six = Addr::from_v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);

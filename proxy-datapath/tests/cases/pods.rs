@@ -216,6 +216,12 @@ fn spoofs() -> Vec<Case> {
         packet.transport = super::packet::Transport::Error { kind, code: 0, mtu: 0 };
         packet
     };
+    // A neighbour solicitation, as the kernel sends it from a link-local address only.
+    let solicits = |from: &str| {
+        let mut packet = echo(from, "ff02::2", 0, false);
+        packet.transport = super::packet::Transport::Error { kind: 135, code: 0, mtu: 0 };
+        packet
+    };
     let mut foreign = udp("10.244.1.2:1", to).bytes();
     (foreign[12], foreign[13]) = (0x88, 0xcc);
     let mapped = {
@@ -230,6 +236,12 @@ fn spoofs() -> Vec<Case> {
             .drops(Hook::FromPod, udp("0.0.0.0:1", to), Reason::SourceSpoofed)
             .drops(Hook::FromPod, udp("[fd00:1::3]:1", "[fd00:1::3]:2"), Reason::SourceSpoofed)
             .leaves(&[]),
+        case("only link-local addresses speak for a link", State::standard())
+            .passes(Hook::FromPod, solicits("fe80::2"))
+            .passes(Hook::FromPod, solicits("febf::2"))
+            .drops(Hook::FromPod, solicits("fec0::2"), Reason::SourceSpoofed)
+            .drops(Hook::FromPod, solicits("2080::2"), Reason::SourceSpoofed)
+            .drops(Hook::FromPod, solicits("fd00:1::3"), Reason::SourceSpoofed),
         case("a source MAC that is not the pod's", State::standard()).drops(
             Hook::FromPod,
             udp("10.244.1.2:1", to).by_mac(OTHER_MAC),
