@@ -40,7 +40,7 @@ pub use packets::{
     view::{Kind, Shape, View},
 };
 pub use state::{
-    choice::{Choice, Found, Side},
+    choice::{Choice, Found, Sender, Side},
     hop::{Hop, Place},
     scratch::{Attempt, Fresh, Scratch},
     tables::{Insert, Round, Tables},

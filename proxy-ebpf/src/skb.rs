@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use proxy_abi::{Addr, Be16, Facts, Tuple};
 use proxy_datapath::{
-    Change, NextHop, Packet, PacketSteps, Round, Scratch, Shape, Tables, Tunnel, Verdict, is_change,
+    Change, NextHop, Packet, PacketSteps, Round, Scratch, Sender, Shape, Tables, Tunnel, Verdict, is_change,
 };
 
 use crate::{fib, steps, tables::Kernel};
@@ -204,6 +204,16 @@ impl PacketSteps for Skb<'_> {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::skb_parse(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn sender<T: Tables>(&self, _tables: &T, s: &mut Scratch) -> Sender {
+        steps::skb_sender(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn speaks_from_service<T: Tables>(&self, _tables: &T, s: &mut Scratch) -> bool {
+        steps::skb_speaks_from_service(self.raw(), s)
     }
 
     #[inline(always)]

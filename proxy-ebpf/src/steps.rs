@@ -13,7 +13,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use proxy_datapath::{
-    Found, Scratch, Shape, Side, Tables,
+    Found, Scratch, Sender, Shape, Side, Tables,
     steps::{self, Recorded},
 };
 
@@ -76,6 +76,8 @@ macro_rules! global_packet {
 
 global_packet! { __sk_buff, TcContext::new =>
     skb_parse(packet, s) -> Shape, Shape::Broken, steps::parse(packet, s);
+    skb_sender(packet, s) -> Sender, Sender::Other, steps::sender(packet, &Kernel, s);
+    skb_speaks_from_service(packet, s) -> bool, false, steps::speaks_from_service(packet, &Kernel, s);
     skb_keep(packet, s) -> u32, 0, { steps::keep(packet, &Kernel, s); 0 };
     skb_rewrite(packet, s) -> bool, false, steps::rewrite(packet, s);
     skb_forward(packet, s) -> u32, 0, { forward(packet, s); 0 };

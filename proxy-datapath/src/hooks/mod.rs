@@ -9,14 +9,13 @@
 //! | [`nic`] | its driver, before there is an skb | `from_nic` |
 //! | [`wire`] | a balancer's driver | `from_wire` |
 //!
-//! Here belongs the order of what is asked and refused. What several hooks ask first lies beside them: whether a packet is the node's
-//! [`own`], whether it may speak as one of its [`peers`]. What is looked up, tracked and sent on is a step's business.
+//! Here belongs the order of what is asked and refused. What is looked up, judged by the tables, tracked and sent on is a step's
+//! business.
 
 mod ingress;
 pub(crate) mod nic;
 pub(crate) mod overlay;
 mod own;
-mod peers;
 pub(crate) mod pod;
 pub(crate) mod socket;
 pub(crate) mod uplink;

@@ -7,11 +7,7 @@
 use proxy_abi::{Be16, Facts, Reason, Tuple, facts_flag, flow_flag, proto};
 
 use crate::{
-    hooks::{
-        own::is_for_own_socket,
-        peers::{is_tunnel, speaks_as_node, wrapped_in},
-        uplink::{fits_tunnel, open},
-    },
+    hooks::uplink::{fits_tunnel, open},
     packets::{
         addresses::is_loopback,
         outer::{VXLAN, Wrapping, source_port, unwrap, vxlan},
@@ -27,7 +23,9 @@ use crate::{
     steps::{
         call::{PacketSteps, TableSteps},
         forward::address_tunnel,
+        own::is_for_own_socket,
         path::{self, Leaves},
+        peers::{is_tunnel, speaks_as_node, wrapped_in},
         service::{asked, joins_midway},
     },
 };

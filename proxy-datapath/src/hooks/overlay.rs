@@ -3,7 +3,7 @@
 use proxy_abi::{DIRECT_MAC_TAG, Facts, Reason, endpoint_flag};
 
 use crate::{
-    hooks::{ingress::from_ingress, peers::speaks_as_node},
+    hooks::ingress::from_ingress,
     packets::{
         outer::Tunnel,
         view::{Kind, Shape},
@@ -13,7 +13,10 @@ use crate::{
         scratch::{Fresh, Scratch},
         verdict::Verdict,
     },
-    steps::call::{PacketSteps, TableSteps},
+    steps::{
+        call::{PacketSteps, TableSteps},
+        peers::speaks_as_node,
+    },
 };
 
 /// What came out of the tunnel. `outer`: its metadata; none if the kernel gave none.

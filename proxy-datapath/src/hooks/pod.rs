@@ -3,7 +3,7 @@
 use proxy_abi::{Addr, Facts, Link, OwnPort, Reason, endpoint_flag, facts_flag, proto};
 
 use crate::{
-    hooks::{own::remember, peers::speaks_as_node, uplink::source_on},
+    hooks::{own::remember, uplink::source_on},
     packets::{
         addresses::{is_link_local_v6, is_loopback, is_multicast},
         view::{ETH, Kind, Shape},
@@ -17,6 +17,7 @@ use crate::{
     steps::{
         call::{PacketSteps, TableSteps},
         forward::ends_here,
+        peers::speaks_as_node,
     },
 };
 
@@ -66,8 +67,11 @@ pub fn to_pod<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut
     }
     let is_known = tables.find_translated(s);
     // What the router address says is an answer, or comes back to an address that no service has.
-    if !is_known && (source & endpoint_flag::NODE == 0 || !remember(packet, tables, s, facts)) {
-        return Verdict::PASS;
+    if !is_known {
+        let is_own = source & endpoint_flag::NODE != 0 && packet.speaks_from_service(tables, s);
+        if !is_own || !remember(tables, s) || !tables.record_flow(s) {
+            return Verdict::PASS;
+        }
     }
     if packet.rewrite(s) && packet.write(s) { Verdict::PASS } else { s.verdict }
 }

@@ -73,24 +73,22 @@ pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
     }
     let (addr, port) = socket.address();
     let key = key(socket, addr, port);
-    let mut is_backend = false;
+    // What is known of it, all zero where nothing is: one state for the verifier, which would walk the draw for each of several.
     let mut chosen = SocketOrigin::default();
     if let Some(known) = tables.socket(&key) {
-        if known.flags == socket_flag::CHOICE {
-            socket.set_address(&known.addr, known.port);
-            return SocketVerdict::Allow;
-        }
-        is_backend = known.flags == 0;
-        if !is_backend {
-            chosen = known;
-        }
+        chosen = known;
+    }
+    if chosen.flags == socket_flag::CHOICE {
+        socket.set_address(&chosen.addr, chosen.port);
+        return SocketVerdict::Allow;
     }
     if chosen.flags & socket_flag::CHOICE == 0 {
         let mut choice = Choice::default();
         let verdict = draw(socket, tables, facts, (addr, port), &mut choice);
         let Slot { addr, port, service_id, .. } = choice.backend;
         if service_id == 0 {
-            if is_backend {
+            // A backend that a service has led to; no service has the port 0.
+            if chosen.flags == 0 && chosen.port.raw() != 0 {
                 set_aside(socket, tables, &key);
             }
             return verdict;

@@ -3,16 +3,13 @@
 use proxy_abi::{Addr, Facts, OwnPort, Reason, Uplink, endpoint_flag, facts_flag, flow_flag};
 
 use crate::{
-    hooks::{
-        own::{asks_service, is_for_own_socket, is_from_own_socket, remember},
-        peers::{is_forged_tunnel, is_tunnel, speaks_as_node, speaks_to_peer},
-    },
+    hooks::own::remember,
     packets::{
         addresses::is_loopback,
         view::{Kind, Shape, View},
     },
     state::{
-        choice::{Found, Side},
+        choice::{Found, Sender, Side},
         hop::Place,
         scratch::{Fresh, Scratch},
         verdict::Verdict,
@@ -20,6 +17,8 @@ use crate::{
     steps::{
         call::{PacketSteps, TableSteps},
         forward::ends_here,
+        own::is_for_own_socket,
+        peers::{is_forged_tunnel, is_tunnel, speaks_as_node, speaks_to_peer},
         service::joins_midway,
     },
 };
@@ -106,7 +105,11 @@ pub fn to_uplink<P: PacketSteps, T: TableSteps>(
     ifindex: u32,
 ) -> Verdict {
     let Some(facts) = tables.facts() else { return Verdict::PASS };
-    if !matches!(packet.parse(s), Shape::Ip) || is_from_own_socket(packet, tables, &s.view, facts) {
+    if !matches!(packet.parse(s), Shape::Ip) {
+        return Verdict::PASS;
+    }
+    let sender = packet.sender(tables, s);
+    if matches!(sender, Sender::Own) {
         return Verdict::PASS;
     }
     let Some(source) = tables.endpoint(&s.view.src) else { return Verdict::PASS };
@@ -114,7 +117,7 @@ pub fn to_uplink<P: PacketSteps, T: TableSteps>(
     if !masquerade && is_tunnel(&s.view, facts) {
         return Verdict::PASS;
     }
-    if !masquerade && asks_service(&s.view, facts) {
+    if !masquerade && matches!(sender, Sender::AsksService) {
         return ask_service(packet, tables, s);
     }
     let is_known = tables.find_translated(s);
@@ -126,20 +129,19 @@ pub fn to_uplink<P: PacketSteps, T: TableSteps>(
         return Verdict::drop(Reason::SpokeAsNode);
     }
     if !is_known {
-        if !masquerade {
-            if remember(packet, tables, s, facts) && packet.rewrite(s) {
-                packet.write(s);
+        if masquerade {
+            if facts.flags & facts_flag::MASQUERADE == 0 {
+                return Verdict::PASS;
             }
+            if let Err(reason) = hide(tables, s, facts, ifindex) {
+                return Verdict::drop(reason);
+            }
+        } else if !matches!(sender, Sender::SpeaksFromService) || !remember(tables, s) {
             return Verdict::PASS;
-        }
-        if facts.flags & facts_flag::MASQUERADE == 0 {
-            return Verdict::PASS;
-        }
-        if let Err(reason) = hide(tables, s, facts, ifindex) {
-            return Verdict::drop(reason);
         }
         if !tables.record_flow(s) {
-            return s.verdict;
+            // The node's own goes out all the same.
+            return if masquerade { s.verdict } else { Verdict::PASS };
         }
     }
     if packet.rewrite(s) && packet.write(s) { Verdict::PASS } else { s.verdict }

@@ -1,4 +1,4 @@
-//! Whether a packet is for a service, and the backend that was drawn for it.
+//! Who a packet is from, whether it is for a service, and the backend that was drawn for it.
 
 use proxy_abi::{Affinity, AffinityKey, Member, Slot};
 
@@ -14,6 +14,20 @@ pub enum Found {
     Drop = 3,
     /// Only some sources are served, and the source is not known yet.
     SourceUnknown = 4,
+}
+
+/// Whose packet leaves by an uplink: the answer of [`steps::sender`](crate::steps::sender).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Sender {
+    /// Somebody's whose packets may have to be translated.
+    Other = 0,
+    /// A socket's of the node: no answer to a flow that we translated, and none whose answer could be taken for something else.
+    Own = 1,
+    /// To a service's address, which the socket hooks have left as it was, where it is a socket's of the node.
+    AsksService = 2,
+    /// It opens something from an address and port that a service has here.
+    SpeaksFromService = 3,
 }
 
 /// Where a client is: a traffic policy `Local` for outsiders does not bind those inside.

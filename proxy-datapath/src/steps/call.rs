@@ -6,7 +6,7 @@ use proxy_abi::{Addr, Facts, Reason, path_known};
 use crate::{
     packets::{packet::Packet, view::Shape},
     state::{
-        choice::{Found, Side},
+        choice::{Found, Sender, Side},
         scratch::Scratch,
         tables::Tables,
         verdict::Verdict,
@@ -92,6 +92,18 @@ pub trait PacketSteps: Packet + Sized {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::parse(self, s)
+    }
+
+    /// [`steps::sender`].
+    #[inline(always)]
+    fn sender<T: Tables>(&self, tables: &T, s: &mut Scratch) -> Sender {
+        steps::sender(self, tables, s)
+    }
+
+    /// [`steps::speaks_from_service`].
+    #[inline(always)]
+    fn speaks_from_service<T: Tables>(&self, tables: &T, s: &mut Scratch) -> bool {
+        steps::speaks_from_service(self, tables, s)
     }
 
     /// [`steps::keep`], where there is something to keep.

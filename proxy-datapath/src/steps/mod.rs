@@ -14,7 +14,9 @@ pub(crate) mod direct;
 mod flow;
 pub(crate) mod forward;
 mod fragment;
+pub(crate) mod own;
 pub(crate) mod path;
+pub(crate) mod peers;
 mod seat;
 pub(crate) mod service;
 
@@ -29,7 +31,7 @@ use crate::{
         view::Shape,
     },
     state::{
-        choice::{Found, Side},
+        choice::{Found, Sender, Side},
         hop::Place,
         scratch::Scratch,
         tables::Tables,
@@ -50,6 +52,18 @@ pub fn parse<P: Packet>(packet: &P, s: &mut Scratch) -> Shape {
         s.view.name_addresses();
     }
     shape
+}
+
+/// Whose packet it is that leaves by an uplink.
+#[inline(always)]
+pub fn sender<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch) -> Sender {
+    tables.facts().map_or(Sender::Other, |facts| own::sender(packet, tables, &s.view, facts))
+}
+
+/// Whether a socket of the node opens something from an address and port that a service has here.
+#[inline(always)]
+pub fn speaks_from_service<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut Scratch) -> bool {
+    tables.facts().is_some_and(|facts| own::speaks_from_service(packet, tables, &s.view, facts))
 }
 
 /// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`; `s.lively` tells whether another
