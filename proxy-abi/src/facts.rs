@@ -47,8 +47,8 @@ impl Prefix {
     }
 }
 
-/// The single element of the `CONFIG` array: facts of this node that the agent finds out and may change while the
-/// programs run. All times in seconds, all ports in host byte order.
+/// The single element of the `CONFIG` array: facts of this node that the agent finds out and may change while
+/// the programs run. All times in seconds, all ports in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Facts {
@@ -57,16 +57,19 @@ pub struct Facts {
     pub flags: u32,
     /// `SO_NETNS_COOKIE` of the namespace that the node's own processes live in.
     pub host_netns_cookie: u64,
-    /// The addresses of the uplink, the device towards the other nodes: VXLAN outer source, and source of what is masqueraded where
-    /// the device that it leaves by has none of its own. [`Addr::UNSPECIFIED`] if none.
+    /// The addresses of the uplink, the device towards the other nodes: VXLAN outer source, and source of
+    /// what is masqueraded where the device that it leaves by has none of its own. [`Addr::UNSPECIFIED`] if
+    /// none.
     pub node_v4: Addr,
     pub node_v6: Addr,
     /// The router address of each pod CIDR (its first host address).
     pub router_v4: Addr,
     pub router_v6: Addr,
-    /// ClusterIP ranges of both families, the first `len` 0 ends them: an address inside without a frontend is dropped.
+    /// ClusterIP ranges of both families, the first `len` 0 ends them: an address inside without a frontend
+    /// is dropped.
     pub service_ranges: [Prefix; Facts::SERVICE_RANGES],
-    /// Addresses of balancers in front of nodes, the first `len` 0 ends them: what they send inside other packets is unwrapped.
+    /// Addresses of balancers in front of nodes, the first `len` 0 ends them: what they send inside other
+    /// packets is unwrapped.
     pub balancers: [Prefix; Facts::BALANCERS],
     pub uplink_ifindex: u32,
     /// The VXLAN device; 0 while the tunnel is not up.
@@ -79,7 +82,8 @@ pub struct Facts {
     /// Source ports that SNAT hands out, inclusive.
     pub snat_min: u16,
     pub snat_max: u16,
-    /// How long a flow may be silent, 0: for ever. Which flow has which time: [`Facts::timeout_s`]. First packets of TCP.
+    /// How long a flow may be silent, 0: for ever. Which flow has which time: [`Facts::timeout_s`]. First
+    /// packets of TCP.
     pub tcp_syn_s: u32,
     /// TCP, established.
     pub tcp_established_s: u32,
@@ -94,7 +98,8 @@ pub struct Facts {
     /// UDP port of the tunnel: what goes to it is the kernel's, no table is asked.
     pub tunnel_port: u16,
     pub reserved: [u8; 2],
-    /// Elements of `FLOW_QUEUE` that are used, a power of two ([`crate::Seat::in_use`]). 0: no flow is evicted.
+    /// Elements of `FLOW_QUEUE` that are used, a power of two ([`crate::Seat::in_use`]). 0: no flow is
+    /// evicted.
     pub flow_queue: u32,
 }
 
@@ -123,7 +128,8 @@ pub mod facts_flag {
     pub const MASQUERADE: u32 = 1 << 0;
     /// The tunnel is used for remote pod CIDRs.
     pub const TUNNEL: u32 = 1 << 1;
-    /// The socket hooks leave pods alone: their packets carry service addresses, and are translated on their devices.
+    /// The socket hooks leave pods alone: their packets carry service addresses, and are translated on their
+    /// devices.
     pub const PODS_BY_PACKET: u32 = 1 << 2;
 }
 

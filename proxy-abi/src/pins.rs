@@ -56,9 +56,11 @@ pub mod prog {
     pub const FROM_UPLINK: &str = "from_uplink";
     /// tc egress of the uplink: masquerade, answers of host-network backends.
     pub const TO_UPLINK: &str = "to_uplink";
-    /// XDP on the uplink, in front of `FROM_UPLINK`. Not one of [`super::PROGRAMS`]: only where it is asked for.
+    /// XDP on the uplink, in front of `FROM_UPLINK`. Not one of [`super::PROGRAMS`]: only where it is asked
+    /// for.
     pub const UPLINK_XDP: &str = "uplink_xdp";
-    /// XDP on the devices of a balancer that stands in front of nodes. Not one of [`super::PROGRAMS`]: nodes do without.
+    /// XDP on the devices of a balancer that stands in front of nodes. Not one of [`super::PROGRAMS`]: nodes
+    /// do without.
     pub const LB_XDP: &str = "lb_xdp";
 }
 

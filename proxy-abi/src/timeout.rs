@@ -1,10 +1,11 @@
-//! How long a silent flow is remembered: one table for the programs, which take an entry that is over for none, and for those
-//! who clear the table away.
+//! How long a silent flow is remembered: one table for the programs, which take an entry that is over for
+//! none, and for those who clear the table away.
 
 use crate::{Facts, Flow, Tuple, flow_state, proto};
 
-/// Seconds between two readings of the programs' clock, `bpf_ktime_get_coarse_ns / 1e9`. It goes round after 136 years of
-/// uptime, and another CPU's may be a tick ahead: a time that lies before `seen_s` is none at all.
+/// Seconds between two readings of the programs' clock, `bpf_ktime_get_coarse_ns / 1e9`. It goes round after
+/// 136 years of uptime, and another CPU's may be a tick ahead: a time that lies before `seen_s` is none at
+/// all.
 #[inline(always)]
 pub const fn idle_s(now_s: u32, seen_s: u32) -> u32 {
     let idle = now_s.wrapping_sub(seen_s);
@@ -12,8 +13,8 @@ pub const fn idle_s(now_s: u32, seen_s: u32) -> u32 {
 }
 
 impl Facts {
-    /// Seconds that a flow of this protocol (IANA's number) and [`flow_state`] may be silent; 0: for ever. Whatever is neither
-    /// TCP nor ICMP is a stream of datagrams, SCTP as well.
+    /// Seconds that a flow of this protocol (IANA's number) and [`flow_state`] may be silent; 0: for ever.
+    /// Whatever is neither TCP nor ICMP is a stream of datagrams, SCTP as well.
     #[inline(always)]
     pub const fn timeout_s(&self, protocol: u8, state: u8) -> u32 {
         match (protocol, state) {
@@ -33,7 +34,8 @@ impl Facts {
         limit_s != 0 && idle_s > limit_s
     }
 
-    /// Whether one entry of `FLOWS` was silent for too long at `now_s`. The flow lives as long as one of its two entries does.
+    /// Whether one entry of `FLOWS` was silent for too long at `now_s`. The flow lives as long as one of its
+    /// two entries does.
     #[inline(always)]
     pub const fn is_silent(&self, key: &Tuple, flow: &Flow, now_s: u32) -> bool {
         self.is_over(key.proto, flow.state, idle_s(now_s, flow.seen_s))

@@ -1,8 +1,8 @@
 //! The datapath as pure code: parse → look up → select → track → rewrite → verdict.
 //!
-//! Generic over [`Packet`] (an skb in the kernel, a `Vec<u8>` on the host), [`Tables`] (the maps) and [`Socket`], so that
-//! the kernel, the test suite and `skerry trace` run the very same lines. IPv4 and IPv6 share all of them. Nothing here may panic:
-//! the verifier rejects a program that can.
+//! Generic over [`Packet`] (an skb in the kernel, a `Vec<u8>` on the host), [`Tables`] (the maps) and
+//! [`Socket`], so that the kernel, the test suite and `skerry trace` run the very same lines. IPv4 and IPv6
+//! share all of them. Nothing here may panic: the verifier rejects a program that can.
 //!
 //! | folder | what belongs there | may use |
 //! | --- | --- | --- |
@@ -11,9 +11,10 @@
 //! | `state` | the tables' trait, and what one step leaves for the next | `packets` |
 //! | `packets` | headers: read, rewrite, checksums, what is put around them | – |
 //!
-//! A NodePort's packet enters at `hooks/uplink.rs` (`from_uplink`), is given its backend by `steps/service.rs` and is turned into the
-//! backend's in `packets/rewrite.rs`. A reason to drop is a variant of `proxy_abi::Reason` with its text; a hook returns
-//! `Verdict::drop(reason)`, and counter, record, metric and documentation follow.
+//! A NodePort's packet enters at `hooks/uplink.rs` (`from_uplink`), is given its backend by
+//! `steps/service.rs` and is turned into the backend's in `packets/rewrite.rs`. A reason to drop is a variant
+//! of `proxy_abi::Reason` with its text; a hook returns `Verdict::drop(reason)`, and counter, record, metric
+//! and documentation follow.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

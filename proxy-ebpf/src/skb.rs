@@ -78,9 +78,9 @@ impl Skb<'_> {
         false
     }
 
-    /// Names the node that the VXLAN device will send the packet to. No outer checksum over IPv4: the inner one protects the
-    /// data, and devices have been seen to get the outer one wrong. Over IPv6 the receiver drops what has none (RFC 8200
-    /// section 8.1), unless its device was made to take it (RFC 6935).
+    /// Names the node that the VXLAN device will send the packet to. No outer checksum over IPv4: the inner
+    /// one protects the data, and devices have been seen to get the outer one wrong. Over IPv6 the receiver
+    /// drops what has none (RFC 8200 section 8.1), unless its device was made to take it (RFC 6935).
     #[inline(always)]
     pub fn set_tunnel(&self, node: &Addr, facts: &Facts) -> bool {
         // SAFETY: integers and arrays of them: all zeroes is a value.
@@ -123,7 +123,8 @@ impl Packet for Skb<'_> {
         if socket.is_null() {
             return false;
         }
-        // SAFETY: it holds a reference to it; in host byte order. One without a port sends from none: a test run's.
+        // SAFETY: it holds a reference to it; in host byte order. One without a port sends from none: a test
+        // run's.
         let own = unsafe { (*socket).src_port };
         own == 0 || own == port.get() as u32
     }

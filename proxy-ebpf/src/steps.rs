@@ -1,8 +1,10 @@
-//! The datapath's steps as global functions: the verifier walks each once, by itself (kernel commit 51c39bb1d5d1).
+//! The datapath's steps as global functions: the verifier walks each once, by itself (kernel commit
+//! 51c39bb1d5d1).
 //!
-//! Exported, which makes them global; callers inside this object only. The verifier knows a context by its type and takes every
-//! other pointer for one to so many bytes that may be null. Up to Linux 6.1 such memory can be no key and no value of a map,
-//! as an element of a map can: hence each step asks for the scratch memory itself.
+//! Exported, which makes them global; callers inside this object only. The verifier knows a context by its
+//! type and takes every other pointer for one to so many bytes that may be null. Up to Linux 6.1 such memory
+//! can be no key and no value of a map, as an element of a map can: hence each step asks for the scratch
+//! memory itself.
 
 use core::arch::asm;
 
@@ -19,7 +21,8 @@ use proxy_datapath::{
 
 use crate::{skb::Skb, tables::Kernel, xdp::Xdp};
 
-/// Working memory of the packet in hand, one a CPU: tc and XDP programs run with bottom halves off, so none meets another's.
+/// Working memory of the packet in hand, one a CPU: tc and XDP programs run with bottom halves off, so none
+/// meets another's.
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 

@@ -44,7 +44,8 @@ pub fn from_overlay(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_overlay(ctx: TcContext) -> i32 {
     let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
-    // The stack routes by replacing the skb's destination: only a packet of ours still has tunnel metadata here.
+    // The stack routes by replacing the skb's destination: only a packet of ours still has tunnel metadata
+    // here.
     let keyed = run.skb.tunnel(&mut Tunnel::default());
     let verdict = proxy_datapath::to_overlay(&mut run.skb, &Kernel, run.scratch, keyed);
     run.finish(&verdict)

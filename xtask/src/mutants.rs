@@ -1,4 +1,5 @@
-//! `mutants`: changes the code in small ways, one at a time, and asks the tests whether they notice (cargo-mutants).
+//! `mutants`: changes the code in small ways, one at a time, and asks the tests whether they notice
+//! (cargo-mutants).
 
 use std::{
     fs,
@@ -89,8 +90,8 @@ pub struct Args {
 }
 
 /// # Errors
-/// When a crate is none of those that only compute, its tests fail as it is, or cargo-mutants can't be had. Survivors beyond what
-/// is allowed give exit code 1.
+/// When a crate is none of those that only compute, its tests fail as it is, or cargo-mutants can't be had.
+/// Survivors beyond what is allowed give exit code 1.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let scopes = scopes(&args.packages)?;
     setup::cargo_tool(&setup::CARGO_MUTANTS)?;

@@ -1,4 +1,5 @@
-//! Direct server return, at the backend's node: what another node got from a client and handed on through the tunnel.
+//! Direct server return, at the backend's node: what another node got from a client and handed on through the
+//! tunnel.
 
 use proxy_abi::{Facts, Reason, flow_flag};
 
@@ -23,8 +24,9 @@ pub(crate) fn from_ingress<P: PacketSteps, T: TableSteps>(
     s: &mut Scratch,
     facts: &Facts,
 ) -> Verdict {
-    // It came from a node ([`speaks_as_node`](crate::steps::peers::speaks_as_node) keeps pods from what would look so), which writes these
-    // addresses itself into what its pods send, and speaks for no pod in this way.
+    // It came from a node ([`speaks_as_node`](crate::steps::peers::speaks_as_node) keeps pods from what would
+    // look so), which writes these addresses itself into what its pods send, and speaks for no pod in this
+    // way.
     if tables.pod_cidr(&s.view.src).is_some() || is_loopback(&s.view.src) {
         return Verdict::drop(Reason::SourceSpoofed);
     }

@@ -1,4 +1,5 @@
-//! The places where the kernel asks what is to become of a packet or a connection: one function a hook, and its branches.
+//! The places where the kernel asks what is to become of a packet or a connection: one function a hook, and
+//! its branches.
 //!
 //! | file | who asks | functions |
 //! | --- | --- | --- |
@@ -9,8 +10,8 @@
 //! | [`nic`] | its driver, before there is an skb | `from_nic` |
 //! | [`wire`] | a balancer's driver | `from_wire` |
 //!
-//! Here belongs the order of what is asked and refused. What is looked up, judged by the tables, tracked and sent on is a step's
-//! business.
+//! Here belongs the order of what is asked and refused. What is looked up, judged by the tables, tracked and
+//! sent on is a step's business.
 
 mod ingress;
 pub(crate) mod nic;

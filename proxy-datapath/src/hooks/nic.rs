@@ -1,8 +1,8 @@
 //! A node's uplink before its network stack: what came from outside for a backend elsewhere turns round here.
 //!
-//! The same tables and the same steps as at [`from_uplink`](crate::from_uplink), which sees all that passes here: a packet
-//! that is not sent on is left as it came, and only its flow may have been recorded. Answers come back through the tunnel and
-//! meet the flow there.
+//! The same tables and the same steps as at [`from_uplink`](crate::from_uplink), which sees all that passes
+//! here: a packet that is not sent on is left as it came, and only its flow may have been recorded. Answers
+//! come back through the tunnel and meet the flow there.
 
 use proxy_abi::{Be16, Facts, Reason, Tuple, facts_flag, flow_flag, proto};
 
@@ -143,7 +143,8 @@ fn decide<P: Frame + PacketSteps, T: TableSteps>(
         if matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, facts) {
             return Fate::Pass;
         }
-        // The draw is noted even where the packet is left to the stack, or the local backends would be drawn twice.
+        // The draw is noted even where the packet is left to the stack, or the local backends would be drawn
+        // twice.
         if open(tables, s, facts).is_err() {
             return Fate::Pass;
         }
@@ -159,15 +160,16 @@ fn decide<P: Frame + PacketSteps, T: TableSteps>(
     fate
 }
 
-/// Neighbours' addresses stay fresh by what the stack sends itself: the first packet of a flow in each second, and some that
-/// open one. The tc program is to see it as such.
+/// Neighbours' addresses stay fresh by what the stack sends itself: the first packet of a flow in each
+/// second, and some that open one. The tc program is to see it as such.
 #[inline(always)]
 fn leave_to_stack<T: TableSteps>(tables: &T, s: &Scratch, seen_s: u32) -> Fate {
     tables.flow(&s.view.tuple, |flow| flow.seen_s = seen_s);
     Fate::Pass
 }
 
-/// How the packet leaves; [`Fate::Pass`] where that takes more than writing a frame (an address to be asked for, a message).
+/// How the packet leaves; [`Fate::Pass`] where that takes more than writing a frame (an address to be asked
+/// for, a message).
 #[inline(always)]
 fn way<P: Frame + PacketSteps>(packet: &P, s: &mut Scratch, facts: &Facts) -> Fate {
     let length = s.view.length as u32;
@@ -192,8 +194,8 @@ fn way<P: Frame + PacketSteps>(packet: &P, s: &mut Scratch, facts: &Facts) -> Fa
     }
 }
 
-/// Whether an unwrapped packet is for no service: the stack would send it on, maybe back to where it came from. What only a
-/// flow can tell (errors, later fragments) is not said here.
+/// Whether an unwrapped packet is for no service: the stack would send it on, maybe back to where it came
+/// from. What only a flow can tell (errors, later fragments) is not said here.
 #[inline(always)]
 fn is_for_no_service<T: TableSteps>(tables: &T, view: &View) -> bool {
     matches!(view.kind, Kind::Ports) && asked(tables, view).is_none()

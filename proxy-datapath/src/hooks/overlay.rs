@@ -72,8 +72,8 @@ pub fn from_overlay<P: PacketSteps, T: TableSteps>(
     packet.forward(s, facts)
 }
 
-/// What leaves through the VXLAN device. `keyed`: the packet has its tunnel destination, one of our programs sent it here;
-/// else it is the stack's own and gets one.
+/// What leaves through the VXLAN device. `keyed`: the packet has its tunnel destination, one of our programs
+/// sent it here; else it is the stack's own and gets one.
 #[inline(always)]
 pub fn to_overlay<P: PacketSteps, T: TableSteps>(
     packet: &mut P,
@@ -104,8 +104,8 @@ pub fn to_overlay<P: PacketSteps, T: TableSteps>(
     if packet.write(s) { Verdict::keyed(node) } else { s.verdict }
 }
 
-/// A process that bound itself to an address of the node's uplink gets the router address: the answer must find its way back
-/// into the tunnel, and the receiving node would take any other source for spoofed.
+/// A process that bound itself to an address of the node's uplink gets the router address: the answer must
+/// find its way back into the tunnel, and the receiving node would take any other source for spoofed.
 #[inline(always)]
 fn speak_as_router<P: PacketSteps, T: TableSteps>(
     packet: &mut P,

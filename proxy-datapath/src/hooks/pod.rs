@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// What a pod sends: its addresses are checked, services translated, other pods reached past the stack, the outside
-/// masqueraded.
+/// What a pod sends: its addresses are checked, services translated, other pods reached past the stack, the
+/// outside masqueraded.
 #[inline(always)]
 pub fn from_pod<P: PacketSteps, T: TableSteps>(
     packet: &mut P,
@@ -50,7 +50,8 @@ pub fn from_pod<P: PacketSteps, T: TableSteps>(
     }
 }
 
-/// What the node's own stack sends to a pod. Only answers of host-network backends are ours to translate back.
+/// What the node's own stack sends to a pod. Only answers of host-network backends are ours to translate
+/// back.
 #[inline(always)]
 pub fn to_pod<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(facts) = tables.facts() else { return Verdict::PASS };
@@ -62,7 +63,8 @@ pub fn to_pod<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut
         return Verdict::PASS;
     }
     if source & endpoint_flag::ROUTER != 0 && matches!(s.view.kind, Kind::Ports | Kind::Fragment) {
-        // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked at.
+        // A UDP server on the wildcard address speaks from the route's source, whatever address it was asked
+        // at.
         s.view.tuple.src = *facts.node(s.view.v4);
     }
     let is_known = tables.find_translated(s);
@@ -115,8 +117,8 @@ fn admit(s: &Scratch, link: &Link) -> Option<Verdict> {
     Some(Verdict::drop(Reason::SourceSpoofed))
 }
 
-/// The kernel speaks for itself from link-local addresses: neighbour discovery and multicast listener reports stay on the
-/// link. Router advertisements and redirects would bend the node's own routes (CVE-2020-10749).
+/// The kernel speaks for itself from link-local addresses: neighbour discovery and multicast listener reports
+/// stay on the link. Router advertisements and redirects would bend the node's own routes (CVE-2020-10749).
 #[inline(always)]
 const fn admit_link_local(protocol: u8, icmp_type: u8) -> Verdict {
     match (protocol, icmp_type) {
@@ -231,7 +233,8 @@ fn choose_source(s: &mut Scratch, facts: &Facts) -> Result<bool, Reason> {
     Ok(true)
 }
 
-/// Out of an uplink under the node's address there, past the stack: other people's FORWARD rules never see it.
+/// Out of an uplink under the node's address there, past the stack: other people's FORWARD rules never see
+/// it.
 #[inline(always)]
 fn masquerade<P: PacketSteps, T: TableSteps>(
     packet: &P,

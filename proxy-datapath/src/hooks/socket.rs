@@ -32,8 +32,8 @@ pub enum SocketVerdict {
     Refuse,
 }
 
-/// connect(2): every TCP socket (pods' unless they are left alone), and the node's own UDP sockets. Pods' datagrams are translated on their device, where a flow
-/// can move when its backend goes.
+/// connect(2): every TCP socket (pods' unless they are left alone), and the node's own UDP sockets. Pods'
+/// datagrams are translated on their device, where a flow can move when its backend goes.
 #[inline(always)]
 pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketVerdict {
     let Some(facts) = tables.facts() else { return SocketVerdict::Allow };
@@ -63,8 +63,8 @@ pub fn sock_connect<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
     SocketVerdict::Allow
 }
 
-/// sendmsg(2) with a destination: the node's own unconnected UDP sockets. One socket sticks to one backend of a service, as
-/// QUIC needs it.
+/// sendmsg(2) with a destination: the node's own unconnected UDP sockets. One socket sticks to one backend of
+/// a service, as QUIC needs it.
 #[inline(always)]
 pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketVerdict {
     let Some(facts) = tables.facts() else { return SocketVerdict::Allow };
@@ -73,7 +73,8 @@ pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
     }
     let (addr, port) = socket.address();
     let key = key(socket, addr, port);
-    // What is known of it, all zero where nothing is: one state for the verifier, which would walk the draw for each of several.
+    // What is known of it, all zero where nothing is: one state for the verifier, which would walk the draw
+    // for each of several.
     let mut chosen = SocketOrigin::default();
     if let Some(known) = tables.socket(&key) {
         chosen = known;
@@ -104,8 +105,8 @@ pub fn sock_sendmsg<S: Socket, T: Tables>(socket: &mut S, tables: &T) -> SocketV
     SocketVerdict::Allow
 }
 
-/// Draws a backend for a socket. What must be dropped, or needs the source that is chosen only after this, is left to the pod's
-/// device; the node's own sockets have none.
+/// Draws a backend for a socket. What must be dropped, or needs the source that is chosen only after this, is
+/// left to the pod's device; the node's own sockets have none.
 #[inline(always)]
 fn draw<S: Socket, T: Tables>(
     socket: &S,
@@ -195,9 +196,9 @@ fn remember<S: Socket, T: Tables>(
     tables.set_socket(&key, &origin);
 }
 
-/// The socket speaks to what `key` names by another address than that of the service that it was found by: an answer bears the
-/// address that was asked last. Two conversations with one peer from one port have the same packets; nothing else tells them
-/// apart.
+/// The socket speaks to what `key` names by another address than that of the service that it was found by: an
+/// answer bears the address that was asked last. Two conversations with one peer from one port have the same
+/// packets; nothing else tells them apart.
 #[inline(always)]
 fn set_aside<S: Socket, T: Tables>(socket: &S, tables: &T, key_of_backend: &SocketKey) {
     let Some(mut origin) = tables.socket(key_of_backend) else { return };

@@ -23,7 +23,8 @@ use crate::{
     },
 };
 
-/// What comes in from outside: NodePorts and other service addresses, answers to masqueraded flows. All else is the stack's.
+/// What comes in from outside: NodePorts and other service addresses, answers to masqueraded flows. All else
+/// is the stack's.
 #[inline(always)]
 pub fn from_uplink<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     let Some(facts) = tables.facts() else { return Verdict::PASS };
@@ -87,16 +88,16 @@ pub fn from_uplink<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s:
     if s.direct || packet.rewrite(s) { packet.forward(s, facts) } else { s.verdict }
 }
 
-/// A client that reached a host-network backend by its service dials it directly, from the same port: the answers would bear
-/// the service's address.
+/// A client that reached a host-network backend by its service dials it directly, from the same port: the
+/// answers would bear the service's address.
 #[inline(always)]
 fn asks_backend_itself<T: TableSteps>(tables: &T, s: &mut Scratch) -> bool {
     s.view.opens() && tables.own_port(OwnPort::Answers, s.view.tuple.dport) && tables.answers_are_taken(s)
 }
 
-/// What the node's stack sends out of an uplink: answers of its host-network backends are translated back, and what pods
-/// or the router address send through the stack is masqueraded. What our own programs send here has the node's address and
-/// belongs to no entry: it passes.
+/// What the node's stack sends out of an uplink: answers of its host-network backends are translated back,
+/// and what pods or the router address send through the stack is masqueraded. What our own programs send here
+/// has the node's address and belongs to no entry: it passes.
 #[inline(always)]
 pub fn to_uplink<P: PacketSteps, T: TableSteps>(
     packet: &mut P,
@@ -147,8 +148,8 @@ pub fn to_uplink<P: PacketSteps, T: TableSteps>(
     if packet.rewrite(s) && packet.write(s) { Verdict::PASS } else { s.verdict }
 }
 
-/// What a socket of the node sends to a service's address: it was connected before there were endpoints, or no socket hook was
-/// there. In by the device that it was to leave by it is balanced as what others send.
+/// What a socket of the node sends to a service's address: it was connected before there were endpoints, or
+/// no socket hook was there. In by the device that it was to leave by it is balanced as what others send.
 #[inline(always)]
 fn ask_service<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mut Scratch) -> Verdict {
     // A later fragment follows the first one.
@@ -161,7 +162,8 @@ fn ask_service<P: PacketSteps, T: TableSteps>(packet: &mut P, tables: &T, s: &mu
         }
         let backend = s.choice.backend.addr;
         if tables.endpoint(&backend).is_some_and(|own| own.flags & endpoint_flag::NODE != 0) {
-            // The stack takes nothing in that bears its own address. Told that nobody listens, its socket is connected again.
+            // The stack takes nothing in that bears its own address. Told that nobody listens, its socket is
+            // connected again.
             return packet.reject(s).taken_in();
         }
     }
@@ -175,7 +177,8 @@ fn is_too_big<P: PacketSteps>(packet: &P, s: &Scratch, facts: &Facts) -> bool {
     matches!(s.hop.place, Place::Remote) && !fits_tunnel(packet, &s.view, facts)
 }
 
-/// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the tunnel's header.
+/// Clients outside have no say in the tunnel's MTU: theirs is larger. What may be cut is cut, around the
+/// tunnel's header.
 #[inline(always)]
 pub(crate) fn fits_tunnel<P: PacketSteps>(packet: &P, view: &View, facts: &Facts) -> bool {
     view.length as u32 <= facts.pod_mtu || !view.whole || view.fragment || packet.is_merged()
@@ -188,7 +191,8 @@ pub(crate) fn fits_tunnel<P: PacketSteps>(packet: &P, view: &View, facts: &Facts
 #[inline(always)]
 pub(crate) fn open<T: TableSteps>(tables: &T, s: &mut Scratch, facts: &Facts) -> Result<(), Reason> {
     s.fresh.flags |= flow_flag::FROM_UPLINK;
-    // A node may speak for one of its pods here: the answer must come to it from outside, and never would from its own pod.
+    // A node may speak for one of its pods here: the answer must come to it from outside, and never would
+    // from its own pod.
     s.direct = s.choice.direct && matches!(s.hop.place, Place::Remote) && !tables.is_tunnel_peer(&s.view.src);
     if s.direct {
         s.fresh.flags |= flow_flag::DIRECT;
@@ -218,7 +222,8 @@ fn choose_source(s: &mut Scratch, facts: &Facts) -> Result<bool, Reason> {
     Ok(true)
 }
 
-/// The node's address for what leaves by a device: the device's own, else that of the uplink towards the other nodes.
+/// The node's address for what leaves by a device: the device's own, else that of the uplink towards the
+/// other nodes.
 #[inline(always)]
 pub(crate) fn source_on<'a>(uplink: &'a Uplink, facts: &'a Facts, v4: bool) -> Option<&'a Addr> {
     let own = uplink.node(v4);

@@ -1,8 +1,8 @@
 //! A balancer that stands in front of nodes, before its machine's network stack.
 //!
-//! Two ways to a backend. *Translated*: the backend sees the balancer's address and answers it. *Direct* (DSR): the packet
-//! travels unchanged inside another one, the backend's node unwraps it, holds the service's address itself and answers the
-//! client; the balancer sees one direction only.
+//! Two ways to a backend. *Translated*: the backend sees the balancer's address and answers it. *Direct*
+//! (DSR): the packet travels unchanged inside another one, the backend's node unwraps it, holds the service's
+//! address itself and answers the client; the balancer sees one direction only.
 
 use proxy_abi::{Be16, Facts, FrontendKey, Reason, Tuple, flow_flag, frontend_flag, frontend_kind};
 
@@ -42,7 +42,8 @@ enum Fate {
     Wrap,
 }
 
-/// What the wire brings: packets to service addresses, and answers to translated flows. All else is the machine's own.
+/// What the wire brings: packets to service addresses, and answers to translated flows. All else is the
+/// machine's own.
 #[inline(always)]
 pub fn from_wire<P: Frame + PacketSteps, T: TableSteps>(
     packet: &mut P,
@@ -87,8 +88,8 @@ pub fn from_wire<P: Frame + PacketSteps, T: TableSteps>(
     if wrapped.is_some() { Verdict::wrapped(ifindex) } else { Verdict::drop(Reason::RewriteFailed) }
 }
 
-/// Not inlined, as the next two: what they need of the stack is free again when the packet is rewritten. Notes whether the packet is
-/// the machine's own, which no backend is drawn for.
+/// Not inlined, as the next two: what they need of the stack is free again when the packet is rewritten.
+/// Notes whether the packet is the machine's own, which no backend is drawn for.
 #[inline(never)]
 fn asks_for_direct<P: Frame + PacketSteps, T: TableSteps>(
     packet: &P,
@@ -158,8 +159,9 @@ fn draw<T: TableSteps>(tables: &T, s: &mut Scratch, facts: &Facts) -> Fate {
     if s.to.src.is_unspecified() { Fate::Drop(Reason::Unroutable) } else { Fate::Translate }
 }
 
-/// Whether a packet to a service's address answers what this machine itself has asked from there: that is no client's. Nothing here
-/// sees what the machine sends, so a socket that is not connected can't be told from a server's.
+/// Whether a packet to a service's address answers what this machine itself has asked from there: that is no
+/// client's. Nothing here sees what the machine sends, so a socket that is not connected can't be told from a
+/// server's.
 #[inline(always)]
 fn is_own_answer<P: Frame + PacketSteps>(packet: &P, s: &Scratch, facts: &Facts) -> bool {
     s.view.dst.same(facts.node(s.view.v4))

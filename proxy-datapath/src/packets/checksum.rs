@@ -1,7 +1,8 @@
 //! The Internet checksum (RFC 1071) and its incremental form (RFC 1624).
 //!
-//! All numbers are words as they lie in memory: one's complement sums do not depend on the byte order. A *diff* is the sum of
-//! `!from + to` over the words that change. Sums run in 64 bits and are folded once: BPF has no carry.
+//! All numbers are words as they lie in memory: one's complement sums do not depend on the byte order. A
+//! *diff* is the sum of `!from + to` over the words that change. Sums run in 64 bits and are folded once: BPF
+//! has no carry.
 
 use proxy_abi::{Addr, Be16};
 
@@ -62,8 +63,8 @@ pub(crate) const fn finish(sum: u32) -> u16 {
     !(sum as u16)
 }
 
-/// A checksum field after `diff`, the sum of the changes of what it covers, has been worked in. `zero_is_none`: a field of 0
-/// means "no checksum" and stays, and none becomes 0 (UDP, RFC 768).
+/// A checksum field after `diff`, the sum of the changes of what it covers, has been worked in.
+/// `zero_is_none`: a field of 0 means "no checksum" and stays, and none becomes 0 (UDP, RFC 768).
 #[inline(always)]
 pub const fn fix_checksum(field: [u8; 2], diff: u32, zero_is_none: bool) -> [u8; 2] {
     let old = u16::from_ne_bytes(field);

@@ -1,8 +1,8 @@
 //! The checksum of SCTP (CRC32c, RFC 9260 appendix A) after a change, without the packet's other bytes.
 //!
-//! A CRC is linear: if the words of a message change by `x`, its CRC changes by the CRC (begun at 0, without the final
-//! inversion) of `x` followed by as many zero bytes as stand behind it. Those zeros are a multiplication by a power of the
-//! polynomial's variable, and each bit of their number one by a constant.
+//! A CRC is linear: if the words of a message change by `x`, its CRC changes by the CRC (begun at 0, without
+//! the final inversion) of `x` followed by as many zero bytes as stand behind it. Those zeros are a
+//! multiplication by a power of the polynomial's variable, and each bit of their number one by a constant.
 
 /// The Castagnoli polynomial, lowest bit first: bit 31 is the coefficient of 1.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -30,8 +30,9 @@ impl Product {
     }
 }
 
-/// How a checksum changes, worked out in [`Change::ROUNDS`] rounds: 32 for each bit of the length. Small rounds, and not
-/// loops, because the verifier walks each round of a loop, but a function that the kernel calls back only a few times.
+/// How a checksum changes, worked out in [`Change::ROUNDS`] rounds: 32 for each bit of the length. Small
+/// rounds, and not loops, because the verifier walks each round of a loop, but a function that the kernel
+/// calls back only a few times.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
     /// The change, moved on over as many zero bytes as the bits of the length until now say.
@@ -44,8 +45,8 @@ pub struct Change {
 impl Change {
     pub const ROUNDS: u32 = 16 * 32;
 
-    /// Four bytes change by `x` (xor of old and new, as they lie in the packet); `length` bytes stand from the first of them
-    /// to the packet's end.
+    /// Four bytes change by `x` (xor of old and new, as they lie in the packet); `length` bytes stand from
+    /// the first of them to the packet's end.
     #[inline(always)]
     pub(crate) const fn new(x: [u8; 4], length: u16) -> Change {
         // x^8

@@ -1,4 +1,5 @@
-//! A frame's first headers: read once, changed in working memory, written once. Each access to a packet is a call of the kernel's.
+//! A frame's first headers: read once, changed in working memory, written once. Each access to a packet is a
+//! call of the kernel's.
 
 use proxy_abi::{Addr, Be16, DIRECT_MAC_TAG, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC, Reason, Tuple};
 
@@ -126,8 +127,8 @@ impl Head {
         self.address(&[DIRECT_MAC_TAG, a, b, c, d, e, DIRECT_MAC_TAG, f, g, h, i, j]);
     }
 
-    /// Reads what [`Head::name_backend`] wrote to `to`: one of this node's pods, so that it shares the first 8 bytes with `router`.
-    /// False: the frame names none.
+    /// Reads what [`Head::name_backend`] wrote to `to`: one of this node's pods, so that it shares the first
+    /// 8 bytes with `router`. False: the frame names none.
     #[inline(always)]
     pub(crate) fn named_backend(&self, router: &Addr, v4: bool, to: &mut Tuple) -> bool {
         let [tag, a, b, c, d, e, _, f, g, h, i, j, ..] = self.bytes;

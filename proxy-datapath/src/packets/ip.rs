@@ -52,7 +52,8 @@ pub(crate) fn write_v4<P: Packet>(packet: &mut P, fields: Fields, src: &Addr, ds
     packet.store_new(ETH, &header)
 }
 
-/// Writes an IPv6 header after the Ethernet header. `class`: its first four bytes (version, class, flow label).
+/// Writes an IPv6 header after the Ethernet header. `class`: its first four bytes (version, class, flow
+/// label).
 #[inline(always)]
 pub(crate) fn write_v6<P: Packet>(
     packet: &mut P,

@@ -1,8 +1,9 @@
-//! Outer headers: what stands around a packet on its way between machines. Whatever kind there is is written and read here.
+//! Outer headers: what stands around a packet on its way between machines. Whatever kind there is is written
+//! and read here.
 //!
 //! | around the packet | written by | taken off by |
 //! | --- | --- | --- |
-//! | VXLAN (RFC 7348) | [`vxlan`]; behind the stack the device, told the node by `Verdict::tunnel` | the device, which leaves [`Tunnel`] |
+//! | VXLAN (RFC 7348) | [`vxlan`]; behind the stack the device | the device, which leaves [`Tunnel`] |
 //! | IP (RFC 2003, RFC 2473) | [`wrap_v4`], [`wrap_v6`] | [`unwrap`], where [`around`] says so |
 //!
 //! Congestion marks are carried over to the outer header (RFC 6040 section 4.1).
@@ -20,13 +21,15 @@ use crate::packets::{
 pub(crate) const IPV4_INSIDE: u8 = 4;
 pub(crate) const IPV6_INSIDE: u8 = 41;
 
-/// Bytes that VXLAN over IPv4 adds to an IP packet: Ethernet, IPv4, UDP and VXLAN headers (RFC 7348 section 5).
+/// Bytes that VXLAN over IPv4 adds to an IP packet: Ethernet, IPv4, UDP and VXLAN headers (RFC 7348 section
+/// 5).
 pub(crate) const VXLAN: u32 = 50;
 const UDP: u32 = 8;
 const VXLAN_HEADER: u32 = 8;
 /// The VXLAN header's flag "the network's number is valid".
 const HAS_VNI: u8 = 0x08;
-/// Outer source ports of VXLAN: one a flow, so that receivers spread flows over their queues (RFC 7348 section 5).
+/// Outer source ports of VXLAN: one a flow, so that receivers spread flows over their queues (RFC 7348
+/// section 5).
 const FIRST_SOURCE_PORT: u32 = 0xc000;
 
 /// What the kernel tells of the outer header that its VXLAN device took off.
@@ -56,8 +59,8 @@ pub(crate) const fn source_port(tuple: &Tuple) -> Be16 {
     Be16::new((FIRST_SOURCE_PORT | mixed >> 18) as u16)
 }
 
-/// Puts the frame into a VXLAN datagram over IPv4, as the VXLAN device does: no outer checksum, may be cut on the way. `id`: names
-/// the datagram's pieces.
+/// Puts the frame into a VXLAN datagram over IPv4, as the VXLAN device does: no outer checksum, may be cut on
+/// the way. `id`: names the datagram's pieces.
 #[inline(always)]
 pub(crate) fn vxlan<P: Frame>(
     packet: &mut P,
@@ -85,8 +88,8 @@ pub(crate) const fn same_inside(v4: bool) -> u8 {
     if v4 { IPV4_INSIDE } else { IPV6_INSIDE }
 }
 
-/// Puts the packet into another one (RFC 2003). What the way does to it (class, marks, whether it may be cut) is as for the packet
-/// itself. `id`: names the pieces, asked for where it may be cut.
+/// Puts the packet into another one (RFC 2003). What the way does to it (class, marks, whether it may be cut)
+/// is as for the packet itself. `id`: names the pieces, asked for where it may be cut.
 #[inline(always)]
 pub(crate) fn wrap_v4<P: Frame>(packet: &mut P, of: Wrapping<'_>, id: impl FnOnce() -> u16) -> Option<()> {
     let inner = of.inner.ip();
@@ -122,8 +125,8 @@ pub(crate) const fn is_around(protocol: u8) -> bool {
     protocol == IPV4_INSIDE || protocol == IPV6_INSIDE
 }
 
-/// Bytes of the IP header around another IP packet; 0: there is none inside, or it can't be told where it begins, since the outer
-/// header has options or the packet was cut on its way.
+/// Bytes of the IP header around another IP packet; 0: there is none inside, or it can't be told where it
+/// begins, since the outer header has options or the packet was cut on its way.
 #[inline(always)]
 pub(crate) const fn around(view: &View) -> u32 {
     let length = ip::length(view.v4);

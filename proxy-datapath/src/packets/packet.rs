@@ -12,12 +12,12 @@ pub trait Packet {
     /// Length in bytes, Ethernet header included.
     fn length(&self) -> u32;
 
-    /// Whether it stands for several packets that the kernel has merged or is still to cut (GRO, GSO): on the wire each is
-    /// shorter than this one.
+    /// Whether it stands for several packets that the kernel has merged or is still to cut (GRO, GSO): on the
+    /// wire each is shorter than this one.
     fn is_merged(&self) -> bool;
 
-    /// Whether a socket with this port may have sent it, as far as a look at the packet alone tells: what our programs have sent
-    /// out under the node's address is no socket's of the node, and seldom has its port.
+    /// Whether a socket with this port may have sent it, as far as a look at the packet alone tells: what our
+    /// programs have sent out under the node's address is no socket's of the node, and seldom has its port.
     fn may_be_sent_from(&self, port: Be16) -> bool;
 
     /// `N` bytes at `at`; none where the packet is shorter.
@@ -26,11 +26,12 @@ pub trait Packet {
     /// As [`Packet::load`], to where they are wanted.
     fn read<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> Option<()>;
 
-    /// Overwrites bytes whose effect on checksums is made good by the caller; none where the packet is shorter or the
-    /// kernel has no memory.
+    /// Overwrites bytes whose effect on checksums is made good by the caller; none where the packet is
+    /// shorter or the kernel has no memory.
     fn store<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()>;
 
-    /// Overwrites bytes whose effect no checksum in the packet makes good; what the kernel knows of its sum follows.
+    /// Overwrites bytes whose effect no checksum in the packet makes good; what the kernel knows of its sum
+    /// follows.
     fn store_new<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> Option<()>;
 
     /// Adds `diff` (see `checksum`) to the IPv4 header checksum at `at`.
@@ -38,17 +39,19 @@ pub trait Packet {
 
     /// Adds both diffs (0: nothing changed) to the transport checksum at `at`.
     ///
-    /// `pseudo`: of the pseudo header (RFC 9293 section 3.1), whose sum a packet whose checksum the device completes already
-    /// holds. `zero_is_none`: UDP, where 0 means "no checksum" (RFC 768) and stays.
+    /// `pseudo`: of the pseudo header (RFC 9293 section 3.1), whose sum a packet whose checksum the device
+    /// completes already holds. `zero_is_none`: UDP, where 0 means "no checksum" (RFC 768) and stays.
     fn fix_transport_checksum(&mut self, at: u32, pseudo: u32, diff: u32, zero_is_none: bool) -> Option<()>;
 
-    /// Does all rounds of a [`Change`]: in the kernel by `bpf_loop`, since the verifier would walk each round of a loop.
+    /// Does all rounds of a [`Change`]: in the kernel by `bpf_loop`, since the verifier would walk each round
+    /// of a loop.
     fn work_out(&self, change: &mut Change);
 
     /// Cuts or grows the packet at its end.
     fn resize(&mut self, length: u32) -> Option<()>;
 
-    /// Counts a frame as addressed to this machine that was addressed to none of its devices; the stack would drop it.
+    /// Counts a frame as addressed to this machine that was addressed to none of its devices; the stack would
+    /// drop it.
     fn take_in(&mut self) -> Option<()>;
 
     /// Asks the kernel's routes and neighbours about a packet that is forwarded, of any length.
@@ -68,9 +71,10 @@ pub trait Packet {
             self.store(0, head.first::<12>())?;
         }
         if head.ip_changed {
-            // No header checksum makes up for them, as IPv4's does: a sum over the whole packet, where the device made one
-            // (CHECKSUM_COMPLETE), has to follow. Fixing the transport checksum took the change out of it; newer kernels can
-            // be told not to (BPF_F_IPV6, Linux commit ead7f9b8de65), but putting it back works on all of them.
+            // No header checksum makes up for them, as IPv4's does: a sum over the whole packet, where the
+            // device made one (CHECKSUM_COMPLETE), has to follow. Fixing the transport checksum took the
+            // change out of it; newer kernels can be told not to (BPF_F_IPV6, Linux commit ead7f9b8de65), but
+            // putting it back works on all of them.
             self.store_new(V6_HOPS as u32, head.last::<{ Head::V6 - V6_HOPS }>())?;
         }
         Some(())
@@ -116,8 +120,8 @@ impl NextHop {
 
 /// What a program in front of the network stack needs besides: it writes frames itself.
 pub trait Frame: Packet {
-    /// Makes room for `count` bytes before the Ethernet header; none where the driver keeps no such room. All offsets count
-    /// from the new beginning then.
+    /// Makes room for `count` bytes before the Ethernet header; none where the driver keeps no such room. All
+    /// offsets count from the new beginning then.
     fn prepend(&mut self, count: u32) -> Option<()>;
 
     /// Takes `count` bytes before the Ethernet header away; all offsets count from the new beginning then.
@@ -126,6 +130,7 @@ pub trait Frame: Packet {
     /// Whether a socket of this machine is connected to the packet's sender, and the packet comes to it.
     fn is_for_connected_socket(&self, tuple: &Tuple) -> bool;
 
-    /// Asks the kernel's routes and neighbours. `length`: bytes of the IP packet to compare with the MTU; 0: any length.
+    /// Asks the kernel's routes and neighbours. `length`: bytes of the IP packet to compare with the MTU; 0:
+    /// any length.
     fn next_hop(&self, tuple: &Tuple, length: u32, hop: &mut NextHop);
 }

@@ -117,7 +117,8 @@ pub(crate) const fn address(octets: [u8; 16]) -> Addr {
     Addr::from_v6(octets)
 }
 
-/// Walks over IPv6 extension headers; returns the transport protocol, its offset and whether this is a later fragment.
+/// Walks over IPv6 extension headers; returns the transport protocol, its offset and whether this is a later
+/// fragment.
 #[inline(always)]
 fn extensions<P: Packet>(packet: &P, view: &mut View, first: u8, start: u32) -> Option<(u8, u32, bool)> {
     const HOP_BY_HOP: u8 = 0;
@@ -222,8 +223,8 @@ const fn is_echo(protocol: u8, kind: u8) -> bool {
     }
 }
 
-/// Reads the packet that an ICMP error quotes. A quote we can't use (a fragment, an unknown protocol, cut short) leaves the
-/// kind at [`Kind::Other`].
+/// Reads the packet that an ICMP error quotes. A quote we can't use (a fragment, an unknown protocol, cut
+/// short) leaves the kind at [`Kind::Other`].
 #[inline(always)]
 fn reported<P: Packet>(packet: &P, view: &mut View, at: u32) -> Option<()> {
     let (inner, l4) = if view.v4 {

@@ -11,8 +11,9 @@ use crate::packets::{
     view::{ETH, Kind, View},
 };
 
-/// Turns the packet's tuple `view.tuple` into `to`: addresses (in `head`, still to be written), ports and every checksum they
-/// are part of. For an ICMP error the reported packet is turned too, so that its receiver recognises it (RFC 5508 section 4.2).
+/// Turns the packet's tuple `view.tuple` into `to`: addresses (in `head`, still to be written), ports and
+/// every checksum they are part of. For an ICMP error the reported packet is turned too, so that its receiver
+/// recognises it (RFC 5508 section 4.2).
 ///
 /// # Errors
 /// [`Reason::RewriteFailed`] when the kernel could not make the headers writable.
@@ -64,7 +65,8 @@ fn rewrite_plain<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to
     Some(())
 }
 
-/// SCTP's checksum covers its own packet only, not the addresses. One of 0 is still to be made: the device will.
+/// SCTP's checksum covers its own packet only, not the addresses. One of 0 is still to be made: the device
+/// will.
 #[inline(always)]
 fn fix_sctp<P: Packet>(packet: &mut P, view: &View, to: &Tuple) -> Option<()> {
     let [a, b, c, d] = join(view.tuple.sport.raw(), view.tuple.dport.raw());
@@ -111,7 +113,8 @@ fn set_addresses(view: &mut View, head: &mut Head, diff: u32, src: &Addr, dst: &
     view.dst = *dst;
 }
 
-/// An ICMP error travels along a flow from its receiving end: `view.tuple` → `to`, and quotes the flow's other direction.
+/// An ICMP error travels along a flow from its receiving end: `view.tuple` → `to`, and quotes the flow's
+/// other direction.
 #[inline(always)]
 fn rewrite_error<P: Packet>(packet: &mut P, view: &mut View, head: &mut Head, to: &Tuple) -> Option<()> {
     let (l3, l4) = (view.inner_l3 as u32, view.inner_l4 as u32);

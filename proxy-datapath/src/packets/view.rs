@@ -36,8 +36,8 @@ pub enum Kind {
     Ports = 1,
     /// ICMP echo request or reply: both ports of the tuple hold the identifier.
     Echo = 2,
-    /// An ICMP error about a flow of ours. The tuple is the reported packet's, seen from its receiver: it names the flow
-    /// that the error travels along.
+    /// An ICMP error about a flow of ours. The tuple is the reported packet's, seen from its receiver: it
+    /// names the flow that the error travels along.
     Error = 3,
     /// A fragment without a transport header.
     Fragment = 4,
@@ -75,8 +75,8 @@ pub struct View {
 }
 
 impl View {
-    /// About another packet, whether or not that could be read: never answered by an error (RFC 1122 section 3.2.2, RFC 4443
-    /// section 2.4).
+    /// About another packet, whether or not that could be read: never answered by an error (RFC 1122 section
+    /// 3.2.2, RFC 4443 section 2.4).
     #[inline(always)]
     pub(crate) const fn is_icmp_error(&self) -> bool {
         (self.proto == proto::ICMP || self.proto == proto::ICMPV6) && is_error(self.proto, self.flags)
@@ -103,7 +103,8 @@ impl View {
         matches!(self.kind, Kind::Ports) && !self.is_midway()
     }
 
-    /// A TCP segment that belongs to a connection, and tells nothing of whether that lives (conntrack's INVALID).
+    /// A TCP segment that belongs to a connection, and tells nothing of whether that lives (conntrack's
+    /// INVALID).
     #[inline(always)]
     pub(crate) const fn is_stray(&self) -> bool {
         let opening_answered = self.flags & (SYN | ACK) == SYN | ACK;

@@ -22,9 +22,11 @@ pub enum Found {
 pub enum Sender {
     /// Somebody's whose packets may have to be translated.
     Other = 0,
-    /// A socket's of the node: no answer to a flow that we translated, and none whose answer could be taken for something else.
+    /// A socket's of the node: no answer to a flow that we translated, and none whose answer could be taken
+    /// for something else.
     Own = 1,
-    /// To a service's address, which the socket hooks have left as it was, where it is a socket's of the node.
+    /// To a service's address, which the socket hooks have left as it was, where it is a socket's of the
+    /// node.
     AsksService = 2,
     /// It opens something from an address and port that a service has here.
     SpeaksFromService = 3,

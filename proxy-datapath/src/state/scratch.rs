@@ -11,7 +11,8 @@ use crate::{
     },
 };
 
-/// Working memory of one packet. In the kernel it lies in a per-CPU map: these structures do not fit 512 bytes of stack.
+/// Working memory of one packet. In the kernel it lies in a per-CPU map: these structures do not fit 512
+/// bytes of stack.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Scratch {
     pub view: View,
@@ -73,7 +74,8 @@ impl Scratch {
         self.lively && self.kept & wanted != wanted
     }
 
-    /// The packet goes where it says; its source port alone may have to change, so that its answers can be told.
+    /// The packet goes where it says; its source port alone may have to change, so that its answers can be
+    /// told.
     #[inline(always)]
     pub(crate) fn stay(&mut self) {
         self.choice.direct = false;

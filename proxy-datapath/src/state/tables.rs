@@ -45,8 +45,8 @@ pub trait Tables {
     /// Adds an entry unless the key is taken.
     fn add_flow(&self, key: &Tuple, flow: &Flow) -> Insert;
     fn remove_flow(&self, key: &Tuple);
-    /// Takes the next seat among the flows that may be evicted for the flow whose forward entry is `key`, and copies the key that
-    /// had it to `before` (all zero: none had).
+    /// Takes the next seat among the flows that may be evicted for the flow whose forward entry is `key`, and
+    /// copies the key that had it to `before` (all zero: none had).
     fn take_seat(&self, facts: &Facts, key: &Tuple, before: &mut Tuple) -> u16;
 
     /// Whether translated flows have ever had a port of the node's own.
@@ -64,8 +64,8 @@ pub trait Tables {
     fn peer(&self, cookie: u64) -> Option<Peer>;
     fn set_peer(&self, peer: &Peer);
 
-    /// Calls `f` with 0, 1, … until it says that it is done or `times` is reached. Not a plain loop: the verifier walks each
-    /// round of one, but a called-back function once.
+    /// Calls `f` with 0, 1, … until it says that it is done or `times` is reached. Not a plain loop: the
+    /// verifier walks each round of one, but a called-back function once.
     fn repeat(&self, times: u32, f: impl FnMut(u32) -> Round);
 
     /// Monotonic clock in seconds.

@@ -13,7 +13,8 @@ pub enum Action {
     Deliver = 2,
     /// Through the tunnel to `node`.
     Tunnel = 3,
-    /// The stack's own packet on its way into the tunnel device: it gets `node` as its destination and goes on.
+    /// The stack's own packet on its way into the tunnel device: it gets `node` as its destination and goes
+    /// on.
     Keyed = 4,
     /// Out of `ifindex`, to the neighbour the kernel's routes name.
     Out = 5,
@@ -25,7 +26,8 @@ pub enum Action {
     TakenIn = 8,
 }
 
-/// What is to become of a packet. Flat, not an enum with fields: every byte is written on every path, as the verifier wants.
+/// What is to become of a packet. Flat, not an enum with fields: every byte is written on every path, as the
+/// verifier wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict {
     pub action: Action,

@@ -1,5 +1,5 @@
-//! A refused packet becomes its own answer: RST for TCP (RFC 9293 section 3.5.2), "port unreachable" for the rest (RFC 1122
-//! section 3.2.2.1, RFC 4443 section 3.1).
+//! A refused packet becomes its own answer: RST for TCP (RFC 9293 section 3.5.2), "port unreachable" for the
+//! rest (RFC 1122 section 3.2.2.1, RFC 4443 section 3.1).
 
 use proxy_abi::{Addr, Reason, proto};
 
@@ -26,8 +26,8 @@ pub(crate) fn reject<P: Packet>(packet: &mut P, view: &View) -> Verdict {
     if answered { Verdict::ANSWER } else { Verdict::drop(Reason::RewriteFailed) }
 }
 
-/// Tells the sender that `mtu` bytes would fit: "fragmentation needed and DF set" (RFC 1191 section 4), "packet too big" (RFC
-/// 4443 section 3.2).
+/// Tells the sender that `mtu` bytes would fit: "fragmentation needed and DF set" (RFC 1191 section 4),
+/// "packet too big" (RFC 4443 section 3.2).
 #[inline(always)]
 pub(crate) fn too_big<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> Verdict {
     let [a, b, c, d] = mtu.to_be_bytes();
@@ -36,8 +36,8 @@ pub(crate) fn too_big<P: Packet>(packet: &mut P, view: &View, mtu: u32) -> Verdi
     if answered { Verdict::answer(Reason::TooBig) } else { Verdict::drop(Reason::TooBig) }
 }
 
-/// Tells the sender that the packet was on its last hop here, at `from`: "time exceeded in transit" (RFC 792, RFC 4443 section
-/// 3.3).
+/// Tells the sender that the packet was on its last hop here, at `from`: "time exceeded in transit" (RFC 792,
+/// RFC 4443 section 3.3).
 #[inline(always)]
 pub(crate) fn expired<P: Packet>(packet: &mut P, view: &View, from: &Addr) -> Verdict {
     let answered = !from.is_unspecified()
@@ -52,7 +52,8 @@ fn may_be_told(view: &View) -> bool {
     !matches!(view.kind, Kind::Fragment) && !view.is_icmp_error()
 }
 
-/// Turns the packet into a message from `from` about it: the first 8 bytes of the family's, without their checksum.
+/// Turns the packet into a message from `from` about it: the first 8 bytes of the family's, without their
+/// checksum.
 #[inline(always)]
 fn tell<P: Packet>(packet: &mut P, view: &View, from: &Addr, v4: &[u8; 8], v6: &[u8; 8]) -> bool {
     let told = if view.v4 { tell_v4(packet, view, from, v4) } else { tell_v6(packet, view, from, v6) };
@@ -131,7 +132,8 @@ fn pseudo(view: &View, from: &Addr, length: u16, protocol: u8) -> u32 {
     add(add(sum, length.to_be() as u32), (protocol as u16).to_be() as u32)
 }
 
-/// Resizes the packet and writes Ethernet and IP headers of the answer, which comes from `from`; returns where its transport header goes.
+/// Resizes the packet and writes Ethernet and IP headers of the answer, which comes from `from`; returns
+/// where its transport header goes.
 #[inline(always)]
 fn frame<P: Packet>(packet: &mut P, view: &View, from: &Addr, payload: u16, protocol: u8) -> Option<u32> {
     let header = ip::length(view.v4);

@@ -1,5 +1,6 @@
-//! How hooks call the steps: what lies below (the packet, the tables) is plain access, and what a step does with it may be a call
-//! of a function that the verifier walks by itself, as in the kernel, or the step's own lines.
+//! How hooks call the steps: what lies below (the packet, the tables) is plain access, and what a step does
+//! with it may be a call of a function that the verifier walks by itself, as in the kernel, or the step's own
+//! lines.
 
 use proxy_abi::{Addr, Facts, Reason, path_known};
 
@@ -22,7 +23,8 @@ pub trait TableSteps: Tables + Sized {
         steps::find_flow(self, s)
     }
 
-    /// As [`TableSteps::find_flow`], where packets of direct flows have no business: only flows that are translated here.
+    /// As [`TableSteps::find_flow`], where packets of direct flows have no business: only flows that are
+    /// translated here.
     #[inline(always)]
     fn find_translated(&self, s: &mut Scratch) -> bool {
         let found = self.find_flow(s) && !s.direct;
@@ -66,8 +68,9 @@ pub trait TableSteps: Tables + Sized {
         steps::record(self, s)
     }
 
-    /// [`steps::record`]. Where another CPU was a moment earlier the packet becomes one of the flow that is there: all that
-    /// follows from what the two have chosen is looked up anew. False: `s.verdict` says why not.
+    /// [`steps::record`]. Where another CPU was a moment earlier the packet becomes one of the flow that is
+    /// there: all that follows from what the two have chosen is looked up anew. False: `s.verdict` says why
+    /// not.
     #[inline(always)]
     fn record_flow(&self, s: &mut Scratch) -> bool {
         match self.record(s) {

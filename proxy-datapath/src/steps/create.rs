@@ -14,15 +14,17 @@ use crate::{
     },
 };
 
-/// Source ports tried before a destination counts as exhausted: at 90% use of the range one flow in 850 fails.
+/// Source ports tried before a destination counts as exhausted: at 90% use of the range one flow in 850
+/// fails.
 const PORT_TRIES: u32 = 64;
 
-/// A closed connection's ports are left alone this long even when ports are rare: its last segments are still on the way.
+/// A closed connection's ports are left alone this long even when ports are rare: its last segments are still
+/// on the way.
 const CLOSED_S: u32 = 2;
 
-/// Records `s.view.tuple` → `s.to` as `s.fresh` says; the source port is chosen here. The reverse entry goes in first: that insertion *is* the
-/// allocation of the port, since two flows with the same answers would collide in it. False: another CPU has recorded the flow a
-/// moment ago, and what it has chosen holds.
+/// Records `s.view.tuple` → `s.to` as `s.fresh` says; the source port is chosen here. The reverse entry goes
+/// in first: that insertion *is* the allocation of the port, since two flows with the same answers would
+/// collide in it. False: another CPU has recorded the flow a moment ago, and what it has chosen holds.
 ///
 /// # Errors
 /// [`Reason::SnatExhausted`], [`Reason::FlowTableFull`].
@@ -120,8 +122,9 @@ fn reserve<T: Tables>(
     }
 }
 
-/// Frees the answers' key from a flow that is dead: silent beyond its time in both directions or, when ports have become
-/// rare (`pressed`), closed a moment ago or not established: a flood may have all ports of a destination, as it has all seats.
+/// Frees the answers' key from a flow that is dead: silent beyond its time in both directions or, when ports
+/// have become rare (`pressed`), closed a moment ago or not established: a flood may have all ports of a
+/// destination, as it has all seats.
 #[inline(always)]
 fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, facts: &Facts, now_s: u32, pressed: bool) -> bool {
     let protocol = s.view.proto;

@@ -1,9 +1,10 @@
-//! Direct server return: the node that a client has reached draws a backend and sends the packet to its node as it came; that
-//! node translates it and answers the client itself.
+//! Direct server return: the node that a client has reached draws a backend and sends the packet to its node
+//! as it came; that node translates it and answers the client itself.
 //!
-//! Of such a flow the first node sees one direction only and has one entry, which may be evicted for as long as it lives, since
-//! the answers that would tell a real client from a made-up one pass elsewhere; in each second that it is used it takes a new
-//! seat. Maglev draws the same backend again, and the backend's node knows its flow by both directions as any other.
+//! Of such a flow the first node sees one direction only and has one entry, which may be evicted for as long
+//! as it lives, since the answers that would tell a real client from a made-up one pass elsewhere; in each
+//! second that it is used it takes a new seat. Maglev draws the same backend again, and the backend's node
+//! knows its flow by both directions as any other.
 
 use proxy_abi::{Facts, Flow, flow_state, proto};
 
@@ -46,8 +47,8 @@ pub(crate) fn found<T: Tables>(tables: &T, s: &mut Scratch, facts: &Facts, lives
     true
 }
 
-/// Records `s.view.tuple` → `s.to` as `s.fresh` says. A table without room costs nothing but the memory of it. False: as
-/// [`create`](crate::steps::create).
+/// Records `s.view.tuple` → `s.to` as `s.fresh` says. A table without room costs nothing but the memory of
+/// it. False: as [`create`](crate::steps::create).
 #[inline(always)]
 pub(crate) fn record<T: Tables>(tables: &T, s: &mut Scratch, facts: &Facts, now_s: u32) -> bool {
     let seat = tables.take_seat(facts, &s.view.tuple, &mut s.leaver);

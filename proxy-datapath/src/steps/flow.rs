@@ -1,4 +1,5 @@
-//! Connection tracking: two entries a translated flow, each naming its twin (`entry.to.flip()`). What a packet tells its flow.
+//! Connection tracking: two entries a translated flow, each naming its twin (`entry.to.flip()`). What a
+//! packet tells its flow.
 
 use proxy_abi::{Facts, Flow, flow_flag, flow_state, idle_s, proto};
 
@@ -103,9 +104,10 @@ fn concerns_twin(view: &View, flow: &Flow, now_s: u32) -> bool {
     (view.proto == proto::TCP && view.flags & (FIN | RST) != 0) || proves(view, flow, now_s)
 }
 
-/// Whether a packet proves, to a flow that may be evicted, that both ends are there: the client's acknowledgement of an answer
-/// does (a flood with made-up sources gets answers, too); where the protocol has none, a packet in a later second than the
-/// last: questions and answers that are done within a second need no place for longer.
+/// Whether a packet proves, to a flow that may be evicted, that both ends are there: the client's
+/// acknowledgement of an answer does (a flood with made-up sources gets answers, too); where the protocol has
+/// none, a packet in a later second than the last: questions and answers that are done within a second need
+/// no place for longer.
 #[inline(always)]
 fn proves(view: &View, flow: &Flow, now_s: u32) -> bool {
     let reverse = flow.flags & flow_flag::REVERSE != 0;
@@ -194,15 +196,16 @@ fn revive<T: Tables>(tables: &T, s: &mut Scratch) {
     }
 }
 
-/// Whether answers to a packet that goes on as it is would be taken for those of another flow, and bear what that one asked.
+/// Whether answers to a packet that goes on as it is would be taken for those of another flow, and bear what
+/// that one asked.
 #[inline(always)]
 pub(crate) fn answers_are_taken<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     s.view.tuple.flip_to(&mut s.reverse_key);
     tables.flow(&s.reverse_key, |flow| flow.flags & flow_flag::REVERSE != 0) == Some(true)
 }
 
-/// A packet [proves] a flow that may be evicted: it is established, and stays, if it was answered. False: it has lost its twin
-/// and is taken away.
+/// A packet [proves] a flow that may be evicted: it is established, and stays, if it was answered. False: it
+/// has lost its twin and is taken away.
 #[inline(always)]
 fn settle<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     let reverse = s.flow.flags & flow_flag::REVERSE != 0;

@@ -31,7 +31,8 @@ pub(crate) fn locate<T: Tables>(tables: &T, facts: &Facts, addr: &Addr, hop: &mu
     };
 }
 
-/// Whether a packet that goes to `s.hop` would have to be forwarded and may not be, since this is its last hop.
+/// Whether a packet that goes to `s.hop` would have to be forwarded and may not be, since this is its last
+/// hop.
 #[inline(always)]
 pub(crate) fn ends_here(s: &Scratch) -> bool {
     s.view.ttl <= 1 && matches!(s.hop.place, Place::Pod | Place::Remote | Place::Outside)
@@ -71,7 +72,8 @@ pub(crate) fn prepare<P: Packet>(packet: &P, s: &mut Scratch, facts: &Facts) -> 
             if let Err(reason) = head.count_hop(view) {
                 return Verdict::drop(reason);
             }
-            // The stack's neighbour table stays fresh by what it sends itself: a flow's first packet in each second.
+            // The stack's neighbour table stays fresh by what it sends itself: a flow's first packet in each
+            // second.
             if !s.lively || !matches!(s.next.way, Way::Found) {
                 return Verdict::out(ifindex);
             }

@@ -7,8 +7,9 @@ use crate::{
     state::tables::Tables,
 };
 
-/// Fragments: the first one has the ports, the others go where it went. One that overtakes the first of its datagram keeps
-/// ports of 0: it passes where addresses suffice and is dropped where something had to be translated.
+/// Fragments: the first one has the ports, the others go where it went. One that overtakes the first of its
+/// datagram keeps ports of 0: it passes where addresses suffice and is dropped where something had to be
+/// translated.
 #[inline(always)]
 pub(crate) fn follow<T: Tables>(tables: &T, view: &mut View) {
     if !view.fragment {

@@ -1,11 +1,14 @@
-//! The steps that hooks are made of: look up a flow, find a service, locate, record, rewrite, forward, refuse.
+//! The steps that hooks are made of: look up a flow, find a service, locate, record, rewrite, forward,
+//! refuse.
 //!
-//! Here belongs what decides by the tables and takes down what it found in [`Scratch`]; a hook says in which order.
+//! Here belongs what decides by the tables and takes down what it found in [`Scratch`]; a hook says in which
+//! order.
 //!
-//! In the kernel each is a function of its own that the verifier walks once, by itself ("global function", kernel commit
-//! 51c39bb1d5d1): what follows one is not walked again for each way through it. For that a step takes pointers to a packet's
-//! context and to [`Scratch`] only, and answers with a number; all else it says lies in the scratch memory. Hooks call them through
-//! [`TableSteps`] and [`PacketSteps`]; elsewhere than in the kernel these call the functions here.
+//! In the kernel each is a function of its own that the verifier walks once, by itself ("global function",
+//! kernel commit 51c39bb1d5d1): what follows one is not walked again for each way through it. For that a step
+//! takes pointers to a packet's context and to [`Scratch`] only, and answers with a number; all else it says
+//! lies in the scratch memory. Hooks call them through [`TableSteps`] and [`PacketSteps`]; elsewhere than in
+//! the kernel these call the functions here.
 
 mod answer;
 pub(crate) mod call;
@@ -66,8 +69,8 @@ pub fn speaks_from_service<P: Packet, T: Tables>(packet: &P, tables: &T, s: &mut
     tables.facts().is_some_and(|facts| own::speaks_from_service(packet, tables, &s.view, facts))
 }
 
-/// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`; `s.lively` tells whether another
-/// packet of it came in this second, `s.direct` whether it goes on untouched.
+/// Looks up the packet's flow, notes the packet in it and copies its translation to `s.to`; `s.lively` tells
+/// whether another packet of it came in this second, `s.direct` whether it goes on untouched.
 #[inline(always)]
 pub fn find_flow<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     let Some(facts) = tables.facts() else { return false };
@@ -89,7 +92,8 @@ pub fn answers_are_taken<T: Tables>(tables: &T, s: &mut Scratch) -> bool {
     flow::answers_are_taken(tables, s)
 }
 
-/// Finds the service that a packet is for and draws its backend into `s.choice`. [`Found::Drop`]: `s.verdict` says why.
+/// Finds the service that a packet is for and draws its backend into `s.choice`. [`Found::Drop`]: `s.verdict`
+/// says why.
 #[inline(always)]
 pub fn find_service<T: Tables>(tables: &T, s: &mut Scratch, side: Side) -> Found {
     let Some(facts) = tables.facts() else { return Found::No };
@@ -148,7 +152,8 @@ pub fn record<T: Tables>(tables: &T, s: &mut Scratch) -> Recorded {
     }
 }
 
-/// Where a flow from outside meets the node's own addresses, and whom a pod's flow meets: see [`OwnPorts`](proxy_abi::OwnPorts).
+/// Where a flow from outside meets the node's own addresses, and whom a pod's flow meets: see
+/// [`OwnPorts`](proxy_abi::OwnPorts).
 #[inline(always)]
 fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, facts: &Facts) {
     if s.fresh.flags & flow_flag::FROM_UPLINK == 0 {
@@ -165,7 +170,8 @@ fn note_own_ports<T: Tables>(tables: &T, s: &Scratch, facts: &Facts) {
     }
 }
 
-/// Turns the packet's tuple `s.view.tuple` into `s.to`; its IP header in `s.head` only. False: `s.verdict` says why not.
+/// Turns the packet's tuple `s.view.tuple` into `s.to`; its IP header in `s.head` only. False: `s.verdict`
+/// says why not.
 #[inline(always)]
 pub fn rewrite<P: Packet>(packet: &mut P, s: &mut Scratch) -> bool {
     let done = packets::rewrite::rewrite(packet, &mut s.view, &mut s.head, &s.to);

@@ -1,5 +1,5 @@
-//! The node's own traffic, which is most of what its uplink sees: told by its addresses and ports, so that it costs next to
-//! nothing.
+//! The node's own traffic, which is most of what its uplink sees: told by its addresses and ports, so that it
+//! costs next to nothing.
 
 use proxy_abi::{Facts, FrontendKey, OwnPort, Prefix, facts_flag, frontend_kind, proto};
 
@@ -23,7 +23,8 @@ fn is_plain(view: &View) -> bool {
         && view.l4 as u32 == ETH + header
 }
 
-/// Whether a packet that came in by the uplink is for a socket of the node, of which no table of ours knows anything.
+/// Whether a packet that came in by the uplink is for a socket of the node, of which no table of ours knows
+/// anything.
 #[inline(always)]
 pub(crate) fn is_for_own_socket<T: Tables>(tables: &T, view: &View, facts: &Facts) -> bool {
     if !is_plain(view) {
@@ -67,7 +68,8 @@ pub(crate) fn sender<P: Packet, T: Tables>(packet: &P, tables: &T, view: &View, 
     if is_plain && !tables.own_port(OwnPort::Answers, view.tuple.sport) { Sender::Own } else { Sender::Other }
 }
 
-/// Whether a socket of the node has sent a datagram to a service's address that the socket hooks have left as it was.
+/// Whether a socket of the node has sent a datagram to a service's address that the socket hooks have left as
+/// it was.
 #[inline(always)]
 fn asks_service(view: &View, facts: &Facts) -> bool {
     view.proto == proto::UDP && Prefix::any_has(&facts.service_ranges, &view.dst)

@@ -1,8 +1,9 @@
-//! Where a flow's packets go, kept in its entry for the rest of the second: tables and routes are asked once in a second by
-//! those that follow each other, not once a packet.
+//! Where a flow's packets go, kept in its entry for the rest of the second: tables and routes are asked once
+//! in a second by those that follow each other, not once a packet.
 //!
-//! A flow's first packet in a second forgets what was kept ([`note`](crate::steps::flow)), the second one asks and keeps it. So what has
-//! changed is followed within a second, and a flow with few packets never pays for the keeping.
+//! A flow's first packet in a second forgets what was kept ([`note`](crate::steps::flow)), the second one
+//! asks and keeps it. So what has changed is followed within a second, and a flow with few packets never pays
+//! for the keeping.
 
 use proxy_abi::{Path, path_known};
 
@@ -75,7 +76,8 @@ pub(crate) enum Leaves {
     Outer,
 }
 
-/// The next station, `s.next`, of what leaves and has `length` bytes (0: any): as kept, or the kernel is asked.
+/// The next station, `s.next`, of what leaves and has `length` bytes (0: any): as kept, or the kernel is
+/// asked.
 #[inline(always)]
 pub(crate) fn next_hop<P: Frame>(packet: &P, s: &mut Scratch, leaves: Leaves, length: u32) -> Way {
     if s.knows(path_known::NEXT_HOP) && length <= s.next.mtu {

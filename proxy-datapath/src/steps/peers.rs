@@ -1,6 +1,6 @@
-//! What nodes believe of each other: a VXLAN datagram that bears a node's address, and a packet inside a packet that bears a
-//! balancer's. A pod's datagram bears its node's address once it is masqueraded, an outsider's once it is balanced: neither may
-//! go where such a thing would be believed.
+//! What nodes believe of each other: a VXLAN datagram that bears a node's address, and a packet inside a
+//! packet that bears a balancer's. A pod's datagram bears its node's address once it is masqueraded, an
+//! outsider's once it is balanced: neither may go where such a thing would be believed.
 
 use proxy_abi::{Facts, Prefix, Tuple, endpoint_flag, proto};
 
@@ -31,8 +31,9 @@ const fn is_believed(view: &View, to: &Tuple, facts: &Facts) -> bool {
     is_around(view.proto) || (has_ports && is_to_tunnel(view, to.dport.get(), facts))
 }
 
-/// Whether a packet that none of the node's own sockets has sent goes, as `s.to`, to where only nodes may speak. Asked of every
-/// packet, not only of a flow's first: the flow may be older than its receiver is a node.
+/// Whether a packet that none of the node's own sockets has sent goes, as `s.to`, to where only nodes may
+/// speak. Asked of every packet, not only of a flow's first: the flow may be older than its receiver is a
+/// node.
 #[inline(always)]
 pub(crate) fn speaks_as_node<T: Tables>(tables: &T, s: &Scratch, facts: &Facts) -> bool {
     is_believed(&s.view, &s.to, facts)
@@ -45,8 +46,9 @@ pub(crate) fn speaks_to_peer<T: Tables>(tables: &T, s: &Scratch, facts: &Facts) 
     is_believed(&s.view, &s.to, facts) && tables.is_tunnel_peer(&s.to.dst)
 }
 
-/// Whether a packet of the tunnel, as the wire brought it, is none: nodes send to each other's first address only, but the
-/// kernel takes it at any of this node's, and not all of them are known to who judges what pods send.
+/// Whether a packet of the tunnel, as the wire brought it, is none: nodes send to each other's first address
+/// only, but the kernel takes it at any of this node's, and not all of them are known to who judges what pods
+/// send.
 #[inline(always)]
 pub(crate) fn is_forged_tunnel<T: Tables>(tables: &T, view: &View, facts: &Facts) -> bool {
     !view.dst.same(facts.node(view.v4))
@@ -54,8 +56,8 @@ pub(crate) fn is_forged_tunnel<T: Tables>(tables: &T, view: &View, facts: &Facts
         && tables.endpoint(&view.dst).is_some_and(|own| own.flags & endpoint_flag::POD == 0)
 }
 
-/// Bytes of the IP header around a packet that one of the balancers in front (DSR by IPIP) sent to this node; 0: it is no such
-/// packet, or one that is left to the kernel.
+/// Bytes of the IP header around a packet that one of the balancers in front (DSR by IPIP) sent to this node;
+/// 0: it is no such packet, or one that is left to the kernel.
 #[inline(always)]
 pub(crate) fn wrapped_in<T: Tables>(tables: &T, view: &View, facts: &Facts) -> u32 {
     let outer = around(view);

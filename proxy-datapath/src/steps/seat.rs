@@ -4,7 +4,8 @@ use proxy_abi::{flow_flag, flow_state};
 
 use crate::state::{scratch::Scratch, tables::Tables};
 
-/// Removes the flow that had the seat before, `s.leaver`, unless it has another seat by now, or none because it was established.
+/// Removes the flow that had the seat before, `s.leaver`, unless it has another seat by now, or none because
+/// it was established.
 #[inline(always)]
 pub(crate) fn evict<T: Tables>(tables: &T, s: &mut Scratch, seat: u16) {
     if s.leaver.proto == 0 {

@@ -99,8 +99,8 @@ pub(crate) fn is_from_service<T: Tables>(tables: &T, facts: &Facts, view: &View)
     at(tables, facts, &mut FrontendKey { addr, port, proto, kind: frontend_kind::ADDRESS }).is_some()
 }
 
-/// Whether a connection that this node does not know may be taken up in its middle: by Maglev every node draws the same
-/// backend, so that one may come from a node that is gone. Looked up again: few packets ask.
+/// Whether a connection that this node does not know may be taken up in its middle: by Maglev every node
+/// draws the same backend, so that one may come from a node that is gone. Looked up again: few packets ask.
 #[inline(always)]
 pub(crate) fn joins_midway<T: Tables>(tables: &T, view: &View) -> bool {
     // The answer to an opening is none of a client's.
@@ -127,7 +127,8 @@ const fn node_port_kind(dst: &Addr) -> u8 {
     if dst.is_v4() { frontend_kind::NODE_PORT_V4 } else { frontend_kind::NODE_PORT_V6 }
 }
 
-/// NodePorts are served on chosen addresses of this node; on the loopback where that is asked for (KEP-3866: not by default).
+/// NodePorts are served on chosen addresses of this node; on the loopback where that is asked for (KEP-3866:
+/// not by default).
 #[inline(always)]
 fn is_node_port<T: Tables>(tables: &T, facts: &Facts, dst: &Addr, port: Be16) -> bool {
     let port = port.get();
@@ -184,8 +185,8 @@ fn draw<T: Tables>(tables: &T, frontend: &Frontend, client: &Client<'_>, choice:
     Service::Backend
 }
 
-/// The backend that the client was given last, if it still stands in its window (sessionAffinity ClientIP). Leaves the key
-/// for [`remember`] behind.
+/// The backend that the client was given last, if it still stands in its window (sessionAffinity ClientIP).
+/// Leaves the key for [`remember`] behind.
 #[inline(always)]
 fn recall<T: Tables>(tables: &T, frontend: &Frontend, client: &Client<'_>, choice: &mut Choice) -> bool {
     let service_id = frontend.service_id;
@@ -214,8 +215,8 @@ fn remember<T: Tables>(tables: &T, choice: &mut Choice) {
     tables.set_affinity(&choice.key, &choice.affinity);
 }
 
-/// The same on every node: no address of a node and no secret is part of it. Each word is mixed by a multiplication with an
-/// odd constant and a shift, the sum finished as in MurmurHash3.
+/// The same on every node: no address of a node and no secret is part of it. Each word is mixed by a
+/// multiplication with an odd constant and a shift, the sum finished as in MurmurHash3.
 #[inline(always)]
 const fn hash(client: &Addr, port: u32) -> u32 {
     let mut sum = port;

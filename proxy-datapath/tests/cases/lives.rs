@@ -1,5 +1,5 @@
-//! Connections against the odds: resets, half-closed and unknown ones, ones from before the service, ones whose service has
-//! changed since.
+//! Connections against the odds: resets, half-closed and unknown ones, ones from before the service, ones
+//! whose service has changed since.
 
 use proxy_abi::{Be16, Flow, Reason, Tuple, flow_flag, flow_state, proto};
 
@@ -95,8 +95,9 @@ fn resets() -> Vec<Case> {
     ]
 }
 
-/// What conntrack calls INVALID (its table for the first packet of a flow: nothing but SYN and ACK opens one): nobody is to
-/// get a segment under a name that its connection does not know, since it would answer with a reset (kubernetes issue 74839).
+/// What conntrack calls INVALID (its table for the first packet of a flow: nothing but SYN and ACK opens
+/// one): nobody is to get a segment under a name that its connection does not know, since it would answer
+/// with a reset (kubernetes issue 74839).
 fn unknown() -> Vec<Case> {
     let far = |packet: Packet| packet.seq(4_000_000_000, Some(3_000_000_000));
     let (input, output) = inward("A");
@@ -219,7 +220,8 @@ fn after_an_update() -> Vec<Case> {
     ]
 }
 
-/// How long flows are remembered that say nothing: by protocol and state. A flow that is over is balanced anew.
+/// How long flows are remembered that say nothing: by protocol and state. A flow that is over is balanced
+/// anew.
 fn times() -> Vec<Case> {
     let old = "10.244.1.3:7000";
     let state = |protocol, flow_state, age_s| {

@@ -172,7 +172,8 @@ impl State {
         self
     }
 
-    /// Only sources of this range may use the service's load-balancer addresses. `len`: of the address's own family.
+    /// Only sources of this range may use the service's load-balancer addresses. `len`: of the address's own
+    /// family.
     pub fn source_range(mut self, service_id: u32, prefix: &str, len: u32) -> State {
         let addr = addr(prefix);
         let len = len + if addr.is_v4() { 96 } else { 0 };
@@ -221,7 +222,8 @@ impl State {
     }
 }
 
-/// A flow as a row names it, `old` if it is or was established: `new 10.0.0.1:1>10.0.0.2:2/17 => 10.0.0.1:1>10.0.0.3:3 dnat`.
+/// A flow as a row names it, `old` if it is or was established: `new 10.0.0.1:1>10.0.0.2:2/17 =>
+/// 10.0.0.1:1>10.0.0.3:3 dnat`.
 pub fn line(key: &Tuple, flow: &Flow) -> String {
     let end = |addr: &Addr, port: Be16| std::net::SocketAddr::new(addr.to_ip(), port.get());
     let way = |tuple: &Tuple| format!("{}>{}", end(&tuple.src, tuple.sport), end(&tuple.dst, tuple.dport));

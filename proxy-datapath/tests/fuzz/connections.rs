@@ -104,12 +104,14 @@ impl Connections {
         if way == 0 { self.0[index].to } else { self.0[index].key.flip() }
     }
 
-    /// What an ICMP error about a connection becomes, and whether that is a direct one: the connection itself is left alone.
+    /// What an ICMP error about a connection becomes, and whether that is a direct one: the connection itself
+    /// is left alone.
     pub fn peek(&self, tuple: &Tuple) -> Option<(Tuple, bool)> {
         self.find(tuple).map(|found| (self.translation(found), self.0[found.0].direct))
     }
 
-    /// A packet of a connection: what its tuple becomes, and whether it is a direct one; none if it belongs to none that lives.
+    /// A packet of a connection: what its tuple becomes, and whether it is a direct one; none if it belongs
+    /// to none that lives.
     pub fn meet(&mut self, facts: &Facts, tuple: &Tuple, flags: u8, now_s: u32) -> Option<(Tuple, bool)> {
         let (index, way) = self.find(tuple)?;
         let known = &mut self.0[index];
@@ -140,8 +142,8 @@ impl Connections {
         Some((self.translation((index, way)), false))
     }
 
-    /// Whether a connection that became `to` could be told from all others by its answers, nobody else's taken away that
-    /// still needs it.
+    /// Whether a connection that became `to` could be told from all others by its answers, nobody else's
+    /// taken away that still needs it.
     pub fn is_free(&self, facts: &Facts, to: &Tuple, now_s: u32) -> bool {
         self.find(&to.flip())
             .is_none_or(|(index, _)| !self.0[index].direct && self.0[index].is_dead(facts, now_s))

@@ -16,8 +16,8 @@ use crate::{
     random::Random,
 };
 
-/// Who there is, by family, alike in both: this node's pods, remote pods, nobody, router, node, other node, outside, two
-/// service addresses, one without a service, a load balancer's.
+/// Who there is, by family, alike in both: this node's pods, remote pods, nobody, router, node, other node,
+/// outside, two service addresses, one without a service, a load balancer's.
 pub const WHO: [[&str; 13]; 2] = [
     [
         "10.244.1.2",

@@ -220,7 +220,8 @@ fn without_an_address_of_its_family_nothing_is_wrapped() {
     }
 }
 
-/// Its service was asked for in one way when another CPU recorded the flow, and in the other when this one drew.
+/// Its service was asked for in one way when another CPU recorded the flow, and in the other when this one
+/// drew.
 #[test]
 fn a_flow_that_another_cpu_has_recorded_in_the_other_way_costs_the_packet() {
     for (mode, flag) in [(frontend_flag::DIRECT, 0), (frontend_flag::LOAD_BALANCER, flow_flag::DIRECT)] {

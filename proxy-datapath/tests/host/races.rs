@@ -1,5 +1,5 @@
-//! What another CPU, or the agent, does meanwhile. Two CPUs that open one flow at the same moment: the later one takes over what the
-//! earlier has chosen, and all that follows from it.
+//! What another CPU, or the agent, does meanwhile. Two CPUs that open one flow at the same moment: the later
+//! one takes over what the earlier has chosen, and all that follows from it.
 
 use std::cell::Cell;
 
@@ -22,7 +22,8 @@ const REMOTE: &str = "10.244.2.2:8080";
 /// What the other CPU has chosen for a backend on another node.
 const ROUTER: &str = "10.244.1.1:61000";
 
-/// Tables that give a NodePort `drawn`, while another CPU has just recorded `from` → `to` as what becomes of the client's flow.
+/// Tables that give a NodePort `drawn`, while another CPU has just recorded `from` → `to` as what becomes of
+/// the client's flow.
 fn tables(drawn: &str, (from, to): (&str, &str), change: impl Fn(&mut Flow)) -> Maps {
     let key = tuple(CLIENT, NODE_PORT, proto::UDP);
     let other = State::standard().flow(key, tuple(from, to, proto::UDP), change, 0);
@@ -132,7 +133,8 @@ fn programs_in_front_of_the_stack_adopt_alike() {
     assert_eq!(packet.data[14..], udp("192.168.50.1:61000", "192.168.50.8:80").hop().bytes()[14..]);
 }
 
-/// The agent has replaced a Service's run between two looks of a reader, `times` in a row: its slots are of another generation.
+/// The agent has replaced a Service's run between two looks of a reader, `times` in a row: its slots are of
+/// another generation.
 #[test]
 fn a_frontend_is_read_again_once_when_its_slots_were_given_away() {
     let (pod, vip) = ("10.244.1.2:6000", "10.96.0.10:53");

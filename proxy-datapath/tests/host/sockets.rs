@@ -73,7 +73,8 @@ fn a_tcp_connection_goes_to_the_backend_and_its_peer_is_the_service() {
 #[test]
 fn what_is_no_service_is_left_alone() {
     let maps = maps();
-    // The loopback is no node address, another node's NodePort is that node's, a node's other ports are its own.
+    // The loopback is no node address, another node's NodePort is that node's, a node's other ports are its
+    // own.
     for to in [
         "127.0.0.1:30080",
         "192.168.50.2:30080",

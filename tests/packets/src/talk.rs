@@ -89,8 +89,8 @@ impl Greeter {
     }
 }
 
-/// A child that another test is just starting holds a copy of every socket until it is executed: a port that was let go a
-/// moment ago may be taken for as long.
+/// A child that another test is just starting holds a copy of every socket until it is executed: a port that
+/// was let go a moment ago may be taken for as long.
 fn bind_again(address: &str) -> io::Result<UdpSocket> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -131,8 +131,8 @@ pub fn dial(netns: &Netns, to: &str) -> io::Result<String> {
         .map_err(io::Error::other)?
 }
 
-/// Segments that a client's socket has sent and got, as its own stack counts them: openings, acknowledgements and what was sent again
-/// included.
+/// Segments that a client's socket has sent and got, as its own stack counts them: openings, acknowledgements
+/// and what was sent again included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Segments {
     pub sent: u64,

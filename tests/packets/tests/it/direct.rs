@@ -36,8 +36,9 @@ fn the_backend_sees_the_client_and_its_node_answers() {
             segments.received += took.received;
         }
         println!("{xdp:?}: {segments:?}");
-        // How many a connection takes is the two stacks' own affair (an acknowledgement may go with what is sent anyway), but the first
-        // node hands on each one that the client has sent, once, and the second sends each one that it gets.
+        // How many a connection takes is the two stacks' own affair (an acknowledgement may go with what is
+        // sent anyway), but the first node hands on each one that the client has sent, once, and the second
+        // sends each one that it gets.
         let handed_on = world.nodes[0].object.counted(Reason::Encapsulated).unwrap();
         assert_eq!(handed_on, segments.sent, "{xdp:?}");
         // SYN, ACK and FIN of each.
