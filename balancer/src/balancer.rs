@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use proxy_abi::{Addr, Be16, Config as Facts, FrontendKey, frontend_kind, proto};
+use proxy_abi::{Addr, Be16, Facts, FrontendKey, frontend_kind, proto};
 use proxy_state::{Backend, maglev_table};
 use skerry_announce::Announcer;
 

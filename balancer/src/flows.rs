@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use proxy_abi::{
-    Config as Facts, Flow, FrontendKey, Seat, Tuple, flow_flag, flow_state, frontend_kind, map, proto,
-};
+use proxy_abi::{Facts, Flow, FrontendKey, Seat, Tuple, flow_flag, flow_state, frontend_kind, map, proto};
 use skerry_kernel::{Error, Map};
 
 use crate::plan::Tables;

@@ -12,8 +12,7 @@ use aya::{
     programs::Xdp,
 };
 use proxy_abi::{
-    ABI_VERSION, Config as Facts, Counter, Frontend, FrontendKey, MAPS, Reason, Slot, SourceRangeKey, map,
-    prog,
+    ABI_VERSION, Counter, Facts, Frontend, FrontendKey, MAPS, Reason, Slot, SourceRangeKey, map, prog,
 };
 use proxy_state::Op;
 use skerry_kernel::{Holder, Link, Map, PerCpuMap, Program, Update, XdpChoice};

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_abi::Config as Facts;
+use proxy_abi::Facts;
 use proxy_state::RunsFull;
 use skerry_announce::Announcer;
 use skerry_kernel::XdpChoice;

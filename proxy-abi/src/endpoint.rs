@@ -1,8 +1,8 @@
 use crate::Addr;
 use bytemuck::{Pod, Zeroable};
 
-/// Value of `ENDPOINTS`, by [`Addr`]: what on this node answers to an address. Pods' entries are written by the CNI
-/// plugin, the node's own by the agent.
+/// Value of `ENDPOINTS`, by [`Addr`]: what on this node answers to an address. Pods' entries are written by
+/// the CNI plugin, the node's own by the agent.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Endpoint {

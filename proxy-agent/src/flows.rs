@@ -1,8 +1,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use proxy_abi::{
-    Addr, Be16, Config as Facts, Flow, Peer, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map,
-    proto, socket_flag,
+    Addr, Be16, Facts, Flow, Peer, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map, proto,
+    socket_flag,
 };
 use proxy_state::Actual;
 use skerry_kernel::{Error, Map};

@@ -76,7 +76,7 @@ pub fn run(args: BpfArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn config(maps: &Maps) -> Sheet {
-    let c = &maps.config;
+    let c = &maps.facts;
     let ranges = c.service_ranges.iter().take_while(|range| range.len != 0);
     let ranges: Vec<String> = ranges.map(|range| cidr(range.addr, range.len)).collect();
     let mut sheet = Sheet::new(&["fact", "value"]);
