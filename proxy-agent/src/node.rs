@@ -32,8 +32,8 @@ use crate::{
     programs::{
         attach::{AttachError, Attachments, Changes, Hooks},
         facts::{Found, facts},
+        inherited::Inherited,
         load::{LoadError, load},
-        maps::Inherited,
         old_flows,
         pins::Pins,
     },

@@ -3,9 +3,8 @@
 pub(crate) mod attach;
 pub(crate) mod capacity;
 pub(crate) mod facts;
+pub(crate) mod inherited;
 pub(crate) mod load;
-pub(crate) mod maps;
 pub(crate) mod old_flows;
 pub(crate) mod own_ports;
 pub(crate) mod pins;
-pub(crate) mod reconcile;

@@ -1,49 +1,26 @@
-use std::net::SocketAddr;
+use std::{convert::Infallible, net::SocketAddr};
 
 use aya::maps::{MapData, RingBuf};
-use bytemuck::pod_read_unaligned;
 use proxy_abi::{Addr, Be16, DropEvent, Reason, proto};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::broadcast::Sender,
-};
+use proxy_maps::{DropRing, RingError};
+use tokio::sync::broadcast::Sender;
 
-use crate::tell::admin::Line;
+use crate::{api::watch::chain, tell::admin::Line};
 
-/// Logs each dropped packet at level debug and tells whoever follows, until it is dropped itself. The ring is emptied even
-/// when nobody listens.
-pub(crate) async fn log_drops(ring: RingBuf<MapData>, followers: Sender<Line>) {
-    #[expect(
-        deprecated,
-        reason = "its successor is an unsafe function; a RingBuf owns its descriptor, which is the condition"
-    )]
-    let registered = AsyncFd::with_interest(ring, Interest::READABLE);
-    let mut ring = match registered {
-        Ok(ring) => ring,
-        Err(error) => {
-            tracing::warn!(%error, "drop records are not read: cannot wait for the ring");
-            return;
-        }
-    };
+/// Tells whoever follows of each dropped packet, until it is dropped itself. The ring is emptied even when nobody listens.
+pub(crate) async fn follow_drops(ring: RingBuf<MapData>, followers: Sender<Line>) {
+    let Err(error) = tell_each(ring, followers).await;
+    tracing::warn!(error = chain(&error), "drop records are not read");
+}
+
+async fn tell_each(ring: RingBuf<MapData>, followers: Sender<Line>) -> Result<Infallible, RingError> {
+    let mut ring = DropRing::new(ring)?;
     loop {
-        let Ok(mut guard) = ring.readable_mut().await else { return };
-        let ring = guard.get_inner_mut();
-        while let Some(record) = ring.next() {
-            let Some(bytes) = record.get(..size_of::<DropEvent>()) else { continue };
-            let event: DropEvent = pod_read_unaligned(bytes);
-            let reason = Reason::from_number(event.reason).map_or("unknown", Reason::label);
-            let DropEvent { tuple, ifindex, length, .. } = event;
-            tracing::debug!(
-                reason,
-                src = %tuple.src, sport = %tuple.sport, dst = %tuple.dst, dport = %tuple.dport, proto = tuple.proto,
-                ifindex, length, "packet dropped"
-            );
-            if followers.receiver_count() > 0 {
-                // Who left in this moment misses nothing.
-                followers.send(record_of(&event).into()).ok();
-            }
+        let dropped = ring.next().await?;
+        if followers.receiver_count() > 0 {
+            // Who left in this moment misses nothing.
+            dropped.iter().for_each(|event| drop(followers.send(record_of(event).into())));
         }
-        guard.clear_ready();
     }
 }
 
