@@ -77,8 +77,11 @@ pub fn run(args: BpfArgs) -> anyhow::Result<ExitCode> {
 
 fn config(maps: &Maps) -> Sheet {
     let c = &maps.config;
-    let ranges = c.service_ranges.iter().take_while(|range| range.len != 0);
-    let ranges: Vec<String> = ranges.map(|range| cidr(range.addr, range.len)).collect();
+    let shown = |ranges: &[Prefix]| -> Vec<String> {
+        let filled = ranges.iter().take_while(|range| range.len != 0);
+        filled.map(|range| cidr(range.addr, range.len)).collect()
+    };
+    let (ranges, balancers) = (shown(&c.service_ranges), shown(&c.balancers));
     let mut sheet = Sheet::new(&["fact", "value"]);
     let facts = [
         ("abi-version", json!(c.abi_version)),
@@ -89,6 +92,7 @@ fn config(maps: &Maps) -> Sheet {
         ("router-v4", address(c.router_v4)),
         ("router-v6", address(c.router_v6)),
         ("service-ranges", json!(ranges.join(","))),
+        ("balancers", json!(balancers.join(","))),
         ("uplink-ifindex", json!(c.uplink_ifindex)),
         ("overlay-ifindex", json!(c.overlay_ifindex)),
         ("vni", json!(c.vni)),
@@ -102,6 +106,7 @@ fn config(maps: &Maps) -> Sheet {
         ("udp-s", json!(c.udp_s)),
         ("udp-stream-s", json!(c.udp_stream_s)),
         ("icmp-s", json!(c.icmp_s)),
+        ("flow-queue", json!(c.flow_queue)),
     ];
     facts.into_iter().for_each(|(name, value)| sheet.row(vec![json!(name), value]));
     sheet
