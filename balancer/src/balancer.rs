@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_abi::{Addr, Config as Facts, proto};
+use proxy_abi::{Addr, Facts, proto};
 use proxy_maps::{FlowTable, PinnedTables, Reconciler, monotonic_s};
 use proxy_state::{Listed, ObjectKey, ServiceTables};
 use skerry_announce::Announcer;

@@ -11,7 +11,7 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::Xdp,
 };
-use proxy_abi::{ABI_VERSION, Config as Facts, Counter, MAPS, Reason, map, prog};
+use proxy_abi::{ABI_VERSION, Counter, Facts, MAPS, Reason, map, prog};
 use skerry_kernel::{Holder, Link, Map, PerCpuMap, Program, Update, XdpChoice};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skerry-bpf"));

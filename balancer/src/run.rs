@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_abi::Config as Facts;
+use proxy_abi::Facts;
 use proxy_maps::{FlowTable, PinnedTables, Reconciler, Tables};
 use proxy_state::{Listed, Refusal};
 use skerry_announce::Announcer;

@@ -7,8 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod addr;
-mod config;
 mod endpoint;
+mod facts;
 mod flow;
 mod frontend;
 mod own_ports;
@@ -18,8 +18,8 @@ mod socket;
 mod timeout;
 
 pub use addr::{Addr, Be16};
-pub use config::{Config, Prefix, config_flag};
 pub use endpoint::{Endpoint, Link, PodCidr, PodCidrKey, Uplink, endpoint_flag, pod_cidr_flag};
+pub use facts::{Facts, Prefix, facts_flag};
 pub use flow::{Flow, FragmentKey, FragmentPorts, Path, Seat, Tuple, flow_flag, flow_state, path_known};
 pub use frontend::{
     Affinity, AffinityKey, Frontend, FrontendKey, Member, Slot, SourceOf, SourceRangeKey, Window,
@@ -33,7 +33,7 @@ pub use timeout::idle_s;
 
 /// Raised by one with every change of a layout, a map's name or a field's meaning (a meaning that changes without the
 /// layout gets a new map). The agent and the CNI plugin
-/// compare it with [`Config::abi_version`] in the pinned `CONFIG` map before they touch anything else.
+/// compare it with [`Facts::abi_version`] in the pinned `CONFIG` map before they touch anything else.
 pub const ABI_VERSION: u32 = 6;
 
 /// IP protocol numbers (IANA) that the tables know.

@@ -1,5 +1,5 @@
 use crate::{
-    Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    Addr, Affinity, AffinityKey, Counter, Endpoint, Facts, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPorts, Peer, PodCidr, PodCidrKey, Reason, Seat, Slot, SocketKey,
     SocketOrigin, SourceRangeKey, Tuple, Uplink,
 };
@@ -86,7 +86,7 @@ const fn state<K, V>(name: &'static str, max_entries: u32) -> MapSpec {
 
 /// All pinned maps. The agent may ask for other sizes (flags, machine memory) when it creates them.
 pub const MAPS: &[MapSpec] = &[
-    derived::<u32, Config>(map::CONFIG, 1),
+    derived::<u32, Facts>(map::CONFIG, 1),
     derived::<FrontendKey, Frontend>(map::FRONTENDS, 65_536),
     derived::<u32, Slot>(map::SLOTS, 262_144),
     derived::<SourceRangeKey, u32>(map::SOURCE_RANGES, 16_384),

@@ -1,7 +1,7 @@
 //! How long a silent flow is remembered: one table for the programs, which take an entry that is over for none, and for those
 //! who clear the table away.
 
-use crate::{Config, Flow, Tuple, flow_state, proto};
+use crate::{Facts, Flow, Tuple, flow_state, proto};
 
 /// Seconds between two readings of the programs' clock, `bpf_ktime_get_coarse_ns / 1e9`. It goes round after 136 years of
 /// uptime, and another CPU's may be a tick ahead: a time that lies before `seen_s` is none at all.
@@ -11,7 +11,7 @@ pub const fn idle_s(now_s: u32, seen_s: u32) -> u32 {
     if idle > u32::MAX / 2 { 0 } else { idle }
 }
 
-impl Config {
+impl Facts {
     /// Seconds that a flow of this protocol (IANA's number) and [`flow_state`] may be silent; 0: for ever. Whatever is neither
     /// TCP nor ICMP is a stream of datagrams, SCTP as well.
     #[inline(always)]
@@ -44,15 +44,15 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn config() -> Config {
-        Config {
+    fn facts() -> Facts {
+        Facts {
             tcp_syn_s: 1,
             tcp_established_s: 2,
             tcp_closing_s: 3,
             udp_s: 4,
             udp_stream_s: 5,
             icmp_s: 6,
-            ..Config::default()
+            ..Facts::default()
         }
     }
 
@@ -60,7 +60,7 @@ mod tests {
     fn each_protocol_and_state_has_its_time() {
         let of = |protocol| {
             [flow_state::EMBRYONIC, flow_state::ESTABLISHED, flow_state::CLOSING]
-                .map(|state| config().timeout_s(protocol, state))
+                .map(|state| facts().timeout_s(protocol, state))
         };
         assert_eq!(of(proto::TCP), [1, 2, 3]);
         assert_eq!(of(proto::UDP), [4, 5, 5]);
@@ -73,15 +73,15 @@ mod tests {
 
     #[test]
     fn a_flow_is_over_after_its_time_and_not_with_it() {
-        assert!(!config().is_over(proto::UDP, flow_state::EMBRYONIC, 4));
-        assert!(config().is_over(proto::UDP, flow_state::EMBRYONIC, 5));
+        assert!(!facts().is_over(proto::UDP, flow_state::EMBRYONIC, 4));
+        assert!(facts().is_over(proto::UDP, flow_state::EMBRYONIC, 5));
     }
 
     #[test]
     fn a_time_of_0_is_for_ever() {
         for protocol in [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP, proto::ICMPV6] {
             for state in [flow_state::EMBRYONIC, flow_state::ESTABLISHED, flow_state::CLOSING] {
-                assert!(!Config::default().is_over(protocol, state, u32::MAX), "{protocol} {state}");
+                assert!(!Facts::default().is_over(protocol, state, u32::MAX), "{protocol} {state}");
             }
         }
     }
@@ -100,9 +100,9 @@ mod tests {
     fn an_entry_is_silent_by_its_own_protocol_state_and_last_packet() {
         let key = Tuple { proto: proto::TCP, ..Tuple::default() };
         let flow = Flow { state: flow_state::ESTABLISHED, seen_s: 10, ..Flow::default() };
-        assert!(!config().is_silent(&key, &flow, 12));
-        assert!(config().is_silent(&key, &flow, 13));
-        assert!(!config().is_silent(&key, &Flow { seen_s: 14, ..flow }, 13));
-        assert!(config().is_silent(&key, &Flow { state: flow_state::EMBRYONIC, ..flow }, 12));
+        assert!(!facts().is_silent(&key, &flow, 12));
+        assert!(facts().is_silent(&key, &flow, 13));
+        assert!(!facts().is_silent(&key, &Flow { seen_s: 14, ..flow }, 13));
+        assert!(facts().is_silent(&key, &Flow { state: flow_state::EMBRYONIC, ..flow }, 12));
     }
 }

@@ -15,9 +15,7 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use cni_plugin::{RestoreError, restore};
 use ipnetwork::IpNetwork;
-use proxy_abi::{
-    Addr, Config as Facts, PodCidr, PodCidrKey, Seat, Uplink as WayOut, endpoint_flag, map, prog,
-};
+use proxy_abi::{Addr, Facts, PodCidr, PodCidrKey, Seat, Uplink as WayOut, endpoint_flag, map, prog};
 use proxy_state::{Bounds, Kept, NodeTables, router_address};
 use skerry_kernel::{Map, Update, cgroup2_mount, is_cgroup2, netns_cookie, pinned_map_info};
 

@@ -11,8 +11,10 @@ use aya_ebpf::{
     helpers::generated as helper,
     programs::TcContext,
 };
-use proxy_abi::{Addr, Be16, Config, Tuple};
-use proxy_datapath::{Change, NextHop, Packet, Round, Scratch, Shape, Tables, Tunnel, Verdict, is_change};
+use proxy_abi::{Addr, Be16, Facts, Tuple};
+use proxy_datapath::{
+    Change, NextHop, Packet, PacketSteps, Round, Scratch, Shape, Tables, Tunnel, Verdict, is_change,
+};
 
 use crate::{fib, steps, tables::Kernel};
 
@@ -80,19 +82,19 @@ impl Skb<'_> {
     /// data, and devices have been seen to get the outer one wrong. Over IPv6 the receiver drops what has none (RFC 8200
     /// section 8.1), unless its device was made to take it (RFC 6935).
     #[inline(always)]
-    pub fn set_tunnel(&self, node: &Addr, config: &Config) -> bool {
+    pub fn set_tunnel(&self, node: &Addr, facts: &Facts) -> bool {
         // SAFETY: integers and arrays of them: all zeroes is a value.
         let mut key: bpf_tunnel_key = unsafe { mem::zeroed() };
-        key.tunnel_id = config.vni;
+        key.tunnel_id = facts.vni;
         key.tunnel_ttl = TUNNEL_HOPS;
         let flags;
         if node.is_v4() {
             flags = BPF_F_ZERO_CSUM_TX as u64;
             key.__bindgen_anon_1.remote_ipv4 = u32::from_be(node.v4_raw());
-            key.__bindgen_anon_3.local_ipv4 = u32::from_be(config.node_v4.v4_raw());
+            key.__bindgen_anon_3.local_ipv4 = u32::from_be(facts.node_v4.v4_raw());
         } else {
             key.__bindgen_anon_1.remote_ipv6 = node.0;
-            key.__bindgen_anon_3.local_ipv6 = config.node_v6.0;
+            key.__bindgen_anon_3.local_ipv6 = facts.node_v6.0;
             flags = BPF_F_TUNINFO_IPV6 as u64;
         }
         // SAFETY: the helper reads no more than the size it is told.
@@ -172,7 +174,7 @@ impl Packet for Skb<'_> {
     #[inline(always)]
     fn work_out(&self, change: &mut Change) {
         Kernel.repeat(Change::ROUNDS, |round| {
-            change.step(round);
+            change.advance(round);
             Round::Again
         });
     }
@@ -196,7 +198,9 @@ impl Packet for Skb<'_> {
         let mut query = fib::query(tuple, unsafe { (*self.raw()).ingress_ifindex });
         fib::ask(self.0.as_ptr(), &mut query, hop);
     }
+}
 
+impl PacketSteps for Skb<'_> {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::skb_parse(self.raw(), s)
@@ -213,7 +217,7 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
-    fn forward(&mut self, s: &mut Scratch, _config: &Config) -> Verdict {
+    fn forward(&mut self, s: &mut Scratch, _facts: &Facts) -> Verdict {
         steps::skb_forward(self.raw(), s);
         s.verdict
     }

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use proxy_datapath::{
     Found, Scratch, Shape, Side, Tables,
-    step::{self, Recorded},
+    steps::{self, Recorded},
 };
 
 use crate::{skb::Skb, tables::Kernel, xdp::Xdp};
@@ -54,11 +54,11 @@ macro_rules! global {
 }
 
 global! {
-    find_flow(s) -> bool, false, step::find_flow(&Kernel, s);
-    answers_are_taken(s) -> bool, false, step::answers_are_taken(&Kernel, s);
-    find_service(s, side: Side) -> Found, Found::No, step::find_service(&Kernel, s, side);
-    locate(s) -> u32, 0, { step::locate(&Kernel, s); 0 };
-    record(s) -> Recorded, Recorded::Refused, step::record(&Kernel, s);
+    find_flow(s) -> bool, false, steps::find_flow(&Kernel, s);
+    answers_are_taken(s) -> bool, false, steps::answers_are_taken(&Kernel, s);
+    find_service(s, side: Side) -> Found, Found::No, steps::find_service(&Kernel, s, side);
+    locate(s) -> u32, 0, { steps::locate(&Kernel, s); 0 };
+    record(s) -> Recorded, Recorded::Refused, steps::record(&Kernel, s);
 }
 
 macro_rules! global_packet {
@@ -75,26 +75,26 @@ macro_rules! global_packet {
 }
 
 global_packet! { __sk_buff, TcContext::new =>
-    skb_parse(packet, s) -> Shape, Shape::Broken, step::parse(packet, s);
-    skb_keep(packet, s) -> u32, 0, { step::keep(packet, &Kernel, s); 0 };
-    skb_rewrite(packet, s) -> bool, false, step::rewrite(packet, s);
+    skb_parse(packet, s) -> Shape, Shape::Broken, steps::parse(packet, s);
+    skb_keep(packet, s) -> u32, 0, { steps::keep(packet, &Kernel, s); 0 };
+    skb_rewrite(packet, s) -> bool, false, steps::rewrite(packet, s);
     skb_forward(packet, s) -> u32, 0, { forward(packet, s); 0 };
-    skb_reject(packet, s) -> u32, 0, { step::reject(packet, s); 0 };
-    skb_expired(packet, s) -> u32, 0, { step::expired(packet, s); 0 };
-    skb_too_big(packet, s, mtu: u32) -> u32, 0, { step::too_big(packet, s, mtu); 0 };
+    skb_reject(packet, s) -> u32, 0, { steps::reject(packet, s); 0 };
+    skb_expired(packet, s) -> u32, 0, { steps::expired(packet, s); 0 };
+    skb_too_big(packet, s, mtu: u32) -> u32, 0, { steps::too_big(packet, s, mtu); 0 };
 }
 
 global_packet! { xdp_md, XdpContext::new =>
-    xdp_parse(packet, s) -> Shape, Shape::Broken, step::parse(packet, s);
-    xdp_rewrite(packet, s) -> bool, false, step::rewrite(packet, s);
-    xdp_reject(packet, s) -> u32, 0, { step::reject(packet, s); 0 };
-    xdp_too_big(packet, s, mtu: u32) -> u32, 0, { step::too_big(packet, s, mtu); 0 };
+    xdp_parse(packet, s) -> Shape, Shape::Broken, steps::parse(packet, s);
+    xdp_rewrite(packet, s) -> bool, false, steps::rewrite(packet, s);
+    xdp_reject(packet, s) -> u32, 0, { steps::reject(packet, s); 0 };
+    xdp_too_big(packet, s, mtu: u32) -> u32, 0, { steps::too_big(packet, s, mtu); 0 };
 }
 
 #[inline(always)]
 fn forward(packet: &mut Skb<'_>, s: &mut Scratch) {
-    if let Some(config) = Kernel.config() {
-        step::forward(packet, s, config);
+    if let Some(facts) = Kernel.facts() {
+        steps::forward(packet, s, facts);
     }
 }
 

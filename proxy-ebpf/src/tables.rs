@@ -11,11 +11,11 @@ use aya_ebpf::{
     },
 };
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    Addr, Affinity, AffinityKey, Be16, Endpoint, Facts, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf,
     Tuple, Uplink,
 };
-use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables, step::Recorded};
+use proxy_datapath::{Found, Insert, Round, Scratch, Side, TableSteps, Tables, steps::Recorded};
 
 use crate::{
     maps::{
@@ -47,8 +47,8 @@ const EEXIST: i32 = -17;
 
 impl Tables for Kernel {
     #[inline(always)]
-    fn config(&self) -> Option<&Config> {
-        CONFIG.get(0).filter(|config| config.abi_version != 0)
+    fn facts(&self) -> Option<&Facts> {
+        CONFIG.get(0).filter(|facts| facts.abi_version != 0)
     }
 
     #[inline(always)]
@@ -139,9 +139,9 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn take_seat(&self, config: &Config, key: &Tuple, before: &mut Tuple) -> u16 {
+    fn take_seat(&self, facts: &Facts, key: &Tuple, before: &mut Tuple) -> u16 {
         before.proto = 0;
-        let Some(mask) = config.flow_queue.checked_sub(1) else { return 0 };
+        let Some(mask) = facts.flow_queue.checked_sub(1) else { return 0 };
         let Some(head) = FLOW_QUEUE_HEAD.get_ptr_mut(0) else { return 0 };
         let mut next = 1_u64;
         // SAFETY: elements of an array stay. `core` has no read-and-add for this target; the instruction is known since Linux 5.12.
@@ -247,7 +247,9 @@ impl Tables for Kernel {
         // SAFETY: takes no argument.
         unsafe { bpf_get_prandom_u32() }
     }
+}
 
+impl TableSteps for Kernel {
     #[inline(always)]
     fn find_flow(&self, s: &mut Scratch) -> bool {
         steps::find_flow(s)

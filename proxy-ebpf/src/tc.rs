@@ -110,15 +110,15 @@ impl<'a> Run<'a> {
 
     #[inline(always)]
     fn tunnel(&self, verdict: &Verdict) -> i32 {
-        let Some(config) = Kernel.config() else { return TC_ACT_SHOT };
-        if !self.skb.set_tunnel(&verdict.node, config) {
+        let Some(facts) = Kernel.facts() else { return TC_ACT_SHOT };
+        if !self.skb.set_tunnel(&verdict.node, facts) {
             return TC_ACT_SHOT;
         }
         if matches!(verdict.action, Action::Keyed) {
             return TC_ACT_UNSPEC;
         }
         // SAFETY: plain numbers; the helper checks the device.
-        unsafe { helper::bpf_redirect(config.overlay_ifindex, 0) as i32 }
+        unsafe { helper::bpf_redirect(facts.overlay_ifindex, 0) as i32 }
     }
 }
 

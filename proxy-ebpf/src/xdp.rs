@@ -21,8 +21,8 @@ use aya_ebpf::{
 };
 use proxy_abi::{Be16, Tuple, proto};
 use proxy_datapath::{
-    Action, Change, Frame, Head, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, add_sums,
-    fix_checksum, from_nic, from_wire,
+    Action, Change, Frame, Head, NextHop, Packet, PacketSteps, Round, Scratch, Shape, Tables, Verdict,
+    add_sums, fix_checksum, from_nic, from_wire,
 };
 
 use crate::{
@@ -273,7 +273,7 @@ impl Packet for Xdp<'_> {
     #[inline(always)]
     fn work_out(&self, change: &mut Change) {
         Kernel.repeat(Change::ROUNDS, |round| {
-            change.step(round);
+            change.advance(round);
             Round::Again
         });
     }
@@ -305,7 +305,9 @@ impl Packet for Xdp<'_> {
             self.copy_from(head.first::<{ Head::V6 }>())
         }
     }
+}
 
+impl PacketSteps for Xdp<'_> {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::xdp_parse(self.raw(), s)

@@ -1,6 +1,6 @@
 use std::{collections::HashMap, path::Path};
 
-use proxy_abi::{Config, Flow, Peer, Seat, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map};
+use proxy_abi::{Facts, Flow, Peer, Seat, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map};
 use skerry_kernel::{Error, Map};
 
 /// The connection table, which the programs fill and we keep clean. A flow has two entries, one for each direction; that of
@@ -64,12 +64,12 @@ impl FlowTable {
         Ok(both.len() / 2)
     }
 
-    /// Removes flows that were silent in both directions for longer than their state allows ([`Config::is_silent`]).
+    /// Removes flows that were silent in both directions for longer than their state allows ([`Facts::is_silent`]).
     /// `now_s`: [`monotonic_s`].
     ///
     /// # Errors
     /// The table can't be read or written.
-    pub fn collect(&self, config: &Config, now_s: u32) -> Result<Collected, Error> {
+    pub fn collect(&self, facts: &Facts, now_s: u32) -> Result<Collected, Error> {
         let mut collected = Collected { capacity: self.flows.info().max_entries, ..Collected::default() };
         let mut idle: HashMap<Tuple, Tuple> = HashMap::new();
         self.flows.for_each(|key, flow| {
@@ -78,7 +78,7 @@ impl FlowTable {
                 flow_state::ESTABLISHED => &mut collected.established,
                 _ => &mut collected.closing,
             } += 1;
-            if config.is_silent(&key, &flow, now_s) {
+            if facts.is_silent(&key, &flow, now_s) {
                 idle.insert(key, flow.to.flip());
             }
         })?;
@@ -86,7 +86,7 @@ impl FlowTable {
         for (key, twin) in &idle {
             // One record, two entries: as long as one direction lives, both stay.
             let is_over = idle.contains_key(twin)
-                || self.flows.lookup(twin)?.is_none_or(|flow| config.is_silent(twin, &flow, now_s));
+                || self.flows.lookup(twin)?.is_none_or(|flow| facts.is_silent(twin, &flow, now_s));
             if is_over {
                 silent.push(*key);
             }

@@ -1,8 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use proxy_abi::{
-    Addr, Be16, Config as Facts, SocketKey, SocketOrigin, Tuple, flow_state, map, proto, socket_flag,
-};
+use proxy_abi::{Addr, Be16, Facts, SocketKey, SocketOrigin, Tuple, flow_state, map, proto, socket_flag};
 use proxy_maps::{FlowTable, monotonic_s};
 use proxy_state::Actual;
 use skerry_kernel::{Error, Map};

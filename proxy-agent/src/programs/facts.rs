@@ -1,7 +1,7 @@
 use std::{net::IpAddr, ops::RangeInclusive};
 
 use ipnetwork::IpNetwork;
-use proxy_abi::{ABI_VERSION, Addr, Config as Facts, Prefix, config_flag};
+use proxy_abi::{ABI_VERSION, Addr, Facts, Prefix, facts_flag};
 
 use crate::{
     config::{Config, SocketLb},
@@ -37,13 +37,13 @@ pub(crate) fn facts(config: &Config, found: &Found<'_>, before: &Facts) -> Facts
     let snat = config.snat_ports.clone().unwrap_or_else(|| default_snat_ports(&config.node_ports));
     let mut flags = 0;
     if config.masquerade {
-        flags |= config_flag::MASQUERADE;
+        flags |= facts_flag::MASQUERADE;
     }
     if config.socket_lb == SocketLb::Host {
-        flags |= config_flag::PODS_BY_PACKET;
+        flags |= facts_flag::PODS_BY_PACKET;
     }
     if found.overlay_index != 0 {
-        flags |= config_flag::TUNNEL;
+        flags |= facts_flag::TUNNEL;
     }
     Facts {
         abi_version: ABI_VERSION,

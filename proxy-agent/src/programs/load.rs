@@ -11,7 +11,7 @@ use aya::{
     maps::{MapData, MapError, RingBuf},
     programs::Program as Loaded,
 };
-use proxy_abi::{ABI_VERSION, Config as Facts, Frontend, FrontendKey, MAPS, PROGRAMS, map, prog};
+use proxy_abi::{ABI_VERSION, Facts, Frontend, FrontendKey, MAPS, PROGRAMS, map, prog};
 use skerry_kernel::{Map, Program, pinned_map_info};
 
 use crate::{

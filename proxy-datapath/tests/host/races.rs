@@ -23,9 +23,9 @@ const ROUTER: &str = "10.244.1.1:61000";
 fn tables(drawn: &str, (from, to): (&str, &str), change: impl Fn(&mut Flow)) -> Maps {
     let key = tuple(CLIENT, NODE_PORT, proto::UDP);
     let other = State::standard().flow(key, tuple(from, to, proto::UDP), change, 0);
-    let maps = Maps::new(&State::standard().node_port(1, proto::UDP, 30_080, &[drawn]).config(|config| {
+    let maps = Maps::new(&State::standard().node_port(1, proto::UDP, 30_080, &[drawn]).facts(|facts| {
         // Ports enough for the loser's own choice.
-        config.snat_max += 100;
+        facts.snat_max += 100;
     }));
     let rows = other.flows.iter().map(|row| (row.key, Flow { seen_s: maps.now_s.get(), ..row.flow }));
     maps.just_before.borrow_mut().insert(key, rows.collect());

@@ -87,9 +87,9 @@ fn by_hand(subcommand: &str, words: &[&str]) -> Value {
     let way: &[&str] = if subcommand == "node" { &["--server", "https://127.0.0.1:6443"] } else { &[] };
     let document = match parse(&[&[subcommand], words, way].concat()) {
         Command::Server(Given::Typed(args)) => Document::from(args),
-            Command::Node(Given::Typed(args)) => Document::from(args),
-            other => panic!("{other:?}"),
-        };
+        Command::Node(Given::Typed(args)) => Document::from(args),
+        other => panic!("{other:?}"),
+    };
     serde_json::to_value(document).unwrap()["for"].take()
 }
 
