@@ -103,7 +103,7 @@ fn read(kind: Kind, object: &DynamicObject) -> Option<Object> {
         .ok()
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

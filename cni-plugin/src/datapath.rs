@@ -50,7 +50,8 @@ impl DatapathError {
 const PROGRAMS: [(&str, Direction); 2] =
     [(prog::FROM_POD, Direction::Ingress), (prog::TO_POD, Direction::Egress)];
 
-/// How programs are attached to the host's end.
+/// How programs are attached to the host's end. The agent's network configuration asks for filters, which are quicker; links
+/// are for who writes another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hooks {
     /// Pinned TCX links. Each waits for an RCU grace period, about 8 ms, under the lock of all network configuration.
@@ -82,7 +83,7 @@ pub struct Entry {
 
 impl Entry {
     fn endpoint(&self) -> Endpoint {
-        Endpoint { ifindex: self.ifindex, mac: self.mac, flags: endpoint_flag::POD, identity: 0 }
+        Endpoint { ifindex: self.ifindex, mac: self.mac, flags: endpoint_flag::POD, reserved: 0 }
     }
 
     fn link(&self) -> LinkEntry {

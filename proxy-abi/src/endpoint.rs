@@ -11,8 +11,8 @@ pub struct Endpoint {
     /// The address of the pod's own end of the pair.
     pub mac: [u8; 6],
     pub flags: u16,
-    /// Node-local number of the label set; 0 until policies exist.
-    pub identity: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// Bits of [`Endpoint::flags`].

@@ -95,7 +95,7 @@ impl State {
             ..Facts::default()
         };
         let own = |flags| Endpoint { flags, ..Endpoint::default() };
-        let pod = |ifindex, mac| Endpoint { ifindex, mac, flags: endpoint_flag::POD, identity: 0 };
+        let pod = |ifindex, mac| Endpoint { ifindex, mac, flags: endpoint_flag::POD, reserved: 0 };
         let local = |node| PodCidr { node: addr(node), flags: pod_cidr_flag::LOCAL };
         let remote = |node| PodCidr { node: addr(node), flags: 0 };
         let link = |v4: &str, v6: &str, mac| Link { v4: addr(v4), v6: addr(v6), mac, flags: 0 };

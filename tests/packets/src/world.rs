@@ -201,7 +201,7 @@ impl Node {
         object.set_endpoint(address.into(), own(endpoint_flag::NODE | endpoint_flag::NODE_PORT)).unwrap();
         object.set_endpoint(router.into(), own(endpoint_flag::ROUTER)).unwrap();
         let endpoint =
-            Endpoint { ifindex: pod_ifindex, mac: pod_mac, flags: endpoint_flag::POD, identity: 0 };
+            Endpoint { ifindex: pod_ifindex, mac: pod_mac, flags: endpoint_flag::POD, reserved: 0 };
         object.set_endpoint(pod_address.into(), endpoint).unwrap();
         let link = Link { v4: pod_address.into(), v6: Addr::UNSPECIFIED, mac: pod_mac, flags: 0 };
         object.set_link(pod_ifindex, link).unwrap();

@@ -45,11 +45,11 @@ pub struct Model {
     pub connections: Connections,
     fragments: HashMap<(Addr, Addr, u32, u8), (u16, u16)>,
     affinity: HashMap<AffinityKey, Affinity>,
-    /// Maglev: what a client was given, by service, generation of nothing, address and port. Ports of the
-    /// node's own address that clients have dialled, and those that backends in its network have answered
-    /// from.
+    /// Ports of the node's own address that clients have dialled, and those that backends in its network have
+    /// answered from.
     asked: HashSet<u16>,
     answering: HashSet<u16>,
+    /// Maglev: what a client was given, by service, window, its address and port.
     given: HashMap<(u32, bool, Addr, u16), (Addr, Be16)>,
     pub now_s: u32,
 }

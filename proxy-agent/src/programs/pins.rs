@@ -35,8 +35,13 @@ impl Pins {
         &self.root
     }
 
+    /// The folder of the maps.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
     pub fn map(&self, name: &str) -> PathBuf {
-        self.root.join("maps").join(name)
+        self.maps().join(name)
     }
 
     pub fn program(&self, name: &str) -> PathBuf {

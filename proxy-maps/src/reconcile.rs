@@ -1,13 +1,13 @@
 use std::collections::BTreeSet;
 
-use proxy_state::{Actual, Dump, Limits, ObjectKey, Refusal, State, plan};
+use proxy_state::{Actual, Dump, Limits, ObjectKey, Refusal, Wants, plan};
 use skerry_kernel::Error;
 
-use crate::maps::Tables;
+use crate::tables::Tables;
 
 /// Holds what is wanted and what is there, and brings the second to the first. Synchronous; time is an argument.
-pub(crate) struct Reconciler<T> {
-    pub state: State,
+pub struct Reconciler<W, T> {
+    pub wants: W,
     pub actual: Actual,
     tables: T,
     limits: Limits,
@@ -17,24 +17,24 @@ pub(crate) struct Reconciler<T> {
 
 /// What a sync did.
 #[derive(Debug, Default)]
-pub(crate) struct Synced {
+pub struct Synced {
     pub operations: usize,
     pub refused: Vec<Refusal>,
     pub udp_changed: bool,
-    /// The services that were looked at.
-    pub services: BTreeSet<ObjectKey>,
+    /// Whose tables were looked at.
+    pub owners: BTreeSet<ObjectKey>,
     /// When to sync again although nothing happens.
     pub due_ms: Option<u64>,
 }
 
-impl<T: Tables> Reconciler<T> {
+impl<W: Wants, T: Tables> Reconciler<W, T> {
     /// Takes up what the maps hold, `dump`. Nothing is written before [`Reconciler::sync`].
-    pub fn new(state: State, limits: Limits, tables: T, dump: Dump, now_ms: u64) -> Reconciler<T> {
+    pub fn new(wants: W, limits: Limits, tables: T, dump: Dump, now_ms: u64) -> Reconciler<W, T> {
         let actual = Actual::restore(limits, dump, now_ms);
-        Reconciler { state, actual, tables, limits, is_blind: false }
+        Reconciler { wants, actual, tables, limits, is_blind: false }
     }
 
-    /// To be called only when every watch has listed once: what is not in `state` is removed from the maps.
+    /// What is not wanted is removed from the maps, once [`Wants::is_complete`]. `now_ms` is any monotonic clock.
     ///
     /// # Errors
     /// The maps could not be read or written. The next call begins by reading them again.
@@ -44,7 +44,7 @@ impl<T: Tables> Reconciler<T> {
             self.restore(dump, now_ms);
             self.is_blind = false;
         }
-        let plan = plan(&mut self.state, &mut self.actual, now_ms);
+        let plan = plan(&mut self.wants, &mut self.actual, now_ms);
         let executed = self.tables.execute(&plan.ops);
         self.is_blind = executed.is_err();
         executed?;
@@ -52,12 +52,15 @@ impl<T: Tables> Reconciler<T> {
             operations: plan.ops.len(),
             refused: plan.refused,
             udp_changed: plan.udp_changed,
-            services: plan.services,
+            owners: plan.owners,
             due_ms: plan.due_ms,
         })
     }
 
     /// Compares the maps with our picture of them. Returns how many entries differed; then the next sync repairs them.
+    ///
+    /// # Errors
+    /// The maps could not be read.
     pub fn compare(&mut self, now_ms: u64) -> Result<usize, Error> {
         let dump = self.tables.dump()?;
         let divergence = self.actual.divergence(&dump);
@@ -72,6 +75,7 @@ impl<T: Tables> Reconciler<T> {
         self.actual = Actual::restore(self.limits, dump, now_ms);
     }
 
+    /// Sizes of the maps, as they were given.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -82,7 +86,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use proxy_abi::{Be16, FrontendKey, frontend_kind, proto};
-    use proxy_state::{Dump, ObjectKey, Op, api};
+    use proxy_state::{Dump, ObjectKey, Op, State, api};
     use serde_json::json;
 
     use super::*;
@@ -161,20 +165,20 @@ mod tests {
     }
 
     /// Three services, of which one moves, one goes and one comes.
-    fn changed(fail_at: Option<usize>) -> (Reconciler<Faulty>, Result<Synced, Error>) {
+    fn changed(fail_at: Option<usize>) -> (Reconciler<State, Faulty>, Result<Synced, Error>) {
         let mut reconciler =
             Reconciler::new(State::new("here"), LIMITS, Faulty::default(), Dump::default(), 0);
         for n in [1, 2] {
-            reconciler.state.apply_service(ObjectKey::new("ns", &format!("s{}", n)), &service(n));
+            reconciler.wants.apply_service(ObjectKey::new("ns", &format!("s{}", n)), &service(n));
             reconciler
-                .state
+                .wants
                 .apply_slice(ObjectKey::new("ns", &format!("e{}", n)), &slice(n, &["10.0.0.1", "10.0.0.2"]));
         }
         reconciler.sync(0).unwrap();
-        reconciler.state.apply_slice(ObjectKey::new("ns", &format!("e{}", 1)), &slice(1, &["10.0.0.3"]));
-        reconciler.state.delete_service(&ObjectKey::new("ns", "s2"));
-        reconciler.state.apply_service(ObjectKey::new("ns", &format!("s{}", 3)), &service(3));
-        reconciler.state.apply_slice(ObjectKey::new("ns", &format!("e{}", 3)), &slice(3, &["10.0.0.4"]));
+        reconciler.wants.apply_slice(ObjectKey::new("ns", &format!("e{}", 1)), &slice(1, &["10.0.0.3"]));
+        reconciler.wants.delete_service(&ObjectKey::new("ns", "s2"));
+        reconciler.wants.apply_service(ObjectKey::new("ns", &format!("s{}", 3)), &service(3));
+        reconciler.wants.apply_slice(ObjectKey::new("ns", &format!("e{}", 3)), &slice(3, &["10.0.0.4"]));
         reconciler.tables.fail_at = fail_at;
         let synced = reconciler.sync(1);
         (reconciler, synced)

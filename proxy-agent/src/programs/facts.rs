@@ -5,8 +5,7 @@ use proxy_abi::{ABI_VERSION, Addr, Facts, Prefix, facts_flag};
 
 use crate::{
     config::{Config, SocketLb},
-    network::Uplink,
-    settings,
+    node::{network::Uplink, settings},
 };
 
 /// What changes while the agent runs, beside its configuration.
