@@ -162,7 +162,7 @@ impl Cluster {
 
     fn set(&mut self, object: Object, is_there: bool) -> bool {
         fn put<T: PartialEq>(all: &mut BTreeMap<ObjectKey, T>, meta: &api::Meta, new: Option<T>) -> bool {
-            let key = ObjectKey::of(meta);
+            let key = meta.key();
             if all.get(&key) == new.as_ref() {
                 return false;
             }
@@ -179,7 +179,7 @@ impl Cluster {
             }
             Object::Slice(slice) => {
                 let new = is_there.then(|| Slice::of(&slice)).flatten();
-                let old = self.slices.get(&ObjectKey::of(&slice.metadata));
+                let old = self.slices.get(&slice.metadata.key());
                 let services = &self.services;
                 let counts = old
                     .iter()

@@ -7,7 +7,7 @@ use kube::Resource;
 use kube::api::ObjectMeta;
 use tokio::sync::watch;
 
-use crate::{Item, ObjectKey};
+use crate::{Item, ObjectKey, key_of};
 
 /// What an object can be looked up by, besides its key.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -199,7 +199,7 @@ impl<K: Resource> Store<K> {
     fn of_namespace(&self, namespace: &str, view: View<K>) -> Vec<Arc<K>> {
         let state = self.read();
         let from = ObjectKey::new(namespace, "");
-        let objects = state.objects.range(from..).take_while(|(key, _)| &*key.namespace == namespace);
+        let objects = state.objects.range(from..).take_while(|(key, _)| key.namespace() == namespace);
         objects.filter_map(|(_, entry)| view(entry)).collect()
     }
 
@@ -264,7 +264,7 @@ impl<K: Resource> Store<K> {
 
     /// Watch told that the object is gone.
     pub fn deleted(&self, object: &K) {
-        let key = ObjectKey::of(object);
+        let key = key_of(object);
         let change = {
             let mut state = self.write();
             state.seen = state.seen.max(revision(object.meta()));
@@ -291,7 +291,7 @@ impl<K: Resource> Store<K> {
     /// A complete list: replaces the cache, but keeps objects that we wrote after its revision. What is to be named.
     pub(crate) fn listed<I: Into<Item<K>>>(&self, objects: Vec<I>, revision_of_list: u64) -> Vec<Unread> {
         let objects: Vec<Item<K>> = objects.into_iter().map(Into::into).collect();
-        let present: HashSet<ObjectKey> = objects.iter().map(ObjectKey::of).collect();
+        let present: HashSet<ObjectKey> = objects.iter().map(key_of).collect();
         let gone: Vec<Option<Change<K>>> = {
             let mut state = self.write();
             state.seen = revision_of_list;
@@ -320,7 +320,7 @@ impl<K: Resource> Store<K> {
             Item::Unreadable { partial, error } => (partial, Some(error)),
         };
         (self.trim)(&mut object);
-        let key = ObjectKey::of(&object);
+        let key = key_of(&object);
         let new_revision = revision(object.meta());
         let change = {
             let mut state = self.write();

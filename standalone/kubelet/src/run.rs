@@ -129,12 +129,15 @@ async fn keep_certificate(agent: &Agent, certificate: Option<Arc<NodeCertificate
             Ok(fresh) => match certificate.replace(&fresh.certificate, &fresh.key) {
                 Ok(()) => tracing::info!("the node's certificate was renewed"),
                 Err(error) => {
-                    tracing::error!(error = crate::error_chain(&error), "renewed certificate not usable")
+                    tracing::error!(
+                        error = skerry_vocabulary::chain(&error),
+                        "renewed certificate not usable"
+                    )
                 }
             },
             Err(error) => {
                 tracing::warn!(
-                    error = crate::error_chain(&error),
+                    error = skerry_vocabulary::chain(&error),
                     "certificate not renewed, trying again later"
                 );
                 tokio::time::sleep(RENEW_RETRY).await;

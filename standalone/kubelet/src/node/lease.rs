@@ -25,7 +25,10 @@ pub async fn keep(agent: &Agent, mut uid: watch::Receiver<Option<String>>) {
         let pause = match renew(&api, agent, owner).await {
             Ok(()) => agent.config.lease_interval,
             Err(error) => {
-                tracing::warn!(error = crate::error_chain(&error), "node lease not renewed, trying again");
+                tracing::warn!(
+                    error = skerry_vocabulary::chain(&error),
+                    "node lease not renewed, trying again"
+                );
                 RETRY
             }
         };

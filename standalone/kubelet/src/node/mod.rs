@@ -91,7 +91,7 @@ async fn register(agent: &Agent) -> (Arc<Node>, Option<Written>) {
             Err(error) => {
                 tracing::warn!(
                     node = name,
-                    error = crate::error_chain(&error),
+                    error = skerry_vocabulary::chain(&error),
                     "node not registered, trying again"
                 );
                 tokio::time::sleep(pause).await;
@@ -183,7 +183,10 @@ impl Keeper<'_> {
                 Duration::ZERO
             }
             Err(error) => {
-                tracing::warn!(error = crate::error_chain(&error), "node status not written, trying again");
+                tracing::warn!(
+                    error = skerry_vocabulary::chain(&error),
+                    "node status not written, trying again"
+                );
                 self.vanished = matches!(&error, kube::Error::Api(answer) if answer.code == 404);
                 if self.vanished { Duration::ZERO } else { RETRY }
             }

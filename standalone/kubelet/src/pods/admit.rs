@@ -15,7 +15,6 @@ use super::{
 use crate::{
     admission::{Abilities, Rejection},
     cri::PodRuntime,
-    error_chain,
     recorder::Kind,
     spec::resources::QosClass,
 };
@@ -58,7 +57,8 @@ impl Worker {
 
     async fn own_node(&self) -> Result<NodeFacts, String> {
         let api: Api<Node> = Api::all(self.agent.client.clone());
-        let node = api.get(&self.agent.config.node_name).await.map_err(|error| error_chain(&error))?;
+        let node =
+            api.get(&self.agent.config.node_name).await.map_err(|error| skerry_vocabulary::chain(&error))?;
         let status = node.status.as_ref();
         if status.is_none_or(|status| status.allocatable.is_none() && status.capacity.is_none()) {
             return Err("the node has not told yet what it has for pods".to_owned());

@@ -71,7 +71,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => break,
             event = pods.next() => match event {
                 Some(Ok(event)) => dispatcher.pod_event(event),
-                Some(Err(error)) => tracing::warn!(error = crate::error_chain(&error), "watch of pods interrupted"),
+                Some(Err(error)) => tracing::warn!(error = skerry_vocabulary::chain(&error), "watch of pods interrupted"),
                 None => break,
             },
             message = from_runtime.recv() => match message {
@@ -258,7 +258,7 @@ async fn follow_runtime(agent: Arc<Agent>, sender: mpsc::Sender<FromRuntime>) {
         match follow_once(&agent, &sender).await {
             Ok(()) => pause = RESUBSCRIBE,
             Err(error) => {
-                tracing::warn!(error = crate::error_chain(&error), "containerd's events interrupted");
+                tracing::warn!(error = skerry_vocabulary::chain(&error), "containerd's events interrupted");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LAST_RESUBSCRIBE);
             }

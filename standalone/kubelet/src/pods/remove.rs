@@ -13,7 +13,6 @@ use super::{memory::StepFailure, worker::Worker};
 use crate::{
     cgroups,
     cri::{CriError, labels},
-    error_chain,
     spec::sandbox,
     volumes,
 };
@@ -39,7 +38,7 @@ impl Worker {
         match self.try_remove().await {
             Ok(()) => ControlFlow::Break(()),
             Err(error) => {
-                let message = error_chain(&error);
+                let message = skerry_vocabulary::chain(&error);
                 tracing::warn!(pod = %self.id, error = message, "pod not removed, trying again");
                 let before = self.memory.teardown_failure.as_ref();
                 self.memory.teardown_failure = Some(StepFailure::after(before, message, Timestamp::now()));

@@ -109,7 +109,7 @@ async fn keep(client: kube::Client, id: PodId, mut sight: watch::Receiver<Sight>
 }
 
 fn refused(id: &PodId, error: &kube::Error) {
-    tracing::warn!(pod = %id, error = crate::error_chain(error), "status not written, trying again");
+    tracing::warn!(pod = %id, error = skerry_vocabulary::chain(error), "status not written, trying again");
 }
 
 /// How often one and the same status is written: at once, then ever more slowly while it does not stay.

@@ -9,7 +9,6 @@ use super::{
 use crate::{
     cgroups,
     cri::SandboxRecord,
-    error_chain,
     recorder::Kind,
     spec::{
         fields::Addresses,
@@ -36,7 +35,7 @@ impl Worker {
                 self.memory.volumes = Volumes::Ready;
                 return;
             }
-            Ok(Err(error)) => error_chain(&error),
+            Ok(Err(error)) => skerry_vocabulary::chain(&error),
             Err(error) => error.to_string(),
         };
         self.event(None, Kind::Warning, "FailedMount", failure.clone());

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     agent::Agent,
     cri::{ContainerPhase, ContainerRecord, Cri, labels},
-    error_chain, hosts,
+    hosts,
     recorder::Kind,
     spec::{
         container::{self, ContainerParts},
@@ -154,7 +154,7 @@ impl Worker {
         let values: BTreeMap<String, String> = env.iter().cloned().collect();
         let root = &self.agent.config.root_dir;
         let mut mounts = volumes::mounts(root, &self.pod, container, &|name| values.get(name).cloned())
-            .map_err(|error| config_error(error_chain(&error)))?;
+            .map_err(|error| config_error(skerry_vocabulary::chain(&error)))?;
         let termination_file = self
             .own_files(container, attempt, &mut mounts)
             .map_err(|error| ("CreateContainerError", error))?;
@@ -265,7 +265,7 @@ impl Worker {
             allocatable: self.agent.allocatable(),
             services: &services,
         };
-        env::environment(container, &sources).map_err(|error| error_chain(&error))
+        env::environment(container, &sources).map_err(|error| skerry_vocabulary::chain(&error))
     }
 
     /// The shared hosts file and the file for last words; returns the latter.

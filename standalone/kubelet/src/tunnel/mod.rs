@@ -59,7 +59,7 @@ pub async fn run(agent: Arc<Agent>, server: Uri, tls: Arc<ClientConfig>, shutdow
             match once(&agent, &server, tls.clone()).await {
                 Ok(()) => tracing::info!("the API server closed the tunnel"),
                 Err(error) => {
-                    tracing::warn!(error = crate::error_chain(&error), "no tunnel to the API server")
+                    tracing::warn!(error = skerry_vocabulary::chain(&error), "no tunnel to the API server")
                 }
             }
             if begun.elapsed() > GOOD {
