@@ -79,11 +79,17 @@ pub struct Config {
     /// Source ports that SNAT hands out, inclusive.
     pub snat_min: u16,
     pub snat_max: u16,
+    /// How long a flow may be silent, 0: for ever. Which flow has which time: [`Config::timeout_s`]. First packets of TCP.
     pub tcp_syn_s: u32,
+    /// TCP, established.
     pub tcp_established_s: u32,
+    /// TCP, closed by both ends or reset.
     pub tcp_closing_s: u32,
+    /// Datagrams within one second only.
     pub udp_s: u32,
+    /// Datagrams over a longer time.
     pub udp_stream_s: u32,
+    /// ICMP echo.
     pub icmp_s: u32,
     /// UDP port of the tunnel: what goes to it is the kernel's, no table is asked.
     pub tunnel_port: u16,

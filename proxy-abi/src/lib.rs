@@ -15,6 +15,7 @@ mod own_ports;
 mod pins;
 mod reason;
 mod socket;
+mod timeout;
 
 pub use addr::{Addr, Be16};
 pub use config::{Config, Prefix, config_flag};
@@ -28,6 +29,7 @@ pub use own_ports::{OwnPort, OwnPorts};
 pub use pins::{MAPS, MapSpec, PIN_ROOT, PROGRAMS, map, prog};
 pub use reason::{Counter, DropEvent, LOST_EVENTS, Reason};
 pub use socket::{Peer, SocketKey, SocketOrigin, socket_flag};
+pub use timeout::idle_s;
 
 /// Raised by one with every change of a layout, a map's name or a field's meaning (a meaning that changes without the
 /// layout gets a new map). The agent and the CNI plugin

@@ -15,22 +15,32 @@ use tokio_util::sync::CancellationToken;
 
 use self::{intake::Intake, report::Capacity};
 use crate::{
-    access::{addresses, client, lock},
-    admin::{self, AdminError},
+    api::{
+        access::{addresses, client, lock},
+        warn::{self, Warnings},
+        watch::{Kind, Received, chain, follow},
+    },
     config::{Config, MapSizes},
-    events::log_drops,
-    flows::{Flows, collect_forever},
-    maps::{Inherited, PinnedTables},
-    metrics::Metrics,
-    monitor::{MonitorError, monitor},
-    node::{Node, NodeError, Start},
+    connections::{
+        flows::{Flows, collect_forever},
+        reset::{Resetter, reset_forever},
+    },
+    node::{
+        monitor::{MonitorError, monitor},
+        {Node, NodeError, Start},
+    },
     outside::Outside,
-    pins::Pins,
-    reconcile::Reconciler,
-    reset::{Resetter, reset_forever},
-    serve::{Readiness, ServeError, listen, serve, serve_tools},
-    warn::{self, Warnings},
-    watch::{Kind, Received, chain, follow},
+    programs::{
+        maps::{Inherited, PinnedTables},
+        pins::Pins,
+        reconcile::Reconciler,
+    },
+    tell::{
+        admin::{self, AdminError},
+        drops::log_drops,
+        metrics::Metrics,
+        serve::{Readiness, ServeError, listen, serve, serve_tools},
+    },
 };
 
 #[derive(Debug, thiserror::Error)]

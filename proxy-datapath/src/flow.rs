@@ -1,7 +1,7 @@
 //! Connection tracking: two entries a translated flow, each naming its twin (`entry.to.flip()`), and a queue of the flows that
 //! may be evicted.
 
-use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, proto};
+use proxy_abi::{Be16, Config, Flow, Reason, flow_flag, flow_state, idle_s, proto};
 
 use crate::{
     direct,
@@ -50,11 +50,11 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
         let tcp = view.proto == proto::TCP;
         if tcp && view.flags & (SYN | ACK) == SYN {
             let over = flow.state == flow_state::CLOSING;
-            if over || (config.tcp_syn_s != 0 && idle > config.tcp_syn_s) {
+            if over || config.is_over(proto::TCP, flow_state::EMBRYONIC, idle) {
                 return Visit::Reused;
             }
         }
-        if expired(config, view.proto, flow.state, idle) {
+        if config.is_over(view.proto, flow.state, idle) {
             return Visit::Idle;
         }
         note(flow, view, now_s)
@@ -80,7 +80,7 @@ pub(crate) fn find<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_
             // A stream may run one way only: then only one of the two entries is fresh.
             let view = &s.view;
             let fresh = tables.flow(&s.reverse_key, |twin| {
-                !expired(config, view.proto, twin.state, idle_s(now_s, twin.seen_s))
+                !config.is_over(view.proto, twin.state, idle_s(now_s, twin.seen_s))
             });
             if fresh != Some(true) {
                 remove_both(tables, s);
@@ -405,7 +405,7 @@ fn reclaim<T: Tables>(tables: &T, s: &mut Scratch, config: &Config, now_s: u32, 
         let idle = idle_s(now_s, flow.seen_s);
         let closed = flow.state == flow_state::CLOSING && idle >= CLOSED_S;
         pressed && (closed || flow.state == flow_state::EMBRYONIC)
-            || expired(config, protocol, flow.state, idle)
+            || config.is_over(protocol, flow.state, idle)
     };
     let to = &mut s.flow.to;
     let own = tables.flow(&s.reverse_key, |flow| {
@@ -429,25 +429,4 @@ fn random_port(config: &Config, random: u32) -> Option<Be16> {
     }
     let step = (random as u64 * (max - min + 1) as u64) >> 32;
     Some(Be16::new((min + step as u32) as u16))
-}
-
-#[inline(always)]
-pub(crate) const fn idle_s(now_s: u32, seen_s: u32) -> u32 {
-    let idle = now_s.wrapping_sub(seen_s);
-    // Another CPU's clock may be a tick ahead.
-    if idle > u32::MAX / 2 { 0 } else { idle }
-}
-
-/// A time of 0 in the configuration means "never".
-#[inline(always)]
-pub(crate) const fn expired(config: &Config, protocol: u8, state: u8, idle_s: u32) -> bool {
-    let limit = match (protocol, state) {
-        (proto::TCP, flow_state::EMBRYONIC) => config.tcp_syn_s,
-        (proto::TCP, flow_state::ESTABLISHED) => config.tcp_established_s,
-        (proto::TCP, _) => config.tcp_closing_s,
-        (proto::ICMP | proto::ICMPV6, _) => config.icmp_s,
-        (_, flow_state::EMBRYONIC) => config.udp_s,
-        (_, _) => config.udp_stream_s,
-    };
-    limit != 0 && idle_s > limit
 }

@@ -1,10 +1,9 @@
 use proxy_abi::{
     Addr, Affinity, AffinityKey, Be16, Config, Frontend, FrontendKey, Member, Prefix, Reason, Slot,
-    endpoint_flag, frontend_flag, frontend_kind, member_of,
+    endpoint_flag, frontend_flag, frontend_kind, idle_s, member_of,
 };
 
 use crate::{
-    flow::idle_s,
     parse::{Kind, SYN, View},
     tables::{Scratch, Tables},
 };

@@ -5,7 +5,7 @@ use netlink_packet_route::{RouteNetlinkMessage, address::AddressScope};
 use rtnetlink::{MulticastGroup, new_multicast_connection, packet_core::NetlinkPayload};
 use tokio::sync::mpsc;
 
-use crate::network::ROUTE_PROTOCOL;
+use crate::node::network::ROUTE_PROTOCOL;
 
 #[derive(Debug, thiserror::Error)]
 #[error("listen for changes of devices, addresses and routes")]
@@ -69,5 +69,5 @@ fn concerns_us(message: &RouteNetlinkMessage) -> bool {
 
 /// `sk` and a hash: what the CNI plugin calls the host's side of a pod's pair. (The overlay is `skerry0`.)
 pub(crate) fn is_pod_device(name: &str) -> bool {
-    name.starts_with("sk") && name != crate::network::OVERLAY
+    name.starts_with("sk") && name != crate::node::network::OVERLAY
 }

@@ -8,10 +8,10 @@ use proxy_state::Actual;
 use skerry_kernel::{Error, Map};
 
 use crate::{
-    metrics::Metrics,
-    pins::Pins,
-    sockets::{self, Protocol, SocketsError},
-    watch::chain,
+    api::watch::chain,
+    connections::sockets::{self, Protocol, SocketsError},
+    programs::pins::Pins,
+    tell::metrics::Metrics,
 };
 
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use proxy_abi::{Flow, Tuple, map};
 use skerry_kernel::{Error, Map, Update};
 
-use crate::pins::Pins;
+use crate::programs::pins::Pins;
 
 /// [`Flow`] of ABI 5 and older.
 #[repr(C)]
@@ -84,7 +84,7 @@ pub(crate) fn adopt(pins: &Pins) -> Result<usize, Error> {
 }
 
 /// No program uses them any more.
-pub(crate) fn remove(pins: &Pins) -> Result<(), crate::pins::PinsError> {
+pub(crate) fn remove(pins: &Pins) -> Result<(), crate::programs::pins::PinsError> {
     tables(pins).try_for_each(|path| pins.remove(&path))
 }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proxy_state::{Actual, Dump, Limits, ObjectKey, Refusal, State, plan};
 use skerry_kernel::Error;
 
-use crate::maps::Tables;
+use crate::programs::maps::Tables;
 
 /// Holds what is wanted and what is there, and brings the second to the first. Synchronous; time is an argument.
 pub(crate) struct Reconciler<T> {

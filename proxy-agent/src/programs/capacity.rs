@@ -8,7 +8,7 @@ use skerry_kernel::{Error, Map, MapSpec, pinned_map_info};
 
 use crate::{
     config::MapSizes,
-    pins::{Pins, PinsError},
+    programs::pins::{Pins, PinsError},
 };
 
 /// Larger maps could not be had: the old ones stay.

@@ -10,9 +10,11 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     agent::at,
-    metrics::Metrics,
-    watch::chain,
-    write_event::{Event, Written, write},
+    api::{
+        event::{Event, Written, write},
+        watch::chain,
+    },
+    tell::metrics::Metrics,
 };
 
 /// Warnings that stand, shared by the loop that finds them and the task that tells the API server: a slow server holds

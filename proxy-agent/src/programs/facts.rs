@@ -5,8 +5,7 @@ use proxy_abi::{ABI_VERSION, Addr, Config as Facts, Prefix, config_flag};
 
 use crate::{
     config::{Config, SocketLb},
-    network::Uplink,
-    settings,
+    node::{network::Uplink, settings},
 };
 
 /// What changes while the agent runs, beside its configuration.

@@ -5,7 +5,7 @@ use proxy_abi::{
 use proxy_state::{Dump, Limits, Op};
 use skerry_kernel::{Error, Map, Update};
 
-use crate::{flows, pins::Pins};
+use crate::{connections::flows, programs::pins::Pins};
 
 /// Slots that go in by one call: few enough for memory that is there already.
 const SLOTS_AT_ONCE: usize = 4_096;

@@ -11,7 +11,7 @@ use prometheus_client::{
 use proxy_abi::{Counter as PacketCounter, LOST_EVENTS, Reason, map};
 use skerry_kernel::PerCpuMap;
 
-use crate::flows::Collected;
+use crate::connections::flows::Collected;
 
 /// What `/metrics` shows. Packet counters are read from the kernel when somebody asks.
 pub(crate) struct Metrics {

@@ -15,11 +15,13 @@ use proxy_abi::{ABI_VERSION, Config as Facts, Frontend, FrontendKey, MAPS, PROGR
 use skerry_kernel::{Map, Program, pinned_map_info};
 
 use crate::{
-    capacity::{OF_SERVICES, element_bytes, enlarge},
+    api::watch::chain,
     config::MapSizes,
-    old_flows, own_ports,
-    pins::{Pins, PinsError},
-    watch::chain,
+    programs::{
+        capacity::{OF_SERVICES, element_bytes, enlarge},
+        old_flows, own_ports,
+        pins::{Pins, PinsError},
+    },
 };
 
 /// The kernel programs, as `build.rs` made them.

@@ -16,7 +16,7 @@ use skerry_kernel::{
 
 pub(crate) use filters::detach_from_nodes_devices;
 
-use crate::pins::{Pins, PinsError};
+use crate::programs::pins::{Pins, PinsError};
 
 /// The socket hooks and their programs.
 pub(crate) const SOCKET_HOOKS: [(&str, CgroupHook); 8] = [

@@ -8,7 +8,7 @@ use tokio::{
     sync::broadcast::Sender,
 };
 
-use crate::admin::Line;
+use crate::tell::admin::Line;
 
 /// Logs each dropped packet at level debug and tells whoever follows, until it is dropped itself. The ring is emptied even
 /// when nobody listens.

@@ -18,12 +18,14 @@ use tokio::{sync::watch as channel, time::Instant};
 
 use crate::{
     agent::at,
-    flows::Flows,
-    metrics::Metrics,
-    pins::Pins,
-    pod_namespaces,
-    sockets::{self, Connected, Protocol, SocketsError},
-    watch::chain,
+    api::watch::chain,
+    connections::{
+        flows::Flows,
+        pod_namespaces,
+        sockets::{self, Connected, Protocol, SocketsError},
+    },
+    programs::pins::Pins,
+    tell::metrics::Metrics,
 };
 
 /// So long an endpoint must be gone from all slices: one that moves from one slice to another is in neither for a moment.

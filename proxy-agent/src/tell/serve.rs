@@ -15,7 +15,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::metrics::Metrics;
+use crate::tell::metrics::Metrics;
 
 /// The address for metrics and probes could not be had.
 #[derive(Debug, thiserror::Error)]

@@ -24,10 +24,12 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    api::watch::chain,
     config::Config,
-    metrics::Metrics,
-    serve::{RETRY, Readiness, answer, until_bound},
-    watch::chain,
+    tell::{
+        metrics::Metrics,
+        serve::{RETRY, Readiness, answer, until_bound},
+    },
 };
 
 /// Where the number of local endpoints stands besides the body (kube-proxy since 1.28).

@@ -6,7 +6,7 @@ use bytemuck::Zeroable;
 use proxy_abi::{Flow, OwnPort, OwnPorts, Tuple, flow_flag, map};
 use skerry_kernel::{Error, Map, Update};
 
-use crate::pins::Pins;
+use crate::programs::pins::Pins;
 
 /// Whether flows are there and no marks: asked before the maps are created.
 pub(crate) fn is_missing(pins: &Pins) -> bool {

@@ -24,7 +24,7 @@ pub(crate) use self::{
     routes::ROUTE_PROTOCOL,
     ways_out::{Device, reached},
 };
-use crate::{config::Config, monitor::is_pod_device};
+use crate::{config::Config, node::monitor::is_pod_device};
 
 /// Name of the VXLAN device.
 pub(crate) const OVERLAY: &str = "skerry0";
