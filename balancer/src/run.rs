@@ -11,6 +11,7 @@ use std::{
 use proxy_abi::Config as Facts;
 use proxy_state::RunsFull;
 use skerry_announce::Announcer;
+use skerry_client::{ConnectError, connect};
 use skerry_kernel::XdpChoice;
 use tokio::{
     net::TcpListener,
@@ -29,7 +30,7 @@ use crate::{
     kernel::{self, KernelError},
     metrics, neighbours,
     plan::Tables,
-    watch::{self, WatchError},
+    watch,
 };
 
 const COLLECT: Duration = Duration::from_secs(30);
@@ -66,7 +67,7 @@ pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Watch(#[from] WatchError),
+    Connect(#[from] ConnectError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(transparent)]
@@ -131,7 +132,7 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
     let (answers, mut heard) = mpsc::channel(QUEUE);
     let (tell, mut told) = mpsc::channel(QUEUE);
     if let Some(Source { kubeconfig, .. }) = &options.cluster {
-        let client = watch::client(kubeconfig.as_deref()).await?;
+        let client = connect(&skerry_client::Source::of(kubeconfig.as_deref())).await?.client;
         for kind in [Kind::Services, Kind::Slices, Kind::Nodes] {
             tokio::spawn(watch::follow(client.clone(), kind, tell.clone()));
         }

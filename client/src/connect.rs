@@ -35,6 +35,8 @@ const NAME_LIMIT: Duration = Duration::from_secs(5);
 pub enum Source {
     /// A kubeconfig file, by its current context.
     Kubeconfig(PathBuf),
+    /// The credentials of a kubeconfig, at these URLs of one cluster's API servers in place of its own.
+    At { kubeconfig: PathBuf, servers: Vec<String> },
     /// The service account of the pod that we run in.
     InCluster,
     /// Files in PEM, renewed there by somebody.
@@ -119,10 +121,15 @@ pub async fn connect(source: &Source) -> Result<Connection, ConnectError> {
         Source::InCluster => {
             one(Config::incluster().map_err(|source| ConnectError::InCluster(Box::new(source)))?)
         }
+        Source::At { kubeconfig: path, servers } => {
+            let servers = urls(servers)?;
+            let mut config = kubeconfig(path).await?;
+            config.cluster_url = servers[0].clone();
+            (config, servers)
+        }
         Source::Files { servers, authority, certificate, key } => {
-            let servers = servers.iter().map(|server| url(server)).collect::<Result<Vec<_>, _>>()?;
-            let first = servers.first().ok_or_else(|| ConnectError::Server(String::new()))?;
-            let mut config = Config::new(first.clone());
+            let servers = urls(servers)?;
+            let mut config = Config::new(servers[0].clone());
             config.root_cert = Some(authorities(authority)?);
             config.root_cert_file = Some(authority.clone());
             config.auth_info.client_certificate = Some(certificate.to_string_lossy().into_owned());
@@ -152,6 +159,14 @@ async fn kubeconfig(path: &Path) -> Result<Config, ConnectError> {
 fn one(config: Config) -> (Config, Vec<Uri>) {
     let server = config.cluster_url.clone();
     (config, vec![server])
+}
+
+/// One at least.
+fn urls(texts: &[String]) -> Result<Vec<Uri>, ConnectError> {
+    if texts.is_empty() {
+        return Err(ConnectError::Server(String::new()));
+    }
+    texts.iter().map(|text| url(text)).collect()
 }
 
 fn url(text: &str) -> Result<Uri, ConnectError> {

@@ -32,7 +32,8 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             lasts: Duration::from_secs(290),
-            longest_pause: Duration::from_secs(10),
+            // A server that comes back is to be heard within seconds.
+            longest_pause: Duration::from_secs(5),
             may_be_absent: false,
         }
     }

@@ -24,4 +24,5 @@ pub use events::{
 };
 pub use follow::{Follow, FollowError, News, Object, Options, Target};
 pub use item::{Item, key_of};
+pub use kube::Client;
 pub use skerry_vocabulary::{ObjectKey, chain};

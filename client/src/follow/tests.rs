@@ -200,6 +200,7 @@ async fn pauses_grow_to_their_bound_and_are_forgotten_by_an_answer() {
     assert!(gaps.iter().zip(expected).all(|(gap, wanted)| gap.abs_diff(wanted) <= 5), "{gaps:?}");
     assert_eq!(told(&mut follow).await, "interrupted 503");
     assert_eq!(follow.pause, 2 * SHORTEST_PAUSE);
+    assert!(Options::default().longest_pause <= Duration::from_secs(5), "who comes back is heard within seconds");
 }
 
 #[tokio::test(start_paused = true)]
