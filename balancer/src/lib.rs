@@ -22,4 +22,3 @@ pub use cluster::Rules;
 pub use config::{Config, ConfigError, WhenAllDown};
 pub use run::{Options, RunError, Source, remove, run};
 pub use skerry_kernel::XdpChoice;
-pub use watch::WatchError;

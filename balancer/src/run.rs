@@ -12,6 +12,7 @@ use proxy_abi::Facts;
 use proxy_maps::{FlowTable, PinnedTables, Reconciler, Tables};
 use proxy_state::{Listed, Refusal};
 use skerry_announce::Announcer;
+use skerry_client::{ConnectError, connect};
 use skerry_kernel::XdpChoice;
 use tokio::{
     net::TcpListener,
@@ -28,7 +29,7 @@ use crate::{
     health::Probes,
     kernel::{self, KernelError},
     metrics, neighbours,
-    watch::{self, WatchError},
+    watch,
 };
 
 /// A program that read a frontend just before it flipped reads its slot well within this time.
@@ -67,7 +68,7 @@ pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Watch(#[from] WatchError),
+    Connect(#[from] ConnectError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(transparent)]
@@ -131,7 +132,7 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
     let (answers, mut heard) = mpsc::channel(QUEUE);
     let (tell, mut told) = mpsc::channel(QUEUE);
     if let Some(Source { kubeconfig, .. }) = &options.cluster {
-        let client = watch::client(kubeconfig.as_deref()).await?;
+        let client = connect(&skerry_client::Source::of(kubeconfig.as_deref())).await?.client;
         for kind in [Kind::Services, Kind::Slices, Kind::Nodes] {
             tokio::spawn(watch::follow(client.clone(), kind, tell.clone()));
         }

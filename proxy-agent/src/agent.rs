@@ -6,7 +6,9 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 use proxy_abi::map;
 use proxy_maps::{FlowTable, PinnedTables, Reconciler};
 use proxy_state::{NodeTables, ObjectKey, Resets, State};
+use skerry_client::{ConnectError, Connection, Source, connect};
 use skerry_kernel::{PerCpuMap, return_free_pages};
+use skerry_vocabulary::chain;
 use tokio::{
     sync::{mpsc, watch as channel},
     task::JoinSet,
@@ -17,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 use self::{intake::Intake, report::Capacity};
 use crate::{
     api::{
-        access::{addresses, client, lock},
+        access::{addresses, lock},
         warn::{self, Warnings},
-        watch::{Kind, Received, chain, follow},
+        watch::{Kind, Received, follow},
     },
     config::{Config, MapSizes},
     connections::{
@@ -54,12 +56,8 @@ pub enum AgentError {
     Admin(#[from] AdminError),
     #[error("take up the pinned maps")]
     Maps(#[source] skerry_kernel::Error),
-    #[error("read kubeconfig {path}")]
-    Kubeconfig { path: PathBuf, source: Box<kube::config::KubeconfigError> },
-    #[error("use the pod's service account (not in a cluster? set --kubeconfig)")]
-    InCluster(#[source] Box<kube::config::InClusterError>),
-    #[error("make a client for the API server")]
-    Client(#[source] Box<kube::Error>),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]
@@ -126,7 +124,8 @@ async fn serve_until(
     shutdown: &CancellationToken,
     progress: &channel::Sender<Progress>,
 ) -> Result<Option<MapSizes>, AgentError> {
-    let (client, server) = client(config).await?;
+    let server = connect(&Source::of(config.kubeconfig.as_deref())).await?;
+    let client = server.client.clone();
     let pins = Pins::new(&config.pin_root);
     let metrics = Arc::new(Metrics::new());
     let readiness = Arc::new(Readiness::default());
@@ -213,7 +212,7 @@ async fn serve_until(
 /// The node's side, once there is a way out. `None`: shut down before.
 async fn start_node(
     config: Config,
-    server: http::Uri,
+    server: Connection,
     shutdown: CancellationToken,
     progress: channel::Sender<Progress>,
 ) -> Result<Option<Start>, AgentError> {

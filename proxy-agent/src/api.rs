@@ -2,6 +2,5 @@
 //! Nodes by Events.
 
 pub(crate) mod access;
-pub(crate) mod event;
 pub(crate) mod warn;
 pub(crate) mod watch;

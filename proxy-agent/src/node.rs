@@ -24,8 +24,8 @@ use self::{
     network::{Network, NetworkError, OVERLAY, SideUplink, Uplink, reached},
     settings::{Settings, SettingsError},
 };
+use skerry_vocabulary::chain;
 use crate::{
-    api::watch::chain,
     config::Config,
     programs::{
         attach::{AttachError, Attachments, Changes, Hooks},

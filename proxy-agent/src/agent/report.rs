@@ -7,7 +7,9 @@ use proxy_abi::map;
 use proxy_state::{ObjectKey, Refusal, Warning};
 
 use super::Agent;
-use crate::{api::watch::chain, config::MapSizes, programs::capacity::larger};
+use skerry_vocabulary::chain;
+
+use crate::{config::MapSizes, programs::capacity::larger};
 
 /// Lines about services that did not fit, of one sync.
 const LOGGED_AT_ONCE: usize = 10;

@@ -2,15 +2,11 @@ use std::{
     fs::{File, TryLockError},
     net::IpAddr,
     path::Path,
-    time::Duration,
 };
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use skerry_client::Connection;
 
-use crate::{agent::AgentError, config::Config};
-
-/// For a name's addresses.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::agent::AgentError;
 
 /// One agent a node: held until the file is closed, also by a kill.
 pub(crate) fn lock(run_dir: &Path) -> Result<File, AgentError> {
@@ -29,36 +25,12 @@ pub(crate) fn lock(run_dir: &Path) -> Result<File, AgentError> {
 /// Name of the lock file in the run folder.
 pub(crate) const LOCK: &str = "proxy.lock";
 
-/// How the API server is reached: a client for it, and where it is.
-pub(crate) async fn client(config: &Config) -> Result<(kube::Client, http::Uri), AgentError> {
-    let settings = match &config.kubeconfig {
-        Some(path) => {
-            let failed = |source| AgentError::Kubeconfig { path: path.clone(), source: Box::new(source) };
-            let file = Kubeconfig::read_from(path).map_err(failed)?;
-            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?
-        }
-        None => kube::Config::incluster().map_err(|source| AgentError::InCluster(Box::new(source)))?,
-    };
-    let server = settings.cluster_url.clone();
-    let client = kube::Client::try_from(settings).map_err(|source| AgentError::Client(Box::new(source)))?;
-    Ok((client, server))
-}
-
 /// The server's addresses, as far as they can be found out: its name may not be known before the network is there.
-pub(crate) async fn addresses(server: &http::Uri) -> Vec<IpAddr> {
-    let Some(host) = server.host() else { return Vec::new() };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(ip) = host.parse() {
-        return vec![ip];
+pub(crate) async fn addresses(server: &Connection) -> Vec<IpAddr> {
+    let found = server.addresses().await;
+    if found.is_empty() {
+        let host = server.server.host();
+        tracing::warn!(host, "the API server's addresses are not found by its name: no range is judged by them");
     }
-    match tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host, 0))).await {
-        Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
-        _ => {
-            tracing::warn!(
-                host,
-                "the API server's addresses are not found by its name: no range is judged by them"
-            );
-            Vec::new()
-        }
-    }
+    found
 }

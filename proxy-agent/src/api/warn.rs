@@ -4,18 +4,13 @@ use std::{
     time::Duration,
 };
 
-use kube::Client;
+use jiff::Timestamp;
 use proxy_state::{Cause, ObjectKey, State, Warning};
+use skerry_client::{Bucket, Client, EventType, Form, Note, Rate, Regarding, Written, write_event};
+use skerry_vocabulary::chain;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{
-    agent::at,
-    api::{
-        event::{Event, Written, write},
-        watch::chain,
-    },
-    tell::metrics::Metrics,
-};
+use crate::{agent::at, tell::metrics::Metrics};
 
 /// Warnings that stand, shared by the loop that finds them and the task that tells the API server: a slow server holds
 /// nobody up, and there is never more to tell than Services that have a warning.
@@ -135,14 +130,13 @@ impl Concern {
 /// How long until a warning that stands is told again, at first and at most. Events live for an hour.
 const REPEAT_MIN: Duration = Duration::from_secs(5);
 const REPEAT_MAX: Duration = Duration::from_secs(1800);
-/// Requests at once, and one more each interval: what a node may load the API server with (client-go's figures for one
-/// source are 25 and five minutes, for one object).
-const BURST: u32 = 25;
-const REFILL: Duration = Duration::from_secs(5);
+/// What a node may load the API server with (client-go's figures for one source are 25 and five minutes, for one object).
+const RATE: Rate = Rate { burst: 25, refill: Duration::from_secs(5) };
 
 /// Writes an Event for each warning as it comes up, and counts it on while it stands, until it is dropped.
 pub(crate) async fn tell(warnings: Warnings, client: Client, node_name: String, metrics: Arc<Metrics>) {
-    let mut teller = Teller { told: HashMap::new(), bucket: Bucket::new(Instant::now()) };
+    let source = source(node_name);
+    let mut teller = Teller { told: HashMap::new(), bucket: Bucket::new(RATE, Instant::now()) };
     loop {
         let next = teller.next_due();
         tokio::select! {
@@ -151,9 +145,9 @@ pub(crate) async fn tell(warnings: Warnings, client: Client, node_name: String, 
         }
         while let Some((key, cause)) = teller.due(Instant::now()) {
             let Some(told) = teller.told.get(&(key.clone(), cause)) else { break };
-            let event = Event { of: &key, uid: &told.uid, node: &node_name, warning: &told.warning };
+            let note = note(&key, &told.uid, &told.warning);
             let times = told.times.max(warnings.times(&key, cause));
-            let written = write(&client, &event, told.name.as_deref(), times).await;
+            let written = write_event(&client, &source, &note, told.name.as_deref(), times).await;
             match &written {
                 Ok(_) => metrics.events_written.inc(),
                 Err(error) => {
@@ -163,6 +157,31 @@ pub(crate) async fn tell(warnings: Warnings, client: Client, node_name: String, 
             };
             teller.written(&(key, cause), written.ok(), Instant::now());
         }
+    }
+}
+
+/// Who tells: the agent of this Node.
+fn source(node_name: String) -> skerry_client::Teller {
+    skerry_client::Teller { controller: "skerry.io/proxy", instance: Some(node_name), form: Form::Series }
+}
+
+/// The Event of a Service's warning, or of a Node's.
+fn note(of: &ObjectKey, uid: &str, warning: &Warning) -> Note {
+    let (kind, action) = if of.namespace().is_empty() { ("Node", "Route") } else { ("Service", "Balance") };
+    Note {
+        about: Regarding {
+            api_version: "v1".into(),
+            kind: kind.into(),
+            namespace: Some(of.namespace().to_owned()).filter(|namespace| !namespace.is_empty()),
+            name: of.name().to_owned(),
+            uid: uid.to_owned(),
+            ..Regarding::default()
+        },
+        kind: EventType::Warning,
+        reason: warning.cause.reason().into(),
+        message: warning.note.clone(),
+        action,
+        at: Timestamp::now(),
     }
 }
 
@@ -250,28 +269,6 @@ impl Teller {
     }
 }
 
-/// A token bucket, as the moment at which it would be empty.
-struct Bucket(Instant);
-
-impl Bucket {
-    fn new(now: Instant) -> Bucket {
-        Bucket(now)
-    }
-
-    /// From when on there is one.
-    fn next(&self) -> Instant {
-        self.0.checked_sub(REFILL * (BURST - 1)).unwrap_or(self.0)
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        if self.0 > now + REFILL * (BURST - 1) {
-            return false;
-        }
-        self.0 = self.0.max(now) + REFILL;
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,7 +288,7 @@ mod tests {
     }
 
     fn teller(now: Instant) -> (Teller, Standing) {
-        (Teller { told: HashMap::new(), bucket: Bucket::new(now) }, Standing::default())
+        (Teller { told: HashMap::new(), bucket: Bucket::new(RATE, now) }, Standing::default())
     }
 
     #[test]
@@ -322,6 +319,18 @@ mod tests {
     }
 
     #[test]
+    fn an_event_names_its_service_or_its_node_and_the_reason() {
+        let warning = Warning { cause: Cause::AddressTaken, note: "taken".to_owned() };
+        let of_service = note(&ObjectKey::new("ns", "web"), "u", &warning);
+        assert_eq!((of_service.about.uid.as_str(), of_service.about.kind.as_ref()), ("u", "Service"));
+        assert_eq!((of_service.reason.as_ref(), of_service.message.as_str()), ("AddressTaken", "taken"));
+        assert_eq!((of_service.action, of_service.kind), ("Balance", EventType::Warning));
+        let of_node = note(&ObjectKey::cluster("n2"), "", &warning);
+        assert_eq!((of_node.about.kind.as_ref(), of_node.action), ("Node", "Route"));
+        assert_eq!((of_node.about.namespace, of_node.about.uid.as_str()), (None, ""));
+    }
+
+    #[test]
     fn what_another_node_tells_is_not_told_here_unless_it_is_this_nodes_own() {
         let now = Instant::now();
         let (mut teller, mut standing) = teller(now);
@@ -348,8 +357,8 @@ mod tests {
                 told += 1;
             }
             let next = teller.next_due().unwrap();
-            assert!(next > now && next <= now + REFILL);
+            assert!(next > now && next <= now + RATE.refill);
         }
-        assert_eq!(told, BURST as usize + 600 / 5);
+        assert_eq!(told, RATE.burst as usize + 600 / 5);
     }
 }

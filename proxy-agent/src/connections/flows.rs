@@ -5,8 +5,8 @@ use proxy_maps::{FlowTable, monotonic_s};
 use proxy_state::Actual;
 use skerry_kernel::{Error, Map};
 
+use skerry_vocabulary::chain;
 use crate::{
-    api::watch::chain,
     connections::sockets::{self, Protocol, SocketsError},
     programs::pins::Pins,
     tell::metrics::Metrics,

@@ -16,9 +16,9 @@ use proxy_state::{Resets, Standing};
 use skerry_kernel::{Error, Map, in_netns};
 use tokio::{sync::watch as channel, time::Instant};
 
+use skerry_vocabulary::chain;
 use crate::{
     agent::at,
-    api::watch::chain,
     connections::{
         flows::Flows,
         pod_namespaces,

@@ -23,8 +23,8 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use skerry_vocabulary::chain;
 use crate::{
-    api::watch::chain,
     config::Config,
     tell::{
         metrics::Metrics,

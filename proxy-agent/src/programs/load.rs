@@ -14,8 +14,8 @@ use aya::{
 use proxy_abi::{ABI_VERSION, Facts, Frontend, FrontendKey, MAPS, PROGRAMS, map, prog};
 use skerry_kernel::{Map, Program, pinned_map_info};
 
+use skerry_vocabulary::chain;
 use crate::{
-    api::watch::chain,
     config::MapSizes,
     programs::{
         capacity::{OF_SERVICES, element_bytes, enlarge},

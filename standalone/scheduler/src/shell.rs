@@ -108,7 +108,7 @@ impl Shell {
             Item::Node(key) => {
                 // A node that can't be read takes no more pods.
                 let Some(node) = self.nodes.store.get(&key) else {
-                    self.core.remove(&key.name);
+                    self.core.remove(key.name());
                     return;
                 };
                 let change = self.core.set(&node);
@@ -214,12 +214,12 @@ impl Shell {
     }
 
     fn bind(&mut self, pod: Arc<PodInfo>, node: String) {
-        let api = self.pods.api(&pod.key.namespace);
+        let api = self.pods.api(pod.key.namespace());
         self.writes.spawn(async move {
             let binding = Binding {
                 metadata: ObjectMeta {
-                    name: Some(pod.key.name.to_string()),
-                    namespace: Some(pod.key.namespace.to_string()),
+                    name: Some(pod.key.name().to_string()),
+                    namespace: Some(pod.key.namespace().to_string()),
                     uid: Some(pod.uid.clone()),
                     ..Default::default()
                 },
@@ -233,7 +233,7 @@ impl Shell {
             let made = api
                 .create_subresource::<_, serde_json::Value>(
                     "binding",
-                    &pod.key.name,
+                    pod.key.name(),
                     &PostParams::default(),
                     &binding,
                 )
@@ -298,8 +298,8 @@ impl Shell {
                 "lastProbeTime": null, "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             });
             let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
-            let api = kind.api(&pod.key.namespace);
-            match api.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
+            let api = kind.api(pod.key.namespace());
+            match api.patch_status(pod.key.name(), &PatchParams::default(), &Patch::Strategic(&patch)).await {
                 Ok(made) => kind.store.wrote(made),
                 Err(error) => debug!(pod = %pod.key, %error, "condition of an unschedulable pod not written"),
             }
@@ -312,9 +312,9 @@ fn regarding(pod: &PodInfo) -> Regarding {
     Regarding {
         api_version: "v1".into(),
         kind: "Pod".into(),
-        namespace: Some(pod.key.namespace.to_string()),
-        name: pod.key.name.to_string(),
+        namespace: Some(pod.key.namespace().to_string()),
+        name: pod.key.name().to_string(),
         uid: pod.uid.clone(),
-        resource_version: None,
+        ..Regarding::default()
     }
 }

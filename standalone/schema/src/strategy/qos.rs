@@ -1,8 +1,7 @@
 //! A pod's quality-of-service class.
 
 use serde_json::Value;
-
-use crate::Quantity;
+use skerry_vocabulary::Quantity;
 
 /// The quality-of-service class of a pod: `Guaranteed`, `Burstable` or `BestEffort`.
 ///

@@ -56,12 +56,17 @@ impl Quantity {
         self.nano
     }
 
-    /// Thousandths, rounded up (CPU's "millicores").
+    /// Thousandths, rounded up (CPU's "millicores"). Saturates.
     pub fn milli(self) -> i64 {
-        clamp(ceil(self.nano, NANO / 1000))
+        clamp(self.wide_milli())
     }
 
-    /// Whole units, rounded up (bytes).
+    /// Thousandths, rounded up, of any quantity: of bytes they may be more than 64 bits hold.
+    pub fn wide_milli(self) -> i128 {
+        ceil(self.nano, NANO / 1000)
+    }
+
+    /// Whole units, rounded up (bytes). Saturates.
     pub fn value(self) -> i64 {
         clamp(ceil(self.nano, NANO))
     }
@@ -227,11 +232,38 @@ mod tests {
     }
 
     #[test]
+    fn quantities_of_every_spelling_are_worth_what_they_say() {
+        let cases = [
+            ("100m", 100),
+            ("1", 1000),
+            ("1.5", 1500),
+            ("0.1", 100),
+            (".5", 500),
+            ("2k", 2_000_000),
+            ("200Mi", 200 * 1024 * 1024 * 1000),
+            ("1e3", 1_000_000),
+            ("1E3", 1_000_000),
+            ("1n", 1),
+            ("-1", -1000),
+        ];
+        for (text, milli) in cases {
+            assert_eq!(Quantity::parse(text).unwrap().wide_milli(), milli, "{text}");
+        }
+        for text in ["abc", "1.2.3", "Mi", "1e", "-"] {
+            assert!(Quantity::parse(text).is_err(), "{text}");
+        }
+        let value = |text| Quantity::parse(text).unwrap().value();
+        assert_eq!((value("200Mi"), value("1m")), (200 << 20, 1));
+    }
+
+    #[test]
     fn milli_and_value_round_up() {
         assert_eq!(Quantity::parse("1n").unwrap().milli(), 1);
         assert_eq!(Quantity::parse("1.5").unwrap().value(), 2);
         assert_eq!(Quantity::parse("-1.5").unwrap().value(), -1);
         assert_eq!(Quantity::parse("250Mi").unwrap().value(), 250 << 20);
+        let most = Quantity::parse("1E").unwrap();
+        assert_eq!((most.milli(), most.wide_milli()), (i64::MAX, 1_000_000_000_000_000_000_000));
     }
 
     proptest! {

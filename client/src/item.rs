@@ -9,6 +9,7 @@ use kube::api::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
+use skerry_vocabulary::ObjectKey;
 
 /// Stands in for `K` in a client (`Api<Item<K>>`), so that lists and watches are decoded object by object.
 #[derive(Clone, Debug)]
@@ -51,17 +52,24 @@ impl<K> From<K> for Item<K> {
     }
 }
 
+impl<K: DeserializeOwned> Item<K> {
+    /// The object in `text` (JSON), or what can be read of it.
+    ///
+    /// # Errors
+    /// When nothing can: it is no object.
+    pub fn read(text: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(text).map(Self::Readable).or_else(|error| match partial(text) {
+            Some(partial) => Ok(Self::Unreadable { partial, error: error.to_string().into() }),
+            None => Err(error),
+        })
+    }
+}
+
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Item<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Skips over the object without recursion, however deep it is.
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        match serde_json::from_str(text.get()) {
-            Ok(object) => Ok(Self::Readable(object)),
-            Err(error) => match partial(text.get()) {
-                Some(partial) => Ok(Self::Unreadable { partial, error: error.to_string().into() }),
-                None => Err(serde::de::Error::custom(error)),
-            },
-        }
+        Self::read(text.get()).map_err(serde::de::Error::custom)
     }
 }
 
@@ -112,6 +120,12 @@ impl<K: Resource> Resource for Item<K> {
             Self::Readable(object) | Self::Unreadable { partial: object, .. } => object.meta_mut(),
         }
     }
+}
+
+/// The name of an object.
+pub fn key_of<K: Resource>(object: &K) -> ObjectKey {
+    let meta = object.meta();
+    ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
 }
 
 type Fields<'a> = BTreeMap<String, &'a RawValue>;
