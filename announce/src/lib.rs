@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use skerry_vocabulary::chain;
 use tokio::{
     sync::watch::{Receiver, Sender},
     task::JoinSet,
@@ -213,9 +214,4 @@ async fn at(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -5,32 +5,32 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::{Arc, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use proxy_abi::{Addr, Be16, Config as Facts, FrontendKey, frontend_kind, proto};
-use proxy_state::{Backend, maglev_table};
+use proxy_abi::{Addr, Facts, proto};
+use proxy_maps::{FlowTable, PinnedTables, Reconciler, monotonic_s};
+use proxy_state::{Listed, ObjectKey, ServiceTables};
 use skerry_announce::Announcer;
 
 use crate::{
     cluster::{Cluster, Note, Room},
     config::{Config, Vip},
-    devices,
-    flows::Flows,
+    devices, flows,
     health::{Probes, Target, chosen},
     kernel::Maps,
     metrics,
-    plan::{GRACE_MS, Tables, Wanted, flags},
     run::RunError,
-    watch::Told,
+    wanted::wanted,
+    watch::{Told, chain},
 };
 
 /// What runs: the tables, and all that they follow from.
 pub struct Balancer {
     pub devices: Vec<String>,
     pub maps: Arc<Maps>,
-    pub flows: Flows,
-    pub tables: Tables,
+    pub flows: FlowTable,
+    pub reconciler: Reconciler<Listed, PinnedTables>,
     pub facts: Facts,
     /// What the file says.
     pub file: Config,
@@ -44,6 +44,8 @@ pub struct Balancer {
     pub announcers: Vec<Announcer>,
     pub state: metrics::Shared,
     pub begun: Instant,
+    /// When slots have rested that something may wait for.
+    pub plan_at: Option<Instant>,
 }
 
 impl Balancer {
@@ -108,7 +110,7 @@ impl Balancer {
         match done {
             Err(RunError::Full(full)) => {
                 self.state().refused_changes += 1;
-                tracing::error!(error = %full, "a virtual address keeps the backends it had");
+                tracing::error!(error = chain(&full), "a virtual address keeps the backends it had");
                 Ok(())
             }
             other => other,
@@ -134,11 +136,16 @@ impl Balancer {
         self.probes.aim(&vips);
         self.vips = vips;
         let done = self.apply();
-        let balanced: BTreeSet<IpAddr> = self.tables.addresses().map(|addr| addr.to_ip()).collect();
+        let balanced: BTreeSet<IpAddr> = self.balanced().collect();
         for announcer in &self.announcers {
             announcer.set_addresses(balanced.clone());
         }
         done
+    }
+
+    /// The addresses that the maps serve.
+    fn balanced(&self) -> impl Iterator<Item = IpAddr> {
+        self.reconciler.actual.frontends().map(|(key, _)| key.addr.to_ip())
     }
 
     /// The virtual addresses; until the cluster is known with those that an earlier process served.
@@ -146,7 +153,7 @@ impl Balancer {
         let mut served: Vec<IpAddr> = self.file.vips.iter().map(|vip| vip.address.ip()).collect();
         match &self.cluster {
             Some(cluster) if cluster.is_known() => served.extend(cluster.addresses()),
-            Some(_) => served.extend(self.tables.addresses().map(|addr| addr.to_ip())),
+            Some(_) => served.extend(self.balanced()),
             None => {}
         }
         served
@@ -156,8 +163,8 @@ impl Balancer {
         let ranges: usize = self.file.vips.iter().filter_map(|vip| Some(vip.allowed.as_ref()?.len())).sum();
         let left = |entries: u32, used: usize| (entries as usize).saturating_sub(used);
         Room {
-            vips: left(self.maps.frontends.info().max_entries, self.file.vips.len()),
-            ranges: left(self.maps.source_ranges.info().max_entries, ranges),
+            vips: left(self.reconciler.limits().frontends, self.file.vips.len()),
+            ranges: left(self.reconciler.limits().source_ranges, ranges),
             sources: [!self.facts.node_v4.is_unspecified(), !self.facts.node_v6.is_unspecified()],
         }
     }
@@ -179,7 +186,7 @@ impl Balancer {
     fn apply(&mut self) -> Result<(), RunError> {
         let lives = |vip: &Vip, to: SocketAddr| self.probes.lives(vip, to);
         let mut all_down = BTreeSet::new();
-        let wanted: Vec<Wanted> = self
+        let wanted: BTreeMap<ObjectKey, ServiceTables> = self
             .vips
             .iter()
             .map(|vip| {
@@ -187,18 +194,7 @@ impl Balancer {
                 if is_down {
                     all_down.insert((vip.address, vip.proto));
                 }
-                let weighted: Vec<(Backend, u32)> =
-                    chosen.iter().map(|backend| (element(backend.address), backend.weight)).collect();
-                let elements = match vip.maglev {
-                    0 => repeated(&weighted),
-                    size => maglev_table(&weighted, size),
-                };
-                Wanted {
-                    key: key(vip),
-                    flags: flags(vip.is_direct, vip.maglev != 0, vip.allowed.is_some()),
-                    elements,
-                    ranges: vip.allowed.iter().flatten().copied().collect(),
-                }
+                wanted(vip, &chosen)
             })
             .collect();
         for (address, _) in all_down.difference(&self.all_down) {
@@ -210,19 +206,36 @@ impl Balancer {
         });
         let backends = backends.collect();
         self.all_down = all_down;
-        let now_ms = GRACE_MS + self.begun.elapsed().as_millis() as u64;
-        let (ops, full) =
-            self.tables.plan(&wanted, self.cluster.as_ref().is_none_or(Cluster::is_known), now_ms);
-        self.maps.execute(&ops)?;
-        let ended = if ops.is_empty() { 0 } else { self.flows.end_stale(&self.tables)? };
-        let mut state = self.state();
-        state.backends = backends;
-        state.flows_ended += ended as u64;
-        drop(state);
-        match full {
-            Some(full) => Err(full.into()),
+        self.reconciler.wants.set(wanted, self.cluster.as_ref().is_none_or(Cluster::is_known));
+        let done = self.sync();
+        self.state().backends = backends;
+        done
+    }
+
+    /// Slots have rested: what waited for them is written.
+    pub fn plan_again(&mut self) -> Result<(), RunError> {
+        let done = self.sync();
+        self.tolerate(done)
+    }
+
+    fn sync(&mut self) -> Result<(), RunError> {
+        let synced = self.reconciler.sync(self.begun.elapsed().as_millis() as u64)?;
+        self.plan_at = synced.due_ms.map(|due_ms| self.begun + Duration::from_millis(due_ms));
+        // Also when slots are only freed: a packet that read a frontend just before it flipped may have opened a flow since.
+        if synced.operations > 0 {
+            let ended = flows::end_stale(&self.flows, &self.reconciler.actual)?;
+            self.state().flows_ended += ended as u64;
+        }
+        match synced.refused.into_iter().next() {
+            Some(refusal) => Err(refusal.into()),
             None => Ok(()),
         }
+    }
+
+    /// Removes the flows that were silent for too long.
+    pub fn collect(&self) -> Result<(), RunError> {
+        self.flows.collect(&self.facts, monotonic_s())?;
+        Ok(())
     }
 
     /// Looks at the machine again, and tells the program.
@@ -266,22 +279,4 @@ impl Balancer {
             ..Facts::default()
         })
     }
-}
-
-fn key(vip: &Vip) -> FrontendKey {
-    FrontendKey {
-        addr: vip.address.ip().into(),
-        port: Be16::new(vip.address.port()),
-        proto: vip.proto,
-        kind: frontend_kind::ADDRESS,
-    }
-}
-
-fn element(address: SocketAddr) -> Backend {
-    Backend { addr: address.ip().into(), port: Be16::new(address.port()), flags: 0 }
-}
-
-/// As many elements a backend as its weight says.
-fn repeated(weighted: &[(Backend, u32)]) -> Vec<Backend> {
-    weighted.iter().flat_map(|(backend, weight)| std::iter::repeat_n(*backend, *weight as usize)).collect()
 }

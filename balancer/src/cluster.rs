@@ -55,9 +55,14 @@ pub enum Object {
 #[derive(Clone, Debug)]
 pub enum Change {
     Applied(Object),
-    Deleted(Object),
+    Deleted(Kind, ObjectKey),
     /// All there are of a kind.
-    Listed(Kind, Vec<Object>),
+    Listed {
+        kind: Kind,
+        objects: Vec<Object>,
+        /// They are there and can't be read: what was known of them stays.
+        kept: Vec<ObjectKey>,
+    },
 }
 
 /// Why something of a Service or a Node is not as it asks.
@@ -108,6 +113,18 @@ pub struct Asked {
     pub notes: BTreeSet<Note>,
 }
 
+/// Whether it is something else now; `None`: gone, or nothing of ours.
+fn put<T: PartialEq>(all: &mut BTreeMap<ObjectKey, T>, key: ObjectKey, new: Option<T>) -> bool {
+    if all.get(&key) == new.as_ref() {
+        return false;
+    }
+    match new {
+        Some(new) => drop(all.insert(key, new)),
+        None => drop(all.remove(&key)),
+    }
+    true
+}
+
 /// The objects, kept as far as they matter.
 #[derive(Debug)]
 pub struct Cluster {
@@ -143,16 +160,19 @@ impl Cluster {
     #[must_use]
     pub fn change(&mut self, change: Change) -> bool {
         match change {
-            Change::Applied(object) => self.set(object, true),
-            Change::Deleted(object) => self.set(object, false),
-            Change::Listed(kind, objects) => {
+            Change::Applied(object) => self.set(object),
+            Change::Deleted(Kind::Services, key) => self.services.remove(&key).is_some(),
+            Change::Deleted(Kind::Slices, key) => self.put_slice(key, None),
+            Change::Deleted(Kind::Nodes, key) => self.nodes.remove(&key).is_some(),
+            Change::Listed { kind, objects, kept } => {
+                let kept: HashSet<ObjectKey> = kept.into_iter().collect();
                 match kind {
-                    Kind::Services => self.services.clear(),
-                    Kind::Slices => self.slices.clear(),
-                    Kind::Nodes => self.nodes.clear(),
+                    Kind::Services => self.services.retain(|key, _| kept.contains(key)),
+                    Kind::Slices => self.slices.retain(|key, _| kept.contains(key)),
+                    Kind::Nodes => self.nodes.retain(|key, _| kept.contains(key)),
                 }
                 for object in objects {
-                    self.set(object, true);
+                    self.set(object);
                 }
                 self.listed.insert(kind);
                 true
@@ -160,36 +180,23 @@ impl Cluster {
         }
     }
 
-    fn set(&mut self, object: Object, is_there: bool) -> bool {
-        fn put<T: PartialEq>(all: &mut BTreeMap<ObjectKey, T>, meta: &api::Meta, new: Option<T>) -> bool {
-            let key = ObjectKey::of(meta);
-            if all.get(&key) == new.as_ref() {
-                return false;
-            }
-            match new {
-                Some(new) => drop(all.insert(key, new)),
-                None => drop(all.remove(&key)),
-            }
-            true
-        }
+    fn set(&mut self, object: Object) -> bool {
         match object {
             Object::Service(service) => {
-                let new = is_there.then(|| Service::of(&service, self.rules.class.as_deref())).flatten();
-                put(&mut self.services, &service.metadata, new)
+                let new = Service::of(&service, self.rules.class.as_deref());
+                put(&mut self.services, service.metadata.key(), new)
             }
-            Object::Slice(slice) => {
-                let new = is_there.then(|| Slice::of(&slice)).flatten();
-                let old = self.slices.get(&ObjectKey::of(&slice.metadata));
-                let services = &self.services;
-                let counts = old
-                    .iter()
-                    .copied()
-                    .chain(&new)
-                    .any(|slice| services.get(&slice.service).is_some_and(|service| service.is_local));
-                put(&mut self.slices, &slice.metadata, new) && counts
-            }
-            Object::Node(node) => put(&mut self.nodes, &node.metadata, is_there.then(|| Node::of(&node))),
+            Object::Slice(slice) => self.put_slice(slice.metadata.key(), Slice::of(&slice)),
+            Object::Node(node) => put(&mut self.nodes, node.metadata.key(), Some(Node::of(&node))),
         }
+    }
+
+    /// Only the endpoints of Services of policy Local count.
+    fn put_slice(&mut self, key: ObjectKey, new: Option<Slice>) -> bool {
+        let services = &self.services;
+        let is_local = |slice: &Slice| services.get(&slice.service).is_some_and(|service| service.is_local);
+        let counts = self.slices.get(&key).into_iter().chain(&new).any(is_local);
+        put(&mut self.slices, key, new) && counts
     }
 
     /// The virtual addresses of all Services, without those in `taken` (the file's). Of two Services the older has a port

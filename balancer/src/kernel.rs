@@ -11,11 +11,7 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::Xdp,
 };
-use proxy_abi::{
-    ABI_VERSION, Config as Facts, Counter, Frontend, FrontendKey, MAPS, Reason, Slot, SourceRangeKey, map,
-    prog,
-};
-use proxy_state::Op;
+use proxy_abi::{ABI_VERSION, Counter, Facts, MAPS, Reason, map, prog};
 use skerry_kernel::{Holder, Link, Map, PerCpuMap, Program, Update, XdpChoice};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skerry-bpf"));
@@ -50,18 +46,20 @@ pub enum KernelError {
     Remove { path: PathBuf, source: io::Error },
 }
 
-/// The pinned maps, open.
+/// The pinned maps beside those that plans write to, open.
 pub struct Maps {
     pub config: Map<u32, Facts>,
-    pub frontends: Map<FrontendKey, Frontend>,
-    pub slots: Map<u32, Slot>,
-    pub source_ranges: Map<SourceRangeKey, u32>,
     pub counters: PerCpuMap<u32, Counter>,
+}
+
+/// The folder of the pinned maps.
+pub fn maps(root: &Path) -> PathBuf {
+    root.join("maps")
 }
 
 /// Loads the program against the maps below `root`, which are made where they are not there yet.
 pub fn load(root: &Path, flows: u32) -> Result<(Program, Maps, RingBuf<MapData>), KernelError> {
-    let maps = root.join("maps");
+    let maps = maps(root);
     prepare(root)?;
     let mut loader = EbpfLoader::new();
     for spec in MAPS {
@@ -86,9 +84,6 @@ pub fn load(root: &Path, flows: u32) -> Result<(Program, Maps, RingBuf<MapData>)
     let ring = object.take_map(map::EVENTS).ok_or(KernelError::Missing(map::EVENTS))?;
     let open = Maps {
         config: Map::open(&maps.join(map::CONFIG))?,
-        frontends: Map::open(&maps.join(map::FRONTENDS))?,
-        slots: Map::open(&maps.join(map::SLOTS))?,
-        source_ranges: Map::open(&maps.join(map::SOURCE_RANGES))?,
         counters: PerCpuMap::open(&maps.join(map::COUNTERS))?,
     };
     let ring = RingBuf::try_from(ring).map_err(KernelError::Ring)?;
@@ -190,25 +185,6 @@ impl Maps {
     /// Writes what the program needs to know; `abi_version` comes last in meaning: without it nothing is balanced.
     pub fn set_facts(&self, facts: &Facts) -> Result<(), skerry_kernel::Error> {
         self.config.update(&0, &Facts { abi_version: ABI_VERSION, ..*facts }, Update::Any)
-    }
-
-    /// Executes in order; stops at the first failure.
-    pub fn execute(&self, ops: &[Op]) -> Result<(), skerry_kernel::Error> {
-        for op in ops {
-            match op {
-                Op::WriteSlots { first, slots } => {
-                    let keys: Vec<u32> = (*first..).take(slots.len()).collect();
-                    self.slots.update_batch(&keys, slots)?;
-                }
-                Op::SetFrontend { key, value } => self.frontends.update(key, value, Update::Any)?,
-                Op::DeleteFrontend { key } => drop(self.frontends.delete(key)?),
-                Op::SetSourceRange { range } => self.source_ranges.update(range, &0, Update::Any)?,
-                Op::DeleteSourceRange { range } => drop(self.source_ranges.delete(range)?),
-                // `plan` makes no others.
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// Packets and bytes under a reason, all CPUs together.

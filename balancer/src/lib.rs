@@ -1,7 +1,7 @@
 //! An L4 balancer that stands alone in front of nodes: `skerry lb`.
 //!
-//! A file names virtual addresses and their backends ([`Config`]), or a cluster's Services do (`watch`, `cluster`); probes say which of those live (`health`); `plan` makes
-//! of both the tables of the XDP program `lb_xdp`, which are pinned below a root of their own and outlive this process, as
+//! A file names virtual addresses and their backends ([`Config`]), or a cluster's Services do (`watch`, `cluster`); probes say which of those live (`health`); `wanted` makes
+//! of both what `proxy_state` plans the tables from: those of the XDP program `lb_xdp`, which are pinned below a root of their own and outlive this process, as
 //! the program on its devices does.
 #![forbid(unsafe_code)]
 
@@ -14,12 +14,11 @@ mod health;
 mod kernel;
 mod metrics;
 mod neighbours;
-mod plan;
 mod run;
+mod wanted;
 mod watch;
 
 pub use cluster::Rules;
 pub use config::{Config, ConfigError, WhenAllDown};
 pub use run::{Options, RunError, Source, remove, run};
 pub use skerry_kernel::XdpChoice;
-pub use watch::WatchError;

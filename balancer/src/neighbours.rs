@@ -1,14 +1,14 @@
 //! XDP can't ask for a neighbour's address: it drops the packet and says so, and we make the kernel ask.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use aya::maps::{MapData, RingBuf};
-use bytemuck::pod_read_unaligned;
-use proxy_abi::{DropEvent, Reason};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    net::UdpSocket,
-};
+use proxy_abi::Reason;
+use proxy_maps::DropRing;
+use tokio::net::UdpSocket;
 
 /// RFC 863: nobody answers, and any datagram makes the kernel resolve its next hop.
 const DISCARD: u16 = 9;
@@ -25,39 +25,23 @@ pub async fn resolve(to: IpAddr) {
     }
 }
 
-/// Empties the ring of drop records until it is dropped itself.
+/// Makes the kernel ask for neighbours that packets were dropped for, until it is dropped itself.
 pub async fn watch(ring: RingBuf<MapData>) {
-    #[expect(
-        deprecated,
-        reason = "its successor is an unsafe function; a RingBuf owns its descriptor, which is the condition"
-    )]
-    let registered = AsyncFd::with_interest(ring, Interest::READABLE);
-    let mut ring = match registered {
+    let failed = |error| tracing::warn!(%error, "drop records are not read: neighbours are not asked for");
+    let mut ring = match DropRing::new(ring) {
         Ok(ring) => ring,
-        Err(error) => {
-            tracing::warn!(%error, "drop records are not read: cannot wait for the ring");
-            return;
-        }
+        Err(error) => return failed(error),
     };
     loop {
-        let Ok(mut guard) = ring.readable_mut().await else { return };
-        let ring = guard.get_inner_mut();
-        let mut unknown: Vec<IpAddr> = Vec::new();
-        while let Some(record) = ring.next() {
-            let Some(bytes) = record.get(..size_of::<DropEvent>()) else { continue };
-            let event: DropEvent = pod_read_unaligned(bytes);
-            let (DropEvent { tuple, .. }, reason) = (event, Reason::from_number(event.reason));
-            tracing::debug!(
-                reason = reason.map_or("unknown", Reason::label),
-                src = %tuple.src, sport = %tuple.sport, dst = %tuple.dst, dport = %tuple.dport, proto = tuple.proto,
-                "packet dropped"
-            );
-            let to = tuple.dst.to_ip();
-            if reason == Some(Reason::NeighbourUnknown) && !unknown.contains(&to) {
-                unknown.push(to);
-            }
-        }
-        guard.clear_ready();
+        let dropped = match ring.next().await {
+            Ok(dropped) => dropped,
+            Err(error) => return failed(error),
+        };
+        let unknown: BTreeSet<IpAddr> = dropped
+            .iter()
+            .filter(|event| Reason::from_number(event.reason) == Some(Reason::NeighbourUnknown))
+            .map(|event| event.tuple.dst.to_ip())
+            .collect();
         for to in unknown {
             resolve(to).await;
         }

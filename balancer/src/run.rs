@@ -8,9 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_abi::Config as Facts;
-use proxy_state::RunsFull;
+use proxy_abi::Facts;
+use proxy_maps::{FlowTable, PinnedTables, Reconciler, Tables};
+use proxy_state::{Listed, Refusal};
 use skerry_announce::Announcer;
+use skerry_client::{ConnectError, connect};
 use skerry_kernel::XdpChoice;
 use tokio::{
     net::TcpListener,
@@ -24,14 +26,14 @@ use crate::{
     cluster::{Cluster, Kind, Rules},
     config::{Config, ConfigError},
     devices,
-    flows::{Flows, monotonic_s},
     health::Probes,
     kernel::{self, KernelError},
     metrics, neighbours,
-    plan::Tables,
-    watch::{self, WatchError},
+    watch,
 };
 
+/// A program that read a frontend just before it flipped reads its slot well within this time.
+const GRACE: Duration = Duration::from_secs(1);
 const COLLECT: Duration = Duration::from_secs(30);
 /// Answers of probes, and changes of the cluster, that wait for the loop.
 const QUEUE: usize = 256;
@@ -66,7 +68,7 @@ pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Watch(#[from] WatchError),
+    Connect(#[from] ConnectError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(transparent)]
@@ -80,7 +82,7 @@ pub enum RunError {
     #[error("no {family} address on {devices}: give it one, or name one in the file under `sources`")]
     NoSource { family: &'static str, devices: String },
     #[error(transparent)]
-    Full(#[from] RunsFull),
+    Full(#[from] Refusal),
     #[error("listen on {address} for metrics: set --metrics-bind to a free address")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("start the runtime")]
@@ -121,17 +123,16 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
         devices::forward(device).map_err(|source| RunError::Forward { device: device.clone(), source })?;
     }
     let (program, maps, ring) = kernel::load(&options.pin_root, options.flows)?;
-    let slots = maps.slots.entries()?.into_iter().filter(|(_, slot)| slot.service_id != 0);
-    let tables = Tables::restore(
-        maps.slots.info().max_entries,
-        &maps.frontends.entries()?,
-        &slots.collect::<Vec<_>>(),
-        &maps.source_ranges.entries()?.into_iter().map(|(range, _)| range).collect::<Vec<_>>(),
-    );
+    let folder = kernel::maps(&options.pin_root);
+    let mut tables = PinnedTables::open(&folder)?;
+    let dump = tables.dump()?;
+    // No connection knows a virtual address by its number.
+    let limits = tables.limits(GRACE.as_millis() as u64, 0);
+    let reconciler = Reconciler::new(Listed::default(), limits, tables, dump, 0);
     let (answers, mut heard) = mpsc::channel(QUEUE);
     let (tell, mut told) = mpsc::channel(QUEUE);
     if let Some(Source { kubeconfig, .. }) = &options.cluster {
-        let client = watch::client(kubeconfig.as_deref()).await?;
+        let client = connect(&skerry_client::Source::of(kubeconfig.as_deref())).await?.client;
         for kind in [Kind::Services, Kind::Slices, Kind::Nodes] {
             tokio::spawn(watch::follow(client.clone(), kind, tell.clone()));
         }
@@ -148,9 +149,9 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
     }
     let mut balancer = Balancer {
         devices,
-        flows: Flows::open(&options.pin_root)?,
+        flows: FlowTable::open(&folder)?,
         maps: Arc::new(maps),
-        tables,
+        reconciler,
         facts: Facts::default(),
         file: Config { vips: Vec::new(), sources: Vec::new() },
         cluster: options.cluster.as_ref().map(|source| Cluster::new(source.rules.clone())),
@@ -161,6 +162,7 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
         announcers,
         state,
         begun: Instant::now(),
+        plan_at: None,
     };
     balancer.adopt(config)?;
     for device in &balancer.devices {
@@ -182,9 +184,10 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
     loop {
         tokio::select! {
             Some((target, answered)) = heard.recv() => balancer.hear(&target, answered)?,
+            () = at(balancer.plan_at) => balancer.plan_again()?,
             1.. = told.recv_many(&mut changes, QUEUE) => balancer.learn(&mut changes)?,
             _ = collect.tick() => {
-                balancer.flows.collect(&balancer.facts, monotonic_s())?;
+                balancer.collect()?;
                 match kernel::restore(&options.pin_root, &pins) {
                     Ok(0) => {}
                     Ok(restored) => tracing::warn!(restored, "pins were gone: made again"),
@@ -198,5 +201,13 @@ async fn serve(options: &Options, config: Config) -> Result<(), RunError> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
+    }
+}
+
+/// Returns at the deadline; never where there is none.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }

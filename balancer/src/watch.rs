@@ -1,31 +1,11 @@
-//! The watches of a cluster: list and watch until the receiver is gone. While the API server is away what was received
-//! stays in force.
+//! The watches of a cluster, until the receiver is gone. While the API server is away what was received stays in force.
 
-use std::path::{Path, PathBuf};
-
-use futures::StreamExt;
-use kube::{
-    Api, Client,
-    api::DynamicObject,
-    config::{KubeConfigOptions, Kubeconfig},
-    core::{ApiResource, GroupVersionKind},
-    runtime::{WatchStreamExt, watcher},
-};
 use proxy_state::api;
 use serde::de::DeserializeOwned;
+use skerry_client::{Client, Follow, News, Options, Target};
 use tokio::sync::mpsc;
 
 use crate::cluster::{Change, Kind, Object};
-
-#[derive(Debug, thiserror::Error)]
-pub enum WatchError {
-    #[error("read {path}: --kubeconfig names a file that leads to an API server")]
-    Kubeconfig { path: PathBuf, source: Box<kube::config::KubeconfigError> },
-    #[error("find the API server from inside of a pod: no service account is there; use --kubeconfig")]
-    InCluster(#[source] Box<kube::config::InClusterError>),
-    #[error("make a client for the API server")]
-    Client(#[source] Box<kube::Error>),
-}
 
 /// What a watch tells the balancer.
 #[derive(Debug)]
@@ -35,52 +15,46 @@ pub enum Told {
     Failed,
 }
 
-/// `None`: from inside of a pod.
-pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, WatchError> {
-    let config = match kubeconfig {
-        Some(path) => {
-            let failed = |source| WatchError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
-            let file = Kubeconfig::read_from(path).map_err(failed)?;
-            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?
-        }
-        None => kube::Config::incluster().map_err(|source| WatchError::InCluster(Box::new(source)))?,
-    };
-    Client::try_from(config).map_err(|source| WatchError::Client(Box::new(source)))
+fn path(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Services => "/api/v1/services",
+        Kind::Slices => "/apis/discovery.k8s.io/v1/endpointslices",
+        Kind::Nodes => "/api/v1/nodes",
+    }
 }
 
 /// Follows one kind.
 pub async fn follow(client: Client, kind: Kind, to: mpsc::Sender<Told>) {
-    let resource = ApiResource::from_gvk(&match kind {
-        Kind::Services => GroupVersionKind::gvk("", "v1", "Service"),
-        Kind::Slices => GroupVersionKind::gvk("discovery.k8s.io", "v1", "EndpointSlice"),
-        Kind::Nodes => GroupVersionKind::gvk("", "v1", "Node"),
-    });
-    let all: Api<DynamicObject> = Api::all_with(client, &resource);
-    let mut events = watcher(all, watcher::Config::default()).default_backoff().boxed();
-    let mut listed = Vec::new();
-    while let Some(event) = events.next().await {
-        let told = match event {
-            Ok(watcher::Event::Init) => {
-                listed.clear();
+    let mut watch = Follow::new(client, Target::all(path(kind)), Options::default());
+    // Of the list that is under way.
+    let (mut listed, mut unread) = (Vec::new(), Vec::new());
+    loop {
+        let told = match watch.next().await {
+            News::Begin => {
+                (listed, unread) = (Vec::new(), Vec::new());
                 continue;
             }
-            Ok(watcher::Event::InitApply(object)) => {
-                listed.extend(read(kind, &object));
+            News::Listed(object) => {
+                match read(kind, object) {
+                    Some(object) => listed.push(object),
+                    None => unread.extend(object.key()),
+                }
                 continue;
             }
-            Ok(watcher::Event::InitDone) => Told::Change(Change::Listed(kind, std::mem::take(&mut listed))),
-            Ok(watcher::Event::Apply(object)) => match read(kind, &object) {
+            News::Complete { .. } => {
+                let (objects, kept) = (std::mem::take(&mut listed), std::mem::take(&mut unread));
+                Told::Change(Change::Listed { kind, objects, kept })
+            }
+            News::Applied(object) => match read(kind, object) {
                 Some(object) => Told::Change(Change::Applied(object)),
                 None => continue,
             },
-            Ok(watcher::Event::Delete(object)) => match read(kind, &object) {
-                Some(object) => Told::Change(Change::Deleted(object)),
+            News::Deleted(object) => match object.key() {
+                Some(key) => Told::Change(Change::Deleted(kind, key)),
                 None => continue,
             },
-            Err(error) => {
-                tracing::warn!(error = chain(&error), ?kind, "watch interrupted: what is balanced stays");
-                Told::Failed
-            }
+            News::Progress { .. } => continue,
+            News::Interrupted(_) | News::Absent(_) => Told::Failed,
         };
         if to.send(told).await.is_err() {
             return;
@@ -88,22 +62,14 @@ pub async fn follow(client: Client, kind: Kind, to: mpsc::Sender<Told>) {
     }
 }
 
-/// An object whose shape is not Kubernetes' is left out and named; the others are not held up.
-fn read(kind: Kind, object: &DynamicObject) -> Option<Object> {
-    fn typed<T: DeserializeOwned>(object: &DynamicObject) -> Result<Box<T>, serde_json::Error> {
-        Ok(Box::new(serde_json::from_value(serde_json::to_value(object)?)?))
+/// An object whose shape is not Kubernetes' is named, and stays as it was; the others are not held up.
+fn read(kind: Kind, object: skerry_client::Object<'_>) -> Option<Object> {
+    fn typed<T: DeserializeOwned>(object: skerry_client::Object<'_>) -> Option<Box<T>> {
+        object.read().ok()
     }
-    let read = match kind {
+    match kind {
         Kind::Services => typed::<api::Service>(object).map(Object::Service),
         Kind::Slices => typed::<api::EndpointSlice>(object).map(Object::Slice),
         Kind::Nodes => typed::<api::Node>(object).map(Object::Node),
-    };
-    let meta = &object.metadata;
-    read.inspect_err(|error| tracing::warn!(%error, ?kind, name = ?meta.name, namespace = ?meta.namespace, "object left out: not understood"))
-        .ok()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
 }

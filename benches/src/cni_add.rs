@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use proxy_abi::{ABI_VERSION, Addr, Config, Endpoint, Link, map, prog};
+use proxy_abi::{ABI_VERSION, Addr, Endpoint, Facts, Link, map, prog};
 use serde_json::{Value, json};
 use skerry_kernel::{
     Map, MapSpec, Program, Update, instruction, map_type, mount_bpffs, program_type, unmount,
@@ -202,9 +202,9 @@ fn pin_tables(root: &Path) -> Result<()> {
     }
     let spec = |name, map_type, max_entries| MapSpec { name, map_type, max_entries, flags: 0 };
     let pin = |name: &str| root.join("maps").join(name);
-    let config = Map::<u32, Config>::create(&spec(map::CONFIG, map_type::ARRAY, 1))?;
-    config.update(&0, &Config { abi_version: ABI_VERSION, ..Config::default() }, Update::Any)?;
-    config.pin(&pin(map::CONFIG))?;
+    let facts = Map::<u32, Facts>::create(&spec(map::CONFIG, map_type::ARRAY, 1))?;
+    facts.update(&0, &Facts { abi_version: ABI_VERSION, ..Facts::default() }, Update::Any)?;
+    facts.pin(&pin(map::CONFIG))?;
     Map::<Addr, Endpoint>::create(&spec(map::ENDPOINTS, map_type::HASH, 4_096))?.pin(&pin(map::ENDPOINTS))?;
     Map::<u32, Link>::create(&spec(map::LINKS, map_type::HASH, 2_048))?.pin(&pin(map::LINKS))?;
     // TCX_NEXT (-1).

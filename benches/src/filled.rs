@@ -2,14 +2,14 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
-    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::{core::v1::Service as ApiService, discovery::v1::EndpointSlice};
-use kube::{Api, Client, api::PostParams, config::KubeConfigOptions};
+use kube::{Api, api::PostParams};
+use skerry_client::{Client, Source, connect};
 use skerry_lab::{Cluster, Lab, Node, cluster};
 
 use crate::peers::{Service, idle_endpoints};
@@ -36,7 +36,8 @@ impl Filled {
         let options = cluster::Options { workers: 1, ..cluster::Options::default() };
         let cluster = Cluster::start(Lab::for_test()?, &options)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = runtime.block_on(client(cluster.kubectl().kubeconfig()))?;
+        let source = Source::Kubeconfig(cluster.kubectl().kubeconfig().to_owned());
+        let client = runtime.block_on(connect(&source))?.client;
         Ok(Filled { cluster, services: Vec::new(), runtime, client })
     }
 
@@ -141,12 +142,6 @@ pub fn until_works<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T>) -
             done => return done,
         }
     }
-}
-
-async fn client(kubeconfig: &Path) -> Result<Client> {
-    let file = kube::config::Kubeconfig::read_from(kubeconfig).context("read the kubeconfig")?;
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    Client::try_from(config).context("make a client")
 }
 
 async fn make(client: &Client, number: usize, endpoints: Vec<SocketAddrV4>) -> Result<Service> {

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Node as ApiNode;
-use kube::{Api, Client, config::KubeConfigOptions};
+use kube::Api;
+use skerry_client::{Client, Source};
 use skerry_lab::{Cluster, Lab, Node, cluster};
 
 use crate::{
@@ -150,13 +151,8 @@ async fn until_ready(cluster: &Cluster, node: &Node, deadline: Instant) -> Resul
 
 /// The administrator's client, by the server's own address in place of the loopback's.
 async fn connect(admin: &Path, url: &str) -> Result<Client> {
-    let text = fs::read_to_string(admin).with_context(|| format!("read {}", admin.display()))?;
-    let mut file = kube::config::Kubeconfig::from_yaml(&text).context("read the kubeconfig")?;
-    for cluster in file.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
-        cluster.server = Some(url.to_owned());
-    }
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    Client::try_from(config).context("make a client")
+    let source = Source::At { kubeconfig: admin.to_owned(), servers: vec![url.to_owned()] };
+    Ok(skerry_client::connect(&source).await?.client)
 }
 
 async fn is_ready(client: &Client, name: &str) -> Result<bool> {

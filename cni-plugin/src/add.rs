@@ -140,7 +140,7 @@ fn leads_to_pod(address: IpAddr) -> bool {
 }
 
 fn agent_mtu(datapath: &Datapath) -> Option<u32> {
-    Some(datapath.config.pod_mtu).filter(|mtu| *mtu != 0)
+    Some(datapath.facts.pod_mtu).filter(|mtu| *mtu != 0)
 }
 
 fn wire(claim: &Claim, pod_mac: [u8; 6], mtu: u32, ranges: &[Range]) -> Wire {

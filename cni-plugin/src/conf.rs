@@ -93,7 +93,8 @@ impl Conf {
         self.path("pinRoot", proxy_abi::PIN_ROOT)
     }
 
-    /// `attach`: `tcx` (links, pinned; the default) or `clsact` (filters; quicker, and for kernels before 6.6).
+    /// `attach`: `clsact` (filters: what the agent writes; quicker, and for kernels before 6.6) or `tcx` (pinned links: where
+    /// nothing is said).
     pub fn hooks(&self) -> Result<Hooks, Error> {
         match self.text("attach")? {
             None | Some("tcx") => Ok(Hooks::Tcx),

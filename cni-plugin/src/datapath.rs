@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use proxy_abi::{ABI_VERSION, Addr, Config, Endpoint, Link as LinkEntry, endpoint_flag, map, prog};
+use proxy_abi::{ABI_VERSION, Addr, Endpoint, Facts, Link as LinkEntry, endpoint_flag, map, prog};
 use skerry_kernel::{
     Direction, Error as KernelError, Filter, Link, Map, Order, Program, Update, attach_filters,
     filter_program, kernel_release, tcx_attachments,
@@ -50,7 +50,8 @@ impl DatapathError {
 const PROGRAMS: [(&str, Direction); 2] =
     [(prog::FROM_POD, Direction::Ingress), (prog::TO_POD, Direction::Egress)];
 
-/// How programs are attached to the host's end.
+/// How programs are attached to the host's end. The agent's network configuration asks for filters, which are quicker; links
+/// are for who writes another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hooks {
     /// Pinned TCX links. Each waits for an RCU grace period, about 8 ms, under the lock of all network configuration.
@@ -61,7 +62,7 @@ pub enum Hooks {
 
 /// Maps and programs of an agent that speaks our ABI.
 pub struct Datapath {
-    pub config: Config,
+    pub facts: Facts,
     endpoints: Map<Addr, Endpoint>,
     links: Map<u32, LinkEntry>,
     programs: Vec<(&'static str, Direction, Program)>,
@@ -82,7 +83,7 @@ pub struct Entry {
 
 impl Entry {
     fn endpoint(&self) -> Endpoint {
-        Endpoint { ifindex: self.ifindex, mac: self.mac, flags: endpoint_flag::POD, identity: 0 }
+        Endpoint { ifindex: self.ifindex, mac: self.mac, flags: endpoint_flag::POD, reserved: 0 }
     }
 
     fn link(&self) -> LinkEntry {
@@ -97,12 +98,12 @@ impl Entry {
 impl Datapath {
     pub fn open(root: &Path) -> Result<Datapath, DatapathError> {
         // What tells whether we understand each other comes first.
-        let config = Map::<u32, Config>::open(&map_pin(root, map::CONFIG))
+        let facts = Map::<u32, Facts>::open(&map_pin(root, map::CONFIG))
             .map_err(|e| absent(map_pin(root, map::CONFIG), e))?
             .lookup(&0)?
             .unwrap_or_default();
-        if config.abi_version != ABI_VERSION {
-            return Err(DatapathError::Abi { root: root.to_owned(), found: config.abi_version });
+        if facts.abi_version != ABI_VERSION {
+            return Err(DatapathError::Abi { root: root.to_owned(), found: facts.abi_version });
         }
         let (endpoints, links) = (map_pin(root, map::ENDPOINTS), map_pin(root, map::LINKS));
         let mut programs = Vec::with_capacity(PROGRAMS.len());
@@ -111,7 +112,7 @@ impl Datapath {
             programs.push((name, direction, Program::open(&path).map_err(|e| absent(path, e))?));
         }
         Ok(Datapath {
-            config,
+            facts,
             endpoints: Map::open(&endpoints).map_err(|e| absent(endpoints, e))?,
             links: Map::open(&links).map_err(|e| absent(links, e))?,
             programs,

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
+use skerry_vocabulary::chain;
+
 use crate::{
     conf::{Conf, parse_mac},
     datapath::{Retraction, retract, spoken_for},
-    failure::{Failure, chain},
+    failure::Failure,
     identity,
     netlink::Netlink,
     request::Attachment,

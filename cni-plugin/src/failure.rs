@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rscni_types::error::Error as CniError;
 use skerry_kernel::Error as KernelError;
+use skerry_vocabulary::chain;
 
 use crate::{datapath::DatapathError, netlink::NetlinkError, pool::PoolError, state::StateError};
 
@@ -78,10 +79,4 @@ impl Failure {
             Failure::Cleanup { .. } => own(code::CLEANUP, "Cleaning up was not complete"),
         }
     }
-}
-
-/// `first: its cause: the cause's cause`
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

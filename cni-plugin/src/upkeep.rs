@@ -3,15 +3,9 @@
 use std::collections::HashSet;
 
 use rscni_types::error::Error as CniError;
+use skerry_vocabulary::chain;
 
-use crate::{
-    conf::Conf,
-    datapath::Datapath,
-    del,
-    failure::{Failure, chain},
-    identity,
-    state::Store,
-};
+use crate::{conf::Conf, datapath::Datapath, del, failure::Failure, identity, state::Store};
 
 pub fn status(conf: &Conf) -> Result<(), Failure> {
     let not_ready = |failure: Failure| CniError::PluginNotAvailable(chain(&failure));

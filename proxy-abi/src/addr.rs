@@ -1,7 +1,8 @@
 use bytemuck::{Pod, Zeroable};
 
-/// An IPv6 address, or an IPv4 one in its v4-mapped form (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2), as four 32-bit
-/// words that lie in memory in network byte order. Words, not bytes: BPF then moves it with four loads.
+/// An IPv6 address, or an IPv4 one in its v4-mapped form (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2), as
+/// four 32-bit words that lie in memory in network byte order. Words, not bytes: BPF then moves it with four
+/// loads.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Pod, Zeroable)]
 pub struct Addr(pub [u32; 4]);
@@ -10,10 +11,12 @@ pub struct Addr(pub [u32; 4]);
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
 
 impl Addr {
-    /// `::`, which no table uses as a real address: it stands for "any" in a [`crate::FrontendKey`] of kind `NODE_PORT`.
+    /// `::`, which no table uses as a real address: it stands for "any" in a [`crate::FrontendKey`] of kind
+    /// `NODE_PORT`.
     pub const UNSPECIFIED: Addr = Addr([0; 4]);
 
-    /// From an IPv4 address whose four bytes lie in network byte order in `raw` (as read from a packet or `user_ip4`).
+    /// From an IPv4 address whose four bytes lie in network byte order in `raw` (as read from a packet or
+    /// `user_ip4`).
     #[inline(always)]
     pub const fn from_v4_raw(raw: u32) -> Addr {
         Addr([0, 0, MAPPED, raw])

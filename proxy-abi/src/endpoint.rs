@@ -1,8 +1,8 @@
 use crate::Addr;
 use bytemuck::{Pod, Zeroable};
 
-/// Value of `ENDPOINTS`, by [`Addr`]: what on this node answers to an address. Pods' entries are written by the CNI
-/// plugin, the node's own by the agent.
+/// Value of `ENDPOINTS`, by [`Addr`]: what on this node answers to an address. Pods' entries are written by
+/// the CNI plugin, the node's own by the agent.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Endpoint {
@@ -11,8 +11,8 @@ pub struct Endpoint {
     /// The address of the pod's own end of the pair.
     pub mac: [u8; 6],
     pub flags: u16,
-    /// Node-local number of the label set; 0 until policies exist.
-    pub identity: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// Bits of [`Endpoint::flags`].

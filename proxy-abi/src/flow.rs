@@ -29,7 +29,8 @@ impl Tuple {
             && self.proto == other.proto
     }
 
-    /// Writes the same flow seen from the other end to `other`, without the detour over the stack that a value takes.
+    /// Writes the same flow seen from the other end to `other`, without the detour over the stack that a
+    /// value takes.
     #[inline(always)]
     pub const fn flip_to(&self, other: &mut Tuple) {
         other.src = self.dst;
@@ -49,12 +50,13 @@ impl Tuple {
 
 /// Value of `FLOWS`, by the [`Tuple`] of the packet as it meets us.
 ///
-/// A translated flow is two entries: forward `K → T` and reverse `T.flip() → K.flip()`, where `T` is the tuple after
-/// translation. Each entry names its twin: `entry.to.flip()`. The reverse entry goes in first, with `BPF_NOEXIST`:
-/// that insertion *is* the allocation of the SNAT port. Entries hold addresses, never slot numbers.
+/// A translated flow is two entries: forward `K → T` and reverse `T.flip() → K.flip()`, where `T` is the
+/// tuple after translation. Each entry names its twin: `entry.to.flip()`. The reverse entry goes in first,
+/// with `BPF_NOEXIST`: that insertion *is* the allocation of the SNAT port. Entries hold addresses, never
+/// slot numbers.
 ///
-/// A flow that is not established has a seat in `FLOW_QUEUE`, an array that is gone round: who takes the seat next removes the
-/// flow that had it, unless that is established by then.
+/// A flow that is not established has a seat in `FLOW_QUEUE`, an array that is gone round: who takes the seat
+/// next removes the flow that had it, unless that is established by then.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Flow {
@@ -75,8 +77,8 @@ pub struct Flow {
     pub path: Path,
 }
 
-/// Where packets of a flow go in one direction, once they are translated: what tables and routes said in the second
-/// [`Flow::seen_s`]. The first packet of another second forgets it and asks again.
+/// Where packets of a flow go in one direction, once they are translated: what tables and routes said in the
+/// second [`Flow::seen_s`]. The first packet of another second forgets it and asks again.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Path {
@@ -114,8 +116,8 @@ pub mod flow_flag {
     pub const FROM_UPLINK: u16 = 1 << 3;
     /// TCP: a FIN was seen in this direction.
     pub const FIN: u16 = 1 << 4;
-    /// The packet goes to its backend inside another, untouched, and the answer goes straight to the client: there is no
-    /// reverse entry here (direct server return).
+    /// The packet goes to its backend inside another, untouched, and the answer goes straight to the client:
+    /// there is no reverse entry here (direct server return).
     pub const DIRECT: u16 = 1 << 5;
     /// TCP: an RST was the last that was seen in this direction.
     pub const RESET: u16 = 1 << 6;
@@ -145,8 +147,8 @@ impl Seat {
     /// Elements of `FLOW_QUEUE`: as many as [`Flow::seat`] can name.
     pub const COUNT: u32 = 65_536;
 
-    /// How many of them are used where `FLOWS` has this many elements, a power of two: flows that may be evicted, of two
-    /// entries each, get no more than half of the table.
+    /// How many of them are used where `FLOWS` has this many elements, a power of two: flows that may be
+    /// evicted, of two entries each, get no more than half of the table.
     pub const fn in_use(flows: u32) -> u32 {
         let seats = if flows / 4 < Seat::COUNT { flows / 4 } else { Seat::COUNT };
         if seats == 0 { 0 } else { 1 << seats.ilog2() }
@@ -177,5 +179,6 @@ const _: () = assert!(size_of::<FragmentKey>() == 40);
 const _: () = assert!(size_of::<FragmentPorts>() == 4);
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Path>() == 36);
-/// With its key and what the kernel adds (56 bytes) an entry fills 192 bytes, the size that the kernel takes for it.
+/// With its key and what the kernel adds (56 bytes) an entry fills 192 bytes, the size that the kernel takes
+/// for it.
 const _: () = assert!(size_of::<Flow>() == 92);

@@ -3,8 +3,9 @@ use bytemuck::{Pod, Zeroable};
 
 /// Key of `FRONTENDS`: what a client dials.
 ///
-/// `port` 0 with `proto` 0 and kind `ADDRESS` marks an address as in use: a packet to one of its other ports is
-/// rejected (RST, ICMP port unreachable) where an address of the service range that is not in use is dropped.
+/// `port` 0 with `proto` 0 and kind `ADDRESS` marks an address as in use: a packet to one of its other ports
+/// is rejected (RST, ICMP port unreachable) where an address of the service range that is not in use is
+/// dropped.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct FrontendKey {
@@ -19,7 +20,8 @@ pub struct FrontendKey {
 pub mod frontend_kind {
     /// ClusterIP, ExternalIP, LoadBalancer IP.
     pub const ADDRESS: u8 = 0;
-    /// A NodePort on the addresses of this node that serve them (`ENDPOINTS` entries flagged `NODE_PORT`). IPv4.
+    /// A NodePort on the addresses of this node that serve them (`ENDPOINTS` entries flagged `NODE_PORT`).
+    /// IPv4.
     pub const NODE_PORT_V4: u8 = 1;
     /// The same for IPv6 (a NodePort's backends differ by family).
     pub const NODE_PORT_V6: u8 = 2;
@@ -41,8 +43,8 @@ impl Window {
     }
 }
 
-/// Value of `FRONTENDS`: two windows onto one contiguous run of elements of `SLOTS`, which they cover together. One write
-/// of this value moves a frontend from one set of backends to the next.
+/// Value of `FRONTENDS`: two windows onto one contiguous run of elements of `SLOTS`, which they cover
+/// together. One write of this value moves a frontend from one set of backends to the next.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Frontend {
@@ -65,7 +67,8 @@ pub mod frontend_flag {
     pub const NODE_PORT: u32 = 1 << 1;
     pub const EXTERNAL_IP: u32 = 1 << 2;
     pub const LOAD_BALANCER: u32 = 1 << 3;
-    /// Outsiders get only this node's endpoints, and the client's address is kept (externalTrafficPolicy: Local).
+    /// Outsiders get only this node's endpoints, and the client's address is kept (externalTrafficPolicy:
+    /// Local).
     pub const LOCAL_ONLY: u32 = 1 << 4;
     /// An empty window drops instead of rejecting (a Local policy with endpoints elsewhere).
     pub const DROP_IF_EMPTY: u32 = 1 << 5;
@@ -73,9 +76,9 @@ pub mod frontend_flag {
     pub const SOURCE_RANGES: u32 = 1 << 6;
     /// The windows are Maglev tables: the client's address and port name the element.
     pub const MAGLEV: u32 = 1 << 7;
-    /// Direct server return: packets go to the backend inside another packet, and the answer goes straight to the client. On
-    /// a node it is the tunnel's (see `DIRECT_MAC_TAG`), and backends of this node are reached as ever; the balancer in front
-    /// of nodes makes one of its own (RFC 2003, RFC 2473).
+    /// Direct server return: packets go to the backend inside another packet, and the answer goes straight to
+    /// the client. On a node it is the tunnel's (see `DIRECT_MAC_TAG`), and backends of this node are reached
+    /// as ever; the balancer in front of nodes makes one of its own (RFC 2003, RFC 2473).
     pub const DIRECT: u32 = 1 << 8;
 }
 
@@ -102,7 +105,8 @@ const _: () = assert!(size_of::<FrontendKey>() == 20);
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
 pub struct AffinityKey {
-    /// The client's address; for sockets, whose source is not known when they dial, [`AffinityKey::of_netns`].
+    /// The client's address; for sockets, whose source is not known when they dial,
+    /// [`AffinityKey::of_netns`].
     pub client: Addr,
     pub service_id: u32,
 }
@@ -115,7 +119,8 @@ impl AffinityKey {
     }
 }
 
-/// Value of `AFFINITY`: the backend that the client's next connections go to, while it is a member of its service port.
+/// Value of `AFFINITY`: the backend that the client's next connections go to, while it is a member of its
+/// service port.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Affinity {
@@ -126,8 +131,8 @@ pub struct Affinity {
     pub seen_s: u32,
 }
 
-/// Key of `MEMBERS`: a backend of a service port with affinity, so that one look tells whether a client may go on using
-/// it. The value (u32) has the bits of [`member_of`].
+/// Key of `MEMBERS`: a backend of a service port with affinity, so that one look tells whether a client may
+/// go on using it. The value (u32) has the bits of [`member_of`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct Member {
@@ -158,8 +163,8 @@ pub struct SourceOf {
     pub addr: Addr,
 }
 
-/// Key of the LPM trie `SOURCE_RANGES` (value u32, reserved). `prefix_len` counts the service id's 32 bits and those of the
-/// 128-bit form of the address (an IPv4 /24 is 152).
+/// Key of the LPM trie `SOURCE_RANGES` (value u32, reserved). `prefix_len` counts the service id's 32 bits
+/// and those of the 128-bit form of the address (an IPv4 /24 is 152).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct SourceRangeKey {

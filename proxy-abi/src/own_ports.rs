@@ -2,9 +2,9 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::Be16;
 
-/// Value of `OWN_PORTS`, an array: which ports of the node's own addresses translated flows have ever had. What has no mark
-/// here is the stack's alone, and told by one look. Marks are set by the programs and never taken away: one too many costs
-/// a look into the flow tables.
+/// Value of `OWN_PORTS`, an array: which ports of the node's own addresses translated flows have ever had.
+/// What has no mark here is the stack's alone, and told by one look. Marks are set by the programs and never
+/// taken away: one too many costs a look into the flow tables.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct OwnPorts {
@@ -16,10 +16,11 @@ pub struct OwnPorts {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum OwnPort {
-    /// Clients outside dial it at the node: a NodePort, or a service's port on an address that is the node's, too.
+    /// Clients outside dial it at the node: a NodePort, or a service's port on an address that is the node's,
+    /// too.
     Asked = 0,
-    /// What comes from it may be an answer to a translated flow: a backend in the host's network listens to it, or one that a
-    /// pod was sent to, or the node itself has spoken from it while a service had it.
+    /// What comes from it may be an answer to a translated flow: a backend in the host's network listens to
+    /// it, or one that a pod was sent to, or the node itself has spoken from it while a service had it.
     Answers = 1,
 }
 

@@ -1,5 +1,5 @@
 use crate::{
-    Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    Addr, Affinity, AffinityKey, Counter, Endpoint, Facts, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPorts, Peer, PodCidr, PodCidrKey, Reason, Seat, Slot, SocketKey,
     SocketOrigin, SourceRangeKey, Tuple, Uplink,
 };
@@ -56,9 +56,11 @@ pub mod prog {
     pub const FROM_UPLINK: &str = "from_uplink";
     /// tc egress of the uplink: masquerade, answers of host-network backends.
     pub const TO_UPLINK: &str = "to_uplink";
-    /// XDP on the uplink, in front of `FROM_UPLINK`. Not one of [`super::PROGRAMS`]: only where it is asked for.
+    /// XDP on the uplink, in front of `FROM_UPLINK`. Not one of [`super::PROGRAMS`]: only where it is asked
+    /// for.
     pub const UPLINK_XDP: &str = "uplink_xdp";
-    /// XDP on the devices of a balancer that stands in front of nodes. Not one of [`super::PROGRAMS`]: nodes do without.
+    /// XDP on the devices of a balancer that stands in front of nodes. Not one of [`super::PROGRAMS`]: nodes
+    /// do without.
     pub const LB_XDP: &str = "lb_xdp";
 }
 
@@ -86,7 +88,7 @@ const fn state<K, V>(name: &'static str, max_entries: u32) -> MapSpec {
 
 /// All pinned maps. The agent may ask for other sizes (flags, machine memory) when it creates them.
 pub const MAPS: &[MapSpec] = &[
-    derived::<u32, Config>(map::CONFIG, 1),
+    derived::<u32, Facts>(map::CONFIG, 1),
     derived::<FrontendKey, Frontend>(map::FRONTENDS, 65_536),
     derived::<u32, Slot>(map::SLOTS, 262_144),
     derived::<SourceRangeKey, u32>(map::SOURCE_RANGES, 16_384),

@@ -3,8 +3,8 @@ use bytemuck::{Pod, Zeroable};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal, $text:literal;)*) => {
-        /// What became of a packet. One enum for the verdict, the index into `COUNTERS`, the metric's label, the flow
-        /// log's text and the row in the documentation.
+        /// What became of a packet. One enum for the verdict, the index into `COUNTERS`, the metric's label,
+        /// the flow log's text and the row in the documentation.
         #[repr(u8)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
         pub enum Reason { $($(#[$doc])* $name = $number,)* }

@@ -1,7 +1,8 @@
 use crate::{Addr, Be16};
 use bytemuck::{Pod, Zeroable};
 
-/// Key of `SOCKETS` (LRU): a UDP socket of the node's own that was translated at connect or sendmsg, and the backend it was given.
+/// Key of `SOCKETS` (LRU): a UDP socket of the node's own that was translated at connect or sendmsg, and the
+/// backend it was given.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
 pub struct SocketKey {
@@ -13,8 +14,8 @@ pub struct SocketKey {
     pub reserved: [u8; 5],
 }
 
-/// Value of `SOCKETS`. By (socket, backend): the service address that getpeername and recvmsg show. Flagged `CHOICE`,
-/// by (socket, service address): the backend that the socket's datagrams stick to.
+/// Value of `SOCKETS`. By (socket, backend): the service address that getpeername and recvmsg show. Flagged
+/// `CHOICE`, by (socket, service address): the backend that the socket's datagrams stick to.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct SocketOrigin {
@@ -29,14 +30,15 @@ pub struct SocketOrigin {
 pub mod socket_flag {
     /// `addr` and `port` name a backend, not the service.
     pub const CHOICE: u16 = 1 << 0;
-    /// Of (socket, backend): the socket has spoken to the backend by another address since, and what comes from there bears
-    /// that one. Of a `CHOICE`: its backend's entry says so, or names another service.
+    /// Of (socket, backend): the socket has spoken to the backend by another address since, and what comes
+    /// from there bears that one. Of a `CHOICE`: its backend's entry says so, or names another service.
     pub const ASIDE: u16 = 1 << 1;
 }
 
-/// Element of `PEERS`, an array: what a TCP connection dialled and whom it got, for getpeername. Each socket has one place,
-/// by its cookie; the cookies follow each other, so that the places of the last [`Peer::PLACES`] sockets are their own. An
-/// insertion into an LRU hash costs more than all else that is done at connect.
+/// Element of `PEERS`, an array: what a TCP connection dialled and whom it got, for getpeername. Each socket
+/// has one place, by its cookie; the cookies follow each other, so that the places of the last
+/// [`Peer::PLACES`] sockets are their own. An insertion into an LRU hash costs more than all else that is
+/// done at connect.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Peer {

@@ -4,8 +4,11 @@ mod report;
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use proxy_abi::map;
+use proxy_maps::{FlowTable, PinnedTables, Reconciler};
 use proxy_state::{NodeTables, ObjectKey, Resets, State};
+use skerry_client::{ConnectError, Connection, Source, connect};
 use skerry_kernel::{PerCpuMap, return_free_pages};
+use skerry_vocabulary::chain;
 use tokio::{
     sync::{mpsc, watch as channel},
     task::JoinSet,
@@ -15,22 +18,28 @@ use tokio_util::sync::CancellationToken;
 
 use self::{intake::Intake, report::Capacity};
 use crate::{
-    access::{addresses, client, lock},
-    admin::{self, AdminError},
+    api::{
+        access::{addresses, lock},
+        warn::{self, Warnings},
+        watch::{Kind, Received, follow},
+    },
     config::{Config, MapSizes},
-    events::log_drops,
-    flows::{Flows, collect_forever},
-    maps::{Inherited, PinnedTables},
-    metrics::Metrics,
-    monitor::{MonitorError, monitor},
-    node::{Node, NodeError, Start},
+    connections::{
+        flows::{Flows, collect_forever},
+        reset::{Resetter, reset_forever},
+    },
+    node::{
+        monitor::{MonitorError, monitor},
+        {Node, NodeError, Start},
+    },
     outside::Outside,
-    pins::Pins,
-    reconcile::Reconciler,
-    reset::{Resetter, reset_forever},
-    serve::{Readiness, ServeError, listen, serve, serve_tools},
-    warn::{self, Warnings},
-    watch::{Kind, Received, chain, follow},
+    programs::{inherited::Inherited, pins::Pins},
+    tell::{
+        admin::{self, AdminError},
+        drops::follow_drops,
+        metrics::Metrics,
+        serve::{Readiness, ServeError, listen, serve, serve_tools},
+    },
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +56,8 @@ pub enum AgentError {
     Admin(#[from] AdminError),
     #[error("take up the pinned maps")]
     Maps(#[source] skerry_kernel::Error),
-    #[error("read kubeconfig {path}")]
-    Kubeconfig { path: PathBuf, source: Box<kube::config::KubeconfigError> },
-    #[error("use the pod's service account (not in a cluster? set --kubeconfig)")]
-    InCluster(#[source] Box<kube::config::InClusterError>),
-    #[error("make a client for the API server")]
-    Client(#[source] Box<kube::Error>),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]
@@ -119,7 +124,8 @@ async fn serve_until(
     shutdown: &CancellationToken,
     progress: &channel::Sender<Progress>,
 ) -> Result<Option<MapSizes>, AgentError> {
-    let (client, server) = client(config).await?;
+    let server = connect(&Source::of(config.kubeconfig.as_deref())).await?;
+    let client = server.client.clone();
     let pins = Pins::new(&config.pin_root);
     let metrics = Arc::new(Metrics::new());
     let readiness = Arc::new(Readiness::default());
@@ -157,8 +163,8 @@ async fn serve_until(
     let outside = Outside::start(config, node.uplink_index(), &metrics, &readiness, &mut tasks);
     let followers = tokio::sync::broadcast::Sender::new(admin::BACKLOG);
     tasks.spawn(admin::serve(admin::listen(&config.run_dir)?, followers.clone()));
-    tasks.spawn(log_drops(drops, followers));
-    let gc = Flows::open(&pins).map_err(AgentError::Maps)?;
+    tasks.spawn(follow_drops(drops, followers));
+    let gc = FlowTable::open(&pins.maps()).map_err(AgentError::Maps)?;
     tasks.spawn(collect_forever(gc, pins.clone(), config.flow_gc_interval, metrics.clone()));
     let (resets, changed_resets) = channel::channel(Resets::default());
     let resetter = Resetter::open(&pins, &config.cni_state_dir).map_err(AgentError::Maps)?;
@@ -206,7 +212,7 @@ async fn serve_until(
 /// The node's side, once there is a way out. `None`: shut down before.
 async fn start_node(
     config: Config,
-    server: http::Uri,
+    server: Connection,
     shutdown: CancellationToken,
     progress: channel::Sender<Progress>,
 ) -> Result<Option<Start>, AgentError> {
@@ -246,7 +252,7 @@ async fn await_node(
 }
 
 struct Agent {
-    reconciler: Reconciler<PinnedTables>,
+    reconciler: Reconciler<State, PinnedTables>,
     flows: Flows,
     node: Node,
     /// `None` until every watch has listed once.
@@ -298,10 +304,10 @@ impl Agent {
                 biased;
                 () = shutdown.cancelled() => return None,
                 Some(first) = updates.recv() => {
-                    self.intake.take(&mut self.reconciler.state, first);
+                    self.intake.take(&mut self.reconciler.wants, first);
                     for _ in 0..BATCH {
                         let Ok(next) = updates.try_recv() else { break };
-                        self.intake.take(&mut self.reconciler.state, next);
+                        self.intake.take(&mut self.reconciler.wants, next);
                     }
                     self.sync().await;
                 }
@@ -346,7 +352,7 @@ impl Agent {
                 self.metrics.syncs.inc();
                 self.metrics.operations.inc_by(synced.operations as u64);
                 self.metrics.refused.set(synced.refused.len() as i64);
-                self.warn(&synced.refused, synced.services, nodes_changed);
+                self.warn(&synced.refused, synced.owners, nodes_changed);
                 if self.larger.is_some() {
                     return;
                 }
@@ -359,12 +365,12 @@ impl Agent {
                     self.udp_again = synced.udp_changed;
                     self.end_stale_udp();
                 }
-                if self.reconciler.state.take_resets_dirty() {
+                if self.reconciler.wants.take_resets_dirty() {
                     self.resets_at.get_or_insert(Instant::now() + RESETS_DELAY);
                 }
                 were_held_back = self.node.maps_are_filled();
                 must_settle |= were_held_back;
-                self.outside.synced(&mut self.reconciler.state, self.node.uplink_index());
+                self.outside.synced(&mut self.reconciler.wants, self.node.uplink_index());
                 self.report(latency);
             }
             Err(error) => {
@@ -389,12 +395,12 @@ impl Agent {
     }
 
     async fn nodes_changed(&mut self) -> bool {
-        if !self.reconciler.state.nodes_are_dirty() && self.node_tables.is_some() {
+        if !self.reconciler.wants.nodes_are_dirty() && self.node_tables.is_some() {
             return false;
         }
         // What Nodes claim is judged by what this node needs now.
         self.tell_bounds().await;
-        let tables = self.reconciler.state.node_tables();
+        let tables = self.reconciler.wants.node_tables();
         let changed = self.node_tables.as_ref() != Some(&tables);
         let before = self.node_tables.as_ref().map(|tables| &tables.warnings);
         for (node, warnings) in &tables.warnings {
@@ -408,7 +414,7 @@ impl Agent {
     }
 
     async fn tell_bounds(&mut self) {
-        let state = &mut self.reconciler.state;
+        let state = &mut self.reconciler.wants;
         match self.node.bounds(&state.claimed()).await {
             Ok(bounds) => state.set_bounds(bounds),
             Err(error) => {
@@ -419,7 +425,7 @@ impl Agent {
 
     async fn tell_own_addresses(&mut self) {
         match self.node.own_addresses(self.node_tables.as_ref()).await {
-            Ok(addresses) => self.reconciler.state.set_own_addresses(addresses),
+            Ok(addresses) => self.reconciler.wants.set_own_addresses(addresses),
             Err(error) => {
                 tracing::error!(error = chain(&error), "the node's addresses are not known: as before")
             }
@@ -459,7 +465,7 @@ impl Agent {
         if self.node_tables.is_some() {
             self.tell_own_addresses().await;
             self.tell_bounds().await;
-            if self.reconciler.state.is_dirty() {
+            if self.reconciler.wants.is_dirty() {
                 self.sync_at = Some(Instant::now());
             }
         }

@@ -4,15 +4,16 @@ use proxy_abi::map;
 use skerry_kernel::{Direction, Link, Map, detach_filter};
 
 use crate::{
-    access::LOCK,
-    admin::SOCKET,
-    announced,
-    attach::detach_from_nodes_devices,
+    api::access::LOCK,
     config::Config,
-    conflist::{self, ConflistError},
-    network::{Network, NetworkError},
-    pins::Pins,
-    settings::{Settings, SettingsError},
+    node::{
+        conflist::{self, ConflistError},
+        network::{Network, NetworkError},
+        settings::{Settings, SettingsError},
+    },
+    outside::announced,
+    programs::{attach::detach_from_nodes_devices, pins::Pins},
+    tell::admin::SOCKET,
 };
 
 /// A part of the proxy's set-up that could not be taken away.

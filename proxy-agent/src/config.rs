@@ -9,10 +9,10 @@ use ipnetwork::IpNetwork;
 use proxy_state::Defaults as ServiceDefaults;
 use skerry_kernel::XdpChoice;
 
-use crate::capacity::{default_flows, default_max_bytes};
+use crate::programs::capacity::{default_flows, default_max_bytes};
 
 /// Ranges that [`Config::unwrap_from`] may have.
-pub const MOST_BALANCERS: usize = proxy_abi::Config::BALANCERS;
+pub const MOST_BALANCERS: usize = proxy_abi::Facts::BALANCERS;
 
 /// Everything the agent is told from outside. [`Config::new`] has the defaults that fit an ordinary node.
 #[derive(Clone, Debug)]

@@ -1,3 +1,11 @@
+//! Devices and routes: this node's side of the proxy. What hangs together is brought to what the tables say in one place
+//! ([`Node`]), in an order in which no packet meets a moment without a program.
+
+pub(crate) mod conflist;
+pub(crate) mod monitor;
+pub(crate) mod network;
+pub(crate) mod settings;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -7,24 +15,26 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use cni_plugin::{RestoreError, restore};
 use ipnetwork::IpNetwork;
-use proxy_abi::{
-    Addr, Config as Facts, PodCidr, PodCidrKey, Seat, Uplink as WayOut, endpoint_flag, map, prog,
-};
+use proxy_abi::{Addr, Facts, PodCidr, PodCidrKey, Seat, Uplink as WayOut, endpoint_flag, map, prog};
 use proxy_state::{Bounds, Kept, NodeTables, router_address};
 use skerry_kernel::{Map, Update, cgroup2_mount, is_cgroup2, netns_cookie, pinned_map_info};
 
-use crate::{
-    attach::{AttachError, Attachments, Changes, Hooks},
-    config::Config,
-    conflist::{self, ConflistError},
-    facts::{Found, facts},
-    load::{LoadError, load},
-    maps::Inherited,
+use self::{
+    conflist::ConflistError,
     network::{Network, NetworkError, OVERLAY, SideUplink, Uplink, reached},
-    old_flows,
-    pins::Pins,
     settings::{Settings, SettingsError},
-    watch::chain,
+};
+use skerry_vocabulary::chain;
+use crate::{
+    config::Config,
+    programs::{
+        attach::{AttachError, Attachments, Changes, Hooks},
+        facts::{Found, facts},
+        inherited::Inherited,
+        load::{LoadError, load},
+        old_flows,
+        pins::Pins,
+    },
 };
 
 /// This node's side of the proxy: device, routes, settings, programs and their attachments.

@@ -1,10 +1,19 @@
+//! What others than our own packets ask this node about: who has a load-balancer address, who has healthy endpoints.
+
+pub(crate) mod announced;
+mod health_check;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use proxy_state::State;
 use skerry_announce::{Announcer, Count};
 use tokio::task::JoinSet;
 
-use crate::{announced, config::Config, health_check::HealthChecks, metrics::Metrics, serve::Readiness};
+use self::health_check::HealthChecks;
+use crate::{
+    config::Config,
+    tell::{metrics::Metrics, serve::Readiness},
+};
 
 /// How long an agent that has just started waits for the API server before it answers for what its predecessor did.
 const RECALL: Duration = Duration::from_secs(5);

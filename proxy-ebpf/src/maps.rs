@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Config, Counter, DropEvent, Endpoint, Flow, FragmentKey, FragmentPorts,
+    Addr, Affinity, AffinityKey, Counter, DropEvent, Endpoint, Facts, Flow, FragmentKey, FragmentPorts,
     Frontend, FrontendKey, Link, MAPS, Member, OwnPorts, Peer, PodCidr, Reason, Seat, Slot, SocketKey,
     SocketOrigin, SourceOf, Tuple, Uplink, map,
 };
@@ -35,7 +35,7 @@ const fn equal(a: &[u8], b: &[u8]) -> bool {
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
-pub static CONFIG: Array<Config, 1> = Array::new();
+pub static CONFIG: Array<Facts, 1> = Array::new();
 #[btf_map]
 pub static FRONTENDS: HashMap<FrontendKey, Frontend, { size(map::FRONTENDS) }, SPARSE> = HashMap::new();
 #[btf_map]

@@ -11,8 +11,10 @@ use aya_ebpf::{
     helpers::generated as helper,
     programs::TcContext,
 };
-use proxy_abi::{Addr, Be16, Config, Tuple};
-use proxy_datapath::{Change, NextHop, Packet, Round, Scratch, Shape, Tables, Tunnel, Verdict, is_change};
+use proxy_abi::{Addr, Be16, Facts, Tuple};
+use proxy_datapath::{
+    Change, NextHop, Packet, PacketSteps, Round, Scratch, Sender, Shape, Tables, Tunnel, Verdict, is_change,
+};
 
 use crate::{fib, steps, tables::Kernel};
 
@@ -76,23 +78,23 @@ impl Skb<'_> {
         false
     }
 
-    /// Names the node that the VXLAN device will send the packet to. No outer checksum over IPv4: the inner one protects the
-    /// data, and devices have been seen to get the outer one wrong. Over IPv6 the receiver drops what has none (RFC 8200
-    /// section 8.1), unless its device was made to take it (RFC 6935).
+    /// Names the node that the VXLAN device will send the packet to. No outer checksum over IPv4: the inner
+    /// one protects the data, and devices have been seen to get the outer one wrong. Over IPv6 the receiver
+    /// drops what has none (RFC 8200 section 8.1), unless its device was made to take it (RFC 6935).
     #[inline(always)]
-    pub fn set_tunnel(&self, node: &Addr, config: &Config) -> bool {
+    pub fn set_tunnel(&self, node: &Addr, facts: &Facts) -> bool {
         // SAFETY: integers and arrays of them: all zeroes is a value.
         let mut key: bpf_tunnel_key = unsafe { mem::zeroed() };
-        key.tunnel_id = config.vni;
+        key.tunnel_id = facts.vni;
         key.tunnel_ttl = TUNNEL_HOPS;
         let flags;
         if node.is_v4() {
             flags = BPF_F_ZERO_CSUM_TX as u64;
             key.__bindgen_anon_1.remote_ipv4 = u32::from_be(node.v4_raw());
-            key.__bindgen_anon_3.local_ipv4 = u32::from_be(config.node_v4.v4_raw());
+            key.__bindgen_anon_3.local_ipv4 = u32::from_be(facts.node_v4.v4_raw());
         } else {
             key.__bindgen_anon_1.remote_ipv6 = node.0;
-            key.__bindgen_anon_3.local_ipv6 = config.node_v6.0;
+            key.__bindgen_anon_3.local_ipv6 = facts.node_v6.0;
             flags = BPF_F_TUNINFO_IPV6 as u64;
         }
         // SAFETY: the helper reads no more than the size it is told.
@@ -121,7 +123,8 @@ impl Packet for Skb<'_> {
         if socket.is_null() {
             return false;
         }
-        // SAFETY: it holds a reference to it; in host byte order. One without a port sends from none: a test run's.
+        // SAFETY: it holds a reference to it; in host byte order. One without a port sends from none: a test
+        // run's.
         let own = unsafe { (*socket).src_port };
         own == 0 || own == port.get() as u32
     }
@@ -172,7 +175,7 @@ impl Packet for Skb<'_> {
     #[inline(always)]
     fn work_out(&self, change: &mut Change) {
         Kernel.repeat(Change::ROUNDS, |round| {
-            change.step(round);
+            change.advance(round);
             Round::Again
         });
     }
@@ -196,10 +199,22 @@ impl Packet for Skb<'_> {
         let mut query = fib::query(tuple, unsafe { (*self.raw()).ingress_ifindex });
         fib::ask(self.0.as_ptr(), &mut query, hop);
     }
+}
 
+impl PacketSteps for Skb<'_> {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::skb_parse(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn sender<T: Tables>(&self, _tables: &T, s: &mut Scratch) -> Sender {
+        steps::skb_sender(self.raw(), s)
+    }
+
+    #[inline(always)]
+    fn speaks_from_service<T: Tables>(&self, _tables: &T, s: &mut Scratch) -> bool {
+        steps::skb_speaks_from_service(self.raw(), s)
     }
 
     #[inline(always)]
@@ -213,7 +228,7 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
-    fn forward(&mut self, s: &mut Scratch, _config: &Config) -> Verdict {
+    fn forward(&mut self, s: &mut Scratch, _facts: &Facts) -> Verdict {
         steps::skb_forward(self.raw(), s);
         s.verdict
     }

@@ -71,8 +71,8 @@ impl Socket for V6<'_> {
 
     #[inline(always)]
     fn set_address(&mut self, addr: &Addr, port: Be16) {
-        // SAFETY: as above; these hooks may write all of them. Volatile: the verifier takes words, the compiler would
-        // join two of them.
+        // SAFETY: as above; these hooks may write all of them. Volatile: the verifier takes words, the
+        // compiler would join two of them.
         unsafe {
             let address = self.0.sock_addr;
             core::ptr::write_volatile(&raw mut (*address).user_ip6[0], addr.0[0]);

@@ -1,8 +1,10 @@
-//! The datapath's steps as global functions: the verifier walks each once, by itself (kernel commit 51c39bb1d5d1).
+//! The datapath's steps as global functions: the verifier walks each once, by itself (kernel commit
+//! 51c39bb1d5d1).
 //!
-//! Exported, which makes them global; callers inside this object only. The verifier knows a context by its type and takes every
-//! other pointer for one to so many bytes that may be null. Up to Linux 6.1 such memory can be no key and no value of a map,
-//! as an element of a map can: hence each step asks for the scratch memory itself.
+//! Exported, which makes them global; callers inside this object only. The verifier knows a context by its
+//! type and takes every other pointer for one to so many bytes that may be null. Up to Linux 6.1 such memory
+//! can be no key and no value of a map, as an element of a map can: hence each step asks for the scratch
+//! memory itself.
 
 use core::arch::asm;
 
@@ -13,13 +15,14 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use proxy_datapath::{
-    Found, Scratch, Shape, Side, Tables,
-    step::{self, Recorded},
+    Found, Scratch, Sender, Shape, Side, Tables,
+    steps::{self, Recorded},
 };
 
 use crate::{skb::Skb, tables::Kernel, xdp::Xdp};
 
-/// Working memory of the packet in hand, one a CPU: tc and XDP programs run with bottom halves off, so none meets another's.
+/// Working memory of the packet in hand, one a CPU: tc and XDP programs run with bottom halves off, so none
+/// meets another's.
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
@@ -54,11 +57,11 @@ macro_rules! global {
 }
 
 global! {
-    find_flow(s) -> bool, false, step::find_flow(&Kernel, s);
-    answers_are_taken(s) -> bool, false, step::answers_are_taken(&Kernel, s);
-    find_service(s, side: Side) -> Found, Found::No, step::find_service(&Kernel, s, side);
-    locate(s) -> u32, 0, { step::locate(&Kernel, s); 0 };
-    record(s) -> Recorded, Recorded::Refused, step::record(&Kernel, s);
+    find_flow(s) -> bool, false, steps::find_flow(&Kernel, s);
+    answers_are_taken(s) -> bool, false, steps::answers_are_taken(&Kernel, s);
+    find_service(s, side: Side) -> Found, Found::No, steps::find_service(&Kernel, s, side);
+    locate(s) -> u32, 0, { steps::locate(&Kernel, s); 0 };
+    record(s) -> Recorded, Recorded::Refused, steps::record(&Kernel, s);
 }
 
 macro_rules! global_packet {
@@ -75,26 +78,28 @@ macro_rules! global_packet {
 }
 
 global_packet! { __sk_buff, TcContext::new =>
-    skb_parse(packet, s) -> Shape, Shape::Broken, step::parse(packet, s);
-    skb_keep(packet, s) -> u32, 0, { step::keep(packet, &Kernel, s); 0 };
-    skb_rewrite(packet, s) -> bool, false, step::rewrite(packet, s);
+    skb_parse(packet, s) -> Shape, Shape::Broken, steps::parse(packet, s);
+    skb_sender(packet, s) -> Sender, Sender::Other, steps::sender(packet, &Kernel, s);
+    skb_speaks_from_service(packet, s) -> bool, false, steps::speaks_from_service(packet, &Kernel, s);
+    skb_keep(packet, s) -> u32, 0, { steps::keep(packet, &Kernel, s); 0 };
+    skb_rewrite(packet, s) -> bool, false, steps::rewrite(packet, s);
     skb_forward(packet, s) -> u32, 0, { forward(packet, s); 0 };
-    skb_reject(packet, s) -> u32, 0, { step::reject(packet, s); 0 };
-    skb_expired(packet, s) -> u32, 0, { step::expired(packet, s); 0 };
-    skb_too_big(packet, s, mtu: u32) -> u32, 0, { step::too_big(packet, s, mtu); 0 };
+    skb_reject(packet, s) -> u32, 0, { steps::reject(packet, s); 0 };
+    skb_expired(packet, s) -> u32, 0, { steps::expired(packet, s); 0 };
+    skb_too_big(packet, s, mtu: u32) -> u32, 0, { steps::too_big(packet, s, mtu); 0 };
 }
 
 global_packet! { xdp_md, XdpContext::new =>
-    xdp_parse(packet, s) -> Shape, Shape::Broken, step::parse(packet, s);
-    xdp_rewrite(packet, s) -> bool, false, step::rewrite(packet, s);
-    xdp_reject(packet, s) -> u32, 0, { step::reject(packet, s); 0 };
-    xdp_too_big(packet, s, mtu: u32) -> u32, 0, { step::too_big(packet, s, mtu); 0 };
+    xdp_parse(packet, s) -> Shape, Shape::Broken, steps::parse(packet, s);
+    xdp_rewrite(packet, s) -> bool, false, steps::rewrite(packet, s);
+    xdp_reject(packet, s) -> u32, 0, { steps::reject(packet, s); 0 };
+    xdp_too_big(packet, s, mtu: u32) -> u32, 0, { steps::too_big(packet, s, mtu); 0 };
 }
 
 #[inline(always)]
 fn forward(packet: &mut Skb<'_>, s: &mut Scratch) {
-    if let Some(config) = Kernel.config() {
-        step::forward(packet, s, config);
+    if let Some(facts) = Kernel.facts() {
+        steps::forward(packet, s, facts);
     }
 }
 

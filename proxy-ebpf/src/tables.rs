@@ -11,11 +11,11 @@ use aya_ebpf::{
     },
 };
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    Addr, Affinity, AffinityKey, Be16, Endpoint, Facts, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin, SourceOf,
     Tuple, Uplink,
 };
-use proxy_datapath::{Found, Insert, Round, Scratch, Side, Tables, step::Recorded};
+use proxy_datapath::{Found, Insert, Round, Scratch, Side, TableSteps, Tables, steps::Recorded};
 
 use crate::{
     maps::{
@@ -47,14 +47,14 @@ const EEXIST: i32 = -17;
 
 impl Tables for Kernel {
     #[inline(always)]
-    fn config(&self) -> Option<&Config> {
-        CONFIG.get(0).filter(|config| config.abi_version != 0)
+    fn facts(&self) -> Option<&Facts> {
+        CONFIG.get(0).filter(|facts| facts.abi_version != 0)
     }
 
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
-        // SAFETY: stays readable until this program ends; one that is recycled meanwhile is found out by the slot's service id
-        // and generation.
+        // SAFETY: stays readable until this program ends; one that is recycled meanwhile is found out by the
+        // slot's service id and generation.
         unsafe { FRONTENDS.get(key) }
     }
 
@@ -89,7 +89,8 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn endpoint(&self, addr: &Addr) -> Option<&Endpoint> {
-        // SAFETY: elements are written whole by the CNI plugin and the agent and stay readable until this program ends.
+        // SAFETY: elements are written whole by the CNI plugin and the agent and stay readable until this
+        // program ends.
         unsafe { ENDPOINTS.get(addr) }
     }
 
@@ -118,8 +119,8 @@ impl Tables for Kernel {
     #[inline(always)]
     fn flow<R>(&self, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R> {
         let entry = FLOWS.get_ptr_mut(key)?;
-        // SAFETY: the element stays readable and writable until this program ends. Two CPUs may write one entry at a time:
-        // every field is a word or less, and counts and times need not be exact.
+        // SAFETY: the element stays readable and writable until this program ends. Two CPUs may write one
+        // entry at a time: every field is a word or less, and counts and times need not be exact.
         Some(f(unsafe { &mut *entry }))
     }
 
@@ -139,19 +140,20 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn take_seat(&self, config: &Config, key: &Tuple, before: &mut Tuple) -> u16 {
+    fn take_seat(&self, facts: &Facts, key: &Tuple, before: &mut Tuple) -> u16 {
         before.proto = 0;
-        let Some(mask) = config.flow_queue.checked_sub(1) else { return 0 };
+        let Some(mask) = facts.flow_queue.checked_sub(1) else { return 0 };
         let Some(head) = FLOW_QUEUE_HEAD.get_ptr_mut(0) else { return 0 };
         let mut next = 1_u64;
-        // SAFETY: elements of an array stay. `core` has no read-and-add for this target; the instruction is known since Linux 5.12.
+        // SAFETY: elements of an array stay. `core` has no read-and-add for this target; the instruction is
+        // known since Linux 5.12.
         unsafe {
             asm!("{next} = atomic_fetch_add((u64 *)({head} + 0), {next})", next = inout(reg) next, head = in(reg) head);
         }
         let index = next as u32 & mask;
         if let Some(seat) = FLOW_QUEUE.get_ptr_mut(index) {
-            // SAFETY: as above. Who takes the same seat meanwhile has gone round the whole queue; a torn key names no flow, or one
-            // that does not have the seat.
+            // SAFETY: as above. Who takes the same seat meanwhile has gone round the whole queue; a torn key
+            // names no flow, or one that does not have the seat.
             unsafe {
                 *before = (*seat).key;
                 (*seat).key = *key;
@@ -209,7 +211,8 @@ impl Tables for Kernel {
     #[inline(always)]
     fn peer(&self, cookie: u64) -> Option<Peer> {
         let place = PEERS.get_ptr(Peer::place(cookie))?;
-        // SAFETY: elements of an array stay. Another socket may be writing: its cookie is the last that it writes.
+        // SAFETY: elements of an array stay. Another socket may be writing: its cookie is the last that it
+        // writes.
         let (peer, after) = unsafe { (place.read(), (&raw const (*place).cookie).read_volatile()) };
         (peer.cookie == cookie && after == cookie).then_some(peer)
     }
@@ -232,7 +235,8 @@ impl Tables for Kernel {
     #[inline(always)]
     fn repeat(&self, times: u32, mut f: impl FnMut(u32) -> Round) {
         let (call, context) = (round_of(&f), (&raw mut f).cast());
-        // SAFETY: the helper calls `call` with `context`, which outlives the call and is of the type that `call` takes it for.
+        // SAFETY: the helper calls `call` with `context`, which outlives the call and is of the type that
+        // `call` takes it for.
         unsafe { bpf_loop(times, call, context, 0) };
     }
 
@@ -247,7 +251,9 @@ impl Tables for Kernel {
         // SAFETY: takes no argument.
         unsafe { bpf_get_prandom_u32() }
     }
+}
 
+impl TableSteps for Kernel {
     #[inline(always)]
     fn find_flow(&self, s: &mut Scratch) -> bool {
         steps::find_flow(s)

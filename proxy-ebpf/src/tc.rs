@@ -44,7 +44,8 @@ pub fn from_overlay(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_overlay(ctx: TcContext) -> i32 {
     let Some(mut run) = Run::start(&ctx) else { return TC_ACT_UNSPEC };
-    // The stack routes by replacing the skb's destination: only a packet of ours still has tunnel metadata here.
+    // The stack routes by replacing the skb's destination: only a packet of ours still has tunnel metadata
+    // here.
     let keyed = run.skb.tunnel(&mut Tunnel::default());
     let verdict = proxy_datapath::to_overlay(&mut run.skb, &Kernel, run.scratch, keyed);
     run.finish(&verdict)
@@ -110,15 +111,15 @@ impl<'a> Run<'a> {
 
     #[inline(always)]
     fn tunnel(&self, verdict: &Verdict) -> i32 {
-        let Some(config) = Kernel.config() else { return TC_ACT_SHOT };
-        if !self.skb.set_tunnel(&verdict.node, config) {
+        let Some(facts) = Kernel.facts() else { return TC_ACT_SHOT };
+        if !self.skb.set_tunnel(&verdict.node, facts) {
             return TC_ACT_SHOT;
         }
         if matches!(verdict.action, Action::Keyed) {
             return TC_ACT_UNSPEC;
         }
         // SAFETY: plain numbers; the helper checks the device.
-        unsafe { helper::bpf_redirect(config.overlay_ifindex, 0) as i32 }
+        unsafe { helper::bpf_redirect(facts.overlay_ifindex, 0) as i32 }
     }
 }
 

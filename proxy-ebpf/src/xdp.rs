@@ -1,8 +1,8 @@
 //! `Packet` over an xdp_md, and the program of a balancer that stands in front of nodes.
 //!
-//! Headers are read in place, in a packet's first [`REACH`] bytes (the verifier wants a bound on every offset), and so are the
-//! first ones written; more than a few other bytes are written by helpers: they come from the stack, where words lie at
-//! multiples of their size or are moved byte by byte.
+//! Headers are read in place, in a packet's first [`REACH`] bytes (the verifier wants a bound on every
+//! offset), and so are the first ones written; more than a few other bytes are written by helpers: they come
+//! from the stack, where words lie at multiples of their size or are moved byte by byte.
 
 use core::{
     arch::asm,
@@ -21,8 +21,8 @@ use aya_ebpf::{
 };
 use proxy_abi::{Be16, Tuple, proto};
 use proxy_datapath::{
-    Action, Change, Frame, Head, NextHop, Packet, Round, Scratch, Shape, Tables, Verdict, add_sums,
-    fix_checksum, from_nic, from_wire,
+    Action, Change, Frame, Head, NextHop, Packet, PacketSteps, Round, Scratch, Shape, Tables, Verdict,
+    add_sums, fix_checksum, from_nic, from_wire,
 };
 
 use crate::{
@@ -83,8 +83,9 @@ fn finish(packet: &Xdp, scratch: &Scratch, verdict: &Verdict, length: u32) -> u3
     }
 }
 
-/// Changes nothing about an offset below [`REACH`], and shows the verifier that it is one: it forgets a comparison of what is
-/// spilled later, but not a mask. Written down as an instruction, since the compiler would leave it out.
+/// Changes nothing about an offset below [`REACH`], and shows the verifier that it is one: it forgets a
+/// comparison of what is spilled later, but not a mask. Written down as an instruction, since the compiler
+/// would leave it out.
 #[inline(always)]
 fn bounded(at: u64) -> u64 {
     let mut at = at;
@@ -109,11 +110,12 @@ macro_rules! move_word {
     };
 }
 
-/// Copies bytes word by word, wherever they lie: the compiler would move what may lie anywhere byte by byte, and each would take
-/// a register and then a word of the 512 bytes of stack.
+/// Copies bytes word by word, wherever they lie: the compiler would move what may lie anywhere byte by byte,
+/// and each would take a register and then a word of the 512 bytes of stack.
 ///
-/// `REST_FIRST`: what fills no word of 8 bytes comes first. After an Ethernet header no field of an IP header is in two of the words
-/// that were written then, which would cost who reads it a wait; but on the stack words must lie at multiples of their size.
+/// `REST_FIRST`: what fills no word of 8 bytes comes first. After an Ethernet header no field of an IP header
+/// is in two of the words that were written then, which would cost who reads it a wait; but on the stack
+/// words must lie at multiples of their size.
 ///
 /// # Safety
 /// `from` must be readable, `to` writable, and they must not overlap.
@@ -210,7 +212,8 @@ fn fix(packet: &mut Xdp<'_>, at: u32, diff: u32, zero_is_none: bool) -> bool {
 impl Packet for Xdp<'_> {
     #[inline(always)]
     fn length(&self) -> u32 {
-        // Not the difference of the two ends: cut to 32 bits it becomes arithmetic on pointers, which the verifier refuses.
+        // Not the difference of the two ends: cut to 32 bits it becomes arithmetic on pointers, which the
+        // verifier refuses.
         // SAFETY: the context is valid for the whole run.
         (unsafe { helper::bpf_xdp_get_buff_len(self.raw()) }) as u32
     }
@@ -273,7 +276,7 @@ impl Packet for Xdp<'_> {
     #[inline(always)]
     fn work_out(&self, change: &mut Change) {
         Kernel.repeat(Change::ROUNDS, |round| {
-            change.step(round);
+            change.advance(round);
             Round::Again
         });
     }
@@ -305,7 +308,9 @@ impl Packet for Xdp<'_> {
             self.copy_from(head.first::<{ Head::V6 }>())
         }
     }
+}
 
+impl PacketSteps for Xdp<'_> {
     #[inline(always)]
     fn parse(&self, s: &mut Scratch) -> Shape {
         steps::xdp_parse(self.raw(), s)

@@ -185,6 +185,12 @@ impl Actual {
         })
     }
 
+    /// Who gets new flows to a frontend; `None`: there is no such frontend.
+    pub fn backends(&self, key: &FrontendKey) -> Option<HashSet<(Addr, Be16)>> {
+        let run = windows_run(self.frontends.get(key)?);
+        Some(self.run_slots(run.first, run.count).iter().map(|slot| (slot.addr, slot.port)).collect())
+    }
+
     /// Frontends, slots in use.
     pub fn usage(&self) -> (u32, u32) {
         (self.frontends.len() as u32, self.runs.used_slots())

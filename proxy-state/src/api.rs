@@ -9,6 +9,8 @@ use serde::{
     de::{IgnoredAny, SeqAccess, Visitor},
 };
 
+use skerry_vocabulary::ObjectKey;
+
 use crate::ip::{parse_ip, unfit};
 
 /// Condition of a Service whose load-balancer addresses Skerry's own controller has given: only these are announced by
@@ -235,6 +237,13 @@ wire! {
         #[serde(rename = "type")]
         kind: String,
         address: String,
+    }
+}
+
+impl Meta {
+    /// The object's name within its kind.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.namespace, &self.name)
     }
 }
 

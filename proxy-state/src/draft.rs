@@ -4,11 +4,11 @@ use crate::{
     actual::{Actual, PortRecord, Run, ServiceRecord},
     desired::{Backend, FrontendSpec, ServicePortTable, mark},
     extras::Extras,
-    ingest::State,
     model::ObjectKey,
     nodes::NodeTables,
     plan::{Op, Plan, Refusal},
     runs::RunsFull,
+    wants::Wants,
 };
 
 /// A plan in the making. Operations are kept apart by kind, since their order is what makes a plan safe to stop: erase
@@ -16,6 +16,8 @@ use crate::{
 pub(crate) struct Draft<'a> {
     actual: &'a mut Actual,
     now_ms: u64,
+    /// All that is wanted is known.
+    is_complete: bool,
     slots: Vec<Op>,
     extras: Vec<Op>,
     frontends: Vec<Op>,
@@ -32,10 +34,11 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub fn new(actual: &'a mut Actual, now_ms: u64) -> Draft<'a> {
+    pub fn new(actual: &'a mut Actual, now_ms: u64, is_complete: bool) -> Draft<'a> {
         Draft {
             actual,
             now_ms,
+            is_complete,
             slots: Vec::new(),
             extras: Vec::new(),
             frontends: Vec::new(),
@@ -74,9 +77,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// False if a part of the service was refused or has to wait: it is to be planned again.
-    pub fn service(&mut self, state: &State, key: &ObjectKey) -> bool {
-        let wanted = state.desired(key);
+    /// False if a part of what the owner wants was refused or has to wait: it is to be planned again.
+    pub fn owner(&mut self, wants: &impl Wants, key: &ObjectKey) -> bool {
+        let wanted = wants.tables(key);
         let ServiceRecord { ports: old_ports, addresses: old_addresses } =
             self.actual.services.remove(key).unwrap_or_default();
         let (mut old_ports, mut ports) = (old_ports.into_vec(), Vec::with_capacity(wanted.ports.len()));
@@ -103,8 +106,11 @@ impl<'a> Draft<'a> {
         self.refused.len() == refused_before && !std::mem::take(&mut self.is_deferred)
     }
 
-    /// After a restart, before everything is forgotten that no service asked for.
+    /// Lets go what was found in the maps and nobody has asked for, once everybody has asked.
     pub fn release_unclaimed(&mut self) {
+        if !self.is_complete {
+            return;
+        }
         let orphans = std::mem::take(&mut self.actual.orphans);
         for key in orphans {
             self.udp_changed |= key.proto == proto::UDP;
@@ -119,13 +125,13 @@ impl<'a> Draft<'a> {
         }
     }
 
-    pub fn delete_released(&mut self, state: &State) {
+    pub fn delete_released(&mut self, wants: &impl Wants) {
         // Marks (port 0) go last: while one stands, an address answers with a reject instead of silence.
         self.released.sort_by_key(|(key, _)| std::cmp::Reverse(key.port.get()));
         for (key, service_id) in std::mem::take(&mut self.released) {
             let is_still_its_own =
                 self.actual.frontends.get(&key).is_some_and(|frontend| frontend.service_id == service_id);
-            let is_wanted_mark = service_id == 0 && key.port.get() == 0 && state.owner(&key).is_some();
+            let is_wanted_mark = service_id == 0 && key.port.get() == 0 && wants.is_wanted(&key);
             if is_still_its_own && !is_wanted_mark {
                 self.actual.frontends.remove(&key);
                 self.deletes.push(Op::DeleteFrontend { key });
@@ -183,6 +189,14 @@ impl<'a> Draft<'a> {
             .filter_map(|spec| actual.frontends.get(&spec.key))
             .map(|frontend| frontend.service_id)
             .find(|id| *id != 0 && actual.found.contains_key(id))?;
+        // Who has the run, too, and is not known yet, must find it as it is.
+        let of_another = |key: &&FrontendKey| {
+            let is_its_own = actual.frontends.get(*key).is_some_and(|f| f.service_id == service_id);
+            is_its_own && !table.frontends.iter().any(|spec| spec.key == **key)
+        };
+        if !self.is_complete && actual.orphans.iter().any(|key| of_another(&key)) {
+            return None;
+        }
         let mut found = actual.found.remove(&service_id)?;
         found.runs.sort_by_key(|run| run.generation);
         let empty = Run { generation: found.last_generation, ..Run::default() };

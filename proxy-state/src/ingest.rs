@@ -15,6 +15,7 @@ use crate::{
     ip::parse_cidr,
     model::{Node, ObjectKey, Service, Slice},
     ranges::Bounds,
+    wants::Dirty,
 };
 
 /// Everything we know of the cluster: objects, indexes, and which services have to be looked at again.
@@ -37,8 +38,7 @@ pub struct State {
     pub(crate) own_addresses: BTreeMap<Addr, u16>,
     /// What Nodes may not take away.
     pub(crate) bounds: Bounds,
-    dirty: BTreeSet<ObjectKey>,
-    nodes_are_dirty: bool,
+    pub(crate) dirty: Dirty,
     /// Services that somebody outside asks a node about.
     pub(crate) outside: BTreeSet<ObjectKey>,
     outside_is_dirty: bool,
@@ -64,8 +64,7 @@ impl State {
             claims: Claims::default(),
             own_addresses: BTreeMap::new(),
             bounds: Bounds::default(),
-            dirty: BTreeSet::new(),
-            nodes_are_dirty: true,
+            dirty: Dirty { nodes: true, ..Dirty::default() },
             outside: BTreeSet::new(),
             outside_is_dirty: true,
             resetting: BTreeSet::new(),
@@ -128,12 +127,12 @@ impl State {
             let meant = |node: &Node| (node.zone, &node.pod_cidrs) == (new.zone, &new.pod_cidrs);
             if is_ours && !self.nodes.get(&key).is_some_and(meant) {
                 // Topology hints, and what a tunnel frame can name, are something else now.
-                self.dirty.extend(self.services.keys().cloned());
+                self.dirty.owners.extend(self.services.keys().cloned());
             }
             let addresses = new.addresses.clone();
             let old = self.nodes.insert(key.clone(), new);
             self.set_node_addresses(&key, old.as_ref().map_or(&[][..], |old| &old.addresses), &addresses);
-            self.nodes_are_dirty = true;
+            self.dirty.nodes = true;
             self.outside_is_dirty = true;
         }
     }
@@ -142,7 +141,7 @@ impl State {
         let old = self.nodes.remove(key);
         let was_there = old.is_some();
         self.set_node_addresses(key, old.as_ref().map_or(&[][..], |old| &old.addresses), &[]);
-        self.nodes_are_dirty |= was_there;
+        self.dirty.nodes |= was_there;
         self.outside_is_dirty |= was_there;
     }
 
@@ -150,11 +149,11 @@ impl State {
     pub fn apply_service_cidr(&mut self, key: ObjectKey, object: &api::ServiceCidr) {
         let ranges: Box<[IpNetwork]> = object.spec.cidrs.iter().filter_map(|text| parse_cidr(text)).collect();
         let old = self.service_cidrs.insert(key, ranges.clone());
-        self.nodes_are_dirty |= old.is_none_or(|old| old != ranges);
+        self.dirty.nodes |= old.is_none_or(|old| old != ranges);
     }
 
     pub fn delete_service_cidr(&mut self, key: &ObjectKey) {
-        self.nodes_are_dirty |= self.service_cidrs.remove(key).is_some();
+        self.dirty.nodes |= self.service_cidrs.remove(key).is_some();
     }
 
     /// After a complete list: what is not in it is gone.
@@ -179,7 +178,7 @@ impl State {
     pub fn retain_service_cidrs(&mut self, listed: &HashSet<ObjectKey>) {
         let before = self.service_cidrs.len();
         self.service_cidrs.retain(|key, _| listed.contains(key));
-        self.nodes_are_dirty |= self.service_cidrs.len() != before;
+        self.dirty.nodes |= self.service_cidrs.len() != before;
     }
 
     /// The node's own addresses (`endpoint_flag::NODE`) and its router address (`endpoint_flag::ROUTER`).
@@ -187,7 +186,7 @@ impl State {
         let addresses = addresses.into_iter().collect();
         if self.own_addresses != addresses {
             self.own_addresses = addresses;
-            self.nodes_are_dirty = true;
+            self.dirty.nodes = true;
         }
     }
 
@@ -195,7 +194,7 @@ impl State {
     pub fn set_bounds(&mut self, bounds: Bounds) {
         if self.bounds != bounds {
             self.bounds = bounds;
-            self.nodes_are_dirty = true;
+            self.dirty.nodes = true;
         }
     }
 
@@ -206,12 +205,12 @@ impl State {
 
     /// Whether a [`crate::plan`] made now would look at anything.
     pub fn is_dirty(&self) -> bool {
-        self.nodes_are_dirty || !self.dirty.is_empty()
+        !self.dirty.is_empty()
     }
 
     /// Whether [`State::node_tables`] may have changed since the last plan.
     pub fn nodes_are_dirty(&self) -> bool {
-        self.nodes_are_dirty
+        self.dirty.nodes
     }
 
     /// Whether [`State::announced`] or [`State::health`] may have changed since this was last asked.
@@ -227,23 +226,6 @@ impl State {
     /// Numbers of services and EndpointSlices held.
     pub fn counts(&self) -> (usize, usize) {
         (self.services.len(), self.slices.len())
-    }
-
-    pub(crate) fn mark_all_dirty(&mut self) {
-        self.dirty.extend(self.services.keys().cloned());
-        self.nodes_are_dirty = true;
-    }
-
-    pub(crate) fn mark_dirty(&mut self, key: ObjectKey) {
-        self.dirty.insert(key);
-    }
-
-    pub(crate) fn mark_nodes_dirty(&mut self) {
-        self.nodes_are_dirty = true;
-    }
-
-    pub(crate) fn take_dirty(&mut self) -> (BTreeSet<ObjectKey>, bool) {
-        (std::mem::take(&mut self.dirty), std::mem::replace(&mut self.nodes_are_dirty, false))
     }
 
     /// The service that a frontend belongs to: the oldest that claims it.
@@ -283,9 +265,9 @@ impl State {
         }
         // Who has a shared frontend may have changed for everyone that claims it.
         for shared in old_keys.union(&new_keys) {
-            self.dirty.extend(self.claims.of(shared).cloned());
+            self.dirty.owners.extend(self.claims.of(shared).cloned());
         }
-        self.dirty.insert(key);
+        self.dirty.owners.insert(key);
     }
 
     /// Services with such an address have to be looked at again, for their warnings.
@@ -293,12 +275,12 @@ impl State {
         for addr in old.iter().filter(|addr| !new.contains(addr)) {
             if self.node_of.get(addr) == Some(node) {
                 self.node_of.remove(addr);
-                self.dirty.extend(self.claims.of(&address_in_use(*addr)).cloned());
+                self.dirty.owners.extend(self.claims.of(&address_in_use(*addr)).cloned());
             }
         }
         for addr in new.iter().filter(|addr| !old.contains(addr)) {
             self.node_of.insert(*addr, node.clone());
-            self.dirty.extend(self.claims.of(&address_in_use(*addr)).cloned());
+            self.dirty.owners.extend(self.claims.of(&address_in_use(*addr)).cloned());
         }
     }
 
@@ -330,7 +312,7 @@ impl State {
                 self.slices_of.entry(service.clone()).or_insert_with(|| Vec::with_capacity(1)).push(key);
             }
         }
-        self.dirty.extend(old_service.into_iter().chain(new_service));
+        self.dirty.owners.extend(old_service.into_iter().chain(new_service));
     }
 }
 

@@ -68,12 +68,12 @@ impl Layout {
         match (outside, table) {
             (None, 0) => {
                 let scale = Scale::of(&inside);
-                Layout::one(scale.repeat(inside))
+                Layout::whole(scale.repeat(inside))
             }
-            (None, size) => Layout::one(maglev::weighted(&inside, size)),
+            (None, size) => Layout::whole(maglev::weighted(&inside, size)),
             (Some(outside), 0) => Layout::overlapping(inside, outside),
             (Some(outside), size) => {
-                let mut both = Layout::one(maglev::weighted(&inside, size));
+                let mut both = Layout::whole(maglev::weighted(&inside, size));
                 let outside = maglev::weighted(&outside, size);
                 both.outside = Span { offset: both.inside.count, count: outside.len() as u32 };
                 both.backends.extend(outside);
@@ -82,7 +82,8 @@ impl Layout {
         }
     }
 
-    fn one(backends: Vec<Backend>) -> Layout {
+    /// The same for everybody.
+    pub fn whole(backends: Vec<Backend>) -> Layout {
         let all = Span { offset: 0, count: backends.len() as u32 };
         Layout { backends, outside: all, inside: all }
     }

@@ -1,10 +1,11 @@
-//! From Kubernetes objects to the tables of the kernel programs: `ingest → desired → plan`.
+//! From what is wanted to the tables of the kernel programs: `ingest → desired → plan`.
 //!
 //! Pure and synchronous: values go in (objects, dumps of the maps, the time), values come out (an ordered list of map
 //! operations). Nothing here waits, locks, logs or touches a map.
 //!
 //! * [`api`]: the few fields of Service, EndpointSlice and Node that matter, read tolerantly from API JSON.
 //! * [`State`] (ingest): the objects, kept compactly, with their indexes and what is dirty.
+//! * [`Wants`]: whoever wants tables: a cluster's Services ([`State`]), or who names them outright ([`Listed`]).
 //! * [`State::announced`], [`State::health`]: what somebody outside of the cluster asks this node about.
 //! * [`ServicePortTable`], [`NodeTables`] (desired): what the maps should say for one service, and for all nodes.
 //! * [`Bounds`]: what of Nodes' claims is believed.
@@ -35,6 +36,7 @@ mod plan;
 mod ranges;
 mod resets;
 mod runs;
+mod wants;
 mod warnings;
 
 pub use actual::{Actual, Dump, Limits};
@@ -46,10 +48,12 @@ pub use ingest::State;
 pub use ip::{parse_cidr, parse_ip, routable_addr};
 pub use layout::{Layout, Span};
 pub use maglev::weighted as maglev_table;
-pub use model::{ObjectKey, prefix};
+pub use model::prefix;
 pub use nodes::{NodeTables, router_address};
 pub use plan::{Op, Plan, Refusal, plan};
 pub use ranges::{Bounds, Kept};
 pub use resets::{Resets, Stale, Standing};
-pub use runs::{RunAllocator, RunsFull};
+pub use runs::RunsFull;
+pub use wants::{Dirty, Listed, Wants};
+pub use skerry_vocabulary::ObjectKey;
 pub use warnings::{Cause, Warning};

@@ -1,7 +1,8 @@
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use proxy_abi::Addr;
+pub(crate) use skerry_vocabulary::ObjectKey;
 
 use crate::{
     annotations::{Asked, Defaults, Unread},
@@ -9,34 +10,6 @@ use crate::{
     ip::{parse_cidr, parse_ip, routable_addr},
     warnings::LeftOut,
 };
-
-/// `NAMESPACE/NAME`, or the bare name of a cluster-scoped object.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct ObjectKey(Arc<str>);
-
-impl ObjectKey {
-    pub fn new(namespace: &str, name: &str) -> ObjectKey {
-        match namespace {
-            "" => ObjectKey(name.into()),
-            _ => ObjectKey(format!("{namespace}/{name}").into()),
-        }
-    }
-
-    pub fn of(meta: &api::Meta) -> ObjectKey {
-        ObjectKey::new(&meta.namespace, &meta.name)
-    }
-
-    /// Namespace (empty for a cluster-scoped object) and name.
-    pub fn parts(&self) -> (&str, &str) {
-        self.0.split_once('/').unwrap_or(("", &self.0))
-    }
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// A Service that we balance, with what matters to us.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,9 +7,9 @@ use proxy_abi::{
 use crate::{
     actual::{Actual, Dump},
     draft::Draft,
-    ingest::State,
     model::ObjectKey,
     runs::RunsFull,
+    wants::{Dirty, Wants},
     warnings::{Cause, Warning},
 };
 
@@ -110,8 +110,8 @@ pub struct Plan {
     pub udp_changed: bool,
     /// When the next retired run can be freed (same clock as `now_ms`).
     pub due_ms: Option<u64>,
-    /// The services that were looked at: [`State::warnings`] of others are as before.
-    pub services: BTreeSet<ObjectKey>,
+    /// Whose tables were looked at: `State::warnings` of others are as before.
+    pub owners: BTreeSet<ObjectKey>,
 }
 
 /// A service port that did not fit.
@@ -154,27 +154,24 @@ impl Refusal {
     }
 }
 
-/// Works out the operations from `actual` to what `state` wants. Looks only at what is dirty, or at everything after
+/// Works out the operations from `actual` to what is wanted. Looks only at what is dirty, or at everything after
 /// [`Actual::restore`]; costs O(change). `actual` becomes the state after the plan. `now_ms` is any monotonic clock.
-pub fn plan(state: &mut State, actual: &mut Actual, now_ms: u64) -> Plan {
-    let was_restored = std::mem::replace(&mut actual.is_restored, false);
-    if was_restored {
-        state.mark_all_dirty();
+pub fn plan(wants: &mut impl Wants, actual: &mut Actual, now_ms: u64) -> Plan {
+    if std::mem::take(&mut actual.is_restored) {
+        wants.mark_all_dirty();
     }
-    let (services, nodes_are_dirty) = state.take_dirty();
-    let mut draft = Draft::new(actual, now_ms);
+    let dirty = wants.take_dirty();
+    let mut again = Dirty::default();
+    let mut draft = Draft::new(actual, now_ms, wants.is_complete());
     draft.free_rested_runs();
-    for key in &services {
-        if !draft.service(state, key) {
-            state.mark_dirty(key.clone());
+    for owner in &dirty.owners {
+        if !draft.owner(wants, owner) {
+            again.owners.insert(owner.clone());
         }
     }
-    if was_restored {
-        draft.release_unclaimed();
-    }
-    draft.delete_released(state);
-    if nodes_are_dirty && !draft.nodes(&state.node_tables()) {
-        state.mark_nodes_dirty();
-    }
-    Plan { services, ..draft.finish() }
+    draft.release_unclaimed();
+    draft.delete_released(wants);
+    again.nodes = dirty.nodes && !draft.nodes(&wants.node_tables());
+    wants.put_back(again);
+    Plan { owners: dirty.owners, ..draft.finish() }
 }

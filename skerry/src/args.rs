@@ -7,6 +7,9 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::document::{Given, text, texts};
 
 #[derive(Debug, Parser)]
 #[command(name = "skerry", version, about = "Kubernetes service proxy, CNI and edge cluster on eBPF")]
@@ -20,9 +23,9 @@ pub enum Command {
     /// Make a cluster of this machine: server and node, watched over
     Up(UpArgs),
     /// The API server, controllers and scheduler
-    Server(ServerArgs),
+    Server(Given<ServerArgs>),
     /// The node agent and the service proxy of one machine
-    Node(NodeArgs),
+    Node(Given<NodeArgs>),
     /// The service proxy and CNI alone, for a cluster of any make
     Proxy(ProxyArgs),
     /// A balancer alone, in front of nodes: XDP, health checks, a file of virtual addresses
@@ -45,7 +48,8 @@ pub enum Command {
     CleanupKubeProxy(crate::kube_proxy::CleanArgs),
 }
 
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FolderArgs {
     /// What outlives a reboot: keys, the store, pods' volumes
     #[arg(long, default_value = "/var/lib/skerry")]
@@ -56,20 +60,24 @@ pub struct FolderArgs {
 }
 
 /// What server and node must agree on.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ClusterArgs {
     /// Addresses of pods; a second range, of the other family, makes the cluster dual stack
     #[arg(long = "pod-cidr", default_value = "10.244.0.0/16", value_delimiter = ',')]
+    #[serde(with = "texts")]
     pub pod_cidrs: Vec<IpNetwork>,
     /// Addresses of services; the first range's family is the default one
     #[arg(long = "service-cidr", default_value = "10.96.0.0/12", value_delimiter = ',')]
+    #[serde(with = "texts")]
     pub service_cidrs: Vec<IpNetwork>,
     /// Ports of NodePort services, first-last
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     pub nodeport_range: (u16, u16),
 }
 
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ServerArgs {
     #[command(flatten)]
     pub folders: FolderArgs,
@@ -90,7 +98,8 @@ pub struct ServerArgs {
 }
 
 /// The part of a node that `up` and `node` share.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NodeOptions {
     /// The node's name; the host's if absent
     #[arg(long)]
@@ -107,6 +116,7 @@ pub struct NodeOptions {
     /// Kernel parameters beside the safe ones that pods may set: names, or prefixes that end in *
     #[arg(long, value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// Where containerd listens
     #[arg(long, default_value = "/run/containerd/containerd.sock")]
     pub containerd_socket: PathBuf,
     /// Folder of cgroup v2 whose processes' connections are balanced; found if absent
@@ -115,18 +125,21 @@ pub struct NodeOptions {
     /// Parent of the pods' cgroups, below the root of each hierarchy
     #[arg(long, default_value = "/")]
     pub cgroup_parent: String,
+    /// Where the container runtime looks for network configurations
     #[arg(long, default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
     /// Where the CNI plugin is installed
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
+    /// Where pods' logs are kept
     #[arg(long, default_value = "/var/log/pods")]
     pub pod_log_dir: PathBuf,
     #[command(flatten)]
     pub tunnel: TunnelOptions,
 }
 
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TunnelOptions {
     /// The device that leads to the other nodes; the one with the node's address if absent
     #[arg(long)]
@@ -134,16 +147,21 @@ pub struct TunnelOptions {
     /// Further devices that lead out of the node, where NodePorts are served and pods' packets get the node's address, too: `auto`
     /// (all Ethernet devices by which anything can leave), `none`, or their names
     #[arg(long, default_value = "auto", value_name = "auto|none|NAME,…")]
+    #[serde(with = "text")]
     pub other_uplinks: OtherUplinks,
+    /// UDP port of the tunnel between nodes; the same on all of them
     #[arg(long, default_value_t = 4789)]
     pub vxlan_port: u16,
+    /// Network identifier of the tunnel, 24 bits; the same on all nodes
     #[arg(long, default_value_t = 1)]
     pub vxlan_vni: u32,
     /// NodePorts are served on the node's addresses in these ranges only
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    #[serde(with = "texts")]
     pub nodeport_addresses: Vec<IpNetwork>,
     /// Where Services' externalIPs may lie: `all`, `none`, or ranges (CVE-2020-8554)
     #[arg(long, default_value = "all", value_name = "all|none|CIDR,…")]
+    #[serde(with = "text")]
     pub external_ips: ExternalIps,
     /// Below it programs and maps are pinned (bpffs; mounted if it is not)
     #[arg(long, default_value = "/sys/fs/bpf/skerry")]
@@ -167,6 +185,7 @@ pub struct TunnelOptions {
     /// Addresses of balancers in front of the nodes (`skerry lb` in mode dsr) whose packets inside others are unwrapped, at most
     /// four ranges; needs --uplink-xdp
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    #[serde(with = "texts")]
     pub unwrap_from: Vec<IpNetwork>,
     /// Whose connections to Services are translated at the socket: everyone's, or only those of the node's own processes: a
     /// service mesh's sidecar then sees what its pod has dialled
@@ -185,7 +204,8 @@ pub struct TunnelOptions {
     pub maglev_table_size: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Balancing {
     Random,
     Maglev,
@@ -215,13 +235,15 @@ impl TunnelOptions {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LoadBalancerMode {
     Snat,
     Dsr,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SocketLb {
     All,
     Host,
@@ -236,7 +258,8 @@ impl From<SocketLb> for proxy_agent::SocketLb {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum UplinkXdp {
     Off,
     Native,
@@ -255,7 +278,8 @@ impl UplinkXdp {
     }
 }
 
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NodeArgs {
     #[command(flatten)]
     pub folders: FolderArgs,
@@ -269,6 +293,7 @@ pub struct NodeArgs {
     /// The join token, as in DATA_DIR/server/join-token of the server
     #[arg(long, conflicts_with = "token_file")]
     pub token: Option<String>,
+    /// The file that has the join token
     #[arg(long)]
     pub token_file: Option<PathBuf>,
 }
@@ -286,7 +311,7 @@ pub struct UpArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct ProxyArgs {
-    /// In-cluster credentials if absent
+    /// The file that leads to the API server; in-cluster credentials if absent
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
     /// Name of this node's Node object; $NODE_NAME, else the host's name
@@ -295,13 +320,16 @@ pub struct ProxyArgs {
     /// The node's own address, or one of each family; if absent the uplink's, found again when it changes
     #[arg(long = "node-ip", value_delimiter = ',')]
     pub node_ips: Vec<IpAddr>,
+    /// Folder of cgroup v2 whose processes' connections are balanced; found if absent
     #[arg(long)]
     pub cgroup_root: Option<PathBuf>,
+    /// Where the container runtime looks for network configurations
     #[arg(long, default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
     /// Where the CNI plugin is installed; not at all if absent
     #[arg(long)]
     pub cni_bin_dir: Option<PathBuf>,
+    /// What does not outlive a reboot: locks, sockets, addresses given to pods
     #[arg(long, default_value = "/run/skerry")]
     pub run_dir: PathBuf,
     /// Addresses of all pods (--cluster-cidr of the controller manager): ranges that Nodes claim elsewhere are not believed.

@@ -5,10 +5,13 @@
 
 mod args;
 mod cli;
+mod document;
 mod families;
 mod kube_proxy;
 mod kubeconfig;
 mod lb;
+#[cfg(test)]
+mod manual;
 mod node;
 mod notify;
 mod paths;
@@ -30,8 +33,8 @@ fn main() -> std::process::ExitCode {
     start_log();
     let done = match cli.command {
         Command::Up(args) => up::run(args),
-        Command::Server(args) => server::run(args),
-        Command::Node(args) => node::run(args),
+        Command::Server(given) => given.read().and_then(server::run),
+        Command::Node(given) => given.read().and_then(node::run),
         Command::Proxy(args) => node::run_proxy(args),
         Command::Lb(args) => lb::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),

@@ -114,8 +114,11 @@ const MAX_NAMED: usize = 10;
 /// `/readyz` tells of the controllers and the scheduler, too: they decide nothing before their caches are filled, and leave
 /// as it is what they can't read.
 fn readiness(controllers: &Readers, scheduler: &Readers) -> Readiness {
+    let (unread, unscheduled) = (controllers.clone(), scheduler.clone());
     let (controllers, scheduler) = (controllers.clone(), scheduler.clone());
     Readiness::default()
+        .with_unreadable("controllers", move || unread.unreadable_total())
+        .with_unreadable("scheduler", move || unscheduled.unreadable_total())
         .with("controllers", move || health(&controllers.report()))
         .with("scheduler", move || health(&scheduler.report()))
 }

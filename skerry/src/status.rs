@@ -6,15 +6,12 @@ use std::{
 };
 
 use anyhow::Context;
-use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
-    Api, Client, Config,
+    Api,
     api::{Patch, PatchParams},
-    config::{KubeConfigOptions, Kubeconfig},
-    runtime::{WatchStreamExt, watcher},
 };
-use skerry_informer::Item;
+use skerry_client::{Client, Follow, Item, News, Options, Source, Target, connect};
 
 use crate::{args::FolderArgs, paths::Paths, supervise};
 
@@ -90,14 +87,18 @@ async fn nodes(kubeconfig: &Path) -> anyhow::Result<Vec<Node>> {
 
 /// Returns once the node is Ready; told by a watch that outlives an API server that is not up yet.
 pub async fn node_ready(kubeconfig: &Path, name: &str) -> anyhow::Result<()> {
-    let nodes: Api<Item<Node>> = Api::all(client(kubeconfig).await?);
-    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let changes = watcher(nodes, only).default_backoff().applied_objects();
-    // An error is tried again by the back-off; what is wrong stands in the server's own log.
-    let mut ready =
-        changes.into_stream().filter_map(async |node| node.ok().map(Item::any).filter(is_ready)).boxed();
-    ready.next().await.context("the watch of nodes ended")?;
-    Ok(())
+    let target = Target::named("/api/v1/nodes", name);
+    let mut node = Follow::new(client(kubeconfig).await?, target, Options::default());
+    loop {
+        let told = match node.next().await {
+            News::Listed(object) | News::Applied(object) => object.item().ok().map(Item::any),
+            // What interrupts it is tried again; what is wrong stands in the server's own log, too.
+            _ => None,
+        };
+        if told.is_some_and(|node| is_ready(&node)) {
+            return Ok(());
+        }
+    }
 }
 
 /// Sets a label without a value.
@@ -114,9 +115,7 @@ fn is_ready(node: &Node) -> bool {
 }
 
 async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
-    let file = Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    Ok(connect(&Source::Kubeconfig(kubeconfig.to_owned())).await?.client)
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::ValueEnum;
 
 use crate::{
-    args::UpArgs,
+    args::{NodeArgs, ServerArgs, UpArgs},
+    document::Document,
     families, node,
     notify::Ear,
     paths::{Paths, make_dir},
@@ -54,10 +54,10 @@ async fn supervise(args: UpArgs) -> anyhow::Result<ExitCode> {
         Some(address) => address,
         None => families::primary(&node_ips, &args.server.cluster)?,
     };
-    let api = own_server(args.server.bind, advertise);
-    // The server's flags are ours; the node gets those of its own, and the way to the server.
-    let server_args = server_args(&args, advertise, &node_ips);
-    let node_args = node_args(&args, api);
+    let (server, node) = children(&args, advertise, &node_ips);
+    let run_dir = &args.server.folders.run_dir;
+    let server_args = Document::from(server).hand_over(run_dir)?;
+    let node_args = Document::from(node).hand_over(run_dir)?;
     let paths = Paths(&args.server.folders);
     let ear = |role: &str| Ear::open(&paths.notify(role));
     let (server_ear, node_ear) = (ear("server")?, ear("node")?);
@@ -113,107 +113,26 @@ fn own_server(bind: SocketAddr, advertise: IpAddr) -> SocketAddr {
     SocketAddr::new(ip, bind.port())
 }
 
-fn server_args(args: &UpArgs, advertise: IpAddr, node_ips: &[IpAddr]) -> Vec<String> {
-    let server = &args.server;
-    let mut list = vec!["server".to_owned()];
-    list.extend(folder_args(args));
-    list.extend(cluster_args(args));
-    list.extend(["--bind".to_owned(), server.bind.to_string()]);
-    list.extend(["--advertise".to_owned(), advertise.to_string()]);
-    list.extend(["--server-uid".to_owned(), server.server_uid.to_string()]);
+/// What server and node are told: all that was typed, and what follows from it. `node_ips`: the machine's addresses, given or
+/// found.
+pub fn children(args: &UpArgs, advertise: IpAddr, node_ips: &[IpAddr]) -> (ServerArgs, NodeArgs) {
+    let mut server = ServerArgs { advertise: Some(advertise), ..args.server.clone() };
     // The server is reached by every address of its node.
-    let addresses = node_ips.iter().filter(|ip| **ip != advertise).map(IpAddr::to_string);
-    for san in server.tls_sans.iter().cloned().chain(addresses) {
-        list.extend(["--tls-san".to_owned(), san]);
-    }
-    list
-}
-
-fn node_args(args: &UpArgs, api: SocketAddr) -> Vec<String> {
-    let (node, path) = (&args.node, |path: &Path| path.display().to_string());
-    let mut list = vec!["node".to_owned()];
-    list.extend(folder_args(args));
-    list.extend(cluster_args(args));
-    let mut flag = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            list.extend([format!("--{name}"), value]);
-        }
-    };
-    flag("server", Some(format!("https://{api}")));
-    flag("token-file", Some(path(&Paths(&args.server.folders).join_token())));
-    flag("node-name", node.node_name.clone());
-    // Not what was found: the node finds it again when it changes.
-    let node_ips: Vec<String> = node.node_ips.iter().map(IpAddr::to_string).collect();
-    flag("node-ip", (!node_ips.is_empty()).then(|| node_ips.join(",")));
-    for label in &node.labels {
-        flag("label", Some(label.clone()));
-    }
+    server.tls_sans.extend(node_ips.iter().filter(|ip| **ip != advertise).map(IpAddr::to_string));
+    let mut node = args.node.clone();
     if args.taint_server {
-        flag("taint", Some(format!("{CONTROL_PLANE}:NoSchedule")));
+        node.taints.insert(0, format!("{CONTROL_PLANE}:NoSchedule"));
     }
-    for taint in &node.taints {
-        flag("taint", Some(taint.clone()));
-    }
-    for sysctl in &node.allowed_unsafe_sysctls {
-        flag("allowed-unsafe-sysctls", Some(sysctl.clone()));
-    }
-    flag("containerd-socket", Some(path(&node.containerd_socket)));
-    flag("cgroup-root", node.cgroup_root.as_deref().map(path));
-    flag("cgroup-parent", Some(node.cgroup_parent.clone()));
-    flag("cni-conf-dir", Some(path(&node.cni_conf_dir)));
-    flag("cni-bin-dir", Some(path(&node.cni_bin_dir)));
-    flag("pod-log-dir", Some(path(&node.pod_log_dir)));
-    flag("uplink", node.tunnel.uplink.clone());
-    flag("other-uplinks", Some(node.tunnel.other_uplinks.to_string()));
-    for cidr in &node.tunnel.nodeport_addresses {
-        flag("nodeport-addresses", Some(cidr.to_string()));
-    }
-    flag("external-ips", Some(node.tunnel.external_ips.to_string()));
-    flag("vxlan-port", Some(node.tunnel.vxlan_port.to_string()));
-    flag("vxlan-vni", Some(node.tunnel.vxlan_vni.to_string()));
-    flag("pin-root", Some(path(&node.tunnel.pin_root)));
-    flag("metrics-bind", node.tunnel.metrics_bind.map(|bind| bind.to_string()));
-    flag("tools-bind", Some(node.tunnel.tools_bind.to_string()));
-    flag("healthz-bind", Some(node.tunnel.healthz_bind.to_string()));
-    flag("announce", Some(node.tunnel.announce.to_string()));
-    flag("socket-lb", named(node.tunnel.socket_lb));
-    flag("load-balancer-mode", named(node.tunnel.load_balancer_mode));
-    flag("balancing", named(node.tunnel.balancing));
-    flag("maglev-table-size", Some(node.tunnel.maglev_table_size.to_string()));
-    flag("uplink-xdp", named(node.tunnel.uplink_xdp));
-    for cidr in &node.tunnel.unwrap_from {
-        flag("unwrap-from", Some(cidr.to_string()));
-    }
-    list
-}
-
-/// A choice as it is typed.
-fn named(choice: impl ValueEnum) -> Option<String> {
-    choice.to_possible_value().map(|value| value.get_name().to_owned())
-}
-
-fn folder_args(args: &UpArgs) -> Vec<String> {
-    let folders = &args.server.folders;
-    vec![
-        "--data-dir".to_owned(),
-        folders.data_dir.display().to_string(),
-        "--run-dir".to_owned(),
-        folders.run_dir.display().to_string(),
-    ]
-}
-
-fn cluster_args(args: &UpArgs) -> Vec<String> {
-    let cluster = &args.server.cluster;
-    let join =
-        |list: &[ipnetwork::IpNetwork]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    vec![
-        "--pod-cidr".to_owned(),
-        join(&cluster.pod_cidrs),
-        "--service-cidr".to_owned(),
-        join(&cluster.service_cidrs),
-        "--nodeport-range".to_owned(),
-        format!("{}-{}", cluster.nodeport_range.0, cluster.nodeport_range.1),
-    ]
+    // Not the addresses that were found: the node finds them again when they change.
+    let node = NodeArgs {
+        folders: args.server.folders.clone(),
+        cluster: args.server.cluster.clone(),
+        node,
+        server: format!("https://{}", own_server(args.server.bind, advertise)),
+        token: None,
+        token_file: Some(Paths(&args.server.folders).join_token()),
+    };
+    (server, node)
 }
 
 /// Returns once the file is there. A thread of its own waits in the kernel; it ends with the process.
@@ -243,88 +162,32 @@ fn wait_for(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Cli, Command, NodeOptions, SocketLb, UplinkXdp};
+    use crate::args::{Cli, Command};
     use clap::Parser;
 
     #[test]
-    fn what_the_children_are_told_is_what_was_typed() {
-        let typed = [
-            "skerry",
-            "up",
-            "--data-dir",
-            "/d",
-            "--run-dir",
-            "/r",
-            "--node-name",
-            "n1",
-            "--taint-server",
-            "--pin-root",
-            "/p",
-            "--pod-cidr",
-            "10.1.0.0/16",
-            "--tls-san",
-            "a,b",
-            "--taint",
-            "x=y:NoExecute",
-            "--cgroup-root",
-            "/c",
-            "--nodeport-addresses",
-            "192.168.0.0/16,2001:db8::/32",
-            "--external-ips",
-            "none",
-            "--tools-bind",
-            "127.0.0.1:0",
-            "--healthz-bind",
-            "127.0.0.1:0",
-            "--announce",
-            "false",
-            "--uplink-xdp",
-            "generic",
-            "--unwrap-from",
-            "10.0.0.5/32,2001:db8::5/128",
-            "--socket-lb",
-            "host",
-            "--load-balancer-mode",
-            "dsr",
-            "--balancing",
-            "maglev",
-            "--maglev-table-size",
-            "4093",
-            "--other-uplinks",
-            "eth1,eth2",
-        ];
-        let Command::Up(args) = Cli::parse_from(typed).command else { panic!("up") };
-        let api = "10.0.0.1:6443".parse::<SocketAddr>().unwrap();
-        let child = |list: Vec<String>| {
-            Cli::try_parse_from(["skerry".to_owned()].into_iter().chain(list)).unwrap().command
-        };
-        let node_ips = [api.ip(), "fd00::1".parse().unwrap()];
-        let Command::Server(server) = child(server_args(&args, api.ip(), &node_ips)) else {
-            panic!("server")
-        };
-        assert_eq!(server.tls_sans, ["a", "b", "fd00::1"]);
-        assert_eq!(server.cluster.pod_cidrs, args.server.cluster.pod_cidrs);
-        let Command::Node(node) = child(node_args(&args, api)) else { panic!("node") };
-        assert!(node.node.node_ips.is_empty(), "what was found is not fixed");
-        let given =
-            UpArgs { node: NodeOptions { node_ips: node_ips.to_vec(), ..args.node.clone() }, ..args.clone() };
-        let Command::Node(fixed) = child(node_args(&given, api)) else { panic!("node") };
-        assert_eq!(fixed.node.node_ips, node_ips);
-        assert_eq!(own_server("[::]:6443".parse().unwrap(), api.ip()), "127.0.0.1:6443".parse().unwrap());
-        assert_eq!(own_server("10.0.0.1:7443".parse().unwrap(), api.ip()), "10.0.0.1:7443".parse().unwrap());
-        assert_eq!(node.server, "https://10.0.0.1:6443");
+    fn what_the_children_are_told_follows_from_what_was_typed() {
+        let typed =
+            |more: &[&str]| match Cli::parse_from([&["skerry", "up", "--data-dir", "/d"], more].concat())
+                .command
+            {
+                Command::Up(args) => args,
+                other => panic!("{other:?}"),
+            };
+        let args = typed(&["--taint-server", "--taint", "x=y:NoExecute", "--tls-san", "a,b"]);
+        let node_ips: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let (server, node) = children(&args, node_ips[0], &node_ips);
+        assert_eq!(
+            (server.advertise, &*server.tls_sans),
+            (Some(node_ips[0]), &["a", "b", "fd00::1"].map(String::from)[..])
+        );
         assert_eq!(node.node.taints, ["node-role.kubernetes.io/control-plane:NoSchedule", "x=y:NoExecute"]);
-        assert_eq!(node.node.cgroup_root.as_deref(), Some(Path::new("/c")));
-        assert_eq!(node.node.tunnel.pin_root, Path::new("/p"));
-        assert_eq!(node.node.tunnel.nodeport_addresses, args.node.tunnel.nodeport_addresses);
-        assert_eq!(node.node.tunnel.external_ips, args.node.tunnel.external_ips);
-        assert_eq!(node.node.tunnel.socket_lb, SocketLb::Host);
-        assert_eq!(node.node.tunnel.service_defaults(), args.node.tunnel.service_defaults());
-        assert_eq!(node.node.tunnel.service_defaults().maglev_size, 4093);
-        assert_eq!(node.node.tunnel.other_uplinks, args.node.tunnel.other_uplinks);
-        assert_eq!(node.node.tunnel.unwrap_from, args.node.tunnel.unwrap_from);
-        assert_eq!(node.node.tunnel.tools_bind, args.node.tunnel.tools_bind);
-        assert_eq!(node.node.tunnel.healthz_bind, args.node.tunnel.healthz_bind);
-        assert_eq!((node.node.tunnel.announce, node.node.tunnel.uplink_xdp), (false, UplinkXdp::Generic));
+        assert_eq!(node.token_file.as_deref(), Some(Path::new("/d/server/join-token")));
+        assert!(node.node.node_ips.is_empty(), "what was found is not fixed");
+        let (_, fixed) = children(&typed(&["--node-ip", "10.0.0.1,fd00::1"]), node_ips[0], &node_ips);
+        assert_eq!(fixed.node.node_ips, node_ips);
+        assert_eq!(node.server, "https://127.0.0.1:6443", "not an address that may change");
+        let (_, bound) = children(&typed(&["--bind", "10.0.0.1:7443"]), node_ips[0], &node_ips);
+        assert_eq!(bound.server, "https://10.0.0.1:7443");
     }
 }

@@ -9,6 +9,7 @@ mod cluster;
 mod documents;
 mod host;
 mod lints;
+mod mutants;
 mod reach;
 mod setup;
 mod test;
@@ -41,6 +42,8 @@ enum Command {
     Test(test::Args),
     /// Run the tests of the kernel programs under Linux 6.1 and 6.12, in virtual machines
     VmTest(vm::Args),
+    /// Change the code that only computes in small ways, and count the changes that no test notices
+    Mutants(mutants::Args),
     /// The loop of a minute: formatting, clippy, the tests that need no root
     Check,
     /// Formatting, clippy, licences, and the rules that clippy doesn't know
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Down(args) => cluster::down(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&args),
         Command::VmTest(args) => vm::run(&args),
+        Command::Mutants(args) => mutants::run(&args),
         Command::Check => lints::quick().map(|()| ExitCode::SUCCESS),
         Command::CiLints => lints::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),

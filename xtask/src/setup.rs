@@ -17,7 +17,6 @@ const PACKAGES: &[(&str, &[&str])] = &[
         &["iptables", "nftables", "conntrack", "tcpdump", "strace", "ethtool", "containernetworking-plugins"],
     ),
 ];
-const BPF_LINKER: &str = "0.10.4";
 
 /// Makes this machine able to build, run and test everything.
 ///
@@ -28,7 +27,7 @@ pub fn run() -> Result<()> {
         bail!("installing packages, namespaces and eBPF need root: run it as root (`sudo -E cargo xtask …`)");
     }
     packages()?;
-    bpf_linker()?;
+    cargo_tool(&BPF_LINKER)?;
     tool(&kubectl::TOOL).map(drop)
 }
 
@@ -58,22 +57,48 @@ fn packages() -> Result<()> {
     Ok(())
 }
 
-fn bpf_linker() -> Result<()> {
-    let have = Command::new("bpf-linker").arg("--version").output();
-    if have.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).trim().ends_with(BPF_LINKER)) {
+/// A program that `cargo install` makes.
+pub struct CargoTool {
+    /// Of its package, and its file.
+    name: &'static str,
+    version: &'static str,
+    /// What makes it print its version.
+    asks: &'static [&'static str],
+    /// About how long it takes to compile, on two cores.
+    takes: &'static str,
+}
+
+const BPF_LINKER: CargoTool =
+    CargoTool { name: "bpf-linker", version: "0.10.4", asks: &["--version"], takes: "70 s" };
+/// For `cargo xtask mutants` alone, which installs it.
+pub const CARGO_MUTANTS: CargoTool = CargoTool {
+    name: "cargo-mutants",
+    version: "27.1.0",
+    asks: &["mutants", "--version"],
+    takes: "3 minutes",
+};
+
+/// Installs a program in cargo's folder, where that has it not in this version.
+///
+/// # Errors
+/// When it can't be had: cargo's messages are above.
+pub fn cargo_tool(tool: &CargoTool) -> Result<()> {
+    let CargoTool { name, version, asks, takes } = tool;
+    let have = Command::new(name).args(*asks).output();
+    if have.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).trim().ends_with(version)) {
         return Ok(());
     }
-    say(&format!("installing bpf-linker {BPF_LINKER} from crates.io (about 70 s)"));
+    say(&format!("installing {name} {version} from crates.io (about {takes})"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut install = Command::new(cargo);
-    install.args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--quiet"]);
+    install.args(["install", name, "--version", version, "--locked", "--quiet"]);
     // What the cargo around this program has set is meant for this workspace.
     for variable in ["CARGO_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_MANIFEST_DIR"] {
         install.env_remove(variable);
     }
     let status = install.current_dir("/").status().context("start cargo install")?;
     if !status.success() {
-        bail!("cargo install bpf-linker: {status}");
+        bail!("cargo install {name}: {status}");
     }
     Ok(())
 }

@@ -102,10 +102,21 @@ fn a_service_leads_to_the_node_port_of_nodes_that_take_traffic() {
     assert_eq!(vip.allowed, Some(vec![(Addr::from_v4([198, 51, 100, 0]), 120)]));
     let check = vip.check.as_ref().unwrap();
     assert_eq!((check.path.as_deref(), check.port), (Some("/healthz"), Some(10_256)));
-    assert!(cluster.change(Change::Deleted(node(1, json!({})))));
+    assert!(cluster.change(Change::Deleted(Kind::Nodes, ObjectKey::cluster("n1"))));
     assert_eq!(backends(&cluster.asked(&[], ROOM).vips[0]), ["10.0.0.2:30080"]);
-    assert!(cluster.change(Change::Listed(Kind::Services, Vec::new())));
+    assert!(cluster.change(Change::Listed { kind: Kind::Services, objects: Vec::new(), kept: Vec::new() }));
     assert_eq!(cluster.asked(&[], ROOM).vips, []);
+}
+
+#[test]
+fn what_is_listed_and_cannot_be_read_stays_as_it_was() {
+    let mut cluster = cluster(vec![node(1, json!({})), node(2, json!({})), service("web", json!({}))]);
+    let before = cluster.asked(&[], ROOM).vips;
+    let kept = vec![ObjectKey::new("shop", "web")];
+    assert!(cluster.change(Change::Listed { kind: Kind::Services, objects: Vec::new(), kept }));
+    let kept = vec![ObjectKey::cluster("n2")];
+    assert!(cluster.change(Change::Listed { kind: Kind::Nodes, objects: vec![node(1, json!({}))], kept }));
+    assert_eq!(cluster.asked(&[], ROOM).vips, before);
 }
 
 /// Nodes tell of themselves every few seconds, and most slices are of Services inside.

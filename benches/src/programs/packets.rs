@@ -19,10 +19,10 @@ const QUICK_RUNS: usize = 40;
 /// Runs whose time is not counted: caches, and the branch predictors.
 const WARM: usize = 20;
 
-/// A step of a row.
+/// A passage of a row.
 struct Sample {
     row: &'static str,
-    step: usize,
+    passage: usize,
     flow: Flow,
     name: &'static str,
 }
@@ -35,8 +35,8 @@ enum Flow {
     Known,
 }
 
-const fn sample(row: &'static str, step: usize, flow: Flow, name: &'static str) -> Sample {
-    Sample { row, step, flow, name }
+const fn sample(row: &'static str, passage: usize, flow: Flow, name: &'static str) -> Sample {
+    Sample { row, passage, flow, name }
 }
 
 const SERVICE: &str = "a datagram to a service goes to its backend, and its answer comes from the service";
@@ -126,13 +126,17 @@ impl Bench {
     fn sample(&mut self, sample: &Sample) -> Result<(String, Vec<f64>)> {
         let case = cases::all().into_iter().find(|case| case.name == sample.row);
         let case = case.with_context(|| format!("the case table has no row {:?} any more", sample.row))?;
-        let step =
-            case.steps.get(sample.step).with_context(|| format!("{:?} has fewer steps", sample.row))?;
-        let name = program(step.hook)?;
+        let passage = case
+            .passages
+            .get(sample.passage)
+            .with_context(|| format!("{:?} has fewer passages", sample.row))?;
+        let name = program(passage.hook)?;
         let run = copy(self.object.classifier(name)?.fd()?, name)?;
-        let before = case.steps.iter().take(sample.step).filter(|step| program(step.hook).is_ok());
-        let before: Vec<(&str, &[u8])> =
-            before.map(|step| Ok((program(step.hook)?, step.input.as_slice()))).collect::<Result<_>>()?;
+        let before =
+            case.passages.iter().take(sample.passage).filter(|passage| program(passage.hook).is_ok());
+        let before: Vec<(&str, &[u8])> = before
+            .map(|passage| Ok((program(passage.hook)?, passage.input.as_slice())))
+            .collect::<Result<_>>()?;
         let prepare = |object: &mut Object| -> Result<()> {
             fill(object, &case.state, self.uplink)?;
             for (name, packet) in &before {
@@ -143,7 +147,7 @@ impl Bench {
         let times = measure(
             &mut self.object,
             (&run, &self.nothing),
-            (&step.input, &skb_context(POD_A_IFINDEX)),
+            (&passage.input, &skb_context(POD_A_IFINDEX)),
             sample.flow,
             self.runs,
             prepare,
@@ -207,9 +211,9 @@ fn program(hook: Hook) -> Result<&'static str> {
 /// Puts the row's maps in the place of what was there. Flows that a row begins with are none of the samples' business.
 fn fill(object: &mut Object, state: &State, uplink: u32) -> Result<()> {
     object.clear()?;
-    let mut config = state.config;
-    config.uplink_ifindex = uplink;
-    object.set_config(config)?;
+    let mut facts = state.facts;
+    facts.uplink_ifindex = uplink;
+    object.set_facts(facts)?;
     // A test run's packets leave by the loopback where the program is one of egress.
     for ifindex in [uplink, POD_A_IFINDEX] {
         state.uplinks(ifindex).try_for_each(|(ifindex, addresses)| object.set_uplink(ifindex, addresses))?;

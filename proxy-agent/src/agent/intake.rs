@@ -4,8 +4,8 @@ use proxy_state::State;
 use tokio::time::Instant;
 
 use crate::{
-    metrics::Metrics,
-    watch::{Kind, Object, Received, Update},
+    api::watch::{Kind, Object, Received, Update},
+    tell::metrics::Metrics,
 };
 
 /// Takes what the watches tell into the state.

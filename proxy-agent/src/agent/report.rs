@@ -7,7 +7,9 @@ use proxy_abi::map;
 use proxy_state::{ObjectKey, Refusal, Warning};
 
 use super::Agent;
-use crate::{capacity::larger, config::MapSizes, watch::chain};
+use skerry_vocabulary::chain;
+
+use crate::{config::MapSizes, programs::capacity::larger};
 
 /// Lines about services that did not fit, of one sync.
 const LOGGED_AT_ONCE: usize = 10;
@@ -54,11 +56,11 @@ impl Agent {
             planned.extend(tables.warnings.keys().cloned());
             warnings.extend(tables.warnings.iter().map(|(node, found)| (node.clone(), found.clone())));
         }
-        self.warnings.note(&self.reconciler.state, planned, &warnings, nodes_changed, &self.metrics);
+        self.warnings.note(&self.reconciler.wants, planned, &warnings, nodes_changed, &self.metrics);
     }
 
     pub(super) fn larger_maps(&self) -> Option<MapSizes> {
-        let demand = self.reconciler.state.demand();
+        let demand = self.reconciler.wants.demand();
         larger(&demand, self.reconciler.limits(), &self.capacity.asked, self.capacity.max_bytes)
     }
 
@@ -76,7 +78,7 @@ impl Agent {
     /// Tells who ends connections what the Services that ask for it have now.
     pub(super) fn tell_resets(&mut self) {
         self.resets_at = None;
-        let new = self.reconciler.state.resets(&self.reconciler.actual);
+        let new = self.reconciler.wants.resets(&self.reconciler.actual);
         self.resets.send_if_modified(|old| {
             let changed = *old != new;
             *old = new;
@@ -89,7 +91,7 @@ impl Agent {
         let limits = self.reconciler.limits();
         self.metrics.set_usage(map::FRONTENDS, frontends, limits.frontends);
         self.metrics.set_usage(map::SLOTS, slots, limits.slots);
-        let (services, slices) = self.reconciler.state.counts();
+        let (services, slices) = self.reconciler.wants.counts();
         self.metrics.services.set(services as i64);
         self.metrics.slices.set(slices as i64);
         self.progress.send_modify(|progress| {

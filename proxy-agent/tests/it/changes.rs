@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::support::{Agent, Api, Case, TestNode, Underlay, eventually, named, roles::Role};
-use proxy_abi::{Addr, Config as Facts, Endpoint, Uplink, endpoint_flag, map};
+use proxy_abi::{Addr, Endpoint, Facts, Uplink, endpoint_flag, map};
 use skerry_kernel::Map;
 use skerry_lab::Netns;
 

@@ -6,9 +6,7 @@ use std::{
 };
 
 use crate::support::{Agent, Api, Case, TestNode, Underlay, eventually, named};
-use proxy_abi::{
-    Addr, Config as Facts, Endpoint, Frontend, FrontendKey, PodCidr, PodCidrKey, endpoint_flag, map,
-};
+use proxy_abi::{Addr, Endpoint, Facts, Frontend, FrontendKey, PodCidr, PodCidrKey, endpoint_flag, map};
 use proxy_agent::{Config, XdpChoice};
 use serde_json::{Value, json};
 use skerry_kernel::{Direction, Link, Map, XdpMode, detach_filter, filter_program, ifindex, xdp_mode};

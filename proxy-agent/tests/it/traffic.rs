@@ -12,7 +12,7 @@ use crate::support::{
     trial,
     witness::Witness,
 };
-use proxy_abi::{Addr, Be16, Config, Endpoint, Flow, Frontend, FrontendKey, Tuple, Uplink, flow_state, map};
+use proxy_abi::{Addr, Be16, Endpoint, Facts, Flow, Frontend, FrontendKey, Tuple, Uplink, flow_state, map};
 use skerry_kernel::{Direction, Link, Map, MapSpec, Update, map_type};
 
 pub fn trials() -> Vec<Case> {
@@ -204,8 +204,8 @@ fn restarts(times: u32, end: End) {
 
 /// Pins maps in the layout of ABI version 1: frontends had 24 bytes, members and source ranges did not exist.
 fn of_another_version(node: &TestNode) {
-    let config = Map::<u32, Config>::open(&node.pin("maps", map::CONFIG)).unwrap();
-    let facts = Config { abi_version: 1, ..config.lookup(&0).unwrap().unwrap() };
+    let config = Map::<u32, Facts>::open(&node.pin("maps", map::CONFIG)).unwrap();
+    let facts = Facts { abi_version: 1, ..config.lookup(&0).unwrap().unwrap() };
     config.update(&0, &facts, Update::Any).unwrap();
     for name in [map::FRONTENDS, map::MEMBERS, map::SOURCE_RANGES] {
         std::fs::remove_file(node.pin("maps", name)).unwrap();
@@ -237,8 +237,8 @@ fn other_layout() {
         let flow: OldFlow = bytemuck::pod_read_unaligned(&bytemuck::bytes_of(flow)[..size_of::<OldFlow>()]);
         old.update(key, &flow, Update::Any).unwrap();
     }
-    let config = Map::<u32, Config>::open(&scene.near.pin("maps", map::CONFIG)).unwrap();
-    let facts = Config { abi_version: 5, ..config.lookup(&0).unwrap().unwrap() };
+    let config = Map::<u32, Facts>::open(&scene.near.pin("maps", map::CONFIG)).unwrap();
+    let facts = Facts { abi_version: 5, ..config.lookup(&0).unwrap().unwrap() };
     config.update(&0, &facts, Update::Any).unwrap();
     std::fs::remove_file(scene.near.pin("maps", map::FLOWS)).unwrap();
     old.pin(&scene.near.pin("maps", map::FLOWS)).unwrap();

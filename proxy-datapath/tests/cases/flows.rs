@@ -201,7 +201,7 @@ fn udp_cases() -> Vec<Case> {
             State::standard().flow(other, taken, dnat(flow_state::ESTABLISHED), 1)
         })
         .drops(Hook::FromPod, udp(a, "203.0.113.9:53"), Reason::SnatExhausted),
-        case("without a range no source port is free", State::standard().config(|c| c.snat_min = 0)).drops(
+        case("without a range no source port is free", State::standard().facts(|c| c.snat_min = 0)).drops(
             Hook::FromPod,
             udp(a, "203.0.113.9:53"),
             Reason::SnatExhausted,

@@ -1,12 +1,12 @@
-//! Connections against the odds: resets, half-closed and unknown ones, ones from before the service, ones whose service has
-//! changed since.
+//! Connections against the odds: resets, half-closed and unknown ones, ones from before the service, ones
+//! whose service has changed since.
 
-use proxy_abi::{Flow, Reason, flow_flag, flow_state, proto};
+use proxy_abi::{Be16, Flow, Reason, Tuple, flow_flag, flow_state, proto};
 
 use super::{
-    Case, Hook, Packet, State, case,
+    Case, Hook, Packet, State, case, echo,
     packet::{tcp, udp},
-    state::{POD_A_MAC, POD_B_MAC, SNAT_PORT, tuple},
+    state::{POD_A_MAC, POD_B_MAC, SNAT_PORT, addr, tuple},
 };
 
 const CLIENT: &str = "203.0.113.9:5000";
@@ -23,6 +23,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(half_closed());
     cases.extend(before_the_service());
     cases.extend(after_an_update());
+    cases.extend(times());
+    cases.extend(pings());
     cases
 }
 
@@ -93,8 +95,9 @@ fn resets() -> Vec<Case> {
     ]
 }
 
-/// What conntrack calls INVALID (its table for the first packet of a flow: nothing but SYN and ACK opens one): nobody is to
-/// get a segment under a name that its connection does not know, since it would answer with a reset (kubernetes issue 74839).
+/// What conntrack calls INVALID (its table for the first packet of a flow: nothing but SYN and ACK opens
+/// one): nobody is to get a segment under a name that its connection does not know, since it would answer
+/// with a reset (kubernetes issue 74839).
 fn unknown() -> Vec<Case> {
     let far = |packet: Packet| packet.seq(4_000_000_000, Some(3_000_000_000));
     let (input, output) = inward("A");
@@ -215,4 +218,116 @@ fn after_an_update() -> Vec<Case> {
         case("after a change of targetPort an idle datagram flow gets the new port", datagrams(121))
             .delivers(Hook::FromPod, udp(A, VIP), udp(A, "10.244.1.3:7001").hop().for_mac(POD_B_MAC)),
     ]
+}
+
+/// How long flows are remembered that say nothing: by protocol and state. A flow that is over is balanced
+/// anew.
+fn times() -> Vec<Case> {
+    let old = "10.244.1.3:7000";
+    let state = |protocol, flow_state, age_s| {
+        let change = move |flow: &mut Flow| (flow.state, flow.flags) = (flow_state, flow_flag::DNAT);
+        let state = State::standard().service(1, protocol, VIP, &["10.244.1.3:7001"]);
+        state.flow(tuple(A, VIP, protocol), tuple(A, old, protocol), change, age_s)
+    };
+    let goes = |case: Case, packet: fn(&str, &str) -> Packet, to: &str| {
+        case.delivers(Hook::FromPod, packet(A, VIP), packet(A, to).hop().for_mac(POD_B_MAC))
+    };
+    let ack: fn(&str, &str) -> Packet = |from, to| tcp(from, to, "A");
+    let mut cases = Vec::new();
+    for (lives, over, protocol, flow_state, limit_s, packet) in [
+        (
+            "an opening of TCP lives for a minute",
+            "an opening of TCP is over after a minute",
+            proto::TCP,
+            flow_state::EMBRYONIC,
+            60,
+            ack,
+        ),
+        (
+            "an established connection lives for two hours",
+            "an established connection is over after two hours",
+            proto::TCP,
+            flow_state::ESTABLISHED,
+            7_200,
+            ack,
+        ),
+        (
+            "a closed connection's last segments find their way",
+            "a closed connection is over",
+            proto::TCP,
+            flow_state::CLOSING,
+            45,
+            ack,
+        ),
+        (
+            "a question's answer may take half a minute",
+            "a question is over after half a minute",
+            proto::UDP,
+            flow_state::EMBRYONIC,
+            30,
+            udp,
+        ),
+        (
+            "a stream of datagrams may pause for two minutes",
+            "a stream of datagrams is over after two minutes",
+            proto::UDP,
+            flow_state::ESTABLISHED,
+            120,
+            udp,
+        ),
+    ] {
+        cases.push(goes(case(lives, state(protocol, flow_state, limit_s)), packet, old));
+        cases.push(goes(case(over, state(protocol, flow_state, limit_s + 1)), packet, "10.244.1.3:7001"));
+    }
+    let forever = state(proto::UDP, flow_state::ESTABLISHED, HOUR_S).facts(|facts| facts.udp_stream_s = 0);
+    cases.push(goes(case("a time of 0 is for ever", forever), udp, old));
+    let syn: fn(&str, &str) -> Packet = |from, to| tcp(from, to, "S");
+    let silent = |age_s| state(proto::TCP, flow_state::ESTABLISHED, age_s);
+    cases.push(goes(
+        case("an opening after a minute of silence uses the ports anew", silent(61)),
+        syn,
+        "10.244.1.3:7001",
+    ));
+    cases.push(goes(
+        case("an opening of a connection that spoke a minute ago is a part of it", silent(60)),
+        syn,
+        old,
+    ));
+    let never = silent(HOUR_S).facts(|facts| facts.tcp_syn_s = 0);
+    cases.push(goes(case("without that minute no opening uses ports anew", never), syn, old));
+    cases
+}
+
+/// Echoes have a time of their own, and a type where TCP has flags.
+fn pings() -> Vec<Case> {
+    let outside = "203.0.113.9";
+    let (key, to) = (echo_tuple("10.244.1.2", 77, outside), echo_tuple("192.168.50.1", SNAT_PORT, outside));
+    let known = |age_s| State::standard().flow(key, to, |flow| flow.flags = flow_flag::SNAT, age_s);
+    let reply = echo(outside, "192.168.50.1", SNAT_PORT, true);
+    let (pod, node, v6) = ("fd00:1::2", "2001:db8::1", "2001:db8:9::9");
+    vec![
+        case("an answer to a ping finds its way for its time", known(20)).delivers(
+            Hook::FromUplink,
+            reply.clone(),
+            echo(outside, "10.244.1.2", 77, true).hop().for_mac(POD_A_MAC),
+        ),
+        case("an answer to a ping that is over is the stack's", known(21)).passes(Hook::FromUplink, reply),
+        // 129 has the bit that is FIN in TCP.
+        case("an echo's type is no flag of TCP", State::standard())
+            .sends_out(Hook::FromPod, echo(pod, v6, 77, false), echo(node, v6, SNAT_PORT, false).hop())
+            .delivers(
+                Hook::FromUplink,
+                echo(v6, node, SNAT_PORT, true),
+                echo(v6, pod, 77, true).hop().for_mac(POD_A_MAC),
+            )
+            .leaves(&[
+                "new [2001:db8:9::9]:61000>[2001:db8::1]:61000/58 => [2001:db8:9::9]:77>[fd00:1::2]:77 snat back",
+                "new [fd00:1::2]:77>[2001:db8:9::9]:77/58 => [2001:db8::1]:61000>[2001:db8:9::9]:61000 snat",
+            ]),
+    ]
+}
+
+fn echo_tuple(from: &str, id: u16, to: &str) -> Tuple {
+    let id = Be16::new(id);
+    Tuple::new(addr(from), id, addr(to), id, proto::ICMP)
 }

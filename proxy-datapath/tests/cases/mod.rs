@@ -47,7 +47,7 @@ pub enum Hook {
 }
 
 /// One packet and what must become of it.
-pub struct Step {
+pub struct Passage {
     pub hook: Hook,
     pub input: Vec<u8>,
     pub action: Action,
@@ -60,7 +60,7 @@ pub struct Step {
 pub struct Case {
     pub name: &'static str,
     pub state: State,
-    pub steps: Vec<Step>,
+    pub passages: Vec<Passage>,
     /// What the flow table holds in the end, sorted: `new|old KEY => VALUE`. None: not looked at.
     pub flows: Option<Vec<String>>,
 }
@@ -90,11 +90,11 @@ pub fn all() -> Vec<Case> {
 }
 
 pub fn case(name: &'static str, state: State) -> Case {
-    Case { name, state, steps: Vec::new(), flows: None }
+    Case { name, state, passages: Vec::new(), flows: None }
 }
 
 impl Case {
-    fn step(
+    fn passage(
         mut self,
         hook: Hook,
         input: Packet,
@@ -103,76 +103,76 @@ impl Case {
         output: Option<Packet>,
     ) -> Case {
         let output = output.map(|packet| packet.bytes());
-        self.steps.push(Step { hook, input: input.bytes(), action, reason, output });
+        self.passages.push(Passage { hook, input: input.bytes(), action, reason, output });
         self
     }
 
     /// The packet goes on unchanged.
     pub fn passes(self, hook: Hook, input: Packet) -> Case {
         let same = input.clone();
-        self.step(hook, input, Action::Pass, Reason::Passed, Some(same))
+        self.passage(hook, input, Action::Pass, Reason::Passed, Some(same))
     }
 
     /// The packet goes on to the stack, changed.
     pub fn changes(self, hook: Hook, input: Packet, output: Packet) -> Case {
-        self.step(hook, input, Action::Pass, Reason::Passed, Some(output))
+        self.passage(hook, input, Action::Pass, Reason::Passed, Some(output))
     }
 
     pub fn drops(self, hook: Hook, input: Packet, reason: Reason) -> Case {
-        self.step(hook, input, Action::Drop, reason, None)
+        self.passage(hook, input, Action::Drop, reason, None)
     }
 
     pub fn delivers(self, hook: Hook, input: Packet, output: Packet) -> Case {
-        self.step(hook, input, Action::Deliver, Reason::Delivered, Some(output))
+        self.passage(hook, input, Action::Deliver, Reason::Delivered, Some(output))
     }
 
     pub fn tunnels(self, hook: Hook, input: Packet, output: Packet) -> Case {
         let output = output.in_tunnel();
-        self.step(hook, input, Action::Tunnel, Reason::Encapsulated, Some(output))
+        self.passage(hook, input, Action::Tunnel, Reason::Encapsulated, Some(output))
     }
 
     /// Through the tunnel as it came, its backend named in the frame.
     pub fn hands_on(self, hook: Hook, input: Packet, backend: &str) -> Case {
         let output = input.clone().hop().for_backend(backend);
-        self.step(hook, input, Action::Tunnel, Reason::Encapsulated, Some(output))
+        self.passage(hook, input, Action::Tunnel, Reason::Encapsulated, Some(output))
     }
 
     pub fn keys(self, hook: Hook, input: Packet, output: Packet) -> Case {
         let output = output.in_tunnel();
-        self.step(hook, input, Action::Keyed, Reason::Encapsulated, Some(output))
+        self.passage(hook, input, Action::Keyed, Reason::Encapsulated, Some(output))
     }
 
     pub fn sends_out(self, hook: Hook, input: Packet, output: Packet) -> Case {
-        self.step(hook, input, Action::Out, Reason::SentOut, Some(output))
+        self.passage(hook, input, Action::Out, Reason::SentOut, Some(output))
     }
 
     pub fn answers(self, hook: Hook, input: Packet, output: Packet) -> Case {
         let output = output.answering();
-        self.step(hook, input, Action::Answer, Reason::Rejected, Some(output))
+        self.passage(hook, input, Action::Answer, Reason::Rejected, Some(output))
     }
 
     /// What a socket of the node sends comes back to it as a refusal.
     pub fn refuses_own(self, input: Packet, output: Packet) -> Case {
         let output = output.answering();
-        self.step(Hook::ToUplink, input, Action::TakenIn, Reason::Rejected, Some(output))
+        self.passage(Hook::ToUplink, input, Action::TakenIn, Reason::Rejected, Some(output))
     }
 
     /// What a socket of the node sends comes in again by the same device, addressed to it.
     pub fn takes_in(self, hook: Hook, input: Packet) -> Case {
         let output = input.clone().for_mac(POD_A_MAC);
-        self.step(hook, input, Action::TakenIn, Reason::Passed, Some(output))
+        self.passage(hook, input, Action::TakenIn, Reason::Passed, Some(output))
     }
 
     /// As [`Case::answers`], for a packet that is too big.
     pub fn tells(self, hook: Hook, input: Packet, output: Packet) -> Case {
         let output = output.answering();
-        self.step(hook, input, Action::Answer, Reason::TooBig, Some(output))
+        self.passage(hook, input, Action::Answer, Reason::TooBig, Some(output))
     }
 
     /// As [`Case::answers`], for a packet on its last hop.
     pub fn ends(self, hook: Hook, input: Packet, output: Packet) -> Case {
         let output = output.answering();
-        self.step(hook, input, Action::Answer, Reason::TtlExpired, Some(output))
+        self.passage(hook, input, Action::Answer, Reason::TtlExpired, Some(output))
     }
 
     pub fn named(mut self, name: &'static str) -> Case {

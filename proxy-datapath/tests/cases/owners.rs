@@ -124,11 +124,11 @@ fn other_ranges() -> Vec<Case> {
         State::standard()
             .service(1, proto::TCP, old, &[LOCAL])
             .service(2, proto::TCP, new, &[REMOTE])
-            .config(|config| config.service_ranges = service_ranges(&[("10.112.0.0", 96 + 12)]))
+            .facts(|facts| facts.service_ranges = service_ranges(&[("10.112.0.0", 96 + 12)]))
     };
     let ranges = (0..8).map(|n| format!("10.{}.0.0", 100 + n)).collect::<Vec<_>>();
     let ranges: Vec<(&str, u32)> = ranges.iter().map(|first| (first.as_str(), 96 + 16)).collect();
-    let eight = || State::standard().config(|config| config.service_ranges = service_ranges(&ranges));
+    let eight = || State::standard().facts(|facts| facts.service_ranges = service_ranges(&ranges));
     vec![
         case("after a change of the service range services of the old one go on", moved())
             .delivers(Hook::FromPod, tcp(A, old, "S"), tcp(A, LOCAL, "S").hop().for_mac(POD_B_MAC))
@@ -142,7 +142,7 @@ fn other_ranges() -> Vec<Case> {
             )
             .sends_out(Hook::FromPod, tcp(A, "10.96.0.99:80", "S"), tcp(&node, "10.96.0.99:80", "S").hop()),
         case("the last address of a narrow range belongs to it, the one behind does not", {
-            State::standard().config(|config| config.service_ranges = service_ranges(&[("10.96.0.0", 96 + 29)]))
+            State::standard().facts(|facts| facts.service_ranges = service_ranges(&[("10.96.0.0", 96 + 29)]))
         })
         .drops(Hook::FromPod, tcp(A, "10.96.0.7:80", "S"), Reason::UnallocatedService)
         .sends_out(Hook::FromPod, tcp(A, "10.96.0.8:80", "S"), tcp(&node, "10.96.0.8:80", "S").hop()),

@@ -10,7 +10,8 @@ use proxy_abi::{DIRECT_MAC_TAG, OVERLAY_DEV_MAC, OVERLAY_SRC_MAC};
 
 use super::state::{HOST_MAC, POD_A_MAC, endpoint};
 
-/// A packet from pod A's device, or any other: the frame's addresses matter only where the code looks at them.
+/// A packet from pod A's device, or any other: the frame's addresses matter only where the code looks at
+/// them.
 #[derive(Clone, Debug)]
 pub struct Packet {
     pub macs: ([u8; 6], [u8; 6]),
@@ -27,8 +28,8 @@ pub struct Packet {
     pub between: Between,
 }
 
-/// IPv4: options (RFC 791 section 3.1), a multiple of 4 bytes. IPv6: extension headers (RFC 8200 section 4) by number, each
-/// whole but for its first byte, which names the next one.
+/// IPv4: options (RFC 791 section 3.1), a multiple of 4 bytes. IPv6: extension headers (RFC 8200 section 4)
+/// by number, each whole but for its first byte, which names the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Between {
     pub options: Vec<u8>,

@@ -1,6 +1,6 @@
 //! What only nodes may say to nodes: the tunnel's datagrams, and packets inside packets.
 
-use proxy_abi::{Endpoint, Reason, config_flag, endpoint_flag, flow_flag, proto};
+use proxy_abi::{Endpoint, Reason, endpoint_flag, facts_flag, flow_flag, proto};
 
 use super::{
     Case, Hook, Packet, State, case,
@@ -76,7 +76,7 @@ fn tunnel() -> Vec<Case> {
         forged(
             Hook::FromPod,
             "nor where pods are not masqueraded",
-            nodes().config(|config| config.flags &= !config_flag::MASQUERADE),
+            nodes().facts(|facts| facts.flags &= !facts_flag::MASQUERADE),
             &[udp(A, TWO)],
         ),
         forged(
@@ -143,7 +143,7 @@ fn by_other_hooks() -> Vec<Case> {
             .passes(Hook::FromUplink, udp("192.168.50.2:40000", "203.0.113.9:4789")),
         case(
             "the tunnel's port is nobody's source port",
-            nodes().config(|config| (config.snat_min, config.snat_max) = (4_789, 4_789)),
+            nodes().facts(|facts| (facts.snat_min, facts.snat_max) = (4_789, 4_789)),
         )
         .drops(Hook::FromPod, udp(A, CLIENT), Reason::SnatExhausted),
     ]

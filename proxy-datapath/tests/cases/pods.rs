@@ -1,6 +1,6 @@
 //! What pods send, and what the stack sends to them.
 
-use proxy_abi::{Reason, config_flag, proto};
+use proxy_abi::{Reason, facts_flag, proto};
 
 use super::{
     Case, Hook, Packet, State, case, echo,
@@ -43,9 +43,9 @@ fn reach() -> Vec<Case> {
             udp(a, "10.244.1.77:7000"),
             Reason::UnknownEndpoint,
         ),
-        case("a remote pod while the tunnel is down", State::standard().config(|c| c.overlay_ifindex = 0))
+        case("a remote pod while the tunnel is down", State::standard().facts(|c| c.overlay_ifindex = 0))
             .drops(Hook::FromPod, udp(a, remote), Reason::TunnelDown),
-        case("a remote pod without the tunnel is the kernel's", State::standard().config(|c| c.flags = 0))
+        case("a remote pod without the tunnel is the kernel's", State::standard().facts(|c| c.flags = 0))
             .passes(Hook::FromPod, udp(a, remote)),
         case("a packet on its last hop ends at the router, as traceroute sees it", State::standard())
             .ends(Hook::FromPod, udp(a, b).ttl(1), quoting("10.244.1.1", &udp(a, b).ttl(1), 11, 0))
@@ -56,7 +56,7 @@ fn reach() -> Vec<Case> {
             .leaves(&[]),
         case(
             "without a configuration everything is the stack's",
-            State::standard().config(|c| c.abi_version = 0),
+            State::standard().facts(|c| c.abi_version = 0),
         )
         .passes(Hook::FromPod, udp("10.9.9.9:1", b))
         .passes(Hook::FromUplink, udp("10.9.9.9:1", b))
@@ -145,7 +145,7 @@ fn services() -> Vec<Case> {
 fn outside() -> Vec<Case> {
     let (a, outside) = ("10.244.1.2:6000", "203.0.113.9:443");
     let node = format!("192.168.50.1:{SNAT_PORT}");
-    let no_masquerade = State::standard().config(|c| c.flags = config_flag::TUNNEL);
+    let no_masquerade = State::standard().facts(|c| c.flags = facts_flag::TUNNEL);
     vec![
         case("the outside sees the node's address", State::standard())
             .sends_out(Hook::FromPod, tcp(a, outside, "S"), tcp(&node, outside, "S").hop())
@@ -216,6 +216,12 @@ fn spoofs() -> Vec<Case> {
         packet.transport = super::packet::Transport::Error { kind, code: 0, mtu: 0 };
         packet
     };
+    // A neighbour solicitation, as the kernel sends it from a link-local address only.
+    let solicits = |from: &str| {
+        let mut packet = echo(from, "ff02::2", 0, false);
+        packet.transport = super::packet::Transport::Error { kind: 135, code: 0, mtu: 0 };
+        packet
+    };
     let mut foreign = udp("10.244.1.2:1", to).bytes();
     (foreign[12], foreign[13]) = (0x88, 0xcc);
     let mapped = {
@@ -230,6 +236,12 @@ fn spoofs() -> Vec<Case> {
             .drops(Hook::FromPod, udp("0.0.0.0:1", to), Reason::SourceSpoofed)
             .drops(Hook::FromPod, udp("[fd00:1::3]:1", "[fd00:1::3]:2"), Reason::SourceSpoofed)
             .leaves(&[]),
+        case("only link-local addresses speak for a link", State::standard())
+            .passes(Hook::FromPod, solicits("fe80::2"))
+            .passes(Hook::FromPod, solicits("febf::2"))
+            .drops(Hook::FromPod, solicits("fec0::2"), Reason::SourceSpoofed)
+            .drops(Hook::FromPod, solicits("2080::2"), Reason::SourceSpoofed)
+            .drops(Hook::FromPod, solicits("fd00:1::3"), Reason::SourceSpoofed),
         case("a source MAC that is not the pod's", State::standard()).drops(
             Hook::FromPod,
             udp("10.244.1.2:1", to).by_mac(OTHER_MAC),

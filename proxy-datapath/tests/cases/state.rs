@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use proxy_abi::{
-    ABI_VERSION, Addr, Be16, Config, Endpoint, Flow, Frontend, FrontendKey, Link, Member, PodCidr, Prefix,
-    Slot, SourceRangeKey, Tuple, Uplink, Window, config_flag, endpoint_flag, flow_flag, flow_state,
+    ABI_VERSION, Addr, Be16, Endpoint, Facts, Flow, Frontend, FrontendKey, Link, Member, PodCidr, Prefix,
+    Slot, SourceRangeKey, Tuple, Uplink, Window, endpoint_flag, facts_flag, flow_flag, flow_state,
     frontend_flag, frontend_kind, member_of, pod_cidr_flag,
 };
 
@@ -29,7 +29,7 @@ pub struct FlowRow {
 /// Contents of all maps.
 #[derive(Clone, Debug)]
 pub struct State {
-    pub config: Config,
+    pub facts: Facts,
     pub frontends: Vec<(FrontendKey, Frontend)>,
     pub slots: Vec<(u32, Slot)>,
     pub source_ranges: Vec<SourceRangeKey>,
@@ -58,7 +58,7 @@ pub fn tuple(from: &str, to: &str, proto: u8) -> Tuple {
 }
 
 /// Ranges by first address and length in the 128-bit form.
-pub fn service_ranges(ranges: &[(&str, u32)]) -> [Prefix; Config::SERVICE_RANGES] {
+pub fn service_ranges(ranges: &[(&str, u32)]) -> [Prefix; Facts::SERVICE_RANGES] {
     let ranges: Vec<_> = ranges.iter().map(|(text, len)| Prefix { addr: addr(text), len: *len }).collect();
     Prefix::list(&ranges)
 }
@@ -66,10 +66,10 @@ pub fn service_ranges(ranges: &[(&str, u32)]) -> [Prefix; Config::SERVICE_RANGES
 impl State {
     /// The standard node. `uplink`: its device's number.
     pub fn standard() -> State {
-        let config = Config {
+        let facts = Facts {
             abi_version: ABI_VERSION,
             flow_queue: 65_536,
-            flags: config_flag::MASQUERADE | config_flag::TUNNEL,
+            flags: facts_flag::MASQUERADE | facts_flag::TUNNEL,
             host_netns_cookie: 1,
             node_v4: addr("192.168.50.1"),
             node_v6: addr("2001:db8::1"),
@@ -86,20 +86,21 @@ impl State {
             snat_max: SNAT_PORT,
             tcp_syn_s: 60,
             tcp_established_s: 7_200,
-            tcp_closing_s: 30,
+            // Each of its own, so that none can pass for another.
+            tcp_closing_s: 45,
             udp_s: 30,
             udp_stream_s: 120,
-            icmp_s: 30,
+            icmp_s: 20,
             tunnel_port: 4_789,
-            ..Config::default()
+            ..Facts::default()
         };
         let own = |flags| Endpoint { flags, ..Endpoint::default() };
-        let pod = |ifindex, mac| Endpoint { ifindex, mac, flags: endpoint_flag::POD, identity: 0 };
+        let pod = |ifindex, mac| Endpoint { ifindex, mac, flags: endpoint_flag::POD, reserved: 0 };
         let local = |node| PodCidr { node: addr(node), flags: pod_cidr_flag::LOCAL };
         let remote = |node| PodCidr { node: addr(node), flags: 0 };
         let link = |v4: &str, v6: &str, mac| Link { v4: addr(v4), v6: addr(v6), mac, flags: 0 };
         State {
-            config,
+            facts,
             frontends: Vec::new(),
             slots: Vec::new(),
             source_ranges: Vec::new(),
@@ -171,7 +172,8 @@ impl State {
         self
     }
 
-    /// Only sources of this range may use the service's load-balancer addresses. `len`: of the address's own family.
+    /// Only sources of this range may use the service's load-balancer addresses. `len`: of the address's own
+    /// family.
     pub fn source_range(mut self, service_id: u32, prefix: &str, len: u32) -> State {
         let addr = addr(prefix);
         let len = len + if addr.is_v4() { 96 } else { 0 };
@@ -195,14 +197,14 @@ impl State {
         self
     }
 
-    pub fn config(mut self, change: impl FnOnce(&mut Config)) -> State {
-        change(&mut self.config);
+    pub fn facts(mut self, change: impl FnOnce(&mut Facts)) -> State {
+        change(&mut self.facts);
         self
     }
 
     /// The one device that leads out, by its number.
     pub fn uplinks(&self, ifindex: u32) -> impl Iterator<Item = (u32, Uplink)> + use<> {
-        let Config { node_v4: v4, node_v6: v6, .. } = self.config;
+        let Facts { node_v4: v4, node_v6: v6, .. } = self.facts;
         [(ifindex, Uplink { v4, v6 })].into_iter()
     }
 
@@ -220,7 +222,8 @@ impl State {
     }
 }
 
-/// A flow as a row names it, `old` if it is or was established: `new 10.0.0.1:1>10.0.0.2:2/17 => 10.0.0.1:1>10.0.0.3:3 dnat`.
+/// A flow as a row names it, `old` if it is or was established: `new 10.0.0.1:1>10.0.0.2:2/17 =>
+/// 10.0.0.1:1>10.0.0.3:3 dnat`.
 pub fn line(key: &Tuple, flow: &Flow) -> String {
     let end = |addr: &Addr, port: Be16| std::net::SocketAddr::new(addr.to_ip(), port.get());
     let way = |tuple: &Tuple| format!("{}>{}", end(&tuple.src, tuple.sport), end(&tuple.dst, tuple.dport));

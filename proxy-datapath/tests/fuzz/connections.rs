@@ -1,6 +1,6 @@
 //! Connections as one thing each, as conntrack has them; the datapath keeps two entries.
 
-use proxy_abi::{Config, Tuple, proto};
+use proxy_abi::{Facts, Tuple, proto};
 
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
@@ -38,14 +38,14 @@ pub struct Connection {
 #[derive(Default)]
 pub struct Connections(pub Vec<Connection>);
 
-fn limit_s(config: &Config, protocol: u8, stage: Stage) -> u32 {
+fn limit_s(facts: &Facts, protocol: u8, stage: Stage) -> u32 {
     match (protocol, stage) {
-        (proto::TCP, Stage::Begun) => config.tcp_syn_s,
-        (proto::TCP, Stage::Established) => config.tcp_established_s,
-        (proto::TCP, Stage::Over) => config.tcp_closing_s,
-        (proto::ICMP | proto::ICMPV6, _) => config.icmp_s,
-        (_, Stage::Begun) => config.udp_s,
-        _ => config.udp_stream_s,
+        (proto::TCP, Stage::Begun) => facts.tcp_syn_s,
+        (proto::TCP, Stage::Established) => facts.tcp_established_s,
+        (proto::TCP, Stage::Over) => facts.tcp_closing_s,
+        (proto::ICMP | proto::ICMPV6, _) => facts.icmp_s,
+        (_, Stage::Begun) => facts.udp_s,
+        _ => facts.udp_stream_s,
     }
 }
 
@@ -72,17 +72,17 @@ impl Connection {
         self.over |= self.fin == [true; 2];
     }
 
-    fn is_dead(&self, config: &Config, now_s: u32) -> bool {
-        let limit = limit_s(config, self.key.proto, self.stage());
+    fn is_dead(&self, facts: &Facts, now_s: u32) -> bool {
+        let limit = limit_s(facts, self.key.proto, self.stage());
         let seen = if self.direct { &self.seen_s[..1] } else { &self.seen_s };
         seen.iter().all(|seen| now_s - seen > limit)
     }
 
     /// Whether its port may be given to another, if need be.
-    fn gives_way(&self, config: &Config, now_s: u32) -> bool {
+    fn gives_way(&self, facts: &Facts, now_s: u32) -> bool {
         let begun = self.stage() == Stage::Begun;
         begun
-            || self.is_dead(config, now_s)
+            || self.is_dead(facts, now_s)
             || (self.over && self.seen_s.iter().all(|seen| now_s - seen >= CLOSED_S))
     }
 }
@@ -104,19 +104,21 @@ impl Connections {
         if way == 0 { self.0[index].to } else { self.0[index].key.flip() }
     }
 
-    /// What an ICMP error about a connection becomes, and whether that is a direct one: the connection itself is left alone.
+    /// What an ICMP error about a connection becomes, and whether that is a direct one: the connection itself
+    /// is left alone.
     pub fn peek(&self, tuple: &Tuple) -> Option<(Tuple, bool)> {
         self.find(tuple).map(|found| (self.translation(found), self.0[found.0].direct))
     }
 
-    /// A packet of a connection: what its tuple becomes, and whether it is a direct one; none if it belongs to none that lives.
-    pub fn meet(&mut self, config: &Config, tuple: &Tuple, flags: u8, now_s: u32) -> Option<(Tuple, bool)> {
+    /// A packet of a connection: what its tuple becomes, and whether it is a direct one; none if it belongs
+    /// to none that lives.
+    pub fn meet(&mut self, facts: &Facts, tuple: &Tuple, flags: u8, now_s: u32) -> Option<(Tuple, bool)> {
         let (index, way) = self.find(tuple)?;
         let known = &mut self.0[index];
         let tcp = tuple.proto == proto::TCP;
         let again =
-            tcp && flags & (SYN | ACK) == SYN && (known.over || now_s - known.seen_s[way] > config.tcp_syn_s);
-        if again || known.is_dead(config, now_s) {
+            tcp && flags & (SYN | ACK) == SYN && (known.over || now_s - known.seen_s[way] > facts.tcp_syn_s);
+        if again || known.is_dead(facts, now_s) {
             self.0.remove(index);
             return None;
         }
@@ -140,17 +142,17 @@ impl Connections {
         Some((self.translation((index, way)), false))
     }
 
-    /// Whether a connection that became `to` could be told from all others by its answers, nobody else's taken away that
-    /// still needs it.
-    pub fn is_free(&self, config: &Config, to: &Tuple, now_s: u32) -> bool {
+    /// Whether a connection that became `to` could be told from all others by its answers, nobody else's
+    /// taken away that still needs it.
+    pub fn is_free(&self, facts: &Facts, to: &Tuple, now_s: u32) -> bool {
         self.find(&to.flip())
-            .is_none_or(|(index, _)| !self.0[index].direct && self.0[index].is_dead(config, now_s))
+            .is_none_or(|(index, _)| !self.0[index].direct && self.0[index].is_dead(facts, now_s))
     }
 
     /// As [`Connections::is_free`], or it is the port of one that is closed.
-    pub fn could_be_freed(&self, config: &Config, to: &Tuple, now_s: u32) -> bool {
+    pub fn could_be_freed(&self, facts: &Facts, to: &Tuple, now_s: u32) -> bool {
         self.find(&to.flip())
-            .is_none_or(|(index, _)| !self.0[index].direct && self.0[index].gives_way(config, now_s))
+            .is_none_or(|(index, _)| !self.0[index].direct && self.0[index].gives_way(facts, now_s))
     }
 
     /// Another node has taken the client over.

@@ -1,5 +1,5 @@
-//! Comparing what the datapath made of a frame with what should have come of it. Checksums are not worked out anew, but
-//! looked at: a sum that was right must be right afterwards, and one that was wrong just as wrong.
+//! Comparing what the datapath made of a frame with what should have come of it. Checksums are not worked out
+//! anew, but looked at: a sum that was right must be right afterwards, and one that was wrong just as wrong.
 
 use std::net::SocketAddr;
 
@@ -168,7 +168,8 @@ fn rename(frame: &mut [u8], ip: &Ip, to: &Tuple) {
         |frame: &mut [u8], at: usize, port: u16| frame[at..at + 2].copy_from_slice(&port.to_be_bytes());
     match ip.body {
         Body::Report(quote) => {
-            // Whoever complained speaks as the connection's other end, unless only the receiver is known by another name.
+            // Whoever complained speaks as the connection's other end, unless only the receiver is known by
+            // another name.
             if quote.dst != to.src {
                 address(frame, 14 + src_at, &to.src);
             }

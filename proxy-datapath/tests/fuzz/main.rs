@@ -1,11 +1,12 @@
 //! Random packets over random tables, against a slow model of what the documents promise.
 //!
-//! Every world is made of one seed: its tables, its packets, its clock. The model ([`model`]) reads the same frames by its own
-//! reader ([`read`]) and keeps whole connections ([`connections`]) where the datapath keeps two entries. What
-//! the datapath draws by chance (a backend, a port) is looked up in its tables and must be one that the model allows.
+//! Every world is made of one seed: its tables, its packets, its clock. The model ([`model`]) reads the same
+//! frames by its own reader ([`read`]) and keeps whole connections ([`connections`]) where the datapath keeps
+//! two entries. What the datapath draws by chance (a backend, a port) is looked up in its tables and must be
+//! one that the model allows.
 //!
-//! A failure prints its seed. `SKERRY_FUZZ_SEED=N` runs that world alone and tells each packet, `SKERRY_FUZZ_SECONDS=N` runs
-//! for so long with seeds of the clock.
+//! A failure prints its seed. `SKERRY_FUZZ_SEED=N` runs that world alone and tells each packet,
+//! `SKERRY_FUZZ_SECONDS=N` runs for so long with seeds of the clock, `SKERRY_FUZZ_WORLDS=N` so many.
 
 #[path = "../cases/mod.rs"]
 #[expect(dead_code, reason = "the case table's helpers; its rows run elsewhere")]
@@ -36,7 +37,8 @@ const WORLDS: u64 = 20_000;
 const FIRST_SEED: u64 = 0x5eed_2026;
 /// A list of failures longer than this tells nothing new.
 const SHOWN: usize = 12;
-/// What no world here can end in: tables that are never full, and what only programs in front of the stack can say.
+/// What no world here can end in: tables that are never full, and what only programs in front of the stack
+/// can say.
 const UNREACHED: [Reason; 3] = [Reason::FlowTableFull, Reason::NeighbourUnknown, Reason::UnwrappedStray];
 
 #[test]
@@ -52,7 +54,8 @@ fn the_datapath_does_what_its_model_says() {
     let first = limit.map_or(FIRST_SEED, |_| of_the_clock());
     let start = Instant::now();
     let (mut worlds, mut failures) = (0, Vec::new());
-    while limit.map_or(worlds < WORLDS, |limit| start.elapsed() < limit) && failures.len() < SHOWN {
+    let most = number("SKERRY_FUZZ_WORLDS").unwrap_or(WORLDS);
+    while limit.map_or(worlds < most, |limit| start.elapsed() < limit) && failures.len() < SHOWN {
         let seed = first + worlds;
         match catch_unwind(AssertUnwindSafe(|| world::run(seed, false, &mut tally))) {
             Ok(Ok(())) => {}

@@ -1,5 +1,5 @@
-//! A reader of frames by the book (RFC 791, 8200, 9293, 768, 9260, 792, 4443), on slices: nothing beyond the packet's own end
-//! is looked at.
+//! A reader of frames by the book (RFC 791, 8200, 9293, 768, 9260, 792, 4443), on slices: nothing beyond the
+//! packet's own end is looked at.
 
 use proxy_abi::{Addr, Be16, Tuple, proto};
 
@@ -59,7 +59,8 @@ pub enum Body {
     Report(Quote),
     /// A fragment behind the first one.
     Later,
-    /// `report`: an ICMP error about something that can't be made out. `doubtful`: the quote is shorter than RFC 792 asks for.
+    /// `report`: an ICMP error about something that can't be made out. `doubtful`: the quote is shorter than
+    /// RFC 792 asks for.
     Other {
         report: bool,
         doubtful: bool,
@@ -237,7 +238,8 @@ fn icmp(bytes: &[u8], ip: &Ip, at: &[u8]) -> Body {
     }
 }
 
-/// None: can't be made out. Some(None): shorter than it must be, so that nobody may rely on what becomes of it.
+/// None: can't be made out. Some(None): shorter than it must be, so that nobody may rely on what becomes of
+/// it.
 fn quote(bytes: &[u8], l3: usize, v4: bool) -> Option<Option<Quote>> {
     let packet = bytes.get(l3..)?;
     let (l4, src, dst, protocol) = if v4 {
@@ -273,7 +275,8 @@ fn quote(bytes: &[u8], l3: usize, v4: bool) -> Option<Option<Quote>> {
 }
 
 impl Ip {
-    /// Names the connection that the packet belongs to, in its direction; an ICMP error's goes the other way than what it quotes.
+    /// Names the connection that the packet belongs to, in its direction; an ICMP error's goes the other way
+    /// than what it quotes.
     pub fn tuple(&self) -> Tuple {
         let of =
             |sport, dport| Tuple::new(self.src, Be16::new(sport), self.dst, Be16::new(dport), self.proto);

@@ -58,7 +58,7 @@ pub fn is_address_of_service(state: &State, ip: &Ip, dport: u16) -> bool {
 pub fn dialled(state: &State, dst: &Addr, port: u16, proto: u8) -> Option<Frontend> {
     let port_be = Be16::new(port);
     let own = frontend(state, FrontendKey { addr: *dst, port: port_be, proto, kind: frontend_kind::ADDRESS });
-    let is_node_port = (state.config.nodeport_min..=state.config.nodeport_max).contains(&port)
+    let is_node_port = (state.facts.nodeport_min..=state.facts.nodeport_max).contains(&port)
         && endpoint_flags(state, dst).is_some_and(|flags| flags & endpoint_flag::NODE_PORT != 0);
     let kind = if dst.is_v4() { frontend_kind::NODE_PORT_V4 } else { frontend_kind::NODE_PORT_V6 };
     own.or_else(|| {
@@ -69,7 +69,7 @@ pub fn dialled(state: &State, dst: &Addr, port: u16, proto: u8) -> Option<Fronte
 }
 
 pub fn is_in_service_range(state: &State, addr: &Addr) -> bool {
-    let ranges = state.config.service_ranges.iter();
+    let ranges = state.facts.service_ranges.iter();
     ranges.take_while(|range| range.len != 0).any(|range| is_within(&range.addr, range.len, addr))
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use proxy_abi::{
-    Addr, Be16, Frontend, FrontendKey, Member, Slot, SourceRangeKey, Window, config_flag, frontend_flag,
+    Addr, Be16, Frontend, FrontendKey, Member, Slot, SourceRangeKey, Window, facts_flag, frontend_flag,
     frontend_kind, member_of, proto,
 };
 
@@ -16,8 +16,8 @@ use crate::{
     random::Random,
 };
 
-/// Who there is, by family, alike in both: this node's pods, remote pods, nobody, router, node, other node, outside, two
-/// service addresses, one without a service, a load balancer's.
+/// Who there is, by family, alike in both: this node's pods, remote pods, nobody, router, node, other node,
+/// outside, two service addresses, one without a service, a load balancer's.
 pub const WHO: [[&str; 13]; 2] = [
     [
         "10.244.1.2",
@@ -191,25 +191,25 @@ pub fn update(random: &mut Random, state: &mut State) {
 }
 
 fn facts(random: &mut Random) -> State {
-    State::standard().config(|config| {
-        config.snat_max += [0, 1, 3, 4_000][random.below(4)];
+    State::standard().facts(|facts| {
+        facts.snat_max += [0, 1, 3, 4_000][random.below(4)];
         if random.once_in(10) {
-            config.flags &= !config_flag::TUNNEL;
+            facts.flags &= !facts_flag::TUNNEL;
         }
         if random.once_in(10) {
-            config.flags &= !config_flag::MASQUERADE;
+            facts.flags &= !facts_flag::MASQUERADE;
         }
         if random.once_in(20) {
-            config.overlay_ifindex = 0;
+            facts.overlay_ifindex = 0;
         }
         if random.once_in(20) {
-            config.node_v6 = Addr::UNSPECIFIED;
+            facts.node_v6 = Addr::UNSPECIFIED;
         }
         if random.once_in(40) {
-            config.abi_version = 0;
+            facts.abi_version = 0;
         }
         if random.once_in(40) {
-            config.snat_min = 0;
+            facts.snat_min = 0;
         }
     })
 }

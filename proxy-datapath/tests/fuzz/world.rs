@@ -35,7 +35,7 @@ pub fn run(seed: u64, tell: bool, tally: &mut Tally) -> Result<(), String> {
     let state = tables::state(&mut random);
     let mut maps = Maps::new(&state);
     let focus = tables::focus(&mut random, &state);
-    let uplink = state.config.uplink_ifindex;
+    let uplink = state.facts.uplink_ifindex;
     let mut model = Model::new(state, maps.now_s.get());
     // One for all, as in the kernel: what a packet leaves in it must not concern the next.
     let mut scratch = Scratch::default();

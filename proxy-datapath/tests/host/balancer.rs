@@ -1,14 +1,14 @@
 //! The balancer in front of nodes: translated both ways, wrapped for a direct answer, too long for that.
 
-use etherparse::{IpNumber, Ipv4Header, NetSlice, SlicedPacket};
-use proxy_abi::{Reason, Tuple, frontend_flag, proto};
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header, NetSlice, SlicedPacket};
+use proxy_abi::{Addr, Flow, Reason, Tuple, flow_flag, frontend_flag, proto};
 use proxy_datapath::{Action, Frame, NextHop, Verdict, Way, from_wire};
 
 use crate::{
     cases::{
         State,
         packet::{tcp, udp},
-        state::addr,
+        state::{addr, tuple},
     },
     memory::{Bytes, Maps},
 };
@@ -166,5 +166,72 @@ fn an_answer_to_the_machines_own_connected_socket_is_not_balanced() {
         for request in [udp("198.51.100.9:53", own), tcp("198.51.100.9:53", own, "S"), udp(server, VIP)] {
             assert_eq!(balance(&maps, request.bytes()).0.action, Action::Out);
         }
+    }
+}
+
+#[test]
+fn an_ipv6_packet_travels_inside_another_of_its_family() {
+    let (vip, backend, client) = ("[2001:db8:10::10]:80", "[2001:db8::7]:80", "[2001:db8:9::9]:4000");
+    let state = State::standard().service(1, proto::TCP, vip, &[backend]);
+    let maps = Maps::new(&state.frontends(|frontend| frontend.flags = frontend_flag::DIRECT));
+    let mut asked = tcp(client, vip, "S").bytes();
+    // Class and flow label: the way is to treat both alike.
+    asked[14..18].copy_from_slice(&[0x6a, 0xbc, 0xde, 0xf0]);
+    let (verdict, sent) = balance(&maps, asked.clone());
+    assert_eq!((verdict.action, verdict.reason), (Action::Out, Reason::Encapsulated));
+    assert_eq!((&sent[..12], &sent[12..14]), (&MACS[..], &[0x86, 0xdd][..]));
+    let (outer, inner) = Ipv6Header::from_slice(&sent[14..]).unwrap();
+    assert_eq!(sent[14..18], asked[14..18]);
+    assert_eq!(outer.source_addr(), "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap());
+    assert_eq!(outer.destination_addr(), "2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap());
+    assert_eq!((outer.next_header, outer.hop_limit), (IpNumber(41), 64));
+    assert_eq!(usize::from(outer.payload_length), inner.len());
+    // One hop less, and else as it came.
+    asked[21] -= 1;
+    assert_eq!(inner, &asked[14..]);
+}
+
+#[test]
+fn what_fits_with_its_outer_header_goes_and_a_byte_more_does_not() {
+    let direct = maps(frontend_flag::DIRECT);
+    let says = |count: usize| tcp("198.51.100.9:4000", VIP, "A").says(&vec![7; count]).bytes();
+    let most = MTU as usize - 20 - 20 - 20;
+    assert_eq!(balance(&direct, says(most)).0.reason, Reason::Encapsulated);
+    let mut long = says(most + 1);
+    // It may be cut, which nobody does here: its sender is told nothing.
+    long[20] &= !0x40;
+    let (verdict, _) = balance(&direct, long);
+    assert_eq!((verdict.action, verdict.reason), (Action::Drop, Reason::TooBig));
+    // The record names what came, not what it was to become.
+    assert_eq!(direct.scratch.borrow().view.tuple, tuple("198.51.100.9:4000", VIP, proto::TCP));
+}
+
+#[test]
+fn without_an_address_of_its_family_nothing_is_wrapped() {
+    let direct = |vip: &str, backend: &str| {
+        let state = State::standard().service(1, proto::TCP, vip, &[backend]);
+        state.frontends(|frontend| frontend.flags = frontend_flag::DIRECT)
+    };
+    let none = direct(VIP, BACKEND).facts(|facts| facts.node_v4 = Addr::UNSPECIFIED);
+    let other = direct(VIP, "[2001:db8::7]:80");
+    for state in [none, other] {
+        let (verdict, _) = balance(&Maps::new(&state), tcp("198.51.100.9:4000", VIP, "S").bytes());
+        assert_eq!((verdict.action, verdict.reason), (Action::Drop, Reason::Unroutable));
+    }
+}
+
+/// Its service was asked for in one way when another CPU recorded the flow, and in the other when this one
+/// drew.
+#[test]
+fn a_flow_that_another_cpu_has_recorded_in_the_other_way_costs_the_packet() {
+    for (mode, flag) in [(frontend_flag::DIRECT, 0), (frontend_flag::LOAD_BALANCER, flow_flag::DIRECT)] {
+        let maps = maps(mode);
+        let (key, to) =
+            (tuple("198.51.100.9:4000", VIP, proto::TCP), tuple("192.168.50.1:61000", BACKEND, proto::TCP));
+        let other = State::standard().flow(key, to, |flow| flow.flags = flow_flag::DNAT | flag, 0);
+        let rows = other.flows.iter().map(|row| (row.key, Flow { seen_s: maps.now_s.get(), ..row.flow }));
+        maps.just_before.borrow_mut().insert(key, rows.collect());
+        let (verdict, _) = balance(&maps, tcp("198.51.100.9:4000", VIP, "S").bytes());
+        assert_eq!((verdict.action, verdict.reason), (Action::Drop, Reason::FlowTableFull), "{mode}");
     }
 }

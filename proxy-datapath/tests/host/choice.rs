@@ -20,7 +20,7 @@ fn maps(count: u8, change: impl Fn(&mut Frontend)) -> Maps {
     let backends = backends(count);
     let texts: Vec<&str> = backends.iter().map(String::as_str).collect();
     let state = State::standard()
-        .config(|config| config.snat_max = 65_000)
+        .facts(|facts| facts.snat_max = 65_000)
         .node_port(1, proto::TCP, 30_080, &texts)
         .frontends(change);
     Maps::new(&state)

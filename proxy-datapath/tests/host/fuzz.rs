@@ -17,8 +17,8 @@ const RANDOM_PACKETS: u32 = 60_000;
 fn packets() -> Vec<(Case, Vec<u8>)> {
     let mut all = Vec::new();
     for case in cases::all() {
-        if let Some(step) = case.steps.last() {
-            let input = step.input.clone();
+        if let Some(passage) = case.passages.last() {
+            let input = passage.input.clone();
             all.push((case, input));
         }
     }

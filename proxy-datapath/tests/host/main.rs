@@ -9,6 +9,7 @@ mod memory;
 mod paths;
 mod races;
 mod records;
+mod rooms;
 mod seats;
 mod sockets;
 mod table;

@@ -7,13 +7,13 @@ use std::{
 };
 
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    Addr, Affinity, AffinityKey, Be16, Endpoint, Facts, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, Slot, SocketKey, SocketOrigin,
     SourceRangeKey, Tuple, Uplink,
 };
 use proxy_datapath::{
-    Change, Insert, NextHop, Packet, Round, Scratch, Tables, Tunnel, Verdict, Way, from_overlay, from_pod,
-    from_uplink, to_overlay, to_pod, to_uplink,
+    Change, Insert, NextHop, Packet, PacketSteps, Round, Scratch, TableSteps, Tables, Tunnel, Verdict, Way,
+    from_overlay, from_pod, from_uplink, to_overlay, to_pod, to_uplink,
 };
 
 use crate::cases::{Hook, State};
@@ -81,7 +81,7 @@ impl Packet for Bytes {
     }
 
     fn work_out(&self, change: &mut Change) {
-        (0..Change::ROUNDS).for_each(|round| change.step(round));
+        (0..Change::ROUNDS).for_each(|round| change.advance(round));
     }
 
     fn take_in(&mut self) -> Option<()> {
@@ -102,10 +102,14 @@ impl Packet for Bytes {
     }
 }
 
+impl PacketSteps for Bytes {}
+
 /// Maps in memory.
 pub struct Maps {
-    config: Config,
+    facts: Facts,
     pub frontends: HashMap<FrontendKey, Frontend>,
+    /// What readers meet in their place, as often as that: slots of the table that were recycled under them.
+    pub outdated: (HashMap<FrontendKey, Frontend>, Cell<u32>),
     pub slots: HashMap<u32, Slot>,
     source_ranges: Vec<SourceRangeKey>,
     pub members: HashMap<Member, u32>,
@@ -134,8 +138,9 @@ pub struct Maps {
 impl Maps {
     pub fn new(state: &State) -> Maps {
         let maps = Maps {
-            config: state.config,
+            facts: state.facts,
             frontends: state.frontends.iter().copied().collect(),
+            outdated: Default::default(),
             slots: state.slots.iter().copied().collect(),
             source_ranges: state.source_ranges.clone(),
             members: state.members.iter().copied().collect(),
@@ -144,7 +149,7 @@ impl Maps {
             links: state.links.iter().copied().collect(),
             pod_cidrs: state.pod_cidrs.clone(),
             tunnel_peers: state.tunnel_peers.clone(),
-            uplinks: state.uplinks(state.config.uplink_ifindex).collect(),
+            uplinks: state.uplinks(state.facts.uplink_ifindex).collect(),
             left_out: RefCell::default(),
             flows: RefCell::default(),
             just_before: RefCell::default(),
@@ -175,11 +180,16 @@ impl Maps {
 }
 
 impl Tables for Maps {
-    fn config(&self) -> Option<&Config> {
-        (self.config.abi_version != 0).then_some(&self.config)
+    fn facts(&self) -> Option<&Facts> {
+        (self.facts.abi_version != 0).then_some(&self.facts)
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
+        let (outdated, left) = &self.outdated;
+        if let (Some(found), Some(rest)) = (outdated.get(key), left.get().checked_sub(1)) {
+            left.set(rest);
+            return Some(found);
+        }
         self.frontends.get(key)
     }
 
@@ -252,8 +262,8 @@ impl Tables for Maps {
         self.flows.borrow_mut().remove(key);
     }
 
-    fn take_seat(&self, config: &Config, key: &Tuple, before: &mut Tuple) -> u16 {
-        let seats = config.flow_queue;
+    fn take_seat(&self, facts: &Facts, key: &Tuple, before: &mut Tuple) -> u16 {
+        let seats = facts.flow_queue;
         let seat = self.next_seat.get() % seats;
         self.next_seat.set(seat + 1);
         *before = self.seats.borrow_mut().insert(seat, *key).unwrap_or_default();
@@ -319,6 +329,8 @@ impl Tables for Maps {
     }
 }
 
+impl TableSteps for Maps {}
+
 /// Runs one hook over a packet.
 pub fn run(hook: Hook, packet: &mut Bytes, maps: &Maps) -> Verdict {
     let s = &mut *maps.scratch.borrow_mut();
@@ -331,6 +343,6 @@ pub fn run(hook: Hook, packet: &mut Bytes, maps: &Maps) -> Verdict {
         }
         Hook::ToOverlay => to_overlay(packet, maps, s, false),
         Hook::FromUplink => from_uplink(packet, maps, s),
-        Hook::ToUplink => to_uplink(packet, maps, s, maps.config.uplink_ifindex),
+        Hook::ToUplink => to_uplink(packet, maps, s, maps.facts.uplink_ifindex),
     }
 }

@@ -27,7 +27,7 @@ fn node(verdict: &Verdict) -> Addr {
 #[test]
 fn a_pod_that_moves_to_another_node_is_followed_within_a_second() {
     let state = State::standard().node_port(1, proto::TCP, 30_080, &[REMOTE]);
-    let mut maps = Maps::new(&state.config(|config| config.snat_max += 100));
+    let mut maps = Maps::new(&state.facts(|facts| facts.snat_max += 100));
     let sends = |maps: &Maps, flags| {
         let mut packet = Bytes { data: tcp(CLIENT, AT, flags).bytes(), uplink: 7 };
         node(&run(Hook::FromUplink, &mut packet, maps))

@@ -1,12 +1,15 @@
-//! Two CPUs open one flow at the same moment: the later one takes over what the earlier has chosen, and all that follows from it.
+//! What another CPU, or the agent, does meanwhile. Two CPUs that open one flow at the same moment: the later
+//! one takes over what the earlier has chosen, and all that follows from it.
 
-use proxy_abi::{Flow, flow_flag, frontend_flag, proto};
+use std::cell::Cell;
+
+use proxy_abi::{Flow, Frontend, FrontendKey, Reason, flow_flag, flow_state, frontend_flag, proto};
 use proxy_datapath::{Action, Place, Verdict, from_nic, from_wire};
 
 use crate::{
     cases::{
         Hook, Packet, State,
-        packet::udp,
+        packet::{tcp, udp},
         state::{POD_A_MAC, POD_B_MAC, addr, tuple},
     },
     memory::{Bytes, Maps, run},
@@ -19,13 +22,14 @@ const REMOTE: &str = "10.244.2.2:8080";
 /// What the other CPU has chosen for a backend on another node.
 const ROUTER: &str = "10.244.1.1:61000";
 
-/// Tables that give a NodePort `drawn`, while another CPU has just recorded `from` → `to` as what becomes of the client's flow.
+/// Tables that give a NodePort `drawn`, while another CPU has just recorded `from` → `to` as what becomes of
+/// the client's flow.
 fn tables(drawn: &str, (from, to): (&str, &str), change: impl Fn(&mut Flow)) -> Maps {
     let key = tuple(CLIENT, NODE_PORT, proto::UDP);
     let other = State::standard().flow(key, tuple(from, to, proto::UDP), change, 0);
-    let maps = Maps::new(&State::standard().node_port(1, proto::UDP, 30_080, &[drawn]).config(|config| {
+    let maps = Maps::new(&State::standard().node_port(1, proto::UDP, 30_080, &[drawn]).facts(|facts| {
         // Ports enough for the loser's own choice.
-        config.snat_max += 100;
+        facts.snat_max += 100;
     }));
     let rows = other.flows.iter().map(|row| (row.key, Flow { seen_s: maps.now_s.get(), ..row.flow }));
     maps.just_before.borrow_mut().insert(key, rows.collect());
@@ -127,4 +131,40 @@ fn programs_in_front_of_the_stack_adopt_alike() {
     let verdict = from_wire(&mut packet, &maps, &mut maps.scratch.borrow_mut());
     assert_eq!(verdict.action, Action::Out);
     assert_eq!(packet.data[14..], udp("192.168.50.1:61000", "192.168.50.8:80").hop().bytes()[14..]);
+}
+
+/// The agent has replaced a Service's run between two looks of a reader, `times` in a row: its slots are of
+/// another generation.
+#[test]
+fn a_frontend_is_read_again_once_when_its_slots_were_given_away() {
+    let (pod, vip) = ("10.244.1.2:6000", "10.96.0.10:53");
+    for (times, action, reason) in
+        [(1, Action::Deliver, Reason::Delivered), (2, Action::Drop, Reason::StaleSlot)]
+    {
+        let mut maps = Maps::new(&State::standard().service(1, proto::UDP, vip, &["10.244.1.3:53"]));
+        let outdated = |(key, now): (&FrontendKey, &Frontend)| {
+            (*key, Frontend { generation: now.generation.wrapping_sub(1), ..*now })
+        };
+        maps.outdated = (maps.frontends.iter().map(outdated).collect(), Cell::new(times));
+        let (verdict, _) = through(Hook::FromPod, &maps, &udp(pod, vip));
+        assert_eq!((verdict.action, verdict.reason), (action, reason), "{times} times");
+        assert_eq!(maps.outdated.1.get(), 0, "{times} times");
+    }
+}
+
+#[test]
+fn a_flow_that_a_cpu_with_a_clock_ahead_has_seen_last_lives() {
+    let (pod, vip, old) = ("10.244.1.2:6000", "10.96.0.10:53", "10.244.1.3:7000");
+    for (flags, protocol) in [("A", proto::TCP), ("S", proto::TCP), ("", proto::UDP)] {
+        let state = State::standard().service(1, protocol, vip, &["10.244.1.3:7001"]);
+        let established = |flow: &mut Flow| {
+            (flow.state, flow.flags) = (flow_state::ESTABLISHED, flow_flag::DNAT);
+        };
+        let maps =
+            Maps::new(&state.flow(tuple(pod, vip, protocol), tuple(pod, old, protocol), established, 0));
+        maps.now_s.set(maps.now_s.get() - 1);
+        let packet = |to: &str| if flags.is_empty() { udp(pod, to) } else { tcp(pod, to, flags) };
+        let (_, left) = through(Hook::FromPod, &maps, &packet(vip));
+        assert_eq!(left, packet(old).hop().for_mac(POD_B_MAC).bytes(), "{protocol} {flags}");
+    }
 }

@@ -21,7 +21,7 @@ struct Node(Maps);
 impl Node {
     fn new(protocol: u8) -> Node {
         let state = State::standard().node_port(1, protocol, 30_080, &[POD]);
-        Node(Maps::new(&state.config(|config| config.flow_queue = SEATS)))
+        Node(Maps::new(&state.facts(|facts| facts.flow_queue = SEATS)))
     }
 
     fn comes_in(&self, packet: Packet) {

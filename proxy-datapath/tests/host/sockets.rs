@@ -2,7 +2,7 @@
 
 use crate::cases::{State, state::addr};
 use crate::memory::Maps;
-use proxy_abi::{Addr, Be16, Endpoint, config_flag, endpoint_flag, proto};
+use proxy_abi::{Addr, Be16, Endpoint, endpoint_flag, facts_flag, proto};
 use proxy_datapath::{Socket, SocketVerdict, sock_connect, sock_peername, sock_recvmsg, sock_sendmsg};
 
 const HOST: u64 = 1;
@@ -73,7 +73,8 @@ fn a_tcp_connection_goes_to_the_backend_and_its_peer_is_the_service() {
 #[test]
 fn what_is_no_service_is_left_alone() {
     let maps = maps();
-    // The loopback is no node address, another node's NodePort is that node's, a node's other ports are its own.
+    // The loopback is no node address, another node's NodePort is that node's, a node's other ports are its
+    // own.
     for to in [
         "127.0.0.1:30080",
         "192.168.50.2:30080",
@@ -107,7 +108,7 @@ fn localhost_serves_node_ports_to_the_node_alone_where_it_was_asked_for() {
 #[test]
 fn pods_sockets_are_left_alone_where_their_packets_are_translated() {
     let state = State::standard().service(1, proto::TCP, "10.96.0.10:80", &["10.244.2.2:8080"]);
-    let maps = Maps::new(&state.config(|config| config.flags |= config_flag::PODS_BY_PACKET));
+    let maps = Maps::new(&state.facts(|facts| facts.flags |= facts_flag::PODS_BY_PACKET));
     for (netns, becomes) in [(POD, "10.96.0.10:80"), (HOST, "10.244.2.2:8080")] {
         let mut socket = socket("10.96.0.10:80", proto::TCP, netns);
         assert_eq!(sock_connect(&mut socket, &maps), SocketVerdict::Allow);

@@ -10,15 +10,16 @@ fn every_row_of_the_table_holds_on_the_host() {
     let mut failures = Vec::new();
     for case in cases::all() {
         let maps = Maps::new(&case.state);
-        for (index, step) in case.steps.iter().enumerate() {
-            let mut packet = Bytes { data: step.input.clone(), uplink: case.state.config.uplink_ifindex };
-            let verdict = run(step.hook, &mut packet, &maps);
-            let at = format!("{}, step {}", case.name, index + 1);
-            if (verdict.action, verdict.reason) != (step.action, step.reason) {
-                failures.push(format!("{at}: {verdict:?} instead of {:?} {:?}", step.action, step.reason));
+        for (index, passage) in case.passages.iter().enumerate() {
+            let mut packet = Bytes { data: passage.input.clone(), uplink: case.state.facts.uplink_ifindex };
+            let verdict = run(passage.hook, &mut packet, &maps);
+            let at = format!("{}, passage {}", case.name, index + 1);
+            if (verdict.action, verdict.reason) != (passage.action, passage.reason) {
+                failures
+                    .push(format!("{at}: {verdict:?} instead of {:?} {:?}", passage.action, passage.reason));
                 break;
             }
-            if let Some(expected) = &step.output
+            if let Some(expected) = &passage.output
                 && *expected != packet.data
             {
                 failures.push(format!(

@@ -17,9 +17,9 @@ const BALANCER: [u8; 4] = [192, 168, 50, 200];
 const NODE: [u8; 4] = [192, 168, 50, 1];
 
 fn state(vip: &str, backend: &str) -> State {
-    State::standard().service(1, proto::TCP, vip, &[backend]).config(|config| {
+    State::standard().service(1, proto::TCP, vip, &[backend]).facts(|facts| {
         let ranges = [("192.168.50.200", 128), ("2001:db8::200", 128)];
-        config.balancers = Prefix::list(&ranges.map(|(first, len)| Prefix { addr: addr(first), len }));
+        facts.balancers = Prefix::list(&ranges.map(|(first, len)| Prefix { addr: addr(first), len }));
     })
 }
 
@@ -86,7 +86,7 @@ fn only_what_a_balancer_sent_to_this_node_is_unwrapped() {
         let (verdict, left) = receive(&local, stranger.clone());
         assert_eq!((verdict.action, &left), (Action::Pass, &stranger));
     }
-    let nobody = local.config(|config| config.balancers = Default::default());
+    let nobody = local.facts(|facts| facts.balancers = Default::default());
     let wrapped = wrap(&client, BALANCER, NODE);
     assert_eq!(receive(&nobody, wrapped.clone()).1, wrapped);
 }
@@ -117,11 +117,11 @@ fn whatever_is_inside_is_survived() {
         (random >> 16) as usize % limit.max(1)
     };
     for case in cases::all() {
-        for step in &case.steps {
-            if step.input.len() < 14 {
+        for passage in &case.passages {
+            if passage.input.len() < 14 {
                 continue;
             }
-            let mut data = wrap(&step.input, BALANCER, NODE);
+            let mut data = wrap(&passage.input, BALANCER, NODE);
             for _ in 0..20 {
                 let at = below(data.len());
                 match below(3) {

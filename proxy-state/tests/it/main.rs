@@ -1,6 +1,7 @@
 //! From objects to plans, one module a behaviour.
 
 mod convergence;
+mod listed;
 mod outside;
 mod ranges;
 mod resets;

@@ -34,7 +34,7 @@ fn the_older_service_has_the_address_and_the_younger_is_told() {
     assert!(causes(&world, "young").is_empty());
     world.service(external("old", "10.96.0.1", OLD, &["192.0.2.1"]));
     let plan = world.sync();
-    assert!(plan.services.contains(&key("young")), "who lost it is looked at again: {:?}", plan.services);
+    assert!(plan.owners.contains(&key("young")), "who lost it is looked at again: {:?}", plan.owners);
     assert!(causes(&world, "old").is_empty());
     let told = warnings(&world, "young");
     assert_eq!(told[0].0, Cause::AddressTaken);
@@ -47,7 +47,7 @@ fn the_older_service_has_the_address_and_the_younger_is_told() {
     world.service(external("young", "10.96.0.2", YOUNG, &["192.0.2.1"])).sync();
     world.state.delete_service(&key("old"));
     let plan = world.sync();
-    assert!(plan.services.contains(&key("young")) && causes(&world, "young").is_empty());
+    assert!(plan.owners.contains(&key("young")) && causes(&world, "young").is_empty());
 }
 
 #[test]
@@ -73,12 +73,12 @@ fn external_addresses_of_nodes_and_services_are_served_and_told() {
     let node = json!({"metadata": {"name": "n9"},
                       "status": {"addresses": [{"type": "InternalIP", "address": "172.16.0.9"}]}});
     let plan = world.node(node).sync();
-    assert!(plan.services.contains(&key("thief")));
+    assert!(plan.owners.contains(&key("thief")));
     let told = warnings(&world, "thief");
     assert_eq!(told[1].0, Cause::AddressOfNode);
     assert!(told[1].1.contains("172.16.0.9 is that of Node n9"), "{told:?}");
     world.state.delete_node(&ObjectKey::new("", "n9"));
-    assert!(world.sync().services.contains(&key("thief")));
+    assert!(world.sync().owners.contains(&key("thief")));
     assert_eq!(causes(&world, "thief"), [Cause::AddressTaken, Cause::AddressOfService]);
 }
 
@@ -195,7 +195,7 @@ fn operations_for_one_service_are_few_among_ten_thousand() {
         world.state.delete_service(&key("new"));
         let gone = world.sync();
         println!("{services} services: one endpoint changed in {took:?}");
-        counts.push([&changed, &freed, &made, &gone].map(|plan| (plan.ops.len(), plan.services.len())));
+        counts.push([&changed, &freed, &made, &gone].map(|plan| (plan.ops.len(), plan.owners.len())));
     }
     println!("operations and services looked at: {:?}", counts[1]);
     assert_eq!(counts[0], counts[1]);

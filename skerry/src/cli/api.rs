@@ -5,12 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::{
-    Api, Client, Config,
-    api::ListParams,
-    config::{KubeConfigOptions, Kubeconfig},
-};
-use skerry_informer::Item;
+use kube::{Api, api::ListParams};
+use skerry_client::{Client, ConnectError, Item, Source, connect};
 
 /// Where `skerry up` and `skerry node` keep theirs.
 const OURS: &[&str] =
@@ -56,17 +52,11 @@ impl ApiOptions {
 
     async fn client(&self) -> anyhow::Result<Client> {
         let ours = || OURS.iter().map(PathBuf::from).find(|path| path.exists());
-        let config = match self.kubeconfig.clone().or_else(ours) {
-            Some(path) => {
-                let file =
-                    Kubeconfig::read_from(&path).with_context(|| format!("read {}", path.display()))?;
-                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
-            }
-            None => match Config::incluster() {
-                Ok(config) => config,
-                Err(_) => bail!("no kubeconfig: give --kubeconfig"),
-            },
-        };
-        Ok(Client::try_from(config)?)
+        let kubeconfig = self.kubeconfig.clone().or_else(ours);
+        match connect(&Source::of(kubeconfig.as_deref())).await {
+            Ok(server) => Ok(server.client),
+            Err(ConnectError::InCluster(_)) => bail!("no kubeconfig: give --kubeconfig"),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use proxy_abi::{
-    Addr, Counter, Endpoint, Flow, Frontend, FrontendKey, LOST_EVENTS, Link, Peer, PodCidr, PodCidrKey,
-    Reason, Slot, SocketKey, SocketOrigin, Tuple, Uplink, map, pod_cidr_flag, proto, slot_flag, socket_flag,
+    Addr, Counter, Endpoint, Facts, Flow, Frontend, FrontendKey, LOST_EVENTS, Link, Peer, PodCidr,
+    PodCidrKey, Prefix, Reason, Slot, SocketKey, SocketOrigin, Tuple, Uplink, map, pod_cidr_flag, proto,
+    slot_flag, socket_flag,
 };
 use serde_json::{Value, json};
 use skerry_kernel::PerCpuMap;
@@ -76,32 +77,65 @@ pub fn run(args: BpfArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn config(maps: &Maps) -> Sheet {
-    let c = &maps.config;
-    let ranges = c.service_ranges.iter().take_while(|range| range.len != 0);
-    let ranges: Vec<String> = ranges.map(|range| cidr(range.addr, range.len)).collect();
+    let shown = |ranges: &[Prefix]| {
+        let filled = ranges.iter().take_while(|range| range.len != 0);
+        let filled: Vec<String> = filled.map(|range| cidr(range.addr, range.len)).collect();
+        json!(filled.join(","))
+    };
+    // Field by field: one that is new does not compile until it is shown.
+    let Facts {
+        abi_version,
+        flags,
+        host_netns_cookie,
+        node_v4,
+        node_v6,
+        router_v4,
+        router_v6,
+        service_ranges,
+        balancers,
+        uplink_ifindex,
+        overlay_ifindex,
+        vni,
+        pod_mtu,
+        nodeport_min,
+        nodeport_max,
+        snat_min,
+        snat_max,
+        tcp_syn_s,
+        tcp_established_s,
+        tcp_closing_s,
+        udp_s,
+        udp_stream_s,
+        icmp_s,
+        tunnel_port,
+        reserved: _,
+        flow_queue,
+    } = maps.facts;
     let mut sheet = Sheet::new(&["fact", "value"]);
     let facts = [
-        ("abi-version", json!(c.abi_version)),
-        ("flags", json!(format!("{:#x}", c.flags))),
-        ("host-netns-cookie", json!(c.host_netns_cookie)),
-        ("node-v4", address(c.node_v4)),
-        ("node-v6", address(c.node_v6)),
-        ("router-v4", address(c.router_v4)),
-        ("router-v6", address(c.router_v6)),
-        ("service-ranges", json!(ranges.join(","))),
-        ("uplink-ifindex", json!(c.uplink_ifindex)),
-        ("overlay-ifindex", json!(c.overlay_ifindex)),
-        ("vni", json!(c.vni)),
-        ("tunnel-port", json!(c.tunnel_port)),
-        ("pod-mtu", json!(c.pod_mtu)),
-        ("node-ports", json!(format!("{}-{}", c.nodeport_min, c.nodeport_max))),
-        ("snat-ports", json!(format!("{}-{}", c.snat_min, c.snat_max))),
-        ("tcp-syn-s", json!(c.tcp_syn_s)),
-        ("tcp-established-s", json!(c.tcp_established_s)),
-        ("tcp-closing-s", json!(c.tcp_closing_s)),
-        ("udp-s", json!(c.udp_s)),
-        ("udp-stream-s", json!(c.udp_stream_s)),
-        ("icmp-s", json!(c.icmp_s)),
+        ("abi-version", json!(abi_version)),
+        ("flags", json!(format!("{flags:#x}"))),
+        ("host-netns-cookie", json!(host_netns_cookie)),
+        ("node-v4", address(node_v4)),
+        ("node-v6", address(node_v6)),
+        ("router-v4", address(router_v4)),
+        ("router-v6", address(router_v6)),
+        ("service-ranges", shown(&service_ranges)),
+        ("balancers", shown(&balancers)),
+        ("uplink-ifindex", json!(uplink_ifindex)),
+        ("overlay-ifindex", json!(overlay_ifindex)),
+        ("vni", json!(vni)),
+        ("tunnel-port", json!(tunnel_port)),
+        ("pod-mtu", json!(pod_mtu)),
+        ("node-ports", json!(format!("{nodeport_min}-{nodeport_max}"))),
+        ("snat-ports", json!(format!("{snat_min}-{snat_max}"))),
+        ("tcp-syn-s", json!(tcp_syn_s)),
+        ("tcp-established-s", json!(tcp_established_s)),
+        ("tcp-closing-s", json!(tcp_closing_s)),
+        ("udp-s", json!(udp_s)),
+        ("udp-stream-s", json!(udp_stream_s)),
+        ("icmp-s", json!(icmp_s)),
+        ("flow-queue", json!(flow_queue)),
     ];
     facts.into_iter().for_each(|(name, value)| sheet.row(vec![json!(name), value]));
     sheet

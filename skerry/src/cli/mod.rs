@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use bytemuck::Pod;
 use clap::{Args, ValueEnum};
-use proxy_abi::{ABI_VERSION, Config, map};
+use proxy_abi::{ABI_VERSION, Facts, map};
 use skerry_kernel::Map;
 
 pub use bpf::{BpfArgs, run as bpf};
@@ -40,7 +40,7 @@ pub struct Show {
 /// The pinned maps of a proxy whose layout we know.
 pub struct Maps {
     root: PathBuf,
-    pub config: Config,
+    pub facts: Facts,
 }
 
 impl Maps {
@@ -53,14 +53,14 @@ impl Maps {
             "nothing is pinned at {}: is the proxy set up here, and are you root? (--pin-root names another place)",
             root.display()
         );
-        let config = Map::<u32, Config>::open(&path).context("open the proxy's configuration")?;
-        let config = config.lookup(&0).context("read the proxy's configuration")?.unwrap_or_default();
+        let facts = Map::<u32, Facts>::open(&path).context("open the proxy's configuration")?;
+        let facts = facts.lookup(&0).context("read the proxy's configuration")?.unwrap_or_default();
         ensure!(
-            matches!(config.abi_version, 0 | ABI_VERSION),
+            matches!(facts.abi_version, 0 | ABI_VERSION),
             "the maps are of ABI version {}, this program speaks {ABI_VERSION}: use the `skerry` that runs the proxy",
-            config.abi_version
+            facts.abi_version
         );
-        Ok(Maps { root: root.to_owned(), config })
+        Ok(Maps { root: root.to_owned(), facts })
     }
 
     /// # Errors

@@ -39,21 +39,40 @@ pub enum Health {
 
 type Look = Arc<dyn Fn() -> Health + Send + Sync>;
 
-/// What `/readyz` asks besides the API server's own parts: names, and whom to ask.
+type Count = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What `/readyz` and `/metrics` ask besides the API server's own parts: names, and whom to ask.
 #[derive(Clone, Default)]
-pub struct Readiness(Vec<(&'static str, Look)>);
+pub struct Readiness {
+    looks: Vec<(&'static str, Look)>,
+    unreadable: Vec<(&'static str, Count)>,
+}
 
 impl Readiness {
     pub fn with(mut self, name: &'static str, look: impl Fn() -> Health + Send + Sync + 'static) -> Self {
-        self.0.push((name, Arc::new(look)));
+        self.looks.push((name, Arc::new(look)));
         self
+    }
+
+    /// `count` says how many revisions of objects a part could not read, of all times.
+    pub fn with_unreadable(
+        mut self,
+        name: &'static str,
+        count: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.unreadable.push((name, Arc::new(count)));
+        self
+    }
+
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.unreadable.iter().map(|(name, count)| (*name, count()))
     }
 
     /// A line for each part, whether one has failed, and whether any has something to say. Strangers are not told what.
     pub(crate) fn lines(&self, to_stranger: bool) -> (String, bool, bool) {
         let (mut text, mut failed, mut noted) = (String::new(), false, false);
         let told = |what: String| if to_stranger { "reason withheld".to_owned() } else { what };
-        for (name, look) in &self.0 {
+        for (name, look) in &self.looks {
             match look() {
                 Health::Ok => text.push_str(&format!("[+]{name} ok\n")),
                 Health::Noted(what) => {
@@ -72,7 +91,7 @@ impl Readiness {
 
 impl std::fmt::Debug for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+        f.debug_list().entries(self.looks.iter().map(|(name, _)| name)).finish()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use skerry_schema::{FieldError, Kind};
+use skerry_vocabulary::chain;
 
 /// A refusal, worded as upstream words it. Boxed: it travels in every `Result` of the crate.
 #[derive(Debug, Clone)]
@@ -264,18 +265,6 @@ impl From<skerry_store::StoreError> for ApiError {
             error => Self::internal(chain(&error)),
         }
     }
-}
-
-/// An error and its sources, `: ` between them.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

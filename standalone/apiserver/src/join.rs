@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use skerry_vocabulary::chain;
 
 use crate::{
     api::Api,
@@ -75,8 +76,8 @@ pub fn join(
     }
     let subject = Subject::new(&format!("system:node:{}", request.node_name), &["system:nodes"]);
     let certificate = api.authority.sign_request(&request.csr, &subject).map_err(|error| match error {
-        PkiError::Request { .. } => ApiError::bad_request(format!("csr: {}", error::chain(&error))),
-        other => ApiError::internal(error::chain(&other)),
+        PkiError::Request { .. } => ApiError::bad_request(format!("csr: {}", chain(&error))),
+        other => ApiError::internal(chain(&other)),
     })?;
     tracing::info!(node = request.node_name, "signed the certificate of a node that joins");
     Ok(respond::value(

@@ -8,14 +8,24 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
+    metrics::{
+        TypedMetric,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+    },
     registry::Registry,
 };
 use skerry_schema::{Kind, find};
 use skerry_store::{Range, Store, StoreError};
 
-use crate::request::{ResourceRequest, Target, Verb};
+use crate::{
+    config::Readiness,
+    request::{ResourceRequest, Target, Verb},
+};
 
 /// The form that metrics are written in.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -125,6 +135,22 @@ fn verb(verb: Verb) -> &'static str {
     }
 }
 
+/// What the parts beside the API server could not read.
+#[derive(Debug)]
+struct Unreadable(Readiness);
+
+impl Collector for Unreadable {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let help = "Revisions of objects that a part of the server could not read";
+        let kind = ConstCounter::<u64>::TYPE;
+        let mut metric = encoder.encode_descriptor("skerry_unreadable_objects", help, None, kind)?;
+        for (part, count) in self.0.unreadable() {
+            ConstCounter::new(count).encode(metric.encode_family(&[("part", part)])?)?;
+        }
+        Ok(())
+    }
+}
+
 pub struct Metrics {
     registry: Registry,
     requests: Family<Answered, Counter>,
@@ -136,10 +162,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub fn new() -> Self {
+    pub fn new(beside: Readiness) -> Self {
         let durations = Family::new_with_constructor((|| Histogram::new(DURATIONS_S)) as fn() -> Histogram);
         let mut metrics = Self {
-            registry: Registry::with_prefix("apiserver"),
+            registry: Registry::default(),
             requests: Family::default(),
             durations,
             long_running: Family::default(),
@@ -147,7 +173,8 @@ impl Metrics {
             bytes: Family::default(),
             revision: Gauge::default(),
         };
-        let registry = &mut metrics.registry;
+        metrics.registry.register_collector(Box::new(Unreadable(beside)));
+        let registry = metrics.registry.sub_registry_with_prefix("apiserver");
         registry.register(
             "request",
             "Requests by what they asked for and the code of the answer",

@@ -54,7 +54,8 @@ impl Pipeline {
         let in_flight = Places::new(limits.in_flight);
         let long_running = Places::new(limits.long_running);
         let (joins, large) = (Places::new(MAX_JOINS), Large::default());
-        Self { api, limits, in_flight, long_running, joins, large, readiness, metrics: Metrics::new() }
+        let metrics = Metrics::new(readiness.clone());
+        Self { api, limits, in_flight, long_running, joins, large, readiness, metrics }
     }
 
     /// Answers a request, whatever happens in its handler.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use skerry_vocabulary::Operator;
+
 /// The most requirements one selector may have: matching is linear in them, for every object and event.
 const MAX_REQUIREMENTS: usize = 256;
 
@@ -15,20 +17,17 @@ pub enum SelectorError {
     TooMany,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Test {
-    In(Vec<String>),
-    NotIn(Vec<String>),
-    Exists,
-    Absent,
-    Greater(i64),
-    Less(i64),
-}
-
 /// All requirements must hold; none: everything matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelSelector {
-    requirements: Vec<(String, Test)>,
+    requirements: Vec<Requirement>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Requirement {
+    key: String,
+    operator: Operator,
+    values: Vec<String>,
 }
 
 impl LabelSelector {
@@ -58,22 +57,10 @@ impl LabelSelector {
     }
 
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.requirements.iter().all(|(key, test)| {
-            let value = labels.get(key);
-            match test {
-                Test::In(values) => value.is_some_and(|value| values.contains(value)),
-                Test::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
-                Test::Exists => value.is_some(),
-                Test::Absent => value.is_none(),
-                Test::Greater(bound) => number(value).is_some_and(|value| value > *bound),
-                Test::Less(bound) => number(value).is_some_and(|value| value < *bound),
-            }
+        self.requirements.iter().all(|Requirement { key, operator, values }| {
+            operator.holds(labels.get(key).map(String::as_str), values.iter().map(String::as_str))
         })
     }
-}
-
-fn number(value: Option<&String>) -> Option<i64> {
-    value?.parse().ok()
 }
 
 fn split_outside_parentheses(text: &str) -> Vec<&str> {
@@ -93,41 +80,45 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
     terms
 }
 
-fn parse_label(term: &str) -> Result<(String, Test), &'static str> {
+fn parse_label(term: &str) -> Result<Requirement, &'static str> {
+    let requirement =
+        |key: &str, operator, values| Ok(Requirement { key: label_key(key)?, operator, values });
     if let Some(key) = term.strip_prefix('!') {
-        return Ok((label_key(key)?, Test::Absent));
+        return requirement(key, Operator::DoesNotExist, Vec::new());
     }
     if let Some((key, value)) = term.split_once("!=") {
-        return Ok((label_key(key)?, Test::NotIn(vec![label_value(value)?])));
+        return requirement(key, Operator::NotIn, vec![label_value(value)?]);
     }
     if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
-        return Ok((label_key(key)?, Test::In(vec![label_value(value)?])));
+        return requirement(key, Operator::In, vec![label_value(value)?]);
     }
     if let Some((key, value)) = term.split_once('>') {
-        return Ok((label_key(key)?, Test::Greater(bound(value)?)));
+        return requirement(key, Operator::Gt, vec![bound(value)?]);
     }
     if let Some((key, value)) = term.split_once('<') {
-        return Ok((label_key(key)?, Test::Less(bound(value)?)));
+        return requirement(key, Operator::Lt, vec![bound(value)?]);
     }
     let Some((key, rest)) = term.split_once(char::is_whitespace) else {
-        return Ok((label_key(term)?, Test::Exists));
+        return requirement(term, Operator::Exists, Vec::new());
     };
     let rest = rest.trim_start();
-    let (negated, list) = if let Some(list) = rest.strip_prefix("notin") {
-        (true, list)
+    let (operator, list) = if let Some(list) = rest.strip_prefix("notin") {
+        (Operator::NotIn, list)
     } else if let Some(list) = rest.strip_prefix("in") {
-        (false, list)
+        (Operator::In, list)
     } else {
         return Err("found neither in, notin, =, ==, !=, > nor <");
     };
     let inner =
         list.trim().strip_prefix('(').and_then(|list| list.strip_suffix(')')).ok_or("expected (values)")?;
     let values = inner.split(',').map(label_value).collect::<Result<Vec<_>, _>>()?;
-    Ok((label_key(key)?, if negated { Test::NotIn(values) } else { Test::In(values) }))
+    requirement(key, operator, values)
 }
 
-fn bound(text: &str) -> Result<i64, &'static str> {
-    text.trim().parse().map_err(|_| "> and < compare with an integer")
+fn bound(text: &str) -> Result<String, &'static str> {
+    let bound = text.trim();
+    let number = bound.parse::<i64>();
+    number.map(|_| bound.to_owned()).map_err(|_| "> and < compare with an integer")
 }
 
 fn label_key(text: &str) -> Result<String, &'static str> {

@@ -265,7 +265,7 @@ async fn renew(api: Arc<Api>, paths: Paths, urls: Urls, names: Names, certificat
             .and_then(|pair| certificate.replace(&pair))
             .and_then(|()| Ok(write_kubeconfigs(&api.authority, &paths, &urls)?));
         if let Err(error) = outcome {
-            tracing::error!(error = crate::error::chain(&error), "renew certificates");
+            tracing::error!(error = skerry_vocabulary::chain(&error), "renew certificates");
         }
     }
 }

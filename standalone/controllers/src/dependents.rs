@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::DeleteParams;
 use kube::{Resource, ResourceExt};
-use skerry_informer::{Kind, Object, ObjectKey, Term, WriteError};
+use skerry_informer::{Kind, Object, Term, WriteError, key_of};
 
 use crate::context::Context;
 use crate::owner::{adoption, claim, controller_of, controller_reference, disowning};
@@ -43,10 +43,10 @@ where
 
 fn unreadable_pods<O: Resource>(context: &Context, owner: &O, selector: &LabelSelector) -> Vec<Arc<Pod>> {
     let pods = &context.cache.pods.store;
-    let key = ObjectKey::of(owner);
+    let key = key_of(owner);
     let mut unreadable = pods.unreadable_by_term(&Term::Owner(owner.uid().unwrap_or_default()));
     let labels = selector.match_labels.clone().unwrap_or_default();
-    let selected = pods.unreadable_with_labels(&key.namespace, &labels);
+    let selected = pods.unreadable_with_labels(key.namespace(), &labels);
     let claims = claim(owner, selector, selected.into_iter().filter(|pod| controller_of(&**pod).is_none()));
     unreadable.extend(claims.adopt);
     unreadable
@@ -62,18 +62,18 @@ where
     O: Object,
 {
     let pods = &context.cache.pods;
-    let key = ObjectKey::of(owner);
+    let key = key_of(owner);
     let uid = owner.uid().unwrap_or_default();
     let mut candidates = pods.store.by_term(&Term::Owner(uid.clone()));
     let selected = match &selector.match_labels {
-        Some(labels) => pods.store.with_labels(&key.namespace, labels),
-        None => pods.store.in_namespace(&key.namespace),
+        Some(labels) => pods.store.with_labels(key.namespace(), labels),
+        None => pods.store.in_namespace(key.namespace()),
     };
     candidates.extend(selected.into_iter().filter(|pod| controller_of(&**pod).is_none()));
     let mut claims = claim(owner, selector, candidates);
     for pod in &claims.release {
         let patch = disowning(&**pod, &[&uid]);
-        unless_gone(pods.patch(&ObjectKey::of(&**pod), &patch).await)?;
+        unless_gone(pods.patch(&key_of(&**pod), &patch).await)?;
     }
     if !claims.adopt.is_empty() {
         // The cache may not know yet that the owner is going: an adopted pod would then be deleted with it.
@@ -85,7 +85,7 @@ where
     }
     for pod in claims.adopt {
         let patch = adoption(&*pod, controller_reference(owner));
-        if let Some(adopted) = unless_gone(pods.patch(&ObjectKey::of(&*pod), &patch).await)? {
+        if let Some(adopted) = unless_gone(pods.patch(&key_of(&*pod), &patch).await)? {
             claims.owned.push(Arc::new(adopted));
         }
     }

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::json;
-use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, merge_diff};
+use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, key_of, merge_diff};
 
 use crate::context::{Context, now};
 use crate::owner::{adoption, claim, controller_of, controller_reference, disowning};
@@ -36,15 +36,15 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     context.cache.replica_sets.store.on_change(move |change: &Change<ReplicaSet>| {
         for set in change.old.iter().chain(change.known()) {
             if let Some(owner) = controller_of(&**set).filter(|owner| owner.kind == "Deployment") {
-                keys.add(ObjectKey::new(&change.key.namespace, &owner.name));
+                keys.add(ObjectKey::new(change.key.namespace(), &owner.name));
             }
         }
         let orphan = change.new.as_deref().filter(|set| controller_of(*set).is_none());
         if let (Some(orphan), Some(context)) = (orphan, cache.upgrade()) {
-            for deployment in context.cache.deployments.store.in_namespace(&change.key.namespace) {
+            for deployment in context.cache.deployments.store.in_namespace(change.key.namespace()) {
                 let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
                 if selector.is_some_and(|s| skerry_informer::matches_selector(s, Some(orphan.labels()))) {
-                    keys.add(ObjectKey::of(&*deployment));
+                    keys.add(key_of(&*deployment));
                 }
             }
         }
@@ -56,9 +56,9 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
             return;
         };
         let Some(owner) = controller_of(&**old).filter(|owner| owner.kind == "ReplicaSet") else { return };
-        let set = context.cache.replica_sets.store.get(&ObjectKey::new(&change.key.namespace, &owner.name));
+        let set = context.cache.replica_sets.store.get(&ObjectKey::new(change.key.namespace(), &owner.name));
         if let Some(owner) = set.as_deref().and_then(controller_of) {
-            keys.add(ObjectKey::new(&change.key.namespace, &owner.name));
+            keys.add(ObjectKey::new(change.key.namespace(), &owner.name));
         }
     });
 }
@@ -113,10 +113,10 @@ async fn claim_sets(
 ) -> Result<Vec<Arc<ReplicaSet>>, WriteError> {
     let kind = &context.cache.replica_sets;
     let Some(spec) = &deployment.spec else { return Ok(Vec::new()) };
-    let mut claims = claim(deployment, &spec.selector, kind.store.in_namespace(&key.namespace));
+    let mut claims = claim(deployment, &spec.selector, kind.store.in_namespace(key.namespace()));
     for set in &claims.release {
         let patch = disowning(&**set, &[&deployment.uid().unwrap_or_default()]);
-        kind.patch(&ObjectKey::of(&**set), &patch).await?;
+        kind.patch(&key_of(&**set), &patch).await?;
     }
     if !claims.adopt.is_empty() {
         let live = context.cache.deployments.live(key).await?;
@@ -128,7 +128,7 @@ async fn claim_sets(
     }
     for set in claims.adopt {
         let patch = adoption(&*set, controller_reference(deployment));
-        claims.owned.push(Arc::new(kind.patch(&ObjectKey::of(&*set), &patch).await?));
+        claims.owned.push(Arc::new(kind.patch(&key_of(&*set), &patch).await?));
     }
     Ok(claims.owned)
 }
@@ -159,7 +159,7 @@ async fn carry_out(
             }
         },
         Step::Update { set, patch, scale } => {
-            sets.patch(&ObjectKey::of(&*set), &patch).await?;
+            sets.patch(&key_of(&*set), &patch).await?;
             if let Some((from, to)) = scale {
                 scaled(context, deployment, &set.name_any(), from, to);
             }
@@ -177,7 +177,7 @@ async fn settle_collision(
     deployment: &Deployment,
     wanted: &ReplicaSet,
 ) -> Result<(), WriteError> {
-    let live = context.cache.replica_sets.live(&ObjectKey::of(wanted)).await?;
+    let live = context.cache.replica_sets.live(&key_of(wanted)).await?;
     let Some(live) = live else { return Ok(()) };
     let ours = controller_of(&live).is_some_and(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref());
     let same = template::of(&live).zip(template::of(wanted)).is_some_and(|(a, b)| template::same(a, b));

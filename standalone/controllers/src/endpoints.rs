@@ -56,7 +56,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         }
         return Ok(Next::Change);
     };
-    let (pods, unreadable) = selected(&context, &key.namespace, selector);
+    let (pods, unreadable) = selected(&context, key.namespace(), selector);
     let mut groups = groups(&service, &pods, |_| None);
     keep(&mut groups, &slices_of(&context, &key, MANAGER_OF_SLICES), &unreadable);
     let wanted = wanted(&service, groups);

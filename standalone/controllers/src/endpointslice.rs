@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, matches_labels};
+use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, key_of, matches_labels};
 
 use crate::context::Context;
 use place::{Keeper, Plan};
@@ -38,7 +38,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     cache.slices.store.on_change(move |change: &Change<EndpointSlice>| {
         for slice in change.old.iter().chain(change.known()) {
             if let Some(service) = slice.labels().get(SERVICE_NAME) {
-                keys.add(ObjectKey::new(&change.key.namespace, service));
+                keys.add(ObjectKey::new(change.key.namespace(), service));
             }
         }
     });
@@ -53,12 +53,12 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
             let services = context.cache.services.store.list().into_iter();
             services
                 .filter(|service| topology::is_auto(service))
-                .for_each(|service| keys.add(ObjectKey::of(&*service)));
+                .for_each(|service| keys.add(key_of(&*service)));
         }
         if zone(&change.old) == zone(&change.new) {
             return;
         }
-        for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name.to_string())) {
+        for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name().to_string())) {
             for service in services_of(&context, &pod) {
                 keys.add(service);
             }
@@ -92,7 +92,7 @@ fn services_of(context: &Context, pod: &Pod) -> Vec<ObjectKey> {
             let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
             selector.is_some_and(|selector| matches_labels(selector, pod.metadata.labels.as_ref()))
         })
-        .map(|service| ObjectKey::of(&*service))
+        .map(|service| key_of(&*service))
         .collect()
 }
 
@@ -107,7 +107,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         let plan = Plan { delete: slices, ..Default::default() };
         return if is_replaced { carry_out(&context, &*service, plan).await } else { Ok(Next::Change) };
     };
-    let (pods, unreadable) = selected(&context, &key.namespace, selector);
+    let (pods, unreadable) = selected(&context, key.namespace(), selector);
     let zone_of = |node: &str| {
         let (nodes, node) = (&cache.nodes.store, ObjectKey::cluster(node));
         let node = nodes.get(&node).or_else(|| nodes.unreadable_at(&node))?;
@@ -165,9 +165,9 @@ fn tell_of_hints(
 /// ours to write, and writing makes it readable again.
 pub fn slices_of(context: &Context, service: &ObjectKey, manager: &str) -> Vec<Arc<EndpointSlice>> {
     let label = Term::Label {
-        namespace: service.namespace.clone(),
+        namespace: service.namespace().into(),
         key: SERVICE_NAME.into(),
-        value: service.name.to_string(),
+        value: service.name().to_string(),
     };
     let store = &context.cache.slices.store;
     let mut slices = store.by_term(&label);
@@ -206,7 +206,7 @@ where
         }
     }
     let is_readable =
-        |slice: &Arc<EndpointSlice>| cache.slices.store.unreadable_at(&ObjectKey::of(&**slice)).is_none();
+        |slice: &Arc<EndpointSlice>| cache.slices.store.unreadable_at(&key_of(&**slice)).is_none();
     for slice in plan.delete.into_iter().filter(is_readable) {
         cache.slices.delete(&slice, DeleteParams::default()).await?;
     }

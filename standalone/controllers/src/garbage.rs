@@ -171,11 +171,11 @@ async fn owner_state(context: &Context, item: &Item, owner: &OwnerReference) -> 
         let (api_version, kind) = (owner.api_version.clone(), owner.kind.clone());
         return Err(Error::UnknownKind { item: item.clone(), api_version, kind });
     };
-    if kind.namespaced && item.key.namespace.is_empty() {
+    if kind.namespaced && item.key.namespace().is_empty() {
         // A cluster-scoped object cannot be owned by a namespaced one: such a reference says nothing.
         return Ok(OwnerState::Solid);
     }
-    let namespace = if kind.namespaced { &*item.key.namespace } else { "" };
+    let namespace = if kind.namespaced { item.key.namespace() } else { "" };
     let key = ObjectKey::new(namespace, &owner.name);
     let cached = kind
         .store()
@@ -213,8 +213,8 @@ fn api(context: &Context, kind: &WatchedKind, namespace: &str) -> Api<Read<Meta>
 }
 
 async fn patch(context: &Context, kind: &WatchedKind, item: &Item, patch: &Value) -> Result<(), Error> {
-    let api = api(context, kind, &item.key.namespace);
-    match api.patch(&item.key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+    let api = api(context, kind, item.key.namespace());
+    match api.patch(item.key.name(), &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => Err(failed("patch", item, error)),
@@ -237,8 +237,8 @@ async fn delete(
         }),
         ..Default::default()
     };
-    let request = Request::new(api(context, kind, &item.key.namespace).resource_url());
-    match context.send(request.delete(&item.key.name, &params)).await {
+    let request = Request::new(api(context, kind, item.key.namespace()).resource_url());
+    match context.send(request.delete(item.key.name(), &params)).await {
         Ok(()) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => Err(failed("delete", item, error)),

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use skerry_informer::{Next, ObjectKey, Queue, WriteError, merge_diff};
+use skerry_informer::{Next, ObjectKey, Queue, WriteError, key_of, merge_diff};
 
 use crate::context::{Context, now};
 use crate::dependents::{claim_pods, create_pods, delete_pods, unless_gone};
@@ -97,5 +97,5 @@ async fn free(context: &Context, pod: &Pod) -> Result<(), WriteError> {
         "resourceVersion": pod.metadata.resource_version,
         "finalizers": if left.is_empty() { Value::Null } else { json!(left) },
     }});
-    unless_gone(context.cache.pods.patch(&ObjectKey::of(pod), &patch).await).map(drop)
+    unless_gone(context.cache.pods.patch(&key_of(pod), &patch).await).map(drop)
 }

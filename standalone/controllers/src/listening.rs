@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{Resource, ResourceExt};
-use skerry_informer::{Change, Kind, ObjectKey, Queue, matches_selector};
+use skerry_informer::{Change, Kind, ObjectKey, Queue, key_of, matches_selector};
 
 use crate::context::Context;
 use crate::owner::controller_of;
@@ -25,14 +25,14 @@ pub fn listen_to_pods<O>(
     context.cache.pods.store.on_change(move |change: &Change<Pod>| {
         for pod in change.old.iter().chain(change.known()) {
             if let Some(owner) = controller_of(&**pod).filter(|owner| owner.kind == O::kind(&())) {
-                keys.add(ObjectKey::new(&change.key.namespace, &owner.name));
+                keys.add(ObjectKey::new(change.key.namespace(), &owner.name));
             }
         }
         let orphan = change.known().map(|pod| &**pod).filter(|pod| controller_of(*pod).is_none());
         if let (Some(orphan), Some(context)) = (orphan, weak.upgrade()) {
-            for owner in owners(&context).store.in_namespace(&change.key.namespace) {
+            for owner in owners(&context).store.in_namespace(change.key.namespace()) {
                 if selector(&owner).is_some_and(|s| matches_selector(s, Some(orphan.labels()))) {
-                    keys.add(ObjectKey::of(&*owner));
+                    keys.add(key_of(&*owner));
                 }
             }
         }

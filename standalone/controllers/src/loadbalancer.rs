@@ -16,7 +16,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, LoadBalancerIngress, Node, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
-use skerry_informer::{Change, Next, ObjectKey, Queue, WriteError};
+use skerry_informer::{Change, Next, ObjectKey, Queue, WriteError, key_of};
 use tracing::{info, warn};
 
 use self::plan::{Config, Decision, Outcome, plan};
@@ -86,7 +86,7 @@ pub async fn reconcile(context: Arc<Context>, _: ObjectKey) -> Result<Next, Writ
     let nodes = all_nodes.flat_map(|node| addresses_of(&node)).collect();
     let unreadable = cache.services.store.unreadable();
     for decision in plan(config, &services, &unreadable, &nodes) {
-        let Some(service) = services.iter().find(|service| ObjectKey::of(&***service) == decision.key) else {
+        let Some(service) = services.iter().find(|service| key_of(&***service) == decision.key) else {
             continue;
         };
         carry_out(&context, service, &decision).await?;

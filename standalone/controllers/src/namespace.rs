@@ -10,6 +10,7 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams, Request};
 use kube::core::discovery::verbs;
 use kube::{Resource, ResourceExt};
 use skerry_informer::{Change, Item, Next, ObjectKey, Queue, merge_diff};
+use skerry_vocabulary::chain;
 use tracing::debug;
 
 use crate::context::{Context, now};
@@ -48,10 +49,10 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
 pub fn on_object_gone(context: &Arc<Context>, queue: Arc<Queue<ObjectKey>>) -> OnChange {
     let weak = Arc::downgrade(context);
     Arc::new(move |_, change| {
-        if !change.is_gone() || change.key.namespace.is_empty() {
+        if !change.is_gone() || change.key.namespace().is_empty() {
             return;
         }
-        let key = ObjectKey::cluster(&change.key.namespace);
+        let key = ObjectKey::cluster(change.key.namespace());
         let namespace = weak.upgrade().and_then(|context| context.cache.namespaces.store.get(&key));
         if namespace.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
             queue.add(key);
@@ -87,7 +88,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Er
         }
     }
     let unwatched = left.iter().any(|kind: &Left| !kind.watched);
-    let status = conditions(&namespace, &left, failure.as_ref().map(chain), now());
+    let status = conditions(&namespace, &left, failure.as_ref().map(|error| chain(error)), now());
     if let Some(patch) = merge_diff(&namespace.status.clone().unwrap_or_default(), &status) {
         match namespaces.patch_status(&key, None, patch).await {
             Err(error) if error.is_not_found() => return Ok(Next::Change),
@@ -176,14 +177,4 @@ async fn finalize(context: &Context, name: &str, finalizers: &[String]) -> Resul
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => Err(failed(error)),
     }
-}
-
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(error) = next {
-        text.push_str(&format!(": {error}"));
-        next = error.source();
-    }
-    text
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::json;
-use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError};
+use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, key_of};
 
 use crate::context::{Context, now};
 use crate::pod::{is_terminal, node_name};
@@ -21,8 +21,8 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     context.cache.nodes.store.on_change(move |change: &Change<Node>| {
         let (true, Some(context)) = (change.is_gone(), weak.upgrade()) else { return };
-        for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name.to_string())) {
-            keys.add_after(ObjectKey::of(&*pod), QUARANTINE);
+        for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name().to_string())) {
+            keys.add_after(key_of(&*pod), QUARANTINE);
         }
     });
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
@@ -50,7 +50,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
 const ENDED: &str = "ended";
 
 pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
-    if key.namespace.is_empty() {
+    if key.namespace().is_empty() {
         return delete_oldest_ended(&context).await;
     }
     let cache = &context.cache;

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::api::{DeleteParams, ObjectMeta};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
-use skerry_informer::{ObjectKey, Term, WriteError};
+use skerry_informer::{Term, WriteError, key_of};
 
 use crate::context::Context;
 use crate::deployment::template_hash;
@@ -47,7 +47,7 @@ where
         }
         // An undo: the old template is the newest again.
         let patch = json!({"revision": newest + 1});
-        return revisions.patch(&ObjectKey::of(&**same), &patch).await.map(Arc::new);
+        return revisions.patch(&key_of(&**same), &patch).await.map(Arc::new);
     }
     let mut collisions = None;
     loop {
@@ -75,7 +75,7 @@ where
         match revisions.create(&made).await {
             Ok(made) => return Ok(Arc::new(made)),
             Err(error) if error.is_already_exists() && collisions.unwrap_or(0) < MAX_COLLISIONS => {
-                let live = revisions.live(&ObjectKey::of(&made)).await?;
+                let live = revisions.live(&key_of(&made)).await?;
                 let same = live.filter(|live| {
                     live.data.as_ref().is_some_and(|d| d.0 == wanted)
                         && crate::owner::controller_of(live).map(|o| &o.uid) == owner.meta().uid.as_ref()

@@ -7,10 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use skerry_informer::{
-    ConnectError, Next, Queue, Readers, Work, certificate_authority, connect, record, run_to_end,
-    run_workers, work,
-};
+use skerry_client::{ConnectError, Source, Teller, certificate_authority, connect, record};
+use skerry_informer::{Next, Queue, Readers, Work, run_to_end, run_workers, work};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -78,10 +76,10 @@ pub enum Error {
 /// When the kubeconfig cannot be used or a node range does not fit into its cluster range. An API server that is away is
 /// no error: the watches try again.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let client = connect(&config.kubeconfig).await?;
+    let client = connect(&Source::Kubeconfig(config.kubeconfig.clone())).await?.client;
     let ranges = crate::node::Ranges::new(&config.cluster_cidrs, config.node_mask_v4, config.node_mask_v6)?;
     let mut tasks = JoinSet::new();
-    let (recorder, events) = record(client.clone(), "skerry-controllers", shutdown.clone());
+    let (recorder, events) = record(client.clone(), Teller::counted("skerry-controllers"), shutdown.clone());
     tasks.spawn(events);
     let context = Arc::new(Context {
         client: client.clone(),

@@ -20,13 +20,13 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     context.cache.namespaces.store.on_change(move |change: &Change<Namespace>| keys.add(change.key.clone()));
     let keys = queue.clone();
     context.cache.service_accounts.store.on_change(move |change: &Change<ServiceAccount>| {
-        if &*change.key.name == DEFAULT && change.is_gone() {
-            keys.add(ObjectKey::cluster(&change.key.namespace));
+        if change.key.name() == DEFAULT && change.is_gone() {
+            keys.add(ObjectKey::cluster(change.key.namespace()));
         }
     });
     let keys = queue.clone();
     context.cache.root_cas.store.on_change(move |change: &Change<ConfigMap>| {
-        keys.add(ObjectKey::cluster(&change.key.namespace));
+        keys.add(ObjectKey::cluster(change.key.namespace()));
     });
 }
 

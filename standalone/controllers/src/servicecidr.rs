@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
-use skerry_informer::{Change, Item, Next, ObjectKey, Queue, WriteError};
+use skerry_informer::{Change, Item, Next, ObjectKey, Queue, WriteError, key_of};
 
 use crate::context::{Context, now};
 
@@ -50,7 +50,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
 fn add_deleted(context: &Context, queue: &Queue<ObjectKey>) {
     for cidr in context.cache.service_cidrs.store.list() {
         if cidr.metadata.deletion_timestamp.is_some() {
-            queue.add(ObjectKey::of(&*cidr));
+            queue.add(key_of(&*cidr));
         }
     }
 }

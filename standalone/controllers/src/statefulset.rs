@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use skerry_informer::{Next, ObjectKey, Queue, WriteError, merge_diff};
+use skerry_informer::{Next, ObjectKey, Queue, WriteError, key_of, merge_diff};
 
 use crate::context::{Context, now};
 use crate::dependents::{claim_pods, create_pods, delete_pods};
@@ -42,7 +42,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     };
     let history = revisions::of(&context, &*set);
     let named = |name: &String| {
-        let key = ObjectKey::new(&key.namespace, name);
+        let key = ObjectKey::new(key.namespace(), name);
         let readable = history.iter().find(|revision| revision.name_any() == *name).cloned();
         readable.or_else(|| cache.revisions.store.unreadable_at(&key))
     };
@@ -89,7 +89,7 @@ async fn make(
     revision: &ControllerRevision,
 ) -> Result<(), crate::dependents::Failure> {
     for claim in pods::claims(set, create.ordinal) {
-        if context.cache.claims.store.exists(&ObjectKey::of(&claim)) {
+        if context.cache.claims.store.exists(&key_of(&claim)) {
             continue;
         }
         match context.cache.claims.create(&claim).await {

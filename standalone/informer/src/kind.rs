@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{Item, ObjectKey, Store};
+use crate::{Item, ObjectKey, Store, key_of};
 
 /// A write that the API server refused or that did not reach it.
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +108,11 @@ impl<K: Object> Kind<K> {
     /// Reads the object past the cache, or what can be read of it; `None` when it is not there.
     pub fn live<'a>(&'a self, key: &'a ObjectKey) -> Writing<'a, Option<K>> {
         async move {
-            let live =
-                self.api(&key.namespace).get_opt(&key.name).await.map_err(|e| self.failed("get", key, e))?;
+            let live = self
+                .api(key.namespace())
+                .get_opt(key.name())
+                .await
+                .map_err(|e| self.failed("get", key, e))?;
             Ok(live.map(Item::any))
         }
         .boxed()
@@ -117,15 +120,15 @@ impl<K: Object> Kind<K> {
 
     pub fn create<'a>(&'a self, object: &'a K) -> Writing<'a, K> {
         async move {
-            let key = ObjectKey::of(object);
-            let made = self.api(&key.namespace).create(&PostParams::default(), &object.clone().into()).await;
+            let key = key_of(object);
+            let made = self.api(key.namespace()).create(&PostParams::default(), &object.clone().into()).await;
             let made = made.map_err(|e| {
-                let name = if key.name.is_empty() {
+                let name = if key.name().is_empty() {
                     format!("{}*", object.meta().generate_name.as_deref().unwrap_or(""))
                 } else {
-                    key.name.to_string()
+                    key.name().to_string()
                 };
-                self.failed("create", &ObjectKey::new(&key.namespace, &name), e)
+                self.failed("create", &ObjectKey::new(key.namespace(), &name), e)
             })?;
             self.store.wrote(made.clone());
             Ok(made.any())
@@ -137,7 +140,7 @@ impl<K: Object> Kind<K> {
     pub fn patch<'a>(&'a self, key: &'a ObjectKey, patch: &'a Value) -> Writing<'a, K> {
         async move {
             let params = PatchParams::default();
-            let made = self.api(&key.namespace).patch(&key.name, &params, &Patch::Merge(patch)).await;
+            let made = self.api(key.namespace()).patch(key.name(), &params, &Patch::Merge(patch)).await;
             let made = made.map_err(|e| self.failed("patch", key, e))?;
             self.store.wrote(made.clone());
             Ok(made.any())
@@ -159,7 +162,8 @@ impl<K: Object> Kind<K> {
                 patch["metadata"] = json!({"resourceVersion": revision});
             }
             let params = PatchParams::default();
-            let made = self.api(&key.namespace).patch_status(&key.name, &params, &Patch::Merge(&patch)).await;
+            let made =
+                self.api(key.namespace()).patch_status(key.name(), &params, &Patch::Merge(&patch)).await;
             let made = made.map_err(|e| self.failed("patch status of", key, e))?;
             self.store.wrote(made.clone());
             Ok(made.any())
@@ -171,10 +175,10 @@ impl<K: Object> Kind<K> {
     /// Background propagation unless `params` say otherwise.
     pub fn delete<'a>(&'a self, object: &'a K, params: DeleteParams) -> Writing<'a, ()> {
         async move {
-            let key = ObjectKey::of(object);
+            let key = key_of(object);
             let uid = object.uid().unwrap_or_default();
             let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
-            match self.api(&key.namespace).delete(&key.name, &params.preconditions(preconditions)).await {
+            match self.api(key.namespace()).delete(key.name(), &params.preconditions(preconditions)).await {
                 Ok(answer) => {
                     // The object, when it lives on for its grace period or finalizers; its last state or a Status else.
                     let lives_on = answer.left().filter(|left| {

@@ -1,6 +1,5 @@
-//! What every client of the Kubernetes API in this tree shares: an indexed cache that is told of changes by watches,
-//! work queues keyed by object, events with aggregation, and the small pure rules (selectors, quantities, merge
-//! patches) that Kubernetes defines once for all kinds.
+//! One indexed cache of the API that is told of changes by watches, with what decisions over it need: work queues keyed
+//! by object, merge patches, and Kubernetes' rules (selectors, quantities, taints) for typed objects.
 //!
 //! The cache reads our own writes: what the API server answered to a write is put into the cache at once, and watch
 //! events older than it are ignored (see [`Store::wrote`]). Decisions taken over the cache therefore never act twice
@@ -10,11 +9,7 @@
 //! other. Look-ups answer with what is readable; who would take "not there" for an answer asks [`Store::exists`].
 #![forbid(unsafe_code)]
 
-mod connect;
 mod diff;
-mod event;
-mod item;
-mod key;
 mod kind;
 mod quantity;
 mod queue;
@@ -25,17 +20,14 @@ mod store;
 mod taint;
 mod worker;
 
-pub use connect::{ConnectError, certificate_authority, connect};
 pub use diff::merge_diff;
-pub use event::{EventType, Recorder, Regarding, record};
-pub use item::Item;
-pub use key::ObjectKey;
 pub use kind::{Kind, Object, WriteError};
 pub use quantity::{Quantities, milli, whole};
 pub use queue::Queue;
 pub use readers::{Readers, Report};
 pub use reflector::{Narrow, reflect};
 pub use selector::{matches_labels, matches_selector, node_term_holds, requirement_holds, selects_node};
+pub use skerry_client::{EventType, Item, ObjectKey, Recorder, Regarding, key_of};
 pub use store::{Change, Store, Term};
 pub use taint::{tolerated, tolerates};
 pub use worker::{Next, Work, run_to_end, run_workers, work};

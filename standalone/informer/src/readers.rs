@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use kube::Resource;
 
-use crate::{ObjectKey, Store};
+use crate::{ObjectKey, Store, key_of};
 
 /// Shared by all who watch with it; clones are the same.
 #[derive(Clone, Default)]
@@ -42,7 +42,7 @@ struct Cache<K> {
 impl<K: Resource + Send + Sync> Look for Cache<K> {
     fn look(&self) -> Option<State> {
         let store = self.store.upgrade()?;
-        let unreadable = store.unreadable().iter().map(|object| ObjectKey::of(&**object)).collect();
+        let unreadable = store.unreadable().iter().map(|object| key_of(&**object)).collect();
         let is_filled = store.is_synced() || self.is_optional;
         Some(State { plural: self.plural.clone(), is_filled, unreadable })
     }

@@ -1,9 +1,10 @@
-//! Label selectors, as <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/> defines them.
+//! Selectors of typed objects.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorTerm};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use skerry_vocabulary::Operator;
 
 type Labels = BTreeMap<String, String>;
 
@@ -24,20 +25,8 @@ pub fn matches_selector(selector: &LabelSelector, labels: Option<&Labels>) -> bo
 
 /// One requirement of a label or node selector. `Gt` and `Lt` (node selectors only) compare integers.
 pub fn requirement_holds(operator: &str, value: Option<&String>, values: &[String]) -> bool {
-    let compare = |holds: fn(i64, i64) -> bool| {
-        let (Some(value), [bound]) = (value, values) else { return false };
-        let (Ok(value), Ok(bound)) = (value.parse(), bound.parse()) else { return false };
-        holds(value, bound)
-    };
-    match operator {
-        "In" => value.is_some_and(|v| values.contains(v)),
-        "NotIn" => value.is_none_or(|v| !values.contains(v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|value, bound| value > bound),
-        "Lt" => compare(|value, bound| value < bound),
-        _ => false,
-    }
+    let values = values.iter().map(String::as_str);
+    Operator::parse(operator).is_some_and(|operator| operator.holds(value.map(String::as_str), values))
 }
 
 /// Whether a required node affinity picks the node with this name and these labels. Terms are alternatives.

@@ -7,7 +7,7 @@ use kube::Resource;
 use kube::api::ObjectMeta;
 use tokio::sync::watch;
 
-use crate::{Item, ObjectKey};
+use crate::{Item, ObjectKey, key_of};
 
 /// What an object can be looked up by, besides its key.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -199,7 +199,7 @@ impl<K: Resource> Store<K> {
     fn of_namespace(&self, namespace: &str, view: View<K>) -> Vec<Arc<K>> {
         let state = self.read();
         let from = ObjectKey::new(namespace, "");
-        let objects = state.objects.range(from..).take_while(|(key, _)| &*key.namespace == namespace);
+        let objects = state.objects.range(from..).take_while(|(key, _)| key.namespace() == namespace);
         objects.filter_map(|(_, entry)| view(entry)).collect()
     }
 
@@ -264,7 +264,7 @@ impl<K: Resource> Store<K> {
 
     /// Watch told that the object is gone.
     pub fn deleted(&self, object: &K) {
-        let key = ObjectKey::of(object);
+        let key = key_of(object);
         let change = {
             let mut state = self.write();
             state.seen = state.seen.max(revision(object.meta()));
@@ -289,18 +289,24 @@ impl<K: Resource> Store<K> {
     }
 
     /// A complete list: replaces the cache, but keeps objects that we wrote after its revision. What is to be named.
+    ///
+    /// A list that is older than what the server has told before is that of a server that was set back: then it counts.
     pub(crate) fn listed<I: Into<Item<K>>>(&self, objects: Vec<I>, revision_of_list: u64) -> Vec<Unread> {
         let objects: Vec<Item<K>> = objects.into_iter().map(Into::into).collect();
-        let present: HashSet<ObjectKey> = objects.iter().map(ObjectKey::of).collect();
+        let present: HashSet<ObjectKey> = objects.iter().map(key_of).collect();
+        let origin;
         let gone: Vec<Option<Change<K>>> = {
             let mut state = self.write();
+            let is_set_back = revision_of_list < state.seen;
+            origin = if is_set_back { Origin::SetBack } else { Origin::List };
             state.seen = revision_of_list;
             state.ended.clear();
             let gone: Vec<ObjectKey> = state
                 .objects
                 .iter()
                 .filter(|(key, entry)| {
-                    !present.contains(key) && revision(entry.known.meta()) <= revision_of_list
+                    let may_be_ours = revision(entry.known.meta()) > revision_of_list;
+                    !present.contains(key) && (is_set_back || !may_be_ours)
                 })
                 .map(|(key, _)| key.clone())
                 .collect();
@@ -309,7 +315,7 @@ impl<K: Resource> Store<K> {
         for change in gone {
             self.notify(change);
         }
-        let unread = objects.into_iter().filter_map(|object| self.put(object, Origin::List)).collect();
+        let unread = objects.into_iter().filter_map(|object| self.put(object, origin)).collect();
         self.synced.send_replace(true);
         unread
     }
@@ -320,14 +326,14 @@ impl<K: Resource> Store<K> {
             Item::Unreadable { partial, error } => (partial, Some(error)),
         };
         (self.trim)(&mut object);
-        let key = ObjectKey::of(&object);
+        let key = key_of(&object);
         let new_revision = revision(object.meta());
         let change = {
             let mut state = self.write();
             match origin {
                 Origin::Write if new_revision <= state.seen => return None,
                 Origin::Watch => state.seen = state.seen.max(new_revision),
-                Origin::Write | Origin::List => {}
+                Origin::Write | Origin::List | Origin::SetBack => {}
             }
             if object.meta().uid.as_ref().is_some_and(|uid| state.ended.contains(uid)) {
                 return None;
@@ -335,7 +341,7 @@ impl<K: Resource> Store<K> {
             if let Some(there) = state.objects.get(&key) {
                 let there = revision(there.known.meta());
                 // 0: a server whose revisions are no numbers; then the order of arrival decides.
-                if there != 0 && there >= new_revision {
+                if there != 0 && there >= new_revision && origin != Origin::SetBack {
                     return None;
                 }
             }
@@ -389,11 +395,13 @@ impl<K: Resource> Store<K> {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
     Write,
     Watch,
     List,
+    /// A list of a server whose revisions are older than what it told before.
+    SetBack,
 }
 
 fn unindex<'a>(

@@ -1,4 +1,4 @@
-//! Taints and tolerations, <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
+//! Taints and tolerations of typed objects.
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
@@ -10,19 +10,18 @@ pub fn tolerated<'a>(taint: &Taint, tolerations: impl IntoIterator<Item = &'a To
 
 /// Whether this toleration tolerates the taint.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or("");
-    let key = toleration.key.as_deref().unwrap_or("");
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
+    fn text(field: &Option<String>) -> &str {
+        field.as_deref().unwrap_or_default()
     }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        "Equal" | "" => {
-            !key.is_empty()
-                && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("")
-        }
-        _ => false,
-    }
+    let taint =
+        skerry_vocabulary::Taint { key: &taint.key, value: text(&taint.value), effect: &taint.effect };
+    let toleration = skerry_vocabulary::Toleration {
+        key: text(&toleration.key),
+        operator: text(&toleration.operator),
+        value: text(&toleration.value),
+        effect: text(&toleration.effect),
+    };
+    toleration.tolerates(&taint)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use skerry_client::Source;
 use tokio::net::TcpStream;
 
 use crate::tls::{self, TlsError};
@@ -116,6 +117,13 @@ pub fn read(dir: &Path) -> Result<Credentials, JoinError> {
         fs::read_to_string(&path).map_err(|source| JoinError::File { operation: "read", path, source })
     };
     Ok(Credentials { authority: file(AUTHORITY)?, certificate: file(CERTIFICATE)?, key: file(KEY)? })
+}
+
+/// How the server is reached with what [`join`] wrote.
+pub fn source(server_url: &str, dir: &Path) -> Source {
+    let file = |name| dir.join(name);
+    let (authority, certificate, key) = (file(AUTHORITY), file(CERTIFICATE), file(KEY));
+    Source::Files { servers: vec![server_url.to_owned()], authority, certificate, key }
 }
 
 /// When two thirds of the certificate's life are over.

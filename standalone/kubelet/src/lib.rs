@@ -36,15 +36,3 @@ pub use cleanup::{CleanupError, cleanup};
 pub use config::{Config, Reserved, ServerAccess, Taint};
 pub use join::{Credentials, JoinError, join};
 pub use run::{KubeletError, run};
-
-/// An error with everything that caused it, in one line.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
-}

@@ -2,20 +2,14 @@
 
 use std::{
     collections::HashMap,
-    fmt::Debug,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use futures::StreamExt as _;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
-use kube::{
-    Api, Resource,
-    runtime::{WatchStreamExt as _, watcher},
-};
+use kube::Resource;
 use serde::de::DeserializeOwned;
+use skerry_client::{Client, Follow, Item, News, Object, Options, Target};
 use tokio::{sync::watch, task::AbortHandle};
-
-use crate::stored::WatchBackoff;
 
 /// What is known of one object.
 #[derive(Clone, Debug)]
@@ -23,7 +17,7 @@ pub enum Known<K> {
     Loading,
     Absent,
     Present(Arc<K>),
-    /// It could not be read; the watch goes on trying.
+    /// It could not be had yet, or can't be read; the watch goes on trying.
     Failed(String),
 }
 
@@ -49,29 +43,26 @@ type NamespacedName = (String, String);
 
 /// All objects of one kind that are watched for somebody.
 pub struct Objects<K> {
-    client: kube::Client,
-    /// The part of the API where objects of a namespace are.
-    api: fn(kube::Client, &str) -> Api<K>,
+    client: Client,
+    /// Path of the list that objects of a namespace are in.
+    path: fn(&str) -> String,
     watched: Mutex<HashMap<NamespacedName, Weak<Watched<K>>>>,
 }
 
 impl<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>> Objects<K> {
-    pub fn namespaced(client: kube::Client) -> Objects<K> {
-        Objects { client, api: Api::namespaced, watched: Mutex::default() }
+    pub fn namespaced(client: Client) -> Objects<K> {
+        Objects { client, path: |namespace| K::url_path(&(), Some(namespace)), watched: Mutex::default() }
     }
 }
 
 impl<K: Resource<Scope = ClusterResourceScope, DynamicType = ()>> Objects<K> {
     /// Of a kind without namespaces; the one that is asked for has no meaning.
-    pub fn of_cluster(client: kube::Client) -> Objects<K> {
-        Objects { client, api: |client, _| Api::all(client), watched: Mutex::default() }
+    pub fn of_cluster(client: Client) -> Objects<K> {
+        Objects { client, path: |_| K::url_path(&(), None), watched: Mutex::default() }
     }
 }
 
-impl<K> Objects<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
+impl<K: DeserializeOwned + Send + Sync + 'static> Objects<K> {
     /// The view of `namespace/name`, shared with whoever asked before.
     pub fn watch(&self, namespace: &str, name: &str) -> Arc<Watched<K>> {
         let key = (namespace.to_owned(), name.to_owned());
@@ -81,40 +72,52 @@ where
         }
         watched.retain(|_, entry| entry.strong_count() > 0);
         let (sender, known) = watch::channel(Known::Loading);
-        let api = (self.api)(self.client.clone(), namespace);
-        let task = tokio::spawn(follow(api, name.to_owned(), sender)).abort_handle();
+        let target = Target::named((self.path)(namespace), name);
+        let task = tokio::spawn(follow(self.client.clone(), target, sender)).abort_handle();
         let entry = Arc::new(Watched { known, task });
         watched.insert(key, Arc::downgrade(&entry));
         entry
     }
 }
 
-/// Keeps `sender` at what the API server has of one object, for as long as it is awaited.
-pub async fn follow<K>(api: Api<K>, name: String, sender: watch::Sender<Known<K>>)
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}")).any_semantic();
-    let mut events = std::pin::pin!(watcher(api, config).backoff(WatchBackoff::default()));
+/// Keeps `sender` at what the API server has of the one object that `target` names, for as long as it is awaited.
+pub async fn follow<K: DeserializeOwned>(client: Client, target: Target, sender: watch::Sender<Known<K>>) {
+    let mut events = Follow::new(client, target, Options::default());
     let mut found = false;
-    while let Some(event) = events.next().await {
-        let known = match event {
-            Ok(watcher::Event::Apply(object)) => Known::Present(Arc::new(object)),
-            Ok(watcher::Event::InitApply(object)) => {
-                found = true;
-                Known::Present(Arc::new(object))
-            }
-            Ok(watcher::Event::Delete(_)) => Known::Absent,
-            Ok(watcher::Event::Init) => {
+    loop {
+        let known = match events.next().await {
+            News::Begin => {
                 found = false;
                 continue;
             }
-            Ok(watcher::Event::InitDone) if found => continue,
-            Ok(watcher::Event::InitDone) => Known::Absent,
-            // What was read before stays good while the server is away.
-            Err(_) if matches!(*sender.borrow(), Known::Present(_) | Known::Absent) => continue,
-            Err(error) => Known::Failed(error.to_string()),
+            News::Listed(object) => {
+                found = true;
+                read(object)
+            }
+            News::Applied(object) => read(object),
+            News::Complete { .. } if found => continue,
+            News::Complete { .. } | News::Deleted(_) => Known::Absent,
+            News::Progress { .. } => continue,
+            News::Interrupted(error) | News::Absent(error) => Known::Failed(skerry_vocabulary::chain(&error)),
         };
-        sender.send_replace(known);
+        // What was read before stays good while the server is away, or while the object can't be read.
+        let is_worse = matches!(known, Known::Failed(_));
+        if !(is_worse && matches!(*sender.borrow(), Known::Present(_) | Known::Absent)) {
+            sender.send_replace(known);
+        }
     }
+}
+
+fn read<K: DeserializeOwned>(object: Object<'_>) -> Known<K> {
+    match object.item() {
+        Ok(Item::Readable(object)) => Known::Present(Arc::new(object)),
+        Ok(Item::Unreadable { error, .. }) => unread(object, &error),
+        Err(error) => unread(object, &error),
+    }
+}
+
+fn unread<K>(object: Object<'_>, error: &dyn std::fmt::Display) -> Known<K> {
+    let name = object.key().map(|key| key.to_string()).unwrap_or_default();
+    tracing::warn!(name, %error, "object can't be read: what was known of it stays");
+    Known::Failed(format!("{name} can't be read: {error}"))
 }

@@ -1,11 +1,12 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use skerry_client::Connection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access::{Access, AccessError},
+    access::{self, AccessError},
     admission::sysctls::{Allowed, SysctlError},
     agent::{Agent, AgentParts},
     config::{Config, ServerAccess},
@@ -15,7 +16,6 @@ use crate::{
     node, pods,
     recorder::Recorder,
     service_env,
-    tls::NodeCertificate,
     tunnel,
 };
 
@@ -58,12 +58,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Kube
         () = shutdown.cancelled() => return Ok(()),
         found = await_runtime(&cri, &config) => found?,
     };
-    let access = Access::new(&config.server).await?;
-    let recorder = Recorder::start(access.client.clone(), config.node_name.clone());
+    let server = access::reach(&config.server).await?;
+    let recorder = Recorder::start(server.client.clone(), config.node_name.clone());
     let (sender, service_env) = watch::channel(None);
     let agent = Arc::new(Agent::new(AgentParts {
         cri,
-        client: access.client.clone(),
+        client: server.client.clone(),
         recorder,
         machine,
         runtime,
@@ -73,9 +73,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Kube
     }));
     let side = async {
         tokio::join!(
-            service_env::follow(access.client.clone(), sender),
-            keep_certificate(&agent, access.certificate.clone()),
-            keep_tunnel(&agent, &access, &shutdown)
+            service_env::follow(server.client.clone(), sender),
+            keep_certificate(&agent),
+            keep_tunnel(&agent, &server, &shutdown)
         )
     };
     let main = async {
@@ -105,16 +105,16 @@ async fn await_runtime(cri: &Cri, config: &Config) -> Result<RuntimeSetup, Kubel
     }
 }
 
-async fn keep_tunnel(agent: &Arc<Agent>, access: &Access, shutdown: &CancellationToken) {
+async fn keep_tunnel(agent: &Arc<Agent>, server: &Connection, shutdown: &CancellationToken) {
     if agent.config.tunnel {
-        tunnel::run(agent.clone(), access.server.clone(), access.tls.clone(), shutdown.clone()).await;
+        tunnel::run(agent.clone(), server.clone(), shutdown.clone()).await;
     }
 }
 
 /// Renews the node's certificate after two thirds of its life, for as long as the agent runs.
-async fn keep_certificate(agent: &Agent, certificate: Option<Arc<NodeCertificate>>) {
-    let (ServerAccess::Joined { server, dir }, Some(certificate)) = (&agent.config.server, certificate)
-    else {
+async fn keep_certificate(agent: &Agent) {
+    // The owner of a kubeconfig sees to its certificate.
+    let ServerAccess::Joined { server, dir } = &agent.config.server else {
         return std::future::pending().await;
     };
     loop {
@@ -126,15 +126,10 @@ async fn keep_certificate(agent: &Agent, certificate: Option<Arc<NodeCertificate
             continue;
         }
         match join::renew(server, &agent.config.node_name, dir).await {
-            Ok(fresh) => match certificate.replace(&fresh.certificate, &fresh.key) {
-                Ok(()) => tracing::info!("the node's certificate was renewed"),
-                Err(error) => {
-                    tracing::error!(error = crate::error_chain(&error), "renewed certificate not usable")
-                }
-            },
+            Ok(_) => tracing::info!("the node's certificate was renewed"),
             Err(error) => {
                 tracing::warn!(
-                    error = crate::error_chain(&error),
+                    error = skerry_vocabulary::chain(&error),
                     "certificate not renewed, trying again later"
                 );
                 tokio::time::sleep(RENEW_RETRY).await;

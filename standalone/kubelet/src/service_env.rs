@@ -4,29 +4,24 @@
 
 use std::collections::BTreeMap;
 
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Service;
-use kube::{
-    Api,
-    runtime::{WatchStreamExt as _, watcher},
-};
+use skerry_client::{Client, Follow, News, Options, Target};
 use tokio::sync::watch;
 
-/// Follows the Service `default/kubernetes`; `None` until it was read once.
-pub async fn follow(client: kube::Client, sender: watch::Sender<Option<BTreeMap<String, String>>>) {
-    let api: Api<Service> = Api::namespaced(client, "default");
-    let config = watcher::Config::default().fields("metadata.name=kubernetes").any_semantic();
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(watcher::Event::Apply(service) | watcher::Event::InitApply(service)) => {
-                sender.send_replace(Some(variables(&service)));
-            }
-            Ok(watcher::Event::InitDone) if sender.borrow().is_none() => {
+/// Follows the Service `default/kubernetes`; `None` until it was read once. What can be read of it is enough.
+pub async fn follow(client: Client, sender: watch::Sender<Option<BTreeMap<String, String>>>) {
+    let target = Target::named("/api/v1/namespaces/default/services", "kubernetes");
+    let mut events = Follow::new(client, target, Options::default());
+    loop {
+        match events.next().await {
+            News::Listed(object) | News::Applied(object) => match object.item::<Service>() {
+                Ok(service) => _ = sender.send_replace(Some(variables(&service.any()))),
+                Err(error) => tracing::warn!(%error, "the Service default/kubernetes can't be read"),
+            },
+            News::Complete { .. } if sender.borrow().is_none() => {
                 sender.send_replace(Some(BTreeMap::new()));
             }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "watch of the Service default/kubernetes interrupted"),
+            _ => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Resource, ResourceExt as _, runtime::utils::Backoff};
+use kube::{Resource, ResourceExt as _};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -68,33 +68,6 @@ pub fn bare(value: &Value) -> Option<Value> {
     }
 }
 
-/// How long a watch waits before it asks again: a server that comes back is to be heard within seconds.
-#[derive(Default)]
-pub struct WatchBackoff {
-    failures: u32,
-}
-
-impl WatchBackoff {
-    const FIRST: Duration = Duration::from_millis(200);
-    const LAST: Duration = Duration::from_secs(5);
-}
-
-impl Iterator for WatchBackoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let delay = Self::FIRST.saturating_mul(1 << self.failures.min(16));
-        self.failures = self.failures.saturating_add(1);
-        Some(delay.min(Self::LAST))
-    }
-}
-
-impl Backoff for WatchBackoff {
-    fn reset(&mut self) {
-        self.failures = 0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::Node;
@@ -124,14 +97,5 @@ mod tests {
         stored.take_answer(node("x"), now);
         stored.see(node("y"), now);
         assert_eq!(shown(&stored), "y");
-    }
-
-    #[test]
-    fn a_watch_asks_again_within_five_seconds_and_at_once_after_it_was_heard() {
-        let mut backoff = WatchBackoff::default();
-        assert_eq!(backoff.by_ref().take(2).map(|delay| delay.as_millis()).collect::<Vec<_>>(), [200, 400]);
-        assert!(backoff.by_ref().take(60).all(|delay| delay <= WatchBackoff::LAST));
-        backoff.reset();
-        assert_eq!(backoff.next(), Some(WatchBackoff::FIRST));
     }
 }

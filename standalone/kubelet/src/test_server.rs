@@ -2,10 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use kube::{
-    Client,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use skerry_client::{Client, Source, connect};
 use skerry_store::{LogStore, Options};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -52,10 +49,7 @@ impl TestServer {
 
     pub async fn admin(&self) -> Client {
         let path = self.data.path().join("server/kubeconfig/admin.yaml");
-        let kubeconfig = Kubeconfig::read_from(path).expect("a kubeconfig");
-        let options = KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
-        Client::try_from(config.expect("a configuration")).expect("a client")
+        connect(&Source::Kubeconfig(path)).await.expect("a client").client
     }
 }
 

@@ -1,9 +1,6 @@
-//! TLS as a client: one configuration whose certificate can be replaced while it is in use.
+//! TLS as a client, for what is not asked through the API: joining, and HTTPS probes.
 
-use std::{
-    io,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{io, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -34,28 +31,19 @@ pub enum TlsError {
     Config { source: rustls::Error },
 }
 
-/// The node's certificate, as TLS asks for it at each handshake.
+/// The node's certificate, as TLS asks for it at a handshake.
 #[derive(Debug)]
-pub struct NodeCertificate {
-    current: RwLock<Arc<CertifiedKey>>,
-}
+pub struct NodeCertificate(Arc<CertifiedKey>);
 
 impl NodeCertificate {
     pub fn new(certificate_pem: &str, key_pem: &str) -> Result<NodeCertificate, TlsError> {
-        Ok(NodeCertificate { current: RwLock::new(certified(certificate_pem, key_pem)?) })
-    }
-
-    /// From the next handshake on this one is shown.
-    pub fn replace(&self, certificate_pem: &str, key_pem: &str) -> Result<(), TlsError> {
-        let fresh = certified(certificate_pem, key_pem)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        Ok(())
+        Ok(NodeCertificate(certified(certificate_pem, key_pem)?))
     }
 }
 
 impl ResolvesClientCert for NodeCertificate {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+        Some(self.0.clone())
     }
 
     fn has_certs(&self) -> bool {

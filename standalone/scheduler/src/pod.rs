@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
     WeightedPodAffinityTerm,
 };
 use kube::ResourceExt;
-use skerry_informer::ObjectKey;
+use skerry_informer::{ObjectKey, key_of};
 
 use crate::resources::{self, Resources};
 
@@ -90,7 +90,7 @@ impl PodInfo {
         let far = affinity.pod_anti_affinity.unwrap_or_default();
         let owners = pod.metadata.owner_references.iter().flatten();
         Self {
-            key: ObjectKey::of(pod),
+            key: key_of(pod),
             uid: pod.uid().unwrap_or_default(),
             labels: pod.labels().clone(),
             priority: spec.priority.unwrap_or(0),

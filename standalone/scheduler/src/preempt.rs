@@ -61,8 +61,8 @@ impl Budget {
     }
 
     fn covers(&self, pod: &PodInfo) -> bool {
-        *self.namespace == *pod.key.namespace
-            && !self.disrupted.contains(&*pod.key.name)
+        self.namespace == pod.key.namespace()
+            && !self.disrupted.contains(pod.key.name())
             && matches_selector(&self.selector, Some(&pod.labels))
     }
 }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     fn popped(queue: &mut Queue) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop()).map(|pod| pod.key.name.to_string()).collect()
+        std::iter::from_fn(|| queue.pop()).map(|pod| pod.key.name().to_string()).collect()
     }
 
     #[test]

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Api, Resource};
-use skerry_informer::{
-    Change, ConnectError, Kind, Narrow, Readers, Store, connect, record, reflect, run_to_end,
-};
+use skerry_client::{ConnectError, Source, Teller, connect, record};
+use skerry_informer::{Change, Kind, Narrow, Readers, Store, reflect, run_to_end};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -52,9 +51,9 @@ pub enum Error {
 /// # Errors
 /// When the kubeconfig cannot be used. An API server that is away is no error: the watches try again.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let client = connect(&config.kubeconfig).await?;
+    let client = connect(&Source::Kubeconfig(config.kubeconfig.clone())).await?.client;
     let mut tasks = JoinSet::new();
-    let (recorder, events) = record(client.clone(), "default-scheduler", shutdown.clone());
+    let (recorder, events) = record(client.clone(), Teller::counted("default-scheduler"), shutdown.clone());
     tasks.spawn(events);
 
     let pods = Kind::<Pod>::namespaced(&client, Store::new(|_| Vec::new(), trim_pod));

@@ -116,7 +116,7 @@ impl Shell {
             Item::Node(key) => {
                 // A node that can't be read takes no more pods.
                 let Some(node) = self.nodes.store.get(&key) else {
-                    self.core.remove(&key.name);
+                    self.core.remove(key.name());
                     return;
                 };
                 let change = self.core.set(&node);
@@ -378,9 +378,9 @@ fn regarding(pod: &PodInfo) -> Regarding {
     Regarding {
         api_version: "v1".into(),
         kind: "Pod".into(),
-        namespace: Some(pod.key.namespace.to_string()),
-        name: pod.key.name.to_string(),
+        namespace: Some(pod.key.namespace().to_string()),
+        name: pod.key.name().to_string(),
         uid: pod.uid.clone(),
-        resource_version: None,
+        ..Regarding::default()
     }
 }

@@ -11,8 +11,8 @@ use crate::pod::{DISRUPTION_TARGET, PREEMPTED, PodInfo};
 pub async fn bind(kind: &Kind<Pod>, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
     let binding = Binding {
         metadata: ObjectMeta {
-            name: Some(pod.key.name.to_string()),
-            namespace: Some(pod.key.namespace.to_string()),
+            name: Some(pod.key.name().to_owned()),
+            namespace: Some(pod.key.namespace().to_owned()),
             uid: Some(pod.uid.clone()),
             ..Default::default()
         },
@@ -23,9 +23,9 @@ pub async fn bind(kind: &Kind<Pod>, pod: &PodInfo, node: &str) -> Result<(), kub
             ..Default::default()
         },
     };
-    let api = kind.api(&pod.key.namespace);
+    let api = kind.api(pod.key.namespace());
     let params = PostParams::default();
-    api.create_subresource::<_, Value>("binding", &pod.key.name, &params, &binding).await.map(drop)
+    api.create_subresource::<_, Value>("binding", pod.key.name(), &params, &binding).await.map(drop)
 }
 
 /// Condition `PodScheduled`, and the node that is kept for the pod.
@@ -61,7 +61,7 @@ pub async fn end(kind: &Kind<Pod>, victim: &PodInfo) -> bool {
     }
     let preconditions = Preconditions { uid: Some(victim.uid.clone()), resource_version: None };
     let params = DeleteParams::default().preconditions(preconditions);
-    match kind.api(&victim.key.namespace).delete(&victim.key.name, &params).await {
+    match kind.api(victim.key.namespace()).delete(victim.key.name(), &params).await {
         Ok(_) => true,
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => true,
         Err(error) => {
@@ -73,8 +73,8 @@ pub async fn end(kind: &Kind<Pod>, victim: &PodInfo) -> bool {
 
 async fn patch(kind: &Kind<Pod>, pod: &PodInfo, status: Value) -> Result<(), kube::Error> {
     let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid}, "status": status}));
-    let api = kind.api(&pod.key.namespace);
-    let made = api.patch_status(&pod.key.name, &PatchParams::default(), &patch).await?;
+    let api = kind.api(pod.key.namespace());
+    let made = api.patch_status(pod.key.name(), &PatchParams::default(), &patch).await?;
     kind.store.wrote(made);
     Ok(())
 }

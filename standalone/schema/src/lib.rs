@@ -20,7 +20,6 @@ mod kinds;
 mod limits;
 mod openapi;
 mod patch;
-mod quantity;
 mod rules;
 mod selectable;
 mod shape;
@@ -37,7 +36,6 @@ pub use kinds::{
 };
 pub use openapi::{Document, openapi_v3, openapi_v3_index};
 pub use patch::{PatchError, PatchType, apply_patch};
-pub use quantity::{Quantity, QuantityError};
 pub use selectable::{field_label_supported, selectable_fields};
 pub use shape::{Field, Form, ListType, Rule, Shape, Ty};
 pub use strategy::{prepare_create, prepare_update, qos_class};

@@ -7,5 +7,5 @@ mod talk;
 mod world;
 
 pub use object::{Object, ObjectError, Plain, TABLE};
-pub use talk::{Echo, Greeter, ask, dial, exchange, mirror, pattern};
+pub use talk::{Echo, Greeter, Segments, ask, dial, dial_counted, exchange, mirror, pattern};
 pub use world::{Backend, NODE_PORT, Node, VIP, World, mac, tunnelled};

@@ -12,7 +12,7 @@ use aya::{
     },
 };
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Config, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    Addr, Affinity, AffinityKey, Counter, Endpoint, Facts, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, PodCidr, Reason, Slot, SourceOf, SourceRangeKey, Tuple, Uplink, map,
 };
 use skerry_kernel::{Direction, Filter, attach_filters};
@@ -255,9 +255,9 @@ impl Object {
         Ok(())
     }
 
-    pub fn set_config(&mut self, config: Config) -> Result<(), ObjectError> {
-        let mut map: Array<&mut MapData, Plain<Config>> = self.map(map::CONFIG)?;
-        map.set(0, Plain(config), 0).map_err(|source| map_error(map::CONFIG, source))
+    pub fn set_facts(&mut self, facts: Facts) -> Result<(), ObjectError> {
+        let mut map: Array<&mut MapData, Plain<Facts>> = self.map(map::CONFIG)?;
+        map.set(0, Plain(facts), 0).map_err(|source| map_error(map::CONFIG, source))
     }
 
     pub fn set_slot(&mut self, index: u32, slot: Slot) -> Result<(), ObjectError> {

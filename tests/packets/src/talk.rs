@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -88,8 +89,8 @@ impl Greeter {
     }
 }
 
-/// A child that another test is just starting holds a copy of every socket until it is executed: a port that was let go a
-/// moment ago may be taken for as long.
+/// A child that another test is just starting holds a copy of every socket until it is executed: a port that
+/// was let go a moment ago may be taken for as long.
 fn bind_again(address: &str) -> io::Result<UdpSocket> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -130,6 +131,63 @@ pub fn dial(netns: &Netns, to: &str) -> io::Result<String> {
         .map_err(io::Error::other)?
 }
 
+/// Segments that a client's socket has sent and got, as its own stack counts them: openings, acknowledgements
+/// and what was sent again included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Segments {
+    pub sent: u64,
+    pub received: u64,
+}
+
+/// As [`dial`]; how many segments that took, once the server has acknowledged the last of them.
+pub fn dial_counted(netns: &Netns, to: &str) -> io::Result<(String, Segments)> {
+    let to: SocketAddr = to.parse().map_err(io::Error::other)?;
+    netns
+        .run(|| {
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut said = String::new();
+            stream.read_to_string(&mut said)?;
+            stream.shutdown(Shutdown::Write)?;
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let info = tcp_info(&stream)?;
+                if info.tcpi_state == TCP_CLOSE {
+                    let (sent, received) = (info.tcpi_segs_out.into(), info.tcpi_segs_in.into());
+                    return Ok((said, Segments { sent, received }));
+                }
+                if Instant::now() > deadline {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the last segment is not acknowledged",
+                    ));
+                }
+                std::thread::yield_now();
+            }
+        })
+        .map_err(io::Error::other)?
+}
+
+/// A socket's state that is over (RFC 9293 section 3.3.2), by the kernel's number.
+const TCP_CLOSE: u8 = 7;
+
+fn tcp_info(stream: &TcpStream) -> io::Result<libc::tcp_info> {
+    // SAFETY: integers: all zeroes is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to `info`.
+    let done = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut size,
+        )
+    };
+    if done == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Connects and sends `length` bytes; the server sends them back. Returns what came back.
 pub fn exchange(netns: &Netns, to: &str, length: usize) -> io::Result<Vec<u8>> {
     let to: SocketAddr = to.parse().map_err(io::Error::other)?;
@@ -142,7 +200,7 @@ pub fn exchange(netns: &Netns, to: &str, length: usize) -> io::Result<Vec<u8>> {
                 scope.spawn(move || {
                     let bytes: Vec<u8> = pattern(length);
                     let _ = writer.write_all(&bytes);
-                    let _ = writer.shutdown(std::net::Shutdown::Write);
+                    let _ = writer.shutdown(Shutdown::Write);
                 });
                 let mut back = Vec::with_capacity(length);
                 stream.read_to_end(&mut back)?;

@@ -10,9 +10,8 @@ use std::net::Ipv4Addr;
 
 use aya::programs::XdpMode;
 use proxy_abi::{
-    ABI_VERSION, Addr, Be16, Config, Endpoint, Frontend, FrontendKey, Link, OVERLAY_DEV_MAC, PodCidr, Prefix,
-    Seat, Slot, Uplink, Window, config_flag, endpoint_flag, frontend_flag, frontend_kind, pod_cidr_flag,
-    prog,
+    ABI_VERSION, Addr, Be16, Endpoint, Facts, Frontend, FrontendKey, Link, OVERLAY_DEV_MAC, PodCidr, Prefix,
+    Seat, Slot, Uplink, Window, endpoint_flag, facts_flag, frontend_flag, frontend_kind, pod_cidr_flag, prog,
 };
 use skerry_lab::Netns;
 
@@ -35,7 +34,7 @@ pub struct Node {
     pub netns: Netns,
     pub pod: Netns,
     pub object: Object,
-    pub config: Config,
+    pub facts: Facts,
     pub address: Ipv4Addr,
     pub router: Ipv4Addr,
     pub pod_address: Ipv4Addr,
@@ -110,8 +109,8 @@ impl World {
     /// The first node unwraps what this address sends inside other packets.
     pub fn unwrap_from(&mut self, balancer: Ipv4Addr) {
         let node = &mut self.nodes[0];
-        node.config.balancers = Prefix::list(&[Prefix { addr: balancer.into(), len: 128 }]);
-        node.object.set_config(node.config).unwrap();
+        node.facts.balancers = Prefix::list(&[Prefix { addr: balancer.into(), len: 128 }]);
+        node.object.set_facts(node.facts).unwrap();
     }
 
     /// What is served from now on is answered by the backends' nodes.
@@ -167,9 +166,9 @@ impl Node {
 
         let (uplink, overlay, pod_ifindex) =
             (ifindex(&netns, "up0"), ifindex(&netns, "skerry0"), ifindex(&netns, "sk0"));
-        let config = Config {
+        let facts = Facts {
             abi_version: ABI_VERSION,
-            flags: config_flag::MASQUERADE | config_flag::TUNNEL,
+            flags: facts_flag::MASQUERADE | facts_flag::TUNNEL,
             host_netns_cookie: netns_cookie(&netns),
             node_v4: address.into(),
             router_v4: router.into(),
@@ -193,16 +192,16 @@ impl Node {
             icmp_s: 30,
             tunnel_port: 4_789,
             flow_queue: Seat::in_use(TABLE),
-            ..Config::default()
+            ..Facts::default()
         };
         let mut object = Object::load().unwrap();
-        object.set_config(config).unwrap();
+        object.set_facts(facts).unwrap();
         object.set_uplink(uplink, Uplink { v4: address.into(), v6: Addr::UNSPECIFIED }).unwrap();
         let own = |flags| Endpoint { flags, ..Endpoint::default() };
         object.set_endpoint(address.into(), own(endpoint_flag::NODE | endpoint_flag::NODE_PORT)).unwrap();
         object.set_endpoint(router.into(), own(endpoint_flag::ROUTER)).unwrap();
         let endpoint =
-            Endpoint { ifindex: pod_ifindex, mac: pod_mac, flags: endpoint_flag::POD, identity: 0 };
+            Endpoint { ifindex: pod_ifindex, mac: pod_mac, flags: endpoint_flag::POD, reserved: 0 };
         object.set_endpoint(pod_address.into(), endpoint).unwrap();
         let link = Link { v4: pod_address.into(), v6: Addr::UNSPECIFIED, mac: pod_mac, flags: 0 };
         object.set_link(pod_ifindex, link).unwrap();
@@ -216,7 +215,7 @@ impl Node {
         ] {
             object.attach(&netns, program, device).unwrap_or_else(|error| panic!("{error}: {error:?}"));
         }
-        Node { netns, pod, object, config, address, router, pod_address, pod_ifindex, frontend_flags: 0 }
+        Node { netns, pod, object, facts, address, router, pod_address, pod_ifindex, frontend_flags: 0 }
     }
 
     /// See [`World::serve`].

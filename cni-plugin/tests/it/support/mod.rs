@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use proxy_abi::{ABI_VERSION, Addr, Config, Endpoint, Link as LinkEntry};
+use proxy_abi::{ABI_VERSION, Addr, Endpoint, Facts, Link as LinkEntry};
 use serde_json::{Value, json};
 use skerry_kernel::{
     Map, MapSpec, Program, Update, instruction, map_type, mount_bpffs, program_type, unmount,
@@ -24,7 +24,7 @@ pub struct Node {
     pub endpoints: Map<Addr, Endpoint>,
     pub links: Map<u32, LinkEntry>,
     pub left_out: Map<u64, u32>,
-    config: Map<u32, Config>,
+    config: Map<u32, Facts>,
     /// The configuration that calls get; a test may change it.
     pub conf: Value,
 }
@@ -99,7 +99,7 @@ impl Node {
 
     pub fn set_abi(&self, abi_version: u32) {
         self.config
-            .update(&0, &Config { abi_version, pod_mtu: 1390, ..Config::default() }, Update::Any)
+            .update(&0, &Facts { abi_version, pod_mtu: 1390, ..Facts::default() }, Update::Any)
             .unwrap();
     }
 

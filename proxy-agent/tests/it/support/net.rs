@@ -135,7 +135,7 @@ impl TestNode {
     fn register(&self, device: &str, ip: Ipv4Addr, mac: [u8; 6]) {
         let ifindex = skerry_kernel::ifindex(device).unwrap();
         let endpoints = Map::<Addr, Endpoint>::open(&self.pin("maps", map::ENDPOINTS)).unwrap();
-        let endpoint = Endpoint { ifindex, mac, flags: endpoint_flag::POD, identity: 0 };
+        let endpoint = Endpoint { ifindex, mac, flags: endpoint_flag::POD, reserved: 0 };
         endpoints.update(&ip.into(), &endpoint, Update::Any).unwrap();
         let links = Map::<u32, PodLink>::open(&self.pin("maps", map::LINKS)).unwrap();
         links

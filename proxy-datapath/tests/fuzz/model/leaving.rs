@@ -1,6 +1,6 @@
 //! What the node's own stack sends: to its pods, and out of the uplink.
 
-use proxy_abi::{Addr, Reason, config_flag, endpoint_flag};
+use proxy_abi::{Addr, Reason, endpoint_flag, facts_flag};
 
 use super::{
     Model, Seen, Source,
@@ -21,7 +21,7 @@ impl Model {
         }
         // The node may answer by its router address what it was asked at its own.
         let as_node = own & endpoint_flag::ROUTER != 0 && matches!(ip.body, Body::Ports { .. } | Body::Later);
-        let source = if as_node { *self.config().node(ip.v4) } else { ip.src };
+        let source = if as_node { *self.facts().node(ip.v4) } else { ip.src };
         match self.meet_as(ip, source) {
             Some(to) => Ok(cut_sctp(ip, &to).unwrap_or(Fate::Changed(to))),
             None if own & endpoint_flag::NODE == 0 => Ok(Fate::Same),
@@ -58,10 +58,10 @@ impl Model {
         if is_nodes {
             return self.remember_own(ip, seen);
         }
-        if !self.has(config_flag::MASQUERADE) {
+        if !self.has(facts_flag::MASQUERADE) {
             return Ok(Fate::Same);
         }
-        let node = *self.config().node(ip.v4);
+        let node = *self.facts().node(ip.v4);
         match ip.body {
             Body::Report(_) => return Ok(Fate::Dropped(Reason::NoFlow)),
             Body::Later => return Ok(Fate::Dropped(Reason::FragmentUnknown)),

@@ -7,7 +7,7 @@ mod ways;
 use std::collections::{HashMap, HashSet};
 
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Be16, Config, DIRECT_MAC_TAG, Reason, Tuple, config_flag, endpoint_flag,
+    Addr, Affinity, AffinityKey, Be16, DIRECT_MAC_TAG, Facts, Reason, Tuple, endpoint_flag, facts_flag,
     frontend_flag,
 };
 use proxy_datapath::{Action, Tables, Verdict};
@@ -45,10 +45,11 @@ pub struct Model {
     pub connections: Connections,
     fragments: HashMap<(Addr, Addr, u32, u8), (u16, u16)>,
     affinity: HashMap<AffinityKey, Affinity>,
-    /// Maglev: what a client was given, by service, generation of nothing, address and port.
-    /// Ports of the node's own address that clients have dialled, and those that backends in its network have answered from.
+    /// Ports of the node's own address that clients have dialled, and those that backends in its network have
+    /// answered from.
     asked: HashSet<u16>,
     answering: HashSet<u16>,
+    /// Maglev: what a client was given, by service, window, its address and port.
     given: HashMap<(u32, bool, Addr, u16), (Addr, Be16)>,
     pub now_s: u32,
 }
@@ -87,7 +88,7 @@ impl Model {
     /// What should have become of a frame; an error where what was drawn by chance could not be drawn.
     pub fn judge(&mut self, hook: Hook, input: &[u8], seen: &Seen<'_>) -> Result<(Fate, Option<Ip>), String> {
         let read = frame(input);
-        if self.state.config.abi_version == 0 {
+        if self.state.facts.abi_version == 0 {
             return Ok((Fate::Same, None));
         }
         if let Frame::Ip(ip) = &read
@@ -107,12 +108,12 @@ impl Model {
         Ok((fate, ip))
     }
 
-    fn config(&self) -> &Config {
-        &self.state.config
+    fn facts(&self) -> &Facts {
+        &self.state.facts
     }
 
     fn has(&self, flag: u32) -> bool {
-        self.config().flags & flag != 0
+        self.facts().flags & flag != 0
     }
 
     fn at_from_pod(&mut self, read: &Frame, input: &[u8], seen: &Seen<'_>) -> Result<Fate, String> {
@@ -133,7 +134,7 @@ impl Model {
         if let Some(fate) = admission(ip, &link) {
             return Ok(fate);
         }
-        let router = *self.config().router(ip.v4);
+        let router = *self.facts().router(ip.v4);
         if let Some(to) = self.meet(ip) {
             if self.is_nodes_alone(ip, &to) {
                 return Ok(Fate::Dropped(Reason::SpokeAsNode));
@@ -183,7 +184,7 @@ impl Model {
 
     /// A pod's packet to no service.
     fn leave(&mut self, ip: &Ip, seen: &Seen<'_>) -> Result<Fate, String> {
-        let node = *self.config().node(ip.v4);
+        let node = *self.facts().node(ip.v4);
         match self.place(&ip.dst) {
             Place::Outside => {}
             _ if self.asks_backend_itself(ip) => {
@@ -193,7 +194,7 @@ impl Model {
             Place::Routed => return Ok(Fate::Same),
             _ => return Ok(self.send(ip, None)),
         }
-        if !self.has(config_flag::MASQUERADE) || node.is_unspecified() || !has_route(&ip.dst) {
+        if !self.has(facts_flag::MASQUERADE) || node.is_unspecified() || !has_route(&ip.dst) {
             return Ok(Fate::Same);
         }
         match ip.body {
@@ -215,7 +216,7 @@ impl Model {
         if self.is_for_own_socket(ip) {
             return Ok(Fate::Same);
         }
-        let node = *self.config().node(ip.v4);
+        let node = *self.facts().node(ip.v4);
         if self.is_tunnel(ip) {
             // The node's other addresses are the kernel's to take, and no node sends there.
             let is_ours =
@@ -238,7 +239,7 @@ impl Model {
             }
             return Ok(if direct { self.hand_on(ip, to) } else { self.send(ip, Some(to)) });
         }
-        if self.has(config_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some() {
+        if self.has(facts_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some() {
             return Ok(Fate::Dropped(Reason::SourceSpoofed));
         }
         match find(&self.state, ip, ip.src != node) {
@@ -282,7 +283,7 @@ impl Model {
         vni: u32,
         seen: &Seen<'_>,
     ) -> Result<Fate, String> {
-        if vni != self.config().vni {
+        if vni != self.facts().vni {
             return Ok(Fate::Dropped(Reason::WrongVni));
         }
         if !self.state.tunnel_peers.contains(peer) {
@@ -328,7 +329,7 @@ impl Model {
             Body::Ports { .. } if !opens_nothing(ip) => {}
             _ => return Ok(Fate::Dropped(Reason::NoFlow)),
         }
-        let mut octets = self.config().router(ip.v4).octets();
+        let mut octets = self.facts().router(ip.v4).octets();
         octets[8..13].copy_from_slice(&input[1..6]);
         octets[13..].copy_from_slice(&input[7..10]);
         let backend = (Addr::from_v6(octets), Be16::new(u16::from_be_bytes([input[10], input[11]])));
@@ -364,7 +365,7 @@ impl Model {
             Body::Later => return Ok(Fate::Dropped(Reason::FragmentUnknown)),
             _ => {}
         }
-        let router = *self.config().router(ip.v4);
+        let router = *self.facts().router(ip.v4);
         let opened = self.begin(ip, (ip.dst, ip.tuple().dport), Source::Other(router), seen)?;
         Ok(opened.map_or_else(Fate::Dropped, |to| cut_sctp(ip, &to).unwrap_or(Fate::Sent(way, Some(to)))))
     }

@@ -1,6 +1,6 @@
 //! First packets: which backend, which source, which port.
 
-use proxy_abi::{Addr, Affinity, AffinityKey, Be16, Reason, Tuple, config_flag, frontend_flag, member_of};
+use proxy_abi::{Addr, Affinity, AffinityKey, Be16, Reason, Tuple, facts_flag, frontend_flag, member_of};
 
 use super::{Model, Place, Seen, Source};
 use crate::{
@@ -88,7 +88,7 @@ impl Model {
         if self.is_nodes_alone(ip, &to) {
             return Some(Fate::Dropped(Reason::SpokeAsNode));
         }
-        let here = if outside { self.config().node(ip.v4) } else { self.config().router(ip.v4) };
+        let here = if outside { self.facts().node(ip.v4) } else { self.facts().router(ip.v4) };
         if let Some(fate) = self.last_hop(ip, input, &backend.0, here) {
             return Some(fate);
         }
@@ -112,12 +112,12 @@ impl Model {
         let other = |addr: &Addr| {
             if addr.is_unspecified() { Err(Reason::Unroutable) } else { Ok(Source::Other(*addr)) }
         };
-        let (router, node) = (self.config().router(ip.v4), self.config().node(ip.v4));
+        let (router, node) = (self.facts().router(ip.v4), self.facts().node(ip.v4));
         match self.place(backend) {
             Place::Pod(..) if !outside && *backend == ip.src => other(router),
             Place::Remote(_) if outside => other(router),
             Place::Routed if outside => other(node),
-            Place::Outside if outside || self.has(config_flag::MASQUERADE) => other(node),
+            Place::Outside if outside || self.has(facts_flag::MASQUERADE) => other(node),
             _ => Ok(Source::Kept),
         }
     }
@@ -177,8 +177,8 @@ impl Model {
     /// Tuples that a connection may become.
     pub(super) fn free_ports(&self, ip: &Ip, (dst, dport): (Addr, Be16), source: Source) -> Vec<Tuple> {
         let natural = Tuple { dst, dport, ..ip.tuple() };
-        let config = self.config();
-        let free = |to: &Tuple| self.connections.could_be_freed(config, to, self.now_s);
+        let facts = self.facts();
+        let free = |to: &Tuple| self.connections.could_be_freed(facts, to, self.now_s);
         let with = |src: Addr, port: u16| {
             let mut to = Tuple { src, sport: Be16::new(port), ..natural };
             if matches!(ip.body, Body::Echo { .. }) {
@@ -187,15 +187,15 @@ impl Model {
             to
         };
         let has_ports = matches!(ip.body, Body::Ports { .. } | Body::Echo { .. });
-        let range = if config.snat_min == 0 { 0..0 } else { config.snat_min..config.snat_max + 1 };
+        let range = if facts.snat_min == 0 { 0..0 } else { facts.snat_min..facts.snat_max + 1 };
         match source {
-            Source::Kept if self.connections.is_free(config, &natural, self.now_s) => vec![natural],
+            Source::Kept if self.connections.is_free(facts, &natural, self.now_s) => vec![natural],
             Source::Kept if has_ports => range.map(|port| with(natural.src, port)).filter(free).collect(),
             Source::Kept => Vec::new(),
             Source::Other(src) if has_ports => range.map(|port| with(src, port)).filter(free).collect(),
             Source::Other(src) => {
                 let to = Tuple { src, ..natural };
-                if self.connections.is_free(config, &to, self.now_s) { vec![to] } else { Vec::new() }
+                if self.connections.is_free(facts, &to, self.now_s) { vec![to] } else { Vec::new() }
             }
         }
     }
@@ -225,7 +225,7 @@ impl Model {
     }
 
     pub(super) fn note_ports(&mut self, ip: &Ip, backend: (Addr, Be16)) {
-        if ip.dst == *self.config().node(ip.v4) {
+        if ip.dst == *self.facts().node(ip.v4) {
             self.asked.insert(ip.tuple().dport.get());
         }
         if matches!(self.place(&backend.0), Place::Node) {

@@ -1,6 +1,6 @@
 //! Where packets belong and where they go.
 
-use proxy_abi::{Addr, Be16, Link, Reason, Tuple, config_flag, endpoint_flag, pod_cidr_flag, proto};
+use proxy_abi::{Addr, Be16, Link, Reason, Tuple, endpoint_flag, facts_flag, pod_cidr_flag, proto};
 
 use super::{Model, Place, Seen, Source};
 use crate::{
@@ -48,8 +48,8 @@ impl Model {
         if matches!(ip.body, Body::Report(_)) {
             return self.connections.peek(&tuple);
         }
-        let config = self.state.config;
-        self.connections.meet(&config, &tuple, ip.flags(), self.now_s)
+        let facts = self.state.facts;
+        self.connections.meet(&facts, &tuple, ip.flags(), self.now_s)
     }
 
     pub(super) fn pod_cidr(&self, addr: &Addr) -> Option<(Addr, bool)> {
@@ -70,7 +70,7 @@ impl Model {
         }
         match self.pod_cidr(addr) {
             Some((_, true)) => Place::Nobody,
-            Some(_) if !self.has(config_flag::TUNNEL) => Place::Routed,
+            Some(_) if !self.has(facts_flag::TUNNEL) => Place::Routed,
             Some((node, _)) => Place::Remote(node),
             None => Place::Outside,
         }
@@ -85,13 +85,13 @@ impl Model {
         let way = match self.place(&dst) {
             Place::Node => return to.map_or(Fate::Same, Fate::Changed),
             Place::Nobody => return Fate::Dropped(Reason::UnknownEndpoint),
-            Place::Remote(_) if self.config().overlay_ifindex == 0 => {
+            Place::Remote(_) if self.facts().overlay_ifindex == 0 => {
                 return Fate::Dropped(Reason::TunnelDown);
             }
             Place::Routed | Place::Outside if !has_route(&dst) => return Fate::Dropped(Reason::Unroutable),
             Place::Pod(ifindex, mac) => Way::Pod(ifindex, mac),
             Place::Remote(node) => Way::Node(node),
-            Place::Routed | Place::Outside => Way::Out(self.config().uplink_ifindex),
+            Place::Routed | Place::Outside => Way::Out(self.facts().uplink_ifindex),
         };
         if ip.ttl <= 1 { Fate::Dropped(Reason::TtlExpired) } else { Fate::Sent(way, to) }
     }
@@ -116,7 +116,7 @@ impl Model {
     /// As it came, to the node of the backend, if that is another one.
     pub(super) fn hand_on(&self, ip: &Ip, to: Tuple) -> Fate {
         match self.place(&to.dst) {
-            Place::Remote(_) if self.config().overlay_ifindex == 0 => Fate::Dropped(Reason::TunnelDown),
+            Place::Remote(_) if self.facts().overlay_ifindex == 0 => Fate::Dropped(Reason::TunnelDown),
             Place::Remote(_) if ip.ttl <= 1 => Fate::Dropped(Reason::TtlExpired),
             Place::Remote(node) => Fate::Sent(Way::Backend(node, to.dst, to.dport), None),
             _ => Fate::Dropped(Reason::UnknownEndpoint),
@@ -126,12 +126,12 @@ impl Model {
     /// The node's own traffic: no translated connection has ever had the port.
     pub(super) fn is_for_own_socket(&self, ip: &Ip) -> bool {
         let Body::Ports { dport, .. } = ip.body else { return false };
-        let config = self.config();
-        let given = (config.nodeport_min..=config.nodeport_max).contains(&dport)
-            || (config.snat_min..=config.snat_max).contains(&dport);
+        let facts = self.facts();
+        let given = (facts.nodeport_min..=facts.nodeport_max).contains(&dport)
+            || (facts.snat_min..=facts.snat_max).contains(&dport);
         is_plain(ip)
             && !given
-            && ip.dst == *config.node(ip.v4)
+            && ip.dst == *facts.node(ip.v4)
             && !is_loopback(&ip.src)
             && !self.asked.contains(&dport)
             && !self.answering.contains(&dport)
@@ -141,13 +141,13 @@ impl Model {
 
     /// A source that only the tunnel may bring.
     fn is_from_tunnel_only(&self, ip: &Ip) -> bool {
-        self.has(config_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some()
+        self.has(facts_flag::TUNNEL) && self.pod_cidr(&ip.src).is_some()
     }
 
     pub(super) fn is_from_own_socket(&self, ip: &Ip) -> bool {
         let Body::Ports { sport, .. } = ip.body else { return false };
         is_plain(ip)
-            && ip.src == *self.config().node(ip.v4)
+            && ip.src == *self.facts().node(ip.v4)
             && (self.is_tunnel(ip)
                 || !(self.answering.contains(&sport) || self.asks_service(ip) || self.speaks_as_service(ip)))
     }
@@ -188,7 +188,7 @@ impl Model {
     /// What only nodes may say goes to a node, and none of its own sockets has sent it.
     pub(super) fn is_nodes_alone(&self, ip: &Ip, to: &Tuple) -> bool {
         let has_ports = matches!(ip.body, Body::Ports { .. } | Body::Later);
-        let to_tunnel = has_ports && ip.proto == proto::UDP && to.dport.get() == self.config().tunnel_port;
+        let to_tunnel = has_ports && ip.proto == proto::UDP && to.dport.get() == self.facts().tunnel_port;
         let is_nodes =
             matches!(self.place(&to.dst), Place::Node) || self.state.tunnel_peers.contains(&to.dst);
         (to_tunnel || [4, 41].contains(&ip.proto)) && is_nodes
@@ -208,12 +208,12 @@ impl Model {
 
     pub(super) fn is_tunnel(&self, ip: &Ip) -> bool {
         ip.proto == proto::UDP
-            && matches!(ip.body, Body::Ports { dport, .. } if dport == self.config().tunnel_port)
+            && matches!(ip.body, Body::Ports { dport, .. } if dport == self.facts().tunnel_port)
     }
 
     pub(super) fn fits(&self, ip: &Ip) -> bool {
         let length = (ip.end - 14) as u32;
-        length <= self.config().pod_mtu || !ip.whole || ip.piece.is_some()
+        length <= self.facts().pod_mtu || !ip.whole || ip.piece.is_some()
     }
 
     pub(super) fn too_big(&self, ip: &Ip, input: &[u8]) -> Fate {
@@ -223,7 +223,7 @@ impl Model {
         } else if options {
             Fate::Refused(Reason::TooBig)
         } else {
-            Fate::Answered(Reason::TooBig, told(ip, input, kind, self.config().pod_mtu))
+            Fate::Answered(Reason::TooBig, told(ip, input, kind, self.facts().pod_mtu))
         }
     }
 }

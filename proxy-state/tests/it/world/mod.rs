@@ -123,17 +123,17 @@ impl World {
 
 pub fn apply_service(state: &mut State, object: Value) {
     let object: api::Service = serde_json::from_value(object).unwrap();
-    state.apply_service(ObjectKey::of(&object.metadata), &object);
+    state.apply_service(object.metadata.key(), &object);
 }
 
 pub fn apply_slice(state: &mut State, object: Value) {
     let object: api::EndpointSlice = serde_json::from_value(object).unwrap();
-    state.apply_slice(ObjectKey::of(&object.metadata), &object);
+    state.apply_slice(object.metadata.key(), &object);
 }
 
 pub fn apply_node(state: &mut State, object: Value) {
     let object: api::Node = serde_json::from_value(object).unwrap();
-    state.apply_node(ObjectKey::of(&object.metadata), &object);
+    state.apply_node(object.metadata.key(), &object);
 }
 
 /// A ClusterIP service with one TCP port 80.

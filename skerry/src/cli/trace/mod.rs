@@ -53,7 +53,7 @@ pub fn run(args: TraceArgs) -> anyhow::Result<ExitCode> {
     };
     ensure!(from.is_ipv4() == args.to.is_ipv4(), "{from} and {} are of two families", args.to);
     let snapshot = Snapshot::read(&Maps::open(&args.pin_root)?)?;
-    ensure!(snapshot.config().is_some(), "no agent has written its configuration yet: start `skerry proxy`");
+    ensure!(snapshot.facts().is_some(), "no agent has written its configuration yet: start `skerry proxy`");
     let number = if args.protocol == Protocol::Udp { proto::UDP } else { proto::TCP };
     let way = Way { snapshot: &snapshot, number };
     let ends = way.walk(SocketAddr::new(from, args.from_port), args.to)?;
@@ -92,9 +92,9 @@ impl Way<'_> {
 
     /// The socket hook at connect(2), in the node's own namespace or a pod's. `None`: refused.
     fn connect(&self, to: SocketAddr, is_host: bool) -> Option<SocketAddr> {
-        let config = self.snapshot.config()?;
+        let facts = self.snapshot.facts()?;
         // Any other namespace is a pod's.
-        let netns = config.host_netns_cookie.wrapping_add(u64::from(!is_host));
+        let netns = facts.host_netns_cookie.wrapping_add(u64::from(!is_host));
         let mut socket =
             MadeUp { addr: to.ip().into(), port: Be16::new(to.port()), number: self.number, netns };
         println!("connect({to}):");
@@ -119,10 +119,10 @@ impl Way<'_> {
 
     /// What the stack sends meets the hook of the device that its routes name.
     fn leave_node(&self, from: SocketAddr, to: SocketAddr) -> anyhow::Result<bool> {
-        let config = *self.snapshot.config().context("no configuration")?;
+        let facts = *self.snapshot.facts().context("no configuration")?;
         let out = packet::way_out(to.ip());
         println!("the kernel's route leads to device {}", device(out));
-        if out != 0 && out == config.overlay_ifindex {
+        if out != 0 && out == facts.overlay_ifindex {
             return self.hook("to_overlay", from, to, [0; 6], |frame, tables, s| {
                 to_overlay(frame, tables, s, false)
             });

@@ -4,7 +4,7 @@ use std::{
 };
 
 use proxy_abi::{Be16, Tuple, proto};
-use proxy_datapath::{Change, NextHop, Packet, Way};
+use proxy_datapath::{Change, NextHop, Packet, PacketSteps, Way};
 
 /// Ethernet.
 const ETHERNET: usize = 14;
@@ -87,7 +87,7 @@ impl Packet for Frame {
     }
 
     fn work_out(&self, change: &mut Change) {
-        (0..Change::ROUNDS).for_each(|round| change.step(round));
+        (0..Change::ROUNDS).for_each(|round| change.advance(round));
     }
 
     fn take_in(&mut self) -> Option<()> {
@@ -106,6 +106,8 @@ impl Packet for Frame {
         *hop = NextHop { way, ifindex, ..NextHop::default() };
     }
 }
+
+impl PacketSteps for Frame {}
 
 /// The device of the kernel's route to an address; 0 where there is none, or where the address is the node's own.
 pub fn way_out(to: IpAddr) -> u32 {

@@ -9,16 +9,16 @@ use std::{
 use anyhow::Context;
 use bytemuck::Pod;
 use proxy_abi::{
-    Addr, Affinity, AffinityKey, Be16, Config, Endpoint, Flow, FragmentKey, FragmentPorts, Frontend,
+    Addr, Affinity, AffinityKey, Be16, Endpoint, Facts, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Link, Member, OwnPort, OwnPorts, Peer, PodCidr, PodCidrKey, Slot, SocketKey, SocketOrigin,
     SourceRangeKey, Tuple, Uplink, frontend_kind, map,
 };
-use proxy_datapath::{Insert, Round, Tables};
+use proxy_datapath::{Insert, Round, TableSteps, Tables};
 
 use crate::cli::{Maps, names, sheet::text};
 
 pub struct Snapshot {
-    config: Config,
+    facts: Facts,
     frontends: HashMap<FrontendKey, Frontend>,
     slots: HashMap<u32, Slot>,
     source_ranges: Vec<SourceRangeKey>,
@@ -48,7 +48,7 @@ impl Snapshot {
             Ok(maps.entries::<K, V>(name).context("copy the live maps")?.into_iter().collect())
         }
         Ok(Snapshot {
-            config: maps.config,
+            facts: maps.facts,
             frontends: all(maps, map::FRONTENDS)?,
             slots: all(maps, map::SLOTS)?,
             source_ranges: maps
@@ -100,8 +100,8 @@ fn shown(tuple: &Tuple) -> String {
 }
 
 impl Tables for Snapshot {
-    fn config(&self) -> Option<&Config> {
-        (self.config.abi_version != 0).then_some(&self.config)
+    fn facts(&self) -> Option<&Facts> {
+        (self.facts.abi_version != 0).then_some(&self.facts)
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<&Frontend> {
@@ -212,7 +212,7 @@ impl Tables for Snapshot {
         self.flows.borrow_mut().remove(key);
     }
 
-    fn take_seat(&self, _: &Config, _: &Tuple, before: &mut Tuple) -> u16 {
+    fn take_seat(&self, _: &Facts, _: &Tuple, before: &mut Tuple) -> u16 {
         // Whom it would cost its seat is no part of this packet's way.
         *before = Tuple::default();
         0
@@ -276,3 +276,5 @@ impl Tables for Snapshot {
         self.random.hash_one(draw) as u32
     }
 }
+
+impl TableSteps for Snapshot {}

@@ -36,7 +36,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     cache.slices.store.on_change(move |change: &Change<EndpointSlice>| {
         for slice in change.old.iter().chain(change.known()).filter(|slice| is_kept_by(slice, MANAGER)) {
             if let Some(service) = slice.labels().get(SERVICE_NAME) {
-                keys.add(ObjectKey::new(&change.key.namespace, service));
+                keys.add(ObjectKey::new(change.key.namespace(), service));
             }
         }
     });

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use serde_json::{Value, json};
-use skerry_informer::ObjectKey;
+use skerry_informer::{ObjectKey, key_of};
 
 use super::desired::Group;
 use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
@@ -116,7 +116,7 @@ fn place_group(keeper: &Keeper, slices: &[&Arc<EndpointSlice>], group: Group, pl
             patch["metadata"] = json!({"labels": changed});
         }
         if patch != json!({}) {
-            plan.update.push((ObjectKey::of(&***slice), patch));
+            plan.update.push((key_of(&***slice), patch));
         }
     }
     let mut chunks: Vec<Vec<Endpoint>> = newcomers.chunks(MAX_ENDPOINTS).map(<[Endpoint]>::to_vec).collect();

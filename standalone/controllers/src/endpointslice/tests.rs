@@ -65,7 +65,7 @@ impl Slices {
             self.there.push(Arc::new(slice));
         }
         for (key, patch) in plan.update {
-            let slice = self.there.iter_mut().find(|slice| slice.name_any() == *key.name).unwrap();
+            let slice = self.there.iter_mut().find(|slice| slice.name_any() == key.name()).unwrap();
             let mut value = serde_json::to_value(&**slice).unwrap();
             for part in ["endpoints", "ports"] {
                 if let Some(new) = patch.get(part) {

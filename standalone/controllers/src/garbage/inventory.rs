@@ -7,7 +7,9 @@ use std::time::Duration;
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
 use kube::core::discovery::{ApiCapabilities, Scope, verbs};
 use kube::{Client, Discovery, ResourceExt};
-use skerry_informer::{Change, Item as Read, Narrow, ObjectKey, Queue, Readers, Store, Term, reflect};
+use skerry_informer::{
+    Change, Item as Read, Narrow, ObjectKey, Queue, Readers, Store, Term, key_of, reflect,
+};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +77,7 @@ impl Inventory {
         for (name, kind) in self.all() {
             let Some(store) = kind.store() else { continue };
             for meta in store.by_term(&term).into_iter().chain(store.unreadable_by_term(&term)) {
-                found.push((Item { resource: name.clone(), key: ObjectKey::of(&*meta) }, meta));
+                found.push((Item { resource: name.clone(), key: key_of(&*meta) }, meta));
             }
         }
         found
@@ -127,7 +129,7 @@ pub fn queue_on_change(inventory: &Arc<Inventory>, queue: Arc<Queue<Item>>) -> O
                 for owner in old.metadata.owner_references.iter().flatten() {
                     let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
                     let Some(kind) = inventory.by_kind(group, &owner.kind) else { continue };
-                    let namespace = if kind.namespaced { &*change.key.namespace } else { "" };
+                    let namespace = if kind.namespaced { change.key.namespace() } else { "" };
                     let key = ObjectKey::new(namespace, &owner.name);
                     queue.add(Item { resource: kind_name(&kind.resource), key });
                 }

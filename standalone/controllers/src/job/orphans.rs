@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
-use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError};
+use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, key_of};
 
 use super::{free, is_tracked};
 use crate::context::Context;
@@ -46,7 +46,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
             Counter::Nobody => false,
             Counter::Other => true,
             Counter::Job(name, uid) => {
-                let job = context.cache.jobs.store.get(&ObjectKey::new(&change.key.namespace, name));
+                let job = context.cache.jobs.store.get(&ObjectKey::new(change.key.namespace(), name));
                 job.is_some_and(|job| counts(&job, uid))
             }
         };
@@ -63,7 +63,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         let pods = &context.cache.pods.store;
         for pod in pods.by_term(&owned).into_iter().chain(pods.unreadable_by_term(&owned)) {
             if is_tracked(&pod) {
-                keys.add(ObjectKey::of(&*pod));
+                keys.add(key_of(&*pod));
             }
         }
     });
@@ -77,7 +77,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         Counter::Nobody => false,
         Counter::Other => true,
         Counter::Job(name, uid) => {
-            let key = ObjectKey::new(&key.namespace, name);
+            let key = ObjectKey::new(key.namespace(), name);
             let cached = jobs.store.get(&key).or_else(|| jobs.store.unreadable_at(&key));
             match cached.filter(|job| job.metadata.uid.as_deref() == Some(uid)) {
                 Some(job) => counts(&job, uid),

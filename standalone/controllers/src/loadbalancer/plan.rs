@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use skerry_informer::ObjectKey;
+use skerry_informer::{ObjectKey, key_of};
 
 use super::pools::Pool;
 use super::request::{Holding, Relation, Request, condition, held, relation};
@@ -52,7 +52,7 @@ pub fn plan(
 ) -> Vec<Decision> {
     let mut by_age: Vec<&Service> = services.iter().map(|service| &**service).collect();
     by_age.sort_by_key(|service| {
-        (service.metadata.creation_timestamp.as_ref().map(|time| time.0), ObjectKey::of(*service))
+        (service.metadata.creation_timestamp.as_ref().map(|time| time.0), key_of(*service))
     });
     let mut taken = Taken { holdings: BTreeMap::new(), addresses: nodes.clone(), nodes };
     unreadable.iter().for_each(|service| taken.add(service, &held(service)));
@@ -60,7 +60,7 @@ pub fn plan(
     for service in by_age {
         match relation(service) {
             Relation::Former => decisions.push(Decision {
-                key: ObjectKey::of(service),
+                key: key_of(service),
                 addresses: Vec::new(),
                 outcome: Outcome::Released,
             }),
@@ -99,7 +99,7 @@ fn without_pools(service: &Service, config: Config) -> Option<Decision> {
     let (Config::Bad(error), true) = (config, held(service).is_empty()) else { return None };
     let message = format!("no address is given while the configuration is wrong: {error}");
     let outcome = Outcome::Refused("BadConfiguration", message);
-    let decision = Decision { key: ObjectKey::of(service), addresses: Vec::new(), outcome };
+    let decision = Decision { key: key_of(service), addresses: Vec::new(), outcome };
     differs(service, &decision).then_some(decision)
 }
 
@@ -202,7 +202,7 @@ fn pool_of<'a>(pools: &'a [Pool], request: &Request, ip: IpAddr) -> Option<&'a P
 }
 
 fn complete(service: &Service, kept: Kept, pools: &[Pool], taken: &mut Taken) -> Decision {
-    let (key, mut addresses) = (ObjectKey::of(service), kept.addresses);
+    let (key, mut addresses) = (key_of(service), kept.addresses);
     let request = match kept.request {
         Ok(request) => request,
         Err(message) => {

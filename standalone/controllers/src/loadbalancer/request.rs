@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use skerry_informer::ObjectKey;
+use skerry_informer::{ObjectKey, key_of};
 
 use super::{ADDRESSES, CLASS, CONDITION, POOL, SHARING_KEY};
 
@@ -134,7 +134,7 @@ impl Holding {
         let spec = spec(service);
         let ports = spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten();
         Self {
-            key: ObjectKey::of(service),
+            key: key_of(service),
             sharing_key: annotation(service, SHARING_KEY).map(str::to_owned),
             ports: ports
                 .map(|port| (port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()), port.port))
@@ -154,7 +154,7 @@ impl Holding {
     pub fn fits(&self, other: &Holding) -> bool {
         self.shares()
             && self.sharing_key == other.sharing_key
-            && self.key.namespace == other.key.namespace
+            && self.key.namespace() == other.key.namespace()
             && self.ports.is_disjoint(&other.ports)
             && (!(self.is_local && other.is_local) || self.selector == other.selector)
     }

@@ -72,13 +72,14 @@ impl Services {
         let said = decisions.iter().map(|decision| {
             let addresses: Vec<String> = decision.addresses.iter().map(ToString::to_string).collect();
             let said = format!("{} {}", decision.outcome.words().0, addresses.join(" "));
-            (decision.key.name.to_string(), said.trim().to_owned())
+            (decision.key.name().to_string(), said.trim().to_owned())
         });
         let said = said.collect();
         for decision in &decisions {
-            let service = self.there.iter().find(|service| service.name_any() == *decision.key.name).unwrap();
+            let service =
+                self.there.iter().find(|service| service.name_any() == decision.key.name()).unwrap();
             let status = status(service, decision);
-            self.change(&decision.key.name, json!({"status": status}));
+            self.change(decision.key.name(), json!({"status": status}));
         }
         assert_eq!(self.decide(config), [], "it has settled");
         said

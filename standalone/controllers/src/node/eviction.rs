@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::json;
-use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError};
+use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, key_of};
 use tokio::time::Instant;
 
 use super::judge::{Stay, stay};
@@ -67,8 +67,8 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     context.cache.nodes.store.on_change(move |change: &Change<Node>| {
         let is_news = change.unreadable.is_none() && taints_of(&change.old) != taints_of(&change.new);
         let (Some(context), true) = (weak.upgrade(), is_news) else { return };
-        for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name.to_string())) {
-            keys.add(ObjectKey::of(&*pod));
+        for pod in context.cache.pods.store.by_term(&Term::Node(change.key.name().to_string())) {
+            keys.add(key_of(&*pod));
         }
     });
 }

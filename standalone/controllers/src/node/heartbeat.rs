@@ -8,7 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use serde_json::json;
-use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError};
+use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, key_of};
 use tokio::time::Instant;
 
 use super::judge::{is_ready, silenced, taints};
@@ -48,7 +48,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         if change.is_gone()
             && let Some(context) = weak.upgrade()
         {
-            context.heartbeats.forget(&change.key.name);
+            context.heartbeats.forget(change.key.name());
         }
         keys.add(change.key.clone());
     });
@@ -57,19 +57,19 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         .cache
         .leases
         .store
-        .on_change(move |change: &Change<Lease>| keys.add(ObjectKey::cluster(&change.key.name)));
+        .on_change(move |change: &Change<Lease>| keys.add(ObjectKey::cluster(change.key.name())));
 }
 
 pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
     let cache = &context.cache;
     let Some(node) = cache.nodes.store.get(&key) else { return Ok(Next::Change) };
-    let lease = ObjectKey::new(LEASE_NAMESPACE, &key.name);
+    let lease = ObjectKey::new(LEASE_NAMESPACE, key.name());
     let beat = match cache.leases.store.unreadable_at(&lease) {
         // That it is written is a sign of life, too.
         Some(unreadable) => unreadable.metadata.resource_version.clone(),
         None => beat(&node, cache.leases.store.get(&lease).as_deref()),
     };
-    let left = context.heartbeats.left(&key.name, beat);
+    let left = context.heartbeats.left(key.name(), beat);
     let mut node = (*node).clone();
     if left.is_zero()
         && let Some(conditions) = silenced(&node, &now())
@@ -122,7 +122,7 @@ fn beat(node: &Node, lease: Option<&Lease>) -> Option<String> {
 
 async fn mark_pods_not_ready(context: &Context, node: &ObjectKey) -> Result<(), WriteError> {
     let pods = &context.cache.pods;
-    for pod in pods.store.by_term(&Term::Node(node.name.to_string())) {
+    for pod in pods.store.by_term(&Term::Node(node.name().to_string())) {
         let mut conditions =
             pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
         let Some(ready) = conditions.iter_mut().find(|c| c.type_ == "Ready" && c.status == "True") else {
@@ -132,7 +132,7 @@ async fn mark_pods_not_ready(context: &Context, node: &ObjectKey) -> Result<(), 
         ready.last_transition_time = Some(now());
         let patch = json!({"conditions": conditions});
         let written =
-            pods.patch_status(&ObjectKey::of(&*pod), pod.metadata.resource_version.as_deref(), patch).await;
+            pods.patch_status(&key_of(&*pod), pod.metadata.resource_version.as_deref(), patch).await;
         match written {
             Err(error) if error.is_not_found() => {}
             other => other.map(drop)?,

@@ -17,7 +17,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         let Some(context) = weak.upgrade() else { return };
         let mut ranges = context.ranges.lock().expect("not poisoned");
         let Some(node) = change.known() else {
-            ranges.release(&change.key.name);
+            ranges.release(change.key.name());
             return;
         };
         let there = of(node);
@@ -26,7 +26,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         } else if there.is_empty() {
             keys.add(change.key.clone());
         } else if change.old.as_deref().is_none_or(|old| of(old) != there)
-            && let Err(error) = ranges.occupy(&change.key.name, &there)
+            && let Err(error) = ranges.occupy(change.key.name(), &there)
         {
             warn!(%error, "two nodes have the same range of pod addresses");
         }

@@ -55,6 +55,20 @@ fn own_write_is_read_back_before_the_watch_tells_of_it() {
 }
 
 #[test]
+fn a_server_that_was_set_back_is_believed() {
+    let store = store();
+    store.listed(vec![object("a", 90, "red"), object("b", 95, "red")], 100);
+    store.wrote(object("c", 120, "red"));
+    store.listed(vec![object("a", 40, "blue")], 50);
+    assert_eq!((red(&store), store.keys()), (0, vec![key("a")]));
+    store.applied(object("a", 51, "red"));
+    assert_eq!(red(&store), 1, "and followed from there");
+    store.wrote(object("d", 52, "red"));
+    store.listed(vec![object("a", 51, "red")], 51);
+    assert!(store.exists(&key("d")), "what is written after a list stays");
+}
+
+#[test]
 fn answer_that_arrives_after_the_watch_told_of_the_end_makes_no_ghost() {
     let store = store();
     store.listed(Vec::<ConfigMap>::new(), 5);

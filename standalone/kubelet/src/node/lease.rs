@@ -9,6 +9,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
+use skerry_client::Item;
 use tokio::sync::watch;
 
 use crate::agent::Agent;
@@ -19,13 +20,16 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Renews the node's lease for ever; at once when the Node (`uid`) is a new one.
 pub async fn keep(agent: &Agent, mut uid: watch::Receiver<Option<String>>) {
-    let api: Api<Lease> = Api::namespaced(agent.client.clone(), NAMESPACE);
+    let api: Api<Item<Lease>> = Api::namespaced(agent.client.clone(), NAMESPACE);
     loop {
         let owner = uid.borrow_and_update().clone();
         let pause = match renew(&api, agent, owner).await {
             Ok(()) => agent.config.lease_interval,
             Err(error) => {
-                tracing::warn!(error = crate::error_chain(&error), "node lease not renewed, trying again");
+                tracing::warn!(
+                    error = skerry_vocabulary::chain(&error),
+                    "node lease not renewed, trying again"
+                );
                 RETRY
             }
         };
@@ -37,12 +41,12 @@ pub async fn keep(agent: &Agent, mut uid: watch::Receiver<Option<String>>) {
 }
 
 /// Writes everything that the node owns of its lease: whatever others wrote there, this is what it says afterwards.
-async fn renew(api: &Api<Lease>, agent: &Agent, uid: Option<String>) -> kube::Result<()> {
+async fn renew(api: &Api<Item<Lease>>, agent: &Agent, uid: Option<String>) -> kube::Result<()> {
     let name = &agent.config.node_name;
     let lease = lease(name, agent.config.lease_duration, uid, Timestamp::now());
     match api.patch(name, &PatchParams::default(), &Patch::Merge(&lease)).await {
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            api.create(&PostParams::default(), &lease).await.map(drop)
+            api.create(&PostParams::default(), &lease.into()).await.map(drop)
         }
         other => other.map(drop),
     }

@@ -13,13 +13,13 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
+use skerry_client::{EventType, Item, Target};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::Agent,
     objects::{self, Known},
-    recorder::Kind,
     stored::Stored,
 };
 
@@ -39,7 +39,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
         let (registered, written) = register(&agent).await;
         let (known, seen) = watch::channel(Known::Loading);
         let (uid, lease_uid) = watch::channel(registered.metadata.uid.clone());
-        let api: Api<Node> = Api::all(agent.client.clone());
+        let own = Target::named("/api/v1/nodes", &agent.config.node_name);
         let keeper = Keeper {
             agent: &agent,
             stored: Stored::new(registered),
@@ -50,7 +50,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
             written,
         };
         tokio::join!(
-            objects::follow(api, agent.config.node_name.clone(), known),
+            objects::follow(agent.client.clone(), own, known),
             keeper.run(),
             lease::keep(&agent, lease_uid)
         );
@@ -66,23 +66,24 @@ type Written = (NodeStatus, Instant);
 
 /// Creates the Node with its status, or brings the labels of the one that is there up to date; tries until it is done.
 async fn register(agent: &Agent) -> (Arc<Node>, Option<Written>) {
-    let api: Api<Node> = Api::all(agent.client.clone());
+    let api: Api<Item<Node>> = Api::all(agent.client.clone());
     let name = &agent.config.node_name;
     let mut pause = RETRY;
     loop {
         let facts = facts(agent).await;
         let object = node_object(&agent.config, &agent.machine, &facts, Timestamp::now());
-        let done = match api.create(&PostParams::default(), &object).await {
+        let done = match api.create(&PostParams::default(), &object.clone().into()).await {
             Ok(node) => {
+                let node = node.any();
                 tracing::info!(node = name, "node registered");
-                agent.recorder.node(name, Kind::Normal, "Starting", "Starting kubelet.".to_owned());
+                agent.recorder.node(name, EventType::Normal, "Starting", "Starting kubelet.".to_owned());
                 let written = node.status.clone().map(|status| (status, Instant::now()));
                 Ok((node, written))
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let labels = json!({"metadata": {"labels": object.metadata.labels}});
                 let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(&labels)).await;
-                patched.map(|node| (node, None))
+                patched.map(|node| (node.any(), None))
             }
             Err(error) => Err(error),
         };
@@ -91,7 +92,7 @@ async fn register(agent: &Agent) -> (Arc<Node>, Option<Written>) {
             Err(error) => {
                 tracing::warn!(
                     node = name,
-                    error = crate::error_chain(&error),
+                    error = skerry_vocabulary::chain(&error),
                     "node not registered, trying again"
                 );
                 tokio::time::sleep(pause).await;
@@ -176,14 +177,17 @@ impl Keeper<'_> {
                     let name = &agent.config.node_name;
                     tracing::info!(node = name, "node is ready");
                     let message = format!("Node {name} status is now: NodeReady");
-                    agent.recorder.node(name, Kind::Normal, "NodeReady", message);
+                    agent.recorder.node(name, EventType::Normal, "NodeReady", message);
                 }
                 self.written = Some((status, Instant::now()));
                 self.stored.take_answer(Arc::new(node), Instant::now());
                 Duration::ZERO
             }
             Err(error) => {
-                tracing::warn!(error = crate::error_chain(&error), "node status not written, trying again");
+                tracing::warn!(
+                    error = skerry_vocabulary::chain(&error),
+                    "node status not written, trying again"
+                );
                 self.vanished = matches!(&error, kube::Error::Api(answer) if answer.code == 404);
                 if self.vanished { Duration::ZERO } else { RETRY }
             }
@@ -192,9 +196,11 @@ impl Keeper<'_> {
 }
 
 async fn write(agent: &Agent, before: &NodeStatus, status: &NodeStatus) -> kube::Result<Node> {
-    let api: Api<Node> = Api::all(agent.client.clone());
-    let patch = object::status_patch(before, status);
-    api.patch_status(&agent.config.node_name, &PatchParams::default(), &Patch::Strategic(&patch)).await
+    let api: Api<Item<Node>> = Api::all(agent.client.clone());
+    let patch = Patch::Strategic(object::status_patch(before, status));
+    let written = api.patch_status(&agent.config.node_name, &PatchParams::default(), &patch).await;
+    // What others have written into it may be unreadable; what was written here is there.
+    written.map(Item::any)
 }
 
 /// What the runtime says of itself at the moment.

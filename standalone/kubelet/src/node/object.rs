@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use crate::{Config, machine::Machine, pods::status::time, spec::quantity, stored::bare};
+use crate::{Config, machine::Machine, pods::status::time, stored::bare};
 
 /// As `kubectl get nodes` shows it; upstream's number says which API the agent speaks.
 const VERSION: &str = concat!("v1.36.0-skerry.", env!("CARGO_PKG_VERSION"));
@@ -159,8 +159,8 @@ pub fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
 /// By value: servers write `1048576Ki` as `1Gi`.
 fn amounts(resources: &Option<BTreeMap<String, Quantity>>) -> Option<BTreeMap<String, Quantity>> {
     let resources = resources.as_ref()?.iter().map(|(name, Quantity(text))| {
-        let value = quantity::millis(text).map_or_else(|| text.clone(), |millis| millis.to_string());
-        (name.clone(), Quantity(value))
+        let value = skerry_vocabulary::Quantity::parse(text);
+        (name.clone(), Quantity(value.map_or_else(|_| text.clone(), |value| value.nano().to_string())))
     });
     Some(resources.collect())
 }

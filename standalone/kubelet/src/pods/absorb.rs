@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
+use skerry_client::EventType;
 use super::{
     admit::taken_before,
     mailbox::{Done, Inbox},
@@ -13,7 +14,6 @@ use super::{
 };
 use crate::{
     cri::{ContainerPhase, ContainerRecord, CriError, PodRuntime},
-    recorder::Kind,
     volumes,
 };
 
@@ -57,7 +57,7 @@ impl Worker {
         if deadline.is_some_and(|deadline| deadline <= Timestamp::now()) && !self.memory.deadline_exceeded {
             self.memory.deadline_exceeded = true;
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
-            self.event(None, Kind::Normal, "DeadlineExceeded", message);
+            self.event(None, EventType::Normal, "DeadlineExceeded", message);
         }
     }
 
@@ -193,7 +193,7 @@ impl Worker {
                 self.memory.busy.remove(&name);
                 if let Some(text) = failure {
                     let message = format!("PostStartHook failed: {text}");
-                    self.event(Some(&name), Kind::Warning, "FailedPostStartHook", message);
+                    self.event(Some(&name), EventType::Warning, "FailedPostStartHook", message);
                     let state = ProbeState { failed: Some(Failed::PostStartHook), ..Default::default() };
                     self.memory.probes.insert(id, state);
                 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use kube::Api;
+use skerry_client::{EventType, Item};
 use skerry_scheduler::nodes::NodeFacts;
 
 use super::{
@@ -15,8 +16,6 @@ use super::{
 use crate::{
     admission::{Abilities, Rejection},
     cri::PodRuntime,
-    error_chain,
-    recorder::Kind,
     spec::resources::QosClass,
 };
 
@@ -50,15 +49,16 @@ impl Worker {
             Ok(()) => Admission::Taken,
             Err(rejection) => {
                 let Rejection { reason, message } = rejection.clone();
-                self.event(None, Kind::Warning, reason, message);
+                self.event(None, EventType::Warning, reason, message);
                 Admission::Rejected(rejection)
             }
         };
     }
 
     async fn own_node(&self) -> Result<NodeFacts, String> {
-        let api: Api<Node> = Api::all(self.agent.client.clone());
-        let node = api.get(&self.agent.config.node_name).await.map_err(|error| error_chain(&error))?;
+        let api: Api<Item<Node>> = Api::all(self.agent.client.clone());
+        let node = api.get(&self.agent.config.node_name).await;
+        let node = node.map_err(|error| skerry_vocabulary::chain(&error))?.any();
         let status = node.status.as_ref();
         if status.is_none_or(|status| status.allocatable.is_none() && status.capacity.is_none()) {
             return Err("the node has not told yet what it has for pods".to_owned());

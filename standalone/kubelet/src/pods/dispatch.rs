@@ -1,25 +1,24 @@
 //! Hands pods and the runtime's events to the pods' workers.
 //!
-//! Pods come from one watch (`spec.nodeName`), events from containerd's stream. After each (re)subscription, and every
+//! Pods come from their sources (`source`), events from containerd's stream. After each (re)subscription, and every
 //! few minutes as a safety net, the runtime is listed once and the workers compare.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
 
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api, ResourceExt as _,
-    runtime::{WatchStreamExt as _, watcher},
-};
-use skerry_informer::Item;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{admit::taken_before, mailbox::Mailbox, worker::Worker};
+use super::{
+    admit::taken_before,
+    mailbox::Mailbox,
+    source::{self, Intake, News, Told},
+    worker::Worker,
+};
 use crate::{
     agent::Agent,
     cri::{
@@ -27,7 +26,6 @@ use crate::{
         events::{Events, RuntimeEvent},
         labels,
     },
-    stored::WatchBackoff,
 };
 
 /// Runtime events that wait for the dispatcher.
@@ -50,11 +48,10 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
     let (sender, mut from_runtime) = mpsc::channel(EVENT_QUEUE);
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_runtime(agent.clone(), sender));
-    let selector = format!("spec.nodeName={}", agent.config.node_name);
-    let api: Api<Item<Pod>> = Api::all(agent.client.clone());
-    let config = watcher::Config::default().fields(&selector).any_semantic();
-    let pods = watcher(api, config).backoff(WatchBackoff::default());
-    let mut pods = std::pin::pin!(pods);
+    let intake = Intake::of(1);
+    let (client, node_name) = (agent.client.clone(), agent.config.node_name.clone());
+    let (bound, ended) = (intake.clone(), shutdown.clone());
+    tasks.spawn(async move { source::bound(client, &node_name, bound, ended).await });
     let mut dispatcher = Dispatcher {
         agent,
         workers: HashMap::new(),
@@ -63,17 +60,12 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
         held_back: Vec::new(),
         listed: None,
         synced: false,
-        initial: HashSet::new(),
         shutdown: shutdown.clone(),
     };
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            event = pods.next() => match event {
-                Some(Ok(event)) => dispatcher.pod_event(event),
-                Some(Err(error)) => tracing::warn!(error = crate::error_chain(&error), "watch of pods interrupted"),
-                None => break,
-            },
+            news = intake.told() => dispatcher.news(news),
             message = from_runtime.recv() => match message {
                 Some(message) => dispatcher.runtime(message),
                 None => break,
@@ -90,56 +82,33 @@ struct Dispatcher {
     workers: HashMap<String, Arc<Mailbox>>,
     running: JoinSet<()>,
     by_task: HashMap<tokio::task::Id, String>,
-    /// Pods that came before the runtime was listed for the first time, or before the watch had told of all others.
+    /// Pods that came before the runtime was listed for the first time, or before the sources had told of all others.
     held_back: Vec<Arc<Pod>>,
     /// The runtime's state at start, taken from by each worker; `None` until it was listed.
     listed: Option<HashMap<String, ListedPod>>,
-    /// The watch has delivered every pod once.
+    /// Every source has told of all its pods once.
     synced: bool,
-    initial: HashSet<String>,
     shutdown: CancellationToken,
 }
 
 impl Dispatcher {
-    fn pod_event(&mut self, event: watcher::Event<Item<Pod>>) {
-        match event {
-            watcher::Event::Init => {
-                self.initial.clear();
-                self.synced = false;
-            }
-            watcher::Event::InitApply(pod) => {
-                self.initial.insert(pod.uid().unwrap_or_default());
-                self.read(pod);
-            }
-            watcher::Event::InitDone => {
-                self.synced = true;
-                let gone: Vec<String> =
-                    self.workers.keys().filter(|uid| !self.initial.contains(*uid)).cloned().collect();
-                for uid in gone {
-                    self.gone(&uid);
-                }
-                self.held_back
-                    .retain(|pod| self.initial.contains(pod.metadata.uid.as_deref().unwrap_or_default()));
-                self.start_held_back();
-                self.adopt_orphans();
-            }
-            watcher::Event::Apply(pod) => self.read(pod),
-            watcher::Event::Delete(pod) => {
-                let uid = pod.uid().unwrap_or_default();
-                self.held_back.retain(|held| held.metadata.uid.as_deref() != Some(&uid));
-                self.gone(&uid);
+    fn news(&mut self, news: News) {
+        // What ends makes room for what comes.
+        let (wanted, gone): (Vec<_>, Vec<_>) =
+            news.pods.into_iter().partition(|(_, told)| matches!(told, Told::Wanted(_)));
+        for (uid, _) in gone {
+            self.held_back.retain(|held| held.metadata.uid.as_deref() != Some(&uid));
+            self.gone(&uid);
+        }
+        for (_, told) in wanted {
+            if let Told::Wanted(pod) = told {
+                self.apply(pod);
             }
         }
-    }
-
-    /// A pod that can't be read goes on as it was; the others are not held up.
-    fn read(&mut self, pod: Item<Pod>) {
-        match pod {
-            Item::Readable(pod) => self.apply(Arc::new(pod)),
-            Item::Unreadable { partial, error } => {
-                let (namespace, pod) = (partial.namespace().unwrap_or_default(), partial.name_any());
-                tracing::warn!(namespace, pod, %error, "pod can't be read: it stays as it is");
-            }
+        if news.is_complete && !self.synced {
+            self.synced = true;
+            self.start_held_back();
+            self.adopt_orphans();
         }
     }
 
@@ -258,7 +227,7 @@ async fn follow_runtime(agent: Arc<Agent>, sender: mpsc::Sender<FromRuntime>) {
         match follow_once(&agent, &sender).await {
             Ok(()) => pause = RESUBSCRIBE,
             Err(error) => {
-                tracing::warn!(error = crate::error_chain(&error), "containerd's events interrupted");
+                tracing::warn!(error = skerry_vocabulary::chain(&error), "containerd's events interrupted");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LAST_RESUBSCRIBE);
             }

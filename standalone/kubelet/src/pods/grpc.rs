@@ -37,7 +37,7 @@ pub async fn grpc(target: &Target, action: &GRPCAction) -> Outcome {
     let channel = match connect(&address).await {
         Ok(channel) => channel,
         Err(error) => {
-            let text = crate::error_chain(&error);
+            let text = skerry_vocabulary::chain(&error);
             return Outcome::Failed(format!("error: failed to connect service at {address:?}: {text}"));
         }
     };

@@ -20,6 +20,7 @@ pub mod remove;
 pub mod report;
 pub mod resize;
 pub mod sandbox;
+mod source;
 pub mod start;
 pub mod status;
 pub mod status_patch;

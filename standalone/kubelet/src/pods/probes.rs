@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use skerry_client::EventType;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -10,7 +11,7 @@ use super::{
     hooks::{self, Outcome, Target},
     mailbox::Mailbox,
 };
-use crate::{agent::Agent, recorder::Kind};
+use crate::agent::Agent;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeKind {
@@ -192,7 +193,7 @@ impl Task {
     }
 
     fn tell(&self, reason: &'static str, message: String) {
-        self.agent.recorder.pod(&self.pod, Some(&self.container), Kind::Warning, reason, message);
+        self.agent.recorder.pod(&self.pod, Some(&self.container), EventType::Warning, reason, message);
     }
 }
 

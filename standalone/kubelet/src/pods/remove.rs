@@ -5,15 +5,15 @@ use std::{ops::ControlFlow, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api,
+    Api, Resource as _,
     api::{DeleteParams, Preconditions},
 };
+use skerry_client::Item;
 
 use super::{memory::StepFailure, worker::Worker};
 use crate::{
     cgroups,
     cri::{CriError, labels},
-    error_chain,
     spec::sandbox,
     volumes,
 };
@@ -39,7 +39,7 @@ impl Worker {
         match self.try_remove().await {
             Ok(()) => ControlFlow::Break(()),
             Err(error) => {
-                let message = error_chain(&error);
+                let message = skerry_vocabulary::chain(&error);
                 tracing::warn!(pod = %self.id, error = message, "pod not removed, trying again");
                 let before = self.memory.teardown_failure.as_ref();
                 self.memory.teardown_failure = Some(StepFailure::after(before, message, Timestamp::now()));
@@ -113,7 +113,7 @@ impl Worker {
         if self.gone {
             return Ok(());
         }
-        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), &self.id.namespace);
+        let api: Api<Item<Pod>> = Api::namespaced(self.agent.client.clone(), &self.id.namespace);
         let params = DeleteParams {
             grace_period_seconds: Some(0),
             preconditions: Some(Preconditions { uid: Some(self.id.uid.clone()), resource_version: None }),
@@ -126,7 +126,7 @@ impl Worker {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             // Another pod has the name, or this one has only just been changed: what is there says which.
             Err(kube::Error::Api(status)) if status.code == 409 => match api.get_opt(&self.id.name).await {
-                Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&self.id.uid) => {
+                Ok(Some(pod)) if pod.meta().uid.as_deref() == Some(&self.id.uid) => {
                     failed(kube::Error::Api(status))
                 }
                 Ok(_) => Ok(()),

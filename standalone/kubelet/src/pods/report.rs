@@ -6,9 +6,10 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
-    Api,
+    Api, Resource as _,
     api::{Patch, PatchParams},
 };
+use skerry_client::Item;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use super::status_patch::status_patch;
@@ -68,7 +69,7 @@ impl Reporter {
 
 /// Ends once the pod is gone, or once the node has nothing more to say and both sides agree.
 async fn keep(client: kube::Client, id: PodId, mut sight: watch::Receiver<Sight>) {
-    let api: Api<Pod> = Api::namespaced(client, &id.namespace);
+    let api: Api<Item<Pod>> = Api::namespaced(client, &id.namespace);
     let mut stored = Stored::new(sight.borrow().seen.clone());
     let mut pace = Pace::default();
     loop {
@@ -92,12 +93,12 @@ async fn keep(client: kube::Client, id: PodId, mut sight: watch::Receiver<Sight>
         }
         pace.tried(wanted, Instant::now());
         match api.patch_status(&id.name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
-            Ok(pod) => stored.take_answer(Arc::new(pod), Instant::now()),
+            Ok(pod) => stored.take_answer(Arc::new(pod.any()), Instant::now()),
             // Gone, another pod of that name, or changed meanwhile: what is there now says which.
             Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => {
                 match api.get_opt(&id.name).await {
-                    Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(&id.uid) => {
-                        stored.take_answer(Arc::new(pod), Instant::now())
+                    Ok(Some(pod)) if pod.meta().uid.as_deref() == Some(&id.uid) => {
+                        stored.take_answer(Arc::new(pod.any()), Instant::now())
                     }
                     Ok(_) => return,
                     Err(error) => refused(&id, &error),
@@ -109,7 +110,7 @@ async fn keep(client: kube::Client, id: PodId, mut sight: watch::Receiver<Sight>
 }
 
 fn refused(id: &PodId, error: &kube::Error) {
-    tracing::warn!(pod = %id, error = crate::error_chain(error), "status not written, trying again");
+    tracing::warn!(pod = %id, error = skerry_vocabulary::chain(error), "status not written, trying again");
 }
 
 /// How often one and the same status is written: at once, then ever more slowly while it does not stay.

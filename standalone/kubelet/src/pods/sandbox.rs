@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use skerry_client::EventType;
 use super::{
     memory::{StepFailure, Volumes},
     worker::Worker,
@@ -9,8 +10,6 @@ use super::{
 use crate::{
     cgroups,
     cri::SandboxRecord,
-    error_chain,
-    recorder::Kind,
     spec::{
         fields::Addresses,
         resources::PodLimits,
@@ -36,10 +35,10 @@ impl Worker {
                 self.memory.volumes = Volumes::Ready;
                 return;
             }
-            Ok(Err(error)) => error_chain(&error),
+            Ok(Err(error)) => skerry_vocabulary::chain(&error),
             Err(error) => error.to_string(),
         };
-        self.event(None, Kind::Warning, "FailedMount", failure.clone());
+        self.event(None, EventType::Warning, "FailedMount", failure.clone());
         let before = match &self.memory.volumes {
             Volumes::Failed(before) => Some(before),
             Volumes::Unprepared | Volumes::Ready => None,
@@ -50,7 +49,7 @@ impl Worker {
     pub(super) async fn create_sandbox(&mut self, attempt: u32, changed: bool) {
         if changed && self.memory.sandbox_failure.is_none() {
             let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
-            self.event(None, Kind::Normal, "SandboxChanged", message);
+            self.event(None, EventType::Normal, "SandboxChanged", message);
         }
         for old in self.runtime.sandboxes.clone() {
             if let Err(error) = self.agent.cri.stop_sandbox(&old.id).await {
@@ -66,7 +65,7 @@ impl Worker {
             Ok(asked) => asked,
             Err(text) => {
                 let message = format!("Failed to create pod sandbox: {text}");
-                self.event(None, Kind::Warning, "FailedCreatePodSandBox", message.clone());
+                self.event(None, EventType::Warning, "FailedCreatePodSandBox", message.clone());
                 return self.fail_sandbox(message);
             }
         };
@@ -77,7 +76,7 @@ impl Worker {
             Ok(id) => id,
             Err(error) => {
                 let message = format!("Failed to create pod sandbox: {}", error.runtime_message());
-                self.event(None, Kind::Warning, "FailedCreatePodSandBox", message.clone());
+                self.event(None, EventType::Warning, "FailedCreatePodSandBox", message.clone());
                 self.clear_failed_sandboxes().await;
                 return self.fail_sandbox(message);
             }
@@ -85,7 +84,7 @@ impl Worker {
         self.agent.own(&id, &self.mailbox);
         if let Err(text) = self.limit_whole_pod() {
             let message = format!("Failed to create pod sandbox: {text}");
-            self.event(None, Kind::Warning, "FailedCreatePodSandBox", message.clone());
+            self.event(None, EventType::Warning, "FailedCreatePodSandBox", message.clone());
             self.agent.disown(&id);
             self.clear_failed_sandboxes().await;
             return self.fail_sandbox(message);

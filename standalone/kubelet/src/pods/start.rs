@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_cri::v1::AuthConfig;
 use k8s_openapi::api::core::v1::Container;
 
+use skerry_client::EventType;
 use super::{
     image_name,
     mailbox::Done,
@@ -16,8 +17,7 @@ use super::{
 use crate::{
     agent::Agent,
     cri::{ContainerPhase, ContainerRecord, Cri, labels},
-    error_chain, hosts,
-    recorder::Kind,
+    hosts,
     spec::{
         container::{self, ContainerParts},
         env::{self, EnvSources},
@@ -43,7 +43,7 @@ impl Worker {
         let Some(container) = self.container_spec(name).cloned() else { return };
         let Some(image) = self.image(&container).await else { return };
         if let Err((reason, message)) = self.try_start(&container, attempt, image).await {
-            self.event(Some(name), Kind::Warning, "Failed", format!("Error: {message}"));
+            self.event(Some(name), EventType::Warning, "Failed", format!("Error: {message}"));
             self.fail_start(name, reason, message);
         }
     }
@@ -57,15 +57,15 @@ impl Worker {
         let name = container.image.clone().unwrap_or_default();
         if let Err(error) = image_name::check(&name) {
             let message = format!("Failed to apply default image tag {name:?}: {error}");
-            self.event(Some(&container.name), Kind::Warning, "InspectFailed", message.clone());
-            self.event(Some(&container.name), Kind::Warning, "Failed", "Error: InvalidImageName".to_owned());
+            self.event(Some(&container.name), EventType::Warning, "InspectFailed", message.clone());
+            self.event(Some(&container.name), EventType::Warning, "Failed", "Error: InvalidImageName".to_owned());
             self.fail_start(&container.name, "InvalidImageName", message);
             return None;
         }
         match self.agent.cri.image(&name).await {
             Ok(Some(image)) => {
                 let message = format!("Container image \"{name}\" already present on machine");
-                self.event(Some(&container.name), Kind::Normal, "Pulled", message);
+                self.event(Some(&container.name), EventType::Normal, "Pulled", message);
                 return Some(image);
             }
             Ok(None) => {}
@@ -76,11 +76,11 @@ impl Worker {
         }
         if container.image_pull_policy.as_deref() == Some("Never") {
             let message = format!("Container image \"{name}\" is not present with pull policy of Never");
-            self.event(Some(&container.name), Kind::Warning, "ErrImageNeverPull", message.clone());
+            self.event(Some(&container.name), EventType::Warning, "ErrImageNeverPull", message.clone());
             self.fail_start(&container.name, "ErrImageNeverPull", message);
             return None;
         }
-        self.event(Some(&container.name), Kind::Normal, "Pulling", format!("Pulling image \"{name}\""));
+        self.event(Some(&container.name), EventType::Normal, "Pulling", format!("Pulling image \"{name}\""));
         let logins = self.logins().await.of(&name);
         self.memory.busy.insert(container.name.clone());
         let (cri, mailbox, container) =
@@ -114,7 +114,7 @@ impl Worker {
                 "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
                 missing.join(", ")
             );
-            self.event(None, Kind::Warning, "FailedToRetrieveImagePullSecret", message);
+            self.event(None, EventType::Warning, "FailedToRetrieveImagePullSecret", message);
         }
         logins
     }
@@ -124,17 +124,17 @@ impl Worker {
             Ok(()) => {
                 self.memory.start_failures.remove(name);
                 let message = format!("Successfully pulled image \"{image}\"");
-                self.event(Some(name), Kind::Normal, "Pulled", message);
+                self.event(Some(name), EventType::Normal, "Pulled", message);
             }
             Err(text) => {
                 let message = format!("failed to pull image \"{image}\": {text}");
                 self.event(
                     Some(name),
-                    Kind::Warning,
+                    EventType::Warning,
                     "Failed",
                     format!("Failed to pull image \"{image}\": {text}"),
                 );
-                self.event(Some(name), Kind::Warning, "Failed", "Error: ErrImagePull".to_owned());
+                self.event(Some(name), EventType::Warning, "Failed", "Error: ErrImagePull".to_owned());
                 self.fail_start(name, "ErrImagePull", message);
             }
         }
@@ -154,7 +154,7 @@ impl Worker {
         let values: BTreeMap<String, String> = env.iter().cloned().collect();
         let root = &self.agent.config.root_dir;
         let mut mounts = volumes::mounts(root, &self.pod, container, &|name| values.get(name).cloned())
-            .map_err(|error| config_error(error_chain(&error)))?;
+            .map_err(|error| config_error(skerry_vocabulary::chain(&error)))?;
         let termination_file = self
             .own_files(container, attempt, &mut mounts)
             .map_err(|error| ("CreateContainerError", error))?;
@@ -186,7 +186,7 @@ impl Worker {
         self.memory.applied.insert(id.clone(), container.resources.clone().unwrap_or_default());
         self.agent.own(&id, &self.mailbox);
         let message = format!("Created container: {}", container.name);
-        self.event(Some(&container.name), Kind::Normal, "Created", message);
+        self.event(Some(&container.name), EventType::Normal, "Created", message);
         let started = cri.start_container(&id).await;
         let record = cri.container(&id, &sandbox.id).await;
         if let Some(previous) = previous.filter(|previous| previous.phase == ContainerPhase::Exited) {
@@ -207,11 +207,11 @@ impl Worker {
             let message = error.runtime_message();
             self.memory.run_errors.insert(id, message.clone());
             self.expect(&sandbox.id, Expected::default());
-            self.event(Some(&container.name), Kind::Warning, "Failed", format!("Error: {message}"));
+            self.event(Some(&container.name), EventType::Warning, "Failed", format!("Error: {message}"));
             return Ok(());
         }
         let message = format!("Started container {}", container.name);
-        self.event(Some(&container.name), Kind::Normal, "Started", message);
+        self.event(Some(&container.name), EventType::Normal, "Started", message);
         self.post_start(container, &id);
         Ok(())
     }
@@ -265,7 +265,7 @@ impl Worker {
             allocatable: self.agent.allocatable(),
             services: &services,
         };
-        env::environment(container, &sources).map_err(|error| error_chain(&error))
+        env::environment(container, &sources).map_err(|error| skerry_vocabulary::chain(&error))
     }
 
     /// The shared hosts file and the file for last words; returns the latter.
@@ -355,7 +355,7 @@ impl Worker {
     pub(super) fn kill(&mut self, id: String, name: String, grace_s: i64, why: String) {
         self.memory.busy.insert(name.clone());
         let message = if why.is_empty() { format!("Stopping container {name}") } else { why };
-        self.event(Some(&name), Kind::Normal, "Killing", message);
+        self.event(Some(&name), EventType::Normal, "Killing", message);
         let spec = self.container_spec(&name).cloned();
         let hook = spec.as_ref().and_then(|container| container.lifecycle.as_ref()?.pre_stop.clone());
         let target = self
@@ -370,7 +370,7 @@ impl Worker {
                 let limit = Duration::from_secs(grace_s.unsigned_abs());
                 if let Some(text) = super::hooks::hook(&agent, &target, &hook, limit).await {
                     let message = format!("PreStopHook failed: {text}");
-                    agent.recorder.pod(&pod, Some(&name), Kind::Warning, "FailedPreStopHook", message);
+                    agent.recorder.pod(&pod, Some(&name), EventType::Warning, "FailedPreStopHook", message);
                 }
             }
             let used = i64::try_from(begun.elapsed().as_secs()).unwrap_or(i64::MAX);

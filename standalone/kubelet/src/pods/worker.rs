@@ -10,6 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use skerry_client::EventType;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +30,6 @@ use super::{
 use crate::{
     agent::Agent,
     cri::{ContainerRecord, PodRuntime},
-    recorder::Kind,
     spec::PodId,
 };
 
@@ -170,13 +170,13 @@ impl Worker {
     fn tell_back_offs(&self, status: &PodStatus) {
         for name in newly_waiting(&self.status, status, "CrashLoopBackOff") {
             let message = format!("Back-off restarting failed container {name} in pod {}", self.id);
-            self.event(Some(&name), Kind::Warning, "BackOff", message);
+            self.event(Some(&name), EventType::Warning, "BackOff", message);
         }
         for name in newly_waiting(&self.status, status, "ImagePullBackOff") {
             let image = self.container_spec(&name).and_then(|container| container.image.clone());
             let message = format!("Back-off pulling image \"{}\"", image.unwrap_or_default());
-            self.event(Some(&name), Kind::Normal, "BackOff", message);
-            self.event(Some(&name), Kind::Warning, "Failed", "Error: ImagePullBackOff".to_owned());
+            self.event(Some(&name), EventType::Normal, "BackOff", message);
+            self.event(Some(&name), EventType::Warning, "Failed", "Error: ImagePullBackOff".to_owned());
         }
     }
 
@@ -233,7 +233,7 @@ impl Worker {
     pub(super) fn event(
         &self,
         container: Option<&str>,
-        kind: Kind,
+        kind: EventType,
         reason: impl Into<Cow<'static, str>>,
         message: String,
     ) {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
-use super::{quantity, resources};
+use super::resources;
 
 /// Addresses that a pod's fields may name; they are known only once its sandbox runs.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +94,7 @@ pub fn resource(
     let divisor = selector.divisor.as_ref().map_or("1", |divisor| divisor.0.as_str());
     let divisor_millis = match divisor {
         "0" | "" => 1000,
-        text => quantity::millis(text)
+        text => resources::millis(text)
             .filter(|value| *value > 0)
             .ok_or_else(|| FieldError::Divisor(text.to_owned()))?,
     };

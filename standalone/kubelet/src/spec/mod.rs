@@ -6,7 +6,6 @@ pub mod env;
 pub mod fields;
 pub mod names;
 pub mod profiles;
-pub mod quantity;
 pub mod registry;
 pub mod resources;
 pub mod sandbox;

@@ -7,8 +7,6 @@ use k8s_openapi::{
 };
 use std::collections::BTreeMap;
 
-use super::quantity;
-
 /// Length of the period that cpu limits are counted in, microseconds.
 pub const CPU_PERIOD_US: i64 = 100_000;
 const MIN_SHARES: i64 = 2;
@@ -137,7 +135,12 @@ pub fn limit_millis(container: &Container, resource: &str) -> Option<i128> {
 }
 
 fn value(list: Option<&BTreeMap<String, Quantity>>, resource: &str) -> Option<i128> {
-    quantity::millis(&list?.get(resource)?.0)
+    millis(&list?.get(resource)?.0)
+}
+
+/// A quantity in thousandths, rounded up; `None` for what is none.
+pub fn millis(text: &str) -> Option<i128> {
+    skerry_vocabulary::Quantity::parse(text).ok().map(skerry_vocabulary::Quantity::wide_milli)
 }
 
 fn clamp(value: i128) -> i64 {

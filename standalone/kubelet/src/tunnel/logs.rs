@@ -68,7 +68,7 @@ pub async fn answer(
     tokio::spawn(async move {
         let ended = ended(&agent, &record, exits);
         if let Err(error) = logs::stream(&path, &options, &sender, ended).await {
-            tracing::warn!(error = crate::error_chain(&error), "log stream ended early");
+            tracing::warn!(error = skerry_vocabulary::chain(&error), "log stream ended early");
         }
     });
     if let Some(messages) = messages {

@@ -16,13 +16,13 @@ use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ClientConfig;
+use skerry_client::{Connection, DialError};
 use tokio::task::JoinSet;
 use tokio_util::{
     compat::FuturesAsyncReadCompatExt as _, compat::TokioAsyncReadCompatExt as _, sync::CancellationToken,
 };
 
-use crate::{access, agent::Agent};
+use crate::agent::Agent;
 
 const PROTOCOL: &str = "skerry-tunnel/1";
 /// Exchanges under way at a time; yamux refuses more.
@@ -37,7 +37,7 @@ const HEADER_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 enum TunnelError {
     #[error("dial {server}")]
-    Dial { server: Uri, source: std::io::Error },
+    Dial { server: Uri, source: DialError },
     #[error("dial {server}: no answer within {} s", DIAL_LIMIT.as_secs())]
     Timeout { server: Uri },
     #[error("ask {server} for a tunnel")]
@@ -51,15 +51,15 @@ enum TunnelError {
 }
 
 /// Keeps a tunnel up until shutdown.
-pub async fn run(agent: Arc<Agent>, server: Uri, tls: Arc<ClientConfig>, shutdown: CancellationToken) {
+pub async fn run(agent: Arc<Agent>, server: Connection, shutdown: CancellationToken) {
     let keep = async {
         let mut pause = FIRST_RETRY;
         loop {
             let begun = tokio::time::Instant::now();
-            match once(&agent, &server, tls.clone()).await {
+            match once(&agent, &server).await {
                 Ok(()) => tracing::info!("the API server closed the tunnel"),
                 Err(error) => {
-                    tracing::warn!(error = crate::error_chain(&error), "no tunnel to the API server")
+                    tracing::warn!(error = skerry_vocabulary::chain(&error), "no tunnel to the API server")
                 }
             }
             if begun.elapsed() > GOOD {
@@ -76,8 +76,9 @@ pub async fn run(agent: Arc<Agent>, server: Uri, tls: Arc<ClientConfig>, shutdow
 }
 
 /// One tunnel from dialling to its end.
-async fn once(agent: &Arc<Agent>, server: &Uri, tls: Arc<ClientConfig>) -> Result<(), TunnelError> {
-    let upgraded = tokio::time::timeout(DIAL_LIMIT, dial(agent, server, tls))
+async fn once(agent: &Arc<Agent>, connection: &Connection) -> Result<(), TunnelError> {
+    let server = &connection.server;
+    let upgraded = tokio::time::timeout(DIAL_LIMIT, dial(agent, connection))
         .await
         .map_err(|_| TunnelError::Timeout { server: server.clone() })??;
     tracing::info!(%server, "tunnel to the API server is up");
@@ -97,12 +98,10 @@ async fn once(agent: &Arc<Agent>, server: &Uri, tls: Arc<ClientConfig>) -> Resul
     }
 }
 
-async fn dial(
-    agent: &Agent,
-    server: &Uri,
-    tls: Arc<ClientConfig>,
-) -> Result<hyper::upgrade::Upgraded, TunnelError> {
-    let stream = access::dial(server, tls)
+async fn dial(agent: &Agent, connection: &Connection) -> Result<hyper::upgrade::Upgraded, TunnelError> {
+    let server = &connection.server;
+    let stream = connection
+        .dial()
         .await
         .map_err(|source| TunnelError::Dial { server: server.clone(), source })?;
     let ask = |source| TunnelError::Ask { server: server.clone(), source };

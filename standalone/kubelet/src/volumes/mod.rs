@@ -17,11 +17,11 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
+use skerry_vocabulary::Quantity;
 
 use crate::spec::{
     env::References,
     fields::{Addresses, Allocatable},
-    quantity,
 };
 
 pub use host_path::HostPathError;
@@ -138,8 +138,9 @@ fn set_up(root: &Path, volume: &Volume, sources: &Sources) -> Result<(), VolumeE
         }
         create_dir(&path)?;
         let size = empty_dir.size_limit.as_ref().map(|limit| {
-            quantity::units(&limit.0)
-                .and_then(|bytes| u64::try_from(bytes).ok())
+            Quantity::parse(&limit.0)
+                .ok()
+                .and_then(|bytes| u64::try_from(bytes.value()).ok())
                 .ok_or_else(|| VolumeError::SizeLimit(limit.0.clone()))
         });
         if memory {

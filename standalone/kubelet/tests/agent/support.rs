@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::{
-    Api, Client,
+    Api,
     api::{ListParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
+use skerry_client::{Client, Source, connect};
 use skerry_lab::{Daemon, Lab, containerd, images};
 use tokio_util::sync::CancellationToken;
 
@@ -183,9 +183,7 @@ fn network(node: &skerry_lab::Node) -> Result<()> {
 }
 
 async fn client(kubeconfig: &Path) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    Ok(connect(&Source::Kubeconfig(kubeconfig.to_owned())).await?.client)
 }
 
 /// The example beside this test's own binary.

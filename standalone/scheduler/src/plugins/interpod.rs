@@ -109,9 +109,9 @@ fn worth(
 fn concerns(term: &PodAffinityTerm, owner: &PodInfo, other: &PodInfo, namespaces: &Namespaces) -> bool {
     let listed = term.namespaces.as_deref().unwrap_or_default();
     let selector = term.namespace_selector.as_ref();
-    let namespace = &*other.key.namespace;
+    let namespace = other.key.namespace();
     let in_scope = if listed.is_empty() && selector.is_none() {
-        owner.key.namespace == other.key.namespace
+        owner.key.namespace() == other.key.namespace()
     } else {
         listed.iter().any(|name| name == namespace)
             || selector.is_some_and(|selector| matches_selector(selector, namespaces.get(namespace)))

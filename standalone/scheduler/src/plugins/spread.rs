@@ -108,7 +108,7 @@ impl Constraint {
         }
         for (slot, other) in nodes.placed() {
             if !slots.contains(&slot)
-                || other.key.namespace != pod.key.namespace
+                || other.key.namespace() != pod.key.namespace()
                 || other.terminating
                 || !selected(other)
             {

@@ -61,7 +61,7 @@ fn told(pod: &PodInfo, nodes: &mut Nodes, budgets: &[Budget]) -> String {
     let before: Vec<(String, usize)> = placed(nodes);
     let told = match search(pod, nodes, budgets) {
         Preemption::Victims { node, victims } => {
-            let names: Vec<&str> = victims.iter().map(|victim| &*victim.key.name).collect();
+            let names: Vec<&str> = victims.iter().map(|victim| victim.key.name()).collect();
             format!("{node}: {}", names.join(" "))
         }
         Preemption::Hopeless(reasons) => format!("{reasons:?}"),

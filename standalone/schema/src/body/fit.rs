@@ -9,10 +9,10 @@ use base64::{
     engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
 use serde_json::{Map, Value};
+use skerry_vocabulary::Quantity;
 
 use super::tree::MAX_REPORTED;
 use crate::{
-    quantity::Quantity,
     shape::{Shape, Ty},
     time,
 };

@@ -1,9 +1,10 @@
 //! Applies a [`Form`] to a field's value.
 
 use serde_json::{Map, Value};
+use skerry_vocabulary::Quantity;
 
 use super::{Errors, index, key, syntax};
-use crate::{FieldError, Quantity, shape::Form};
+use crate::{FieldError, shape::Form};
 
 /// Complains about what in `value` (a scalar, or a list or map of them) has not the form.
 pub fn check(form: Form, value: &Value, path: &str, errors: &mut Errors) {

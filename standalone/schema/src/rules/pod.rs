@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
+use skerry_vocabulary::Quantity;
 
 use super::{Errors, index, join, syntax};
-use crate::{FieldError, Quantity};
+use crate::FieldError;
 
 type Object = Map<String, Value>;
 

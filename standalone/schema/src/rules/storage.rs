@@ -1,9 +1,10 @@
 //! Persistent volumes and claims.
 
 use serde_json::{Map, Value, json};
+use skerry_vocabulary::Quantity;
 
 use super::{Errors, join};
-use crate::{FieldError, Quantity};
+use crate::FieldError;
 
 type Object = Map<String, Value>;
 

@@ -1,6 +1,7 @@
 //! Deployments, replica sets, stateful sets, daemon sets, jobs, autoscalers, disruption budgets.
 
 use serde_json::{Map, Value, json};
+use skerry_vocabulary::Operator;
 
 use super::{Errors, form, join};
 use crate::{FieldError, Reason};
@@ -117,17 +118,12 @@ pub fn selects(selector: &Object, labels: &Value) -> bool {
     let expressions = selector.get("matchExpressions").and_then(Value::as_array);
     equal
         && expressions.into_iter().flatten().all(|expression| {
-            let value = expression["key"].as_str().and_then(|name| labels.get(name));
-            let listed = value.is_some_and(|value| {
-                expression["values"].as_array().is_some_and(|values| values.contains(value))
-            });
-            match expression["operator"].as_str() {
-                Some("In") => listed,
-                Some("NotIn") => !listed,
-                Some("Exists") => value.is_some(),
-                Some("DoesNotExist") => value.is_none(),
-                _ => true,
-            }
+            let value = expression["key"].as_str().and_then(|name| labels.get(name)?.as_str());
+            let values = expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let operator = expression["operator"].as_str().and_then(Operator::parse);
+            // What is no operator of labels is complained about elsewhere.
+            let operator = operator.filter(|operator| !matches!(operator, Operator::Gt | Operator::Lt));
+            operator.is_none_or(|operator| operator.holds(value, values))
         })
 }
 

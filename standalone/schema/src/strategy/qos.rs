@@ -1,8 +1,7 @@
 //! A pod's quality-of-service class.
 
 use serde_json::Value;
-
-use crate::Quantity;
+use skerry_vocabulary::Quantity;
 
 /// What decides: other resources do not count.
 const RESOURCES: [&str; 2] = ["cpu", "memory"];

@@ -33,7 +33,7 @@ fn every_row(run: fn(&Case, &mut Object, u32) -> Result<(), String>) {
     let mut object = Object::load().unwrap();
     let (mut ran, mut failures) = (0, Vec::new());
     for case in cases::all() {
-        if case.steps.iter().any(|step| matches!(step.hook, Hook::FromOverlay(..))) {
+        if case.passages.iter().any(|passage| matches!(passage.hook, Hook::FromOverlay(..))) {
             continue;
         }
         ran += 1;
@@ -64,22 +64,22 @@ fn namespace_with_routes() -> Netns {
 
 fn run(case: &Case, object: &mut Object, uplink: u32) -> Result<(), String> {
     fill(object, &case.state, uplink);
-    for (index, step) in case.steps.iter().enumerate() {
-        let at = format!("step {}", index + 1);
-        let before = object.counted(step.reason).unwrap();
-        let (answer, output) = object.test_run(program(step.hook), POD_A_IFINDEX, &step.input).unwrap();
-        if answer != expected_answer(step.action) {
+    for (index, passage) in case.passages.iter().enumerate() {
+        let at = format!("passage {}", index + 1);
+        let before = object.counted(passage.reason).unwrap();
+        let (answer, output) = object.test_run(program(passage.hook), POD_A_IFINDEX, &passage.input).unwrap();
+        if answer != expected_answer(passage.action) {
             let counted: Vec<&Reason> =
                 Reason::ALL.iter().filter(|r| object.counted(**r).unwrap() > 0).collect();
             return Err(format!(
                 "{at}: answer {answer} instead of {:?}; counted so far {counted:?}",
-                step.action
+                passage.action
             ));
         }
-        if object.counted(step.reason).unwrap() != before + 1 {
-            return Err(format!("{at}: not counted as {:?}", step.reason));
+        if object.counted(passage.reason).unwrap() != before + 1 {
+            return Err(format!("{at}: not counted as {:?}", passage.reason));
         }
-        if let Some(expected) = &step.output
+        if let Some(expected) = &passage.output
             && *expected != output
         {
             return Err(format!("{at}: the packet\n  is  {}\n  not {}", hex(&output), hex(expected)));
@@ -98,14 +98,14 @@ fn run_summed(case: &Case, object: &mut Object, uplink: u32) -> Result<(), Strin
         return Ok(());
     }
     fill(object, &case.state, uplink);
-    for (index, step) in case.steps.iter().enumerate() {
-        if step.output.as_ref().is_some_and(|output| output.len() != step.input.len()) {
+    for (index, passage) in case.passages.iter().enumerate() {
+        if passage.output.as_ref().is_some_and(|output| output.len() != passage.input.len()) {
             continue;
         }
-        let done = object.test_run_summed(program(step.hook), POD_A_IFINDEX, &step.input);
-        let answer = done.map_err(|error| format!("step {}: {error}: {:?}", index + 1, error.source()))?;
-        if answer != expected_answer(step.action) {
-            return Err(format!("step {}: answer {answer} instead of {:?}", index + 1, step.action));
+        let done = object.test_run_summed(program(passage.hook), POD_A_IFINDEX, &passage.input);
+        let answer = done.map_err(|error| format!("passage {}: {error}: {:?}", index + 1, error.source()))?;
+        if answer != expected_answer(passage.action) {
+            return Err(format!("passage {}: answer {answer} instead of {:?}", index + 1, passage.action));
         }
     }
     Ok(())
@@ -115,9 +115,9 @@ fn run_summed(case: &Case, object: &mut Object, uplink: u32) -> Result<(), Strin
 /// Writes a row's tables.
 pub fn fill(object: &mut Object, state: &State, uplink: u32) {
     object.clear().unwrap();
-    let mut config = state.config;
-    config.uplink_ifindex = uplink;
-    object.set_config(config).unwrap();
+    let mut facts = state.facts;
+    facts.uplink_ifindex = uplink;
+    object.set_facts(facts).unwrap();
     // A test run's packets leave by the loopback where the program is one of egress.
     for ifindex in [uplink, POD_A_IFINDEX] {
         for (ifindex, addresses) in state.uplinks(ifindex) {

@@ -2,7 +2,7 @@
 
 use std::{os::unix::process::CommandExt, process::Command};
 
-use proxy_abi::{Config, config_flag, proto};
+use proxy_abi::{Facts, facts_flag, proto};
 use skerry_lab::{Cgroup, Netns};
 use skerry_packet_cases::{Echo, Greeter, NODE_PORT, Node, VIP, World};
 
@@ -64,8 +64,8 @@ fn a_pods_tcp_connection_is_direct_and_shows_the_service_as_its_peer() {
 #[test]
 fn where_pods_are_left_alone_a_sidecar_sees_what_its_pod_dialled() {
     a_sidecar_sees("all", |node| {
-        let flags = node.config.flags | config_flag::PODS_BY_PACKET;
-        node.object.set_config(Config { flags, ..node.config }).unwrap();
+        let flags = node.facts.flags | facts_flag::PODS_BY_PACKET;
+        node.object.set_facts(Facts { flags, ..node.facts }).unwrap();
     });
 }
 

@@ -12,6 +12,7 @@ use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use skerry_apiserver::Server;
+use skerry_client::{Source, connect};
 use skerry_informer::Item;
 use skerry_store::{Expect, LogStore, Op, Options, Store, StoreError, Txn};
 use tokio::task::JoinSet;
@@ -60,7 +61,7 @@ impl Cluster {
         let mut tasks = JoinSet::new();
         let api = shutdown.child_token();
         let serving = tokio::spawn(server.run(api.clone()));
-        let client = skerry_informer::connect(&paths.admin_kubeconfig).await.unwrap();
+        let client = connect(&Source::Kubeconfig(paths.admin_kubeconfig.clone())).await.unwrap().client;
         eventually("the API server answers", async || client.apiserver_version().await.ok().map(drop)).await;
 
         let mut config = skerry_controllers::Config::new(paths.controllers_kubeconfig.clone());
