@@ -53,3 +53,45 @@ async fn runtime_class_says_on_which_nodes_its_pods_run_and_what_they_cost() {
     assert!(refused.to_string().contains("pod rejected: RuntimeClass \"none\" not found"), "{refused}");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_higher_priority_takes_the_place_of_less_important_ones() {
+    let cluster = Cluster::start(&["node1"]).await;
+    let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+        "metadata": {"name": "high"}, "value": 1000});
+    cluster.apply(class).await;
+    let asking = |cpu: &str, class: &str| {
+        json!({"priorityClassName": class, "containers": [
+            {"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]})
+    };
+    let mut low = pod("low", "default", asking("2", ""));
+    low["metadata"]["finalizers"] = json!(["example.com/held"]);
+    cluster.apply(low).await;
+    cluster.apply(pod("small", "default", asking("1", ""))).await;
+    for name in ["low", "small"] {
+        eventually("both are bound", async || node_of(&cluster, name).await).await;
+    }
+    cluster.apply(pod("high", "default", asking("3", "high"))).await;
+    let pods = cluster.api::<Pod>("default");
+    let status = async |name: &str| pods.get(name).await.unwrap().status.unwrap();
+    // As long as the victim ends, its place is kept.
+    eventually("a node is kept for it", async || status("high").await.nominated_node_name).await;
+    let leaving = pods.get("low").await.unwrap();
+    eventually("the victim goes", async || pods.get("low").await.unwrap().metadata.deletion_timestamp).await;
+    let conditions = leaving.status.unwrap().conditions.unwrap();
+    let reason = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget");
+    assert_eq!(reason.unwrap().reason.as_deref(), Some("PreemptionByScheduler"));
+    cluster.apply(pod("late", "default", asking("1", ""))).await;
+    cluster.patch::<Pod>("default", "low", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(eventually("it is bound", async || node_of(&cluster, "high").await).await, "node1");
+    let uid = pods.get("high").await.unwrap().metadata.uid.unwrap();
+    let said = eventually("the victim's event", async || {
+        let events = cluster.events("default", "low").await;
+        events.into_iter().find(|(reason, _)| reason == "Preempted").map(|(_, message)| message)
+    })
+    .await;
+    assert_eq!(said, format!("Preempted by pod {uid} on node node1"));
+    // Of the two that are less important one had room beside it.
+    assert!(node_of(&cluster, "small").await.is_some(), "no more go than must");
+    cluster.stop().await;
+}

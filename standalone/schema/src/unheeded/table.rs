@@ -125,12 +125,6 @@ pub const ROWS: &[Row] = &[
     ),
     field(Scope::Kind("", "Secret"), &["type"], "no token is put into it")
         .when(When::Is("kubernetes.io/service-account-token")),
-    field(
-        Scope::Kind("scheduling.k8s.io", "PriorityClass"),
-        &["preemptionPolicy"],
-        "its pods are scheduled first, but no pod is preempted for them",
-    )
-    .when(When::Is("PreemptLowerPriority")),
     field(JOB, &["spec", "podFailurePolicy"], "failed pods are counted as if it were not there"),
     field(JOB, &["spec", "successPolicy"], "the Job succeeds when all its completions have"),
     field(JOB, &["spec", "backoffLimitPerIndex"], "failures are counted for the Job as a whole"),
