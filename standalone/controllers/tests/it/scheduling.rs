@@ -60,28 +60,29 @@ async fn a_pod_of_higher_priority_takes_the_place_of_less_important_ones() {
     let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
         "metadata": {"name": "high"}, "value": 1000});
     cluster.apply(class).await;
-    let asking = |cpu: &str, class: &str| {
-        json!({"priorityClassName": class, "containers": [
-            {"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]})
+    let asking = |cpu: &str| {
+        json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]})
     };
-    let mut low = pod("low", "default", asking("2", ""));
+    let mut low = pod("low", "default", asking("2"));
     low["metadata"]["finalizers"] = json!(["example.com/held"]);
     cluster.apply(low).await;
-    cluster.apply(pod("small", "default", asking("1", ""))).await;
+    cluster.apply(pod("small", "default", asking("1"))).await;
     for name in ["low", "small"] {
         eventually("both are bound", async || node_of(&cluster, name).await).await;
     }
-    cluster.apply(pod("high", "default", asking("3", "high"))).await;
+    let mut high = asking("3");
+    high["priorityClassName"] = json!("high");
+    cluster.apply(pod("high", "default", high)).await;
     let pods = cluster.api::<Pod>("default");
     let status = async |name: &str| pods.get(name).await.unwrap().status.unwrap();
     // As long as the victim ends, its place is kept.
     eventually("a node is kept for it", async || status("high").await.nominated_node_name).await;
-    let leaving = pods.get("low").await.unwrap();
     eventually("the victim goes", async || pods.get("low").await.unwrap().metadata.deletion_timestamp).await;
+    let leaving = pods.get("low").await.unwrap();
     let conditions = leaving.status.unwrap().conditions.unwrap();
     let reason = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget");
     assert_eq!(reason.unwrap().reason.as_deref(), Some("PreemptionByScheduler"));
-    cluster.apply(pod("late", "default", asking("1", ""))).await;
+    cluster.apply(pod("late", "default", asking("1"))).await;
     cluster.patch::<Pod>("default", "low", json!({"metadata": {"finalizers": null}})).await;
     assert_eq!(eventually("it is bound", async || node_of(&cluster, "high").await).await, "node1");
     let uid = pods.get("high").await.unwrap().metadata.uid.unwrap();
