@@ -155,3 +155,21 @@ impl core::fmt::Display for Be16 {
         core::fmt::Display::fmt(&self.get(), f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_the_same_in_all_words_or_not_at_all() {
+        let one = Addr([1, 2, 3, 4]);
+        assert!(one.same(&Addr([1, 2, 3, 4])));
+        for other in [[0, 2, 3, 4], [1, 0, 3, 4], [1, 2, 0, 4], [1, 2, 3, 0]] {
+            assert!(!one.same(&Addr(other)), "{other:?}");
+        }
+        // The same difference in two words is one in each.
+        for other in [[2, 1, 3, 4], [1, 3, 2, 4], [1, 2, 4, 3], [5, 2, 3, 0]] {
+            assert!(!one.same(&Addr(other)), "{other:?}");
+        }
+    }
+}

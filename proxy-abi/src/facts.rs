@@ -134,3 +134,41 @@ pub mod facts_flag {
 }
 
 const _: () = assert!(size_of::<Facts>() == 376 && align_of::<Facts>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_has_what_agrees_in_all_its_bits() {
+        let at = |words: [u32; 4]| Addr(words.map(u32::to_be));
+        for len in 1..=128 {
+            let prefix = Prefix { addr: at([0xfd00_0001, 0x0203_0405, 0x0607_0809, 0x0a0b_0c0d]), len };
+            for bit in 0..128_usize {
+                let mut other = prefix.addr;
+                other.0[bit / 32] ^= (0x8000_0000_u32 >> (bit % 32)).to_be();
+                assert_eq!(prefix.has(&other), bit >= len as usize, "bit {bit} of {len}");
+            }
+            assert!(prefix.has(&prefix.addr));
+        }
+        // The same difference in two words is one in each.
+        let prefix = Prefix { addr: at([1, 1, 1, 1]), len: 128 };
+        for other in [[2, 2, 1, 1], [1, 2, 2, 1], [1, 1, 2, 2], [2, 1, 1, 2]] {
+            assert!(!prefix.has(&at(other)), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_ends_with_the_first_none() {
+        let prefix = |first: u32| Prefix { addr: Addr([first, 0, 0, 0]), len: 32 };
+        let addr = |first: u32| Addr([first, 7, 7, 7]);
+        let list: [Prefix; 3] = Prefix::list(&[prefix(1), prefix(2)]);
+        assert_eq!(list[2], Prefix::default());
+        assert!(Prefix::any_has(&list, &addr(1)) && Prefix::any_has(&list, &addr(2)));
+        assert!(!Prefix::any_has(&list, &addr(3)));
+        let [one, two, none] = list;
+        assert!(!Prefix::any_has(&[one, none, two], &addr(2)), "behind it nothing is looked at");
+        let [first]: [Prefix; 1] = Prefix::list(&list);
+        assert_eq!(first, one, "no more than there is room for");
+    }
+}

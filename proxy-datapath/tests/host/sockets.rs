@@ -2,7 +2,7 @@
 
 use crate::cases::{State, state::addr};
 use crate::memory::Maps;
-use proxy_abi::{Addr, Be16, Endpoint, endpoint_flag, facts_flag, proto};
+use proxy_abi::{Addr, Be16, Endpoint, endpoint_flag, facts_flag, frontend_flag, proto};
 use proxy_datapath::{Socket, SocketVerdict, sock_connect, sock_peername, sock_recvmsg, sock_sendmsg};
 
 const HOST: u64 = 1;
@@ -142,6 +142,20 @@ fn a_namespace_that_is_left_out_keeps_what_it_dials() {
 fn a_service_without_endpoints_refuses() {
     let mut socket = socket("10.96.0.11:80", proto::TCP, POD);
     assert_eq!(sock_connect(&mut socket, &maps()), SocketVerdict::Refuse);
+}
+
+/// A packet is to vanish, which only a packet can: a pod's connection is left to its device. The node's own has none before it.
+#[test]
+fn what_must_be_dropped_is_left_to_a_pods_device_and_refused_to_the_node() {
+    let state = State::standard()
+        .service(1, proto::TCP, "10.96.0.11:80", &[])
+        .frontends(|frontend| frontend.flags = frontend_flag::DROP_IF_EMPTY);
+    let maps = Maps::new(&state);
+    for (netns, verdict) in [(POD, SocketVerdict::Allow), (HOST, SocketVerdict::Refuse)] {
+        let mut socket = socket("10.96.0.11:80", proto::TCP, netns);
+        assert_eq!(sock_connect(&mut socket, &maps), verdict);
+        assert_eq!(names(&socket), "10.96.0.11:80");
+    }
 }
 
 #[test]
