@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     api::watch::chain,
-    config::Config,
+    outside::Config,
     tell::{
         metrics::Metrics,
         serve::{RETRY, Readiness, answer, until_bound},
