@@ -3,22 +3,45 @@
 pub(crate) mod announced;
 mod health_check;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use ipnetwork::IpNetwork;
 use proxy_state::State;
 use skerry_announce::{Announcer, Count};
 use tokio::task::JoinSet;
 
 use self::health_check::HealthChecks;
 use crate::{
-    config::Config,
+    config,
     tell::{metrics::Metrics, serve::Readiness},
 };
 
 /// How long an agent that has just started waits for the API server before it answers for what its predecessor did.
 const RECALL: Duration = Duration::from_secs(5);
 
-/// What others than our own packets ask this node about: who has a load-balancer address, who has healthy endpoints.
+/// What this part needs of the configuration.
+pub(crate) struct Config {
+    /// Whether load-balancer addresses are answered for.
+    pub announce: bool,
+    pub healthz_bind: Option<SocketAddr>,
+    /// The node's addresses that health checks of Services are served on lie in these ranges. Empty: on all of them.
+    pub node_port_addresses: Vec<IpNetwork>,
+    /// Where the addresses that are answered for are noted.
+    pub run_dir: PathBuf,
+}
+
+impl From<&config::Config> for Config {
+    fn from(all: &config::Config) -> Config {
+        Config {
+            announce: all.announce,
+            healthz_bind: all.healthz_bind,
+            node_port_addresses: all.node_port_addresses.clone(),
+            run_dir: all.run_dir.clone(),
+        }
+    }
+}
+
+/// Who answers, and is told what to.
 pub(crate) struct Outside {
     announcer: Option<Announcer>,
     /// Where the addresses that are answered for are noted.
@@ -29,7 +52,7 @@ pub(crate) struct Outside {
 impl Outside {
     /// Starts the tasks that answer; they end with `tasks`. `uplink`: the number of its device.
     pub fn start(
-        config: &Config,
+        config: Config,
         uplink: u32,
         metrics: &Arc<Metrics>,
         readiness: &Arc<Readiness>,
@@ -38,7 +61,7 @@ impl Outside {
         let outside = Outside {
             announcer: config.announce.then(|| Announcer::start(tasks, metrics.clone())),
             noted: announced::path(&config.run_dir),
-            health: HealthChecks::start(config, readiness.clone(), metrics.clone(), tasks),
+            health: HealthChecks::start(&config, readiness.clone(), metrics.clone(), tasks),
         };
         outside.set_uplink(uplink);
         if let Some(announcer) = &outside.announcer {

@@ -17,7 +17,8 @@ fn document() -> String {
         "# Annotations and flags\n\n\
          Made from the code; do not edit by hand (`SKERRY_WRITE_DOCS=1 cargo test --release -p skerry manual` writes it again).\n\n\
          ## Annotations\n\n\
-         An annotation that can't be read is taken as absent and told: by an Event of its object, or, by `skerry lb`, in its log.\n\n\
+         An annotation that can't be read is taken as absent and told: by an Event of its object, or, by `skerry lb`, in its log. A Pod's is\n\
+         refused: it gets no network until it can be read.\n\n\
          | annotation | of | what it means | values | default |\n| --- | --- | --- | --- | --- |\n",
     );
     for row in ANNOTATIONS {

@@ -10,13 +10,17 @@ use crate::{
 
 /// Takes what the watches tell into the state.
 pub(super) struct Intake {
-    pub metrics: Arc<Metrics>,
-    pub listed: HashSet<Kind>,
+    metrics: Arc<Metrics>,
+    listed: HashSet<Kind>,
     /// Arrival of the oldest event that is not in the maps yet.
     pub oldest_event: Option<Instant>,
 }
 
 impl Intake {
+    pub fn new(metrics: Arc<Metrics>) -> Intake {
+        Intake { metrics, listed: HashSet::new(), oldest_event: None }
+    }
+
     /// Every watch has listed once.
     pub fn is_complete(&self) -> bool {
         self.listed.len() == Kind::ALL.len()

@@ -6,9 +6,9 @@ use std::{
 use proxy_abi::map;
 use proxy_state::{ObjectKey, Refusal, Warning};
 
-use super::Agent;
 use skerry_vocabulary::chain;
 
+use super::cycle::Agent;
 use crate::{config::MapSizes, programs::capacity::larger};
 
 /// Lines about services that did not fit, of one sync.
@@ -77,7 +77,7 @@ impl Agent {
 
     /// Tells who ends connections what the Services that ask for it have now.
     pub(super) fn tell_resets(&mut self) {
-        self.resets_at = None;
+        self.due.resets_at = None;
         let new = self.reconciler.wants.resets(&self.reconciler.actual);
         self.resets.send_if_modified(|old| {
             let changed = *old != new;

@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use skerry_vocabulary::chain;
 use crate::{
-    config::Config,
+    outside::Config,
     tell::{
         metrics::Metrics,
         serve::{RETRY, Readiness, answer, until_bound},

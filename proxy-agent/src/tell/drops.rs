@@ -5,7 +5,9 @@ use proxy_abi::{Addr, Be16, DropEvent, Reason, proto};
 use proxy_maps::{DropRing, RingError};
 use tokio::sync::broadcast::Sender;
 
-use crate::{api::watch::chain, tell::admin::Line};
+use skerry_vocabulary::chain;
+
+use crate::tell::admin::Line;
 
 /// Tells whoever follows of each dropped packet, until it is dropped itself. The ring is emptied even when nobody listens.
 pub(crate) async fn follow_drops(ring: RingBuf<MapData>, followers: Sender<Line>) {
