@@ -21,20 +21,25 @@ use self::{object::Meta, request::Ask};
 pub struct Options {
     /// Life of one watch; the server ends it and we ask again from where we are.
     pub lasts: Duration,
-    /// Pauses between tries grow up to this.
+    /// The first pause before another try …
+    pub shortest_pause: Duration,
+    /// … doubled up to this.
     pub longest_pause: Duration,
     /// There may be no such objects to see: the server does not know the kind or does not show it (404, 403). That is told
-    /// as [`News::Absent`], and asked again much later.
+    /// as [`News::Absent`], and asked again after `absent_pause`.
     pub may_be_absent: bool,
+    pub absent_pause: Duration,
 }
 
 impl Default for Options {
     fn default() -> Options {
         Options {
             lasts: Duration::from_secs(290),
+            shortest_pause: Duration::from_millis(50),
             // A server that comes back is to be heard within seconds.
             longest_pause: Duration::from_secs(5),
             may_be_absent: false,
+            absent_pause: Duration::from_secs(300),
         }
     }
 }
@@ -70,9 +75,6 @@ const MAX_EVENT_BYTES: u64 = 8 << 20;
 const KEPT_BYTES: usize = 64 << 10;
 /// For the first byte of an answer, and for a page of a list.
 const PATIENCE: Duration = Duration::from_secs(60);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-/// How soon a kind that is absent is asked for again.
-const ABSENT_RETRY: Duration = Duration::from_secs(300);
 /// Watches from one revision that the server answers with an error before we list anew.
 const MAX_REFUSALS: u32 = 5;
 
@@ -134,7 +136,6 @@ impl Follow {
         Follow {
             client,
             target,
-            options,
             stage: Stage::Begin,
             revision: String::new(),
             text: String::new(),
@@ -143,9 +144,10 @@ impl Follow {
             page: PAGE,
             was_listed: false,
             is_absent: false,
-            pause: SHORTEST_PAUSE,
+            pause: options.shortest_pause,
             resume_at: None,
             refusals: 0,
+            options,
         }
     }
 
@@ -202,7 +204,7 @@ impl Follow {
                 self.text = String::new();
                 self.was_listed = true;
                 self.is_absent = false;
-                self.pause = SHORTEST_PAUSE;
+                self.pause = self.options.shortest_pause;
                 self.stage = Stage::Open;
                 Some(Step::Complete)
             }
@@ -276,7 +278,7 @@ impl Follow {
         self.received = Instant::now();
         match self.event(line) {
             Ok(step) => {
-                self.pause = SHORTEST_PAUSE;
+                self.pause = self.options.shortest_pause;
                 self.refusals = 0;
                 self.stage = Stage::Watch { lines, since, heard: true };
                 step
@@ -318,7 +320,7 @@ impl Follow {
     fn ended(&mut self, since: Instant, heard: bool) {
         self.stage = Stage::Open;
         if heard || since.elapsed() > self.options.longest_pause {
-            self.pause = SHORTEST_PAUSE;
+            self.pause = self.options.shortest_pause;
         } else {
             self.rest();
         }
@@ -332,7 +334,7 @@ impl Follow {
             if !std::mem::replace(&mut self.is_absent, true) {
                 tracing::info!(path, error = chain(&error), "goes without");
             }
-            self.resume_at = Some(Instant::now() + ABSENT_RETRY);
+            self.resume_at = Some(Instant::now() + self.options.absent_pause);
             return Step::Absent(error);
         }
         tracing::warn!(path, error = chain(&error), retry_in = ?self.pause, "list failed");

@@ -21,7 +21,6 @@ use self::{
     network::{Network, NetworkError, OVERLAY, SideUplink, Uplink},
     settings::{Settings, SettingsError},
 };
-use skerry_vocabulary::chain;
 use crate::{
     config::Config,
     programs::{
@@ -33,6 +32,7 @@ use crate::{
         pins::Pins,
     },
 };
+use skerry_vocabulary::chain;
 
 /// This node's side of the proxy: device, routes, settings, programs and their attachments.
 pub(crate) struct Node {

@@ -54,9 +54,17 @@ pub fn quick() -> Result<()> {
     succeed(cargo().args(["test", "--release", "--quiet"]).args(packages))
 }
 
-/// Crates that only compute.
-const PURE: &[&str] =
-    &["proxy-abi", "proxy-datapath", "proxy-state", "skerry-schema", "skerry-protobuf", "skerry-informer"];
+/// Crates whose tests need nothing but a processor.
+const PURE: &[&str] = &[
+    "proxy-abi",
+    "proxy-datapath",
+    "proxy-state",
+    "skerry-vocabulary",
+    "skerry-client",
+    "skerry-schema",
+    "skerry-protobuf",
+    "skerry-informer",
+];
 
 fn formatting() -> Result<()> {
     say("cargo fmt");

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::build::cargo;
 
-const PURE: &[&str] = &["proxy-abi", "proxy-datapath", "proxy-state"];
+const PURE: &[&str] = &["proxy-abi", "proxy-datapath", "proxy-state", "skerry-vocabulary"];
 const FORBIDDEN: &[&str] = &["tokio", "aya", "kube", "hyper", "rtnetlink", "nix", "rustix"];
 
 /// # Errors

@@ -35,7 +35,10 @@ impl WriteError {
         match self {
             WriteError::Request { .. } => true,
             WriteError::Silent { .. } => false,
-            WriteError::Server { source, .. } => matches!(&**source, kube::Error::Api(_)),
+            WriteError::Server { source, .. } => {
+                // Too busy, or not itself: that passes.
+                matches!(&**source, kube::Error::Api(status) if status.code != 429 && status.code < 500)
+            }
         }
     }
 }

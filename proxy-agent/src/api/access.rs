@@ -30,7 +30,10 @@ pub(crate) async fn addresses(server: &Connection) -> Vec<IpAddr> {
     let found = server.addresses().await;
     if found.is_empty() {
         let host = server.server.host();
-        tracing::warn!(host, "the API server's addresses are not found by its name: no range is judged by them");
+        tracing::warn!(
+            host,
+            "the API server's addresses are not found by its name: no range is judged by them"
+        );
     }
     found
 }

@@ -5,12 +5,12 @@ use proxy_maps::{FlowTable, monotonic_s};
 use proxy_state::Actual;
 use skerry_kernel::{Error, Map};
 
-use skerry_vocabulary::chain;
 use crate::{
     connections::sockets::{self, Protocol, SocketsError},
     programs::pins::Pins,
     tell::metrics::Metrics,
 };
+use skerry_vocabulary::chain;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FlowsError {

@@ -16,7 +16,6 @@ use proxy_state::{Resets, Standing};
 use skerry_kernel::{Error, Map, in_netns};
 use tokio::{sync::watch as channel, time::Instant};
 
-use skerry_vocabulary::chain;
 use crate::{
     agent::at,
     connections::{
@@ -27,6 +26,7 @@ use crate::{
     programs::pins::Pins,
     tell::metrics::Metrics,
 };
+use skerry_vocabulary::chain;
 
 /// So long an endpoint must be gone from all slices: one that moves from one slice to another is in neither for a moment.
 const GONE_FOR: Duration = Duration::from_secs(1);

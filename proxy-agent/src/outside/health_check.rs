@@ -23,7 +23,6 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use skerry_vocabulary::chain;
 use crate::{
     outside::Config,
     tell::{
@@ -31,6 +30,7 @@ use crate::{
         serve::{RETRY, Readiness, answer, until_bound},
     },
 };
+use skerry_vocabulary::chain;
 
 /// Where the number of local endpoints stands besides the body (kube-proxy since 1.28).
 const WEIGHT: &str = "x-load-balancing-endpoint-weight";

@@ -14,7 +14,6 @@ use aya::{
 use proxy_abi::{ABI_VERSION, Facts, Frontend, FrontendKey, MAPS, PROGRAMS, map, prog};
 use skerry_kernel::{Map, Program, pinned_map_info};
 
-use skerry_vocabulary::chain;
 use crate::{
     config::MapSizes,
     programs::{
@@ -23,6 +22,7 @@ use crate::{
         pins::{Pins, PinsError},
     },
 };
+use skerry_vocabulary::chain;
 
 /// The kernel programs, as `build.rs` made them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skerry-bpf"));

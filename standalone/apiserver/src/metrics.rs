@@ -269,3 +269,24 @@ impl Drop for UnderWay {
         self.0.dec();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_part_could_not_read_is_counted_beside_the_servers_own() {
+        let parts =
+            Readiness::default().with_unreadable("controllers", || 7).with_unreadable("scheduler", || 0);
+        let metrics = Metrics::new(parts);
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry).unwrap();
+        for line in [
+            "skerry_unreadable_objects_total{part=\"controllers\"} 7",
+            "skerry_unreadable_objects_total{part=\"scheduler\"} 0",
+            "# TYPE apiserver_request counter",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} in {text}");
+        }
+    }
+}

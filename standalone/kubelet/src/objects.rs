@@ -100,11 +100,15 @@ pub async fn follow<K: DeserializeOwned>(client: Client, target: Target, sender:
             News::Progress { .. } => continue,
             News::Interrupted(error) | News::Absent(error) => Known::Failed(skerry_vocabulary::chain(&error)),
         };
-        // What was read before stays good while the server is away, or while the object can't be read.
-        let is_worse = matches!(known, Known::Failed(_));
-        if !(is_worse && matches!(*sender.borrow(), Known::Present(_) | Known::Absent)) {
-            sender.send_replace(known);
-        }
+        take(&sender, known);
+    }
+}
+
+/// What was read before stays good while the server is away, or while the object can't be read.
+fn take<K>(sender: &watch::Sender<Known<K>>, known: Known<K>) {
+    let is_worse = matches!(known, Known::Failed(_));
+    if !(is_worse && matches!(*sender.borrow(), Known::Present(_) | Known::Absent)) {
+        sender.send_replace(known);
     }
 }
 
@@ -120,4 +124,71 @@ fn unread<K>(object: Object<'_>, error: &dyn std::fmt::Display) -> Known<K> {
     let name = object.key().map(|key| key.to_string()).unwrap_or_default();
     tracing::warn!(name, %error, "object can't be read: what was known of it stays");
     Known::Failed(format!("{name} can't be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, convert::Infallible};
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A server that answers in this order, and then says nothing.
+    fn server(answers: impl IntoIterator<Item = String>) -> Client {
+        let answers: Mutex<VecDeque<String>> = Mutex::new(answers.into_iter().collect());
+        let answer = move |_: Request<Body>| {
+            let next = answers.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            async move {
+                match next {
+                    Some(text) => Ok::<_, Infallible>(Response::new(Body::from(text.into_bytes()))),
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    fn list(items: serde_json::Value) -> String {
+        json!({"metadata": {"resourceVersion": "5"}, "items": items}).to_string()
+    }
+
+    fn map(data: serde_json::Value) -> serde_json::Value {
+        json!({"metadata": {"name": "m", "namespace": "ns", "resourceVersion": "6"}, "data": data})
+    }
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_read_is_said_to_be_so() {
+        let maps = Objects::<ConfigMap>::namespaced(server([list(json!([map(json!(7))]))]));
+        let watched = maps.watch("ns", "m");
+        let mut known = watched.subscribe();
+        let failed = known.wait_for(|known| !matches!(known, Known::Loading)).await.unwrap().clone();
+        assert!(matches!(&failed, Known::Failed(why) if why.starts_with("ns/m can't be read")), "{failed:?}");
+    }
+
+    #[test]
+    fn what_was_read_once_stays_while_it_cannot_be_read() {
+        let (good, broken) = (map(json!({"a": "1"})).to_string(), map(json!(7)).to_string());
+        let object = |text| read::<ConfigMap>(Object { text, received: tokio::time::Instant::now() });
+        let (sender, known) = watch::channel(Known::Loading);
+        take(&sender, object(&broken));
+        assert!(matches!(*known.borrow(), Known::Failed(_)));
+        take(&sender, object(&good));
+        take(&sender, object(&broken));
+        assert!(matches!(&*known.borrow(), Known::Present(map) if map.data.as_ref().unwrap()["a"] == "1"));
+        take(&sender, Known::Absent);
+        take(&sender, Known::Failed("the server is away".to_owned()));
+        assert!(matches!(*known.borrow(), Known::Absent));
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_not_there_is_absent() {
+        let maps = Objects::<ConfigMap>::namespaced(server([list(json!([]))]));
+        let watched = maps.watch("ns", "m");
+        let mut known = watched.subscribe();
+        assert!(known.wait_for(|known| matches!(known, Known::Absent)).await.is_ok());
+    }
 }

@@ -40,6 +40,11 @@ impl Recorder {
     pub fn node(&self, name: &str, kind: EventType, reason: &'static str, message: String) {
         // As upstream: its name stands for its uid.
         let (name, uid) = (name.to_owned(), name.to_owned());
-        self.0.event(Regarding { kind: "Node".into(), name, uid, ..Regarding::default() }, kind, reason, message);
+        self.0.event(
+            Regarding { kind: "Node".into(), name, uid, ..Regarding::default() },
+            kind,
+            reason,
+            message,
+        );
     }
 }

@@ -15,8 +15,7 @@ use crate::{
     machine::Machine,
     node, pods,
     recorder::Recorder,
-    service_env,
-    tunnel,
+    service_env, tunnel,
 };
 
 /// How long a runtime that is not there yet is waited for.

@@ -3,7 +3,6 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use skerry_client::EventType;
 use super::{
     admit::taken_before,
     mailbox::{Done, Inbox},
@@ -16,6 +15,7 @@ use crate::{
     cri::{ContainerPhase, ContainerRecord, CriError, PodRuntime},
     volumes,
 };
+use skerry_client::EventType;
 
 /// containerd's reason for a container that the kernel ended for its memory.
 const OOM_KILLED: &str = "OOMKilled";

@@ -71,6 +71,10 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
                 None => break,
             },
             Some(ended) = dispatcher.running.join_next_with_id() => dispatcher.ended(ended),
+            // Half an agent that runs is worse than one that its supervisor starts afresh.
+            Some(Err(error)) = tasks.join_next() => if error.is_panic() {
+                std::panic::resume_unwind(error.into_panic());
+            },
         }
     }
     // Workers stop between two steps; what is under way in the runtime goes on there.

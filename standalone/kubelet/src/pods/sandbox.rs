@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 
-use skerry_client::EventType;
 use super::{
     memory::{StepFailure, Volumes},
     worker::Worker,
@@ -17,6 +16,7 @@ use crate::{
     },
     volumes,
 };
+use skerry_client::EventType;
 
 impl Worker {
     /// Makes volumes ready, or brings their files up to date.

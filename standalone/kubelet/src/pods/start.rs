@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use k8s_cri::v1::AuthConfig;
 use k8s_openapi::api::core::v1::Container;
 
-use skerry_client::EventType;
 use super::{
     image_name,
     mailbox::Done,
@@ -27,6 +26,7 @@ use crate::{
     },
     volumes,
 };
+use skerry_client::EventType;
 
 /// What upstream keeps of a container's last words, bytes.
 const TERMINATION_MESSAGE_LIMIT: usize = 4096;
@@ -58,7 +58,12 @@ impl Worker {
         if let Err(error) = image_name::check(&name) {
             let message = format!("Failed to apply default image tag {name:?}: {error}");
             self.event(Some(&container.name), EventType::Warning, "InspectFailed", message.clone());
-            self.event(Some(&container.name), EventType::Warning, "Failed", "Error: InvalidImageName".to_owned());
+            self.event(
+                Some(&container.name),
+                EventType::Warning,
+                "Failed",
+                "Error: InvalidImageName".to_owned(),
+            );
             self.fail_start(&container.name, "InvalidImageName", message);
             return None;
         }

@@ -100,10 +100,8 @@ async fn once(agent: &Arc<Agent>, connection: &Connection) -> Result<(), TunnelE
 
 async fn dial(agent: &Agent, connection: &Connection) -> Result<hyper::upgrade::Upgraded, TunnelError> {
     let server = &connection.server;
-    let stream = connection
-        .dial()
-        .await
-        .map_err(|source| TunnelError::Dial { server: server.clone(), source })?;
+    let stream =
+        connection.dial().await.map_err(|source| TunnelError::Dial { server: server.clone(), source })?;
     let ask = |source| TunnelError::Ask { server: server.clone(), source };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ask)?;
