@@ -130,7 +130,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let discover =
         garbage::discover(client.clone(), inventory, listeners, readers.optional(), shutdown.clone());
     tasks.spawn(discover);
-    context.cache.spawn(&client, &readers, &mut tasks, &shutdown);
+    context.cache.spawn(&readers, &mut tasks, &shutdown);
     info!("controllers run");
     tasks.spawn(run_to_end(controllers));
     run_to_end(tasks).await;
