@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
@@ -90,7 +90,8 @@ kinds! {
     deployments: Deployment, namespaced, ALL, owned_terms, trim;
     daemon_sets: DaemonSet, namespaced, ALL, no_terms, trim;
     stateful_sets: StatefulSet, namespaced, ALL, no_terms, trim;
-    jobs: Job, namespaced, ALL, no_terms, trim;
+    jobs: Job, namespaced, ALL, owned_terms, trim;
+    cron_jobs: CronJob, namespaced, ALL, no_terms, trim;
     claims: PersistentVolumeClaim, namespaced, ALL, no_terms, trim;
     revisions: ControllerRevision, namespaced, ALL, owned_terms, trim;
     services: Service, namespaced, ALL, service_terms, trim;

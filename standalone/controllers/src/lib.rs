@@ -11,6 +11,7 @@
 mod cache;
 mod condition;
 mod context;
+mod cronjob;
 mod daemonset;
 mod dependents;
 mod deployment;

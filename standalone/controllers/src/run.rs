@@ -20,8 +20,8 @@ use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
-    daemonset, deployment, endpoints, endpointslice, garbage, job, loadbalancer, namespace, node, podgc,
-    replicaset, serviceaccount, servicecidr, statefulset,
+    cronjob, daemonset, deployment, endpoints, endpointslice, garbage, job, loadbalancer, namespace, node,
+    podgc, replicaset, serviceaccount, servicecidr, statefulset,
 };
 
 /// What the controllers need to know.
@@ -89,6 +89,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         recorder,
         heartbeats: Heartbeats::new(config.node_grace),
         since: Since::default(),
+        cron_looks: Default::default(),
         terminated_pods: config.terminated_pods,
         inventory: Arc::default(),
         absent: Absent::default(),
@@ -103,6 +104,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("deployment", deployment::listen, deployment::reconcile);
     start.controller("daemonset", daemonset::listen, daemonset::reconcile);
     start.controller("statefulset", statefulset::listen, statefulset::reconcile);
+    start.controller("cronjob", cronjob::listen, cronjob::reconcile);
     start.controller("job", job::listen, job::reconcile);
     start.controller("job-orphans", job::orphans::listen, job::orphans::reconcile);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);

@@ -102,7 +102,6 @@ pub const ROWS: &[Row] = &[
     kind("apiextensions.k8s.io", "CustomResourceDefinition", "its resources are not served"),
     kind("apiregistration.k8s.io", "APIService", "requests are not passed on to it"),
     kind("autoscaling", "HorizontalPodAutoscaler", "nothing is scaled by it"),
-    kind("batch", "CronJob", "no Job is started by it"),
     kind("certificates.k8s.io", "CertificateSigningRequest", "nobody signs it, approved or not"),
     kind("flowcontrol.apiserver.k8s.io", "FlowSchema", NO_FLOWS),
     kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", NO_FLOWS),
