@@ -6,7 +6,8 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController,
+    Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -87,6 +88,7 @@ macro_rules! kinds {
 kinds! {
     pods: Pod, namespaced, ALL, pod_terms, trim_pod;
     replica_sets: ReplicaSet, namespaced, ALL, owned_terms, trim;
+    replication_controllers: ReplicationController, namespaced, ALL, no_terms, trim;
     deployments: Deployment, namespaced, ALL, owned_terms, trim;
     daemon_sets: DaemonSet, namespaced, ALL, no_terms, trim;
     stateful_sets: StatefulSet, namespaced, ALL, no_terms, trim;

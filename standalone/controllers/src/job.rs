@@ -31,7 +31,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         context,
         queue,
         |context| &context.cache.jobs,
-        |job: &Job| job.spec.as_ref().and_then(|spec| spec.selector.as_ref()),
+        |job: &Job| job.spec.as_ref().and_then(|spec| spec.selector.clone()),
     );
 }
 

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use skerry_informer::{
     ConnectError, Next, Queue, Readers, Work, certificate_authority, connect, record, run_to_end,
     run_workers, work,
@@ -100,7 +102,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let mut controllers = JoinSet::new();
     let mut start =
         Start { context: &context, tasks: &mut controllers, workers: config.workers, shutdown: &shutdown };
-    start.controller("replicaset", replicaset::listen, replicaset::reconcile);
+    start.controller("replicaset", replicaset::listen::<ReplicaSet>, replicaset::reconcile::<ReplicaSet>);
+    start.controller(
+        "replication",
+        replicaset::listen::<ReplicationController>,
+        replicaset::reconcile::<ReplicationController>,
+    );
     start.controller("deployment", deployment::listen, deployment::reconcile);
     start.controller("daemonset", daemonset::listen, daemonset::reconcile);
     start.controller("statefulset", statefulset::listen, statefulset::reconcile);

@@ -25,7 +25,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         context,
         queue,
         |context| &context.cache.stateful_sets,
-        |set: &StatefulSet| set.spec.as_ref().map(|spec| &spec.selector),
+        |set: &StatefulSet| set.spec.as_ref().map(|spec| spec.selector.clone()),
     );
 }
 

@@ -3,6 +3,7 @@
 mod cluster;
 mod finalizers;
 mod load_balancers;
+mod schedules;
 mod scheduling;
 mod slices;
 mod support;

@@ -97,7 +97,6 @@ pub const ROWS: &[Row] = &[
     kind("policy", "PodDisruptionBudget", "evictions do not look at it"),
     kind("", "PersistentVolume", NO_VOLUMES),
     kind("", "PersistentVolumeClaim", NO_VOLUMES),
-    kind("", "ReplicationController", "no pod is made for it: use a Deployment"),
     kind("", "ServiceAccount", "no token is issued for it"),
     kind("apiextensions.k8s.io", "CustomResourceDefinition", "its resources are not served"),
     kind("apiregistration.k8s.io", "APIService", "requests are not passed on to it"),
