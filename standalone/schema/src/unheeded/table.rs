@@ -60,7 +60,6 @@ impl Row {
     }
 }
 
-const JOB: Scope = Scope::Kind("batch", "Job");
 const STATEFUL_SET: Scope = Scope::Kind("apps", "StatefulSet");
 const POD: Scope = Scope::Kind("", "Pod");
 
@@ -129,12 +128,6 @@ pub const ROWS: &[Row] = &[
         "its pods are scheduled first, but no pod is preempted for them",
     )
     .when(When::Is("PreemptLowerPriority")),
-    field(JOB, &["spec", "podFailurePolicy"], "failed pods are counted as if it were not there"),
-    field(JOB, &["spec", "successPolicy"], "the Job succeeds when all its completions have"),
-    field(JOB, &["spec", "backoffLimitPerIndex"], "failures are counted for the Job as a whole"),
-    field(JOB, &["spec", "maxFailedIndexes"], "failures are counted for the Job as a whole"),
-    field(JOB, &["spec", "podReplacementPolicy"], "terminating pods are replaced at once")
-        .when(When::Is("Failed")),
     field(
         STATEFUL_SET,
         &["spec", "volumeClaimTemplates"],
