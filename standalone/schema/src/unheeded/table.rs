@@ -135,18 +135,6 @@ pub const ROWS: &[Row] = &[
     ),
     field(
         STATEFUL_SET,
-        &["spec", "persistentVolumeClaimRetentionPolicy", "whenDeleted"],
-        "claims stay when the set is deleted",
-    )
-    .when(When::Is("Delete")),
-    field(
-        STATEFUL_SET,
-        &["spec", "persistentVolumeClaimRetentionPolicy", "whenScaled"],
-        "claims stay when the set is scaled down",
-    )
-    .when(When::Is("Delete")),
-    field(
-        STATEFUL_SET,
         &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"],
         "pods are updated one by one",
     ),
