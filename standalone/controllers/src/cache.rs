@@ -6,11 +6,12 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController,
-    Service, ServiceAccount,
+    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Client, Resource, ResourceExt};
 use skerry_informer::{Kind, Narrow, Readers, Store, Term, reflect};
 use tokio::task::JoinSet;
@@ -95,6 +96,8 @@ kinds! {
     jobs: Job, namespaced, ALL, owned_terms, trim;
     cron_jobs: CronJob, namespaced, ALL, no_terms, trim;
     claims: PersistentVolumeClaim, namespaced, ALL, no_terms, trim;
+    volumes: PersistentVolume, cluster, ALL, volume_terms, trim;
+    classes: StorageClass, cluster, ALL, no_terms, trim;
     revisions: ControllerRevision, namespaced, ALL, owned_terms, trim;
     services: Service, namespaced, ALL, service_terms, trim;
     slices: EndpointSlice, namespaced, ALL, slice_terms, trim;
@@ -140,7 +143,12 @@ fn pod_terms(pod: &Pod) -> Vec<Term> {
     if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
         terms.push(Term::Node(node.clone()));
     }
+    terms.extend(crate::volume::claims_of(pod).map(Term::Claim));
     terms
+}
+
+fn volume_terms(volume: &PersistentVolume) -> Vec<Term> {
+    crate::volume::claimed(volume).map(Term::Claim).into_iter().collect()
 }
 
 /// One pair of its selector: enough to find the services of a pod by the pod's labels.
@@ -188,7 +196,10 @@ fn trim_pod(pod: &mut Pod) {
             };
         }
         spec.ephemeral_containers = None;
-        spec.volumes = None;
+        spec.volumes = spec.volumes.take().map(|mut volumes| {
+            volumes.retain(|volume| volume.persistent_volume_claim.is_some());
+            volumes
+        });
         spec.affinity = spec.affinity.take().filter(|_| keeps_affinity);
         spec.image_pull_secrets = None;
         spec.security_context = None;

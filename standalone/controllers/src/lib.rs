@@ -33,5 +33,6 @@ mod serviceaccount;
 mod servicecidr;
 mod statefulset;
 mod template;
+mod volume;
 
 pub use run::{Config, Error, run};

@@ -23,7 +23,7 @@ use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
     cronjob, daemonset, deployment, endpoints, endpointslice, garbage, job, loadbalancer, namespace, node,
-    podgc, replicaset, serviceaccount, servicecidr, statefulset,
+    podgc, replicaset, serviceaccount, servicecidr, statefulset, volume,
 };
 
 /// What the controllers need to know.
@@ -114,6 +114,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("cronjob", cronjob::listen, cronjob::reconcile);
     start.controller("job", job::listen, job::reconcile);
     start.controller("job-orphans", job::orphans::listen, job::orphans::reconcile);
+    start.controller("volume-claims", volume::listen_for_claims, volume::reconcile_claim);
+    start.controller("volumes", volume::listen_for_volumes, volume::reconcile_volume);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
     start.controller(
         "endpointslice-mirroring",

@@ -23,6 +23,7 @@ mod reflector;
 mod selector;
 mod store;
 mod taint;
+pub mod volume;
 mod worker;
 
 pub use connect::{ConnectError, certificate_authority, connect};

@@ -10,7 +10,7 @@ use crate::{
     agent::{Agent, AgentParts},
     config::{Config, ServerAccess},
     cri::{Cri, CriError, RuntimeSetup},
-    join,
+    join, local_volumes,
     machine::Machine,
     node, pods,
     recorder::Recorder,
@@ -74,6 +74,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Kube
     let side = async {
         tokio::join!(
             service_env::follow(access.client.clone(), sender),
+            local_volumes::run(agent.clone()),
             keep_certificate(&agent, access.certificate.clone()),
             keep_tunnel(&agent, &access, &shutdown)
         )

@@ -6,6 +6,7 @@ use crate::nodes::Nodes;
 use crate::plugins::{Attempt, Namespaces, PLUGINS};
 use crate::pod::PodInfo;
 use crate::queue::Events;
+use crate::volumes::Demands;
 
 /// Up to so many nodes all are looked at.
 const ALWAYS_ALL: usize = 100;
@@ -23,6 +24,8 @@ pub enum Decision {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Diagnosis {
     pub nodes: usize,
+    /// Why none was looked at: what the pod asks for is not there.
+    pub whole: Option<String>,
     /// Number of nodes for each reason.
     pub reasons: BTreeMap<String, usize>,
     /// What may change it.
@@ -32,8 +35,23 @@ pub struct Diagnosis {
 }
 
 /// Decides for one pod. `start` is where the search begins: it is moved on, so that with many nodes each gets its turn.
-pub fn schedule(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces, start: &mut usize) -> Decision {
-    let attempt = Attempt::new(pod, nodes, namespaces);
+pub fn schedule(
+    pod: &PodInfo,
+    nodes: &Nodes,
+    namespaces: &Namespaces,
+    demands: &Demands,
+    start: &mut usize,
+) -> Decision {
+    if let Some(text) = demands.refusal.as_ref().filter(|_| !nodes.is_empty()) {
+        return Decision::Refuse(Diagnosis {
+            nodes: nodes.len(),
+            whole: Some(text.clone()),
+            reasons: BTreeMap::new(),
+            wakes: Events::VOLUMES,
+            crowded: Vec::new(),
+        });
+    }
+    let attempt = Attempt::new(pod, nodes, namespaces, demands);
     let (feasible, diagnosis) = filter(&attempt, start);
     match best(&attempt, &feasible) {
         Some(slot) => {
@@ -59,6 +77,7 @@ fn filter(attempt: &Attempt<'_>, start: &mut usize) -> (Vec<usize>, Diagnosis) {
     let mut feasible = Vec::new();
     let mut diagnosis = Diagnosis {
         nodes: nodes.len(),
+        whole: None,
         reasons: BTreeMap::new(),
         wakes: Events::NODE_ADDED,
         crowded: Vec::new(),

@@ -11,6 +11,7 @@ pub fn unschedulable(diagnosis: &Diagnosis) -> String {
     let mut counts: Vec<String> =
         diagnosis.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     counts.sort();
+    counts.extend(diagnosis.whole.clone());
     let all = diagnosis.nodes;
     let mut text = format!("0/{all} nodes are available: {}.", counts.join(", "));
     let hopeless = all.saturating_sub(diagnosis.crowded.len());

@@ -59,6 +59,8 @@ pub struct PodInfo {
     pub spread: Vec<TopologySpreadConstraint>,
     /// Uid of the controller, by which pods without constraints of their own are spread.
     pub owner: Option<String>,
+    /// The claims that it mounts, by name.
+    pub claims: Vec<String>,
     pub gated: bool,
     pub terminal: bool,
     pub terminating: bool,
@@ -85,6 +87,7 @@ impl PodInfo {
             requests: resources::requests(&spec),
             scoring: resources::for_scoring(&spec),
             ports: host_ports(&spec),
+            claims: claims(&spec),
             gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             tolerations: spec.tolerations.unwrap_or_default(),
@@ -108,6 +111,11 @@ impl PodInfo {
             terminating: pod.metadata.deletion_timestamp.is_some(),
         }
     }
+}
+
+fn claims(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<String> {
+    let sources = spec.volumes.iter().flatten().filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    sources.map(|source| source.claim_name.clone()).collect()
 }
 
 fn host_ports(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<HostPort> {

@@ -1,5 +1,6 @@
 //! Controllers against the API server, one module a behaviour.
 
+mod claims;
 mod cluster;
 mod finalizers;
 mod load_balancers;

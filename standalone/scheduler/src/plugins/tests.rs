@@ -12,6 +12,7 @@ use crate::message;
 use crate::nodes::Nodes;
 use crate::plugins::Namespaces;
 use crate::pod::PodInfo;
+use crate::volumes::Demands;
 
 fn node(name: &str, cpu: &str, extra: Value) -> Node {
     let mut node = json!({
@@ -53,12 +54,13 @@ fn asking(cpu: &str) -> Value {
 
 struct Cluster {
     nodes: Nodes,
+    demands: Demands,
     start: usize,
 }
 
 impl Cluster {
     fn new(nodes: impl IntoIterator<Item = Node>) -> Self {
-        let mut cluster = Self { nodes: Nodes::default(), start: 0 };
+        let mut cluster = Self { nodes: Nodes::default(), demands: Demands::default(), start: 0 };
         for node in nodes {
             cluster.nodes.set(&node);
         }
@@ -66,7 +68,7 @@ impl Cluster {
     }
 
     fn decide(&mut self, pod: &PodInfo) -> Decision {
-        schedule(pod, &self.nodes, &Namespaces::new(), &mut self.start)
+        schedule(pod, &self.nodes, &Namespaces::new(), &self.demands, &mut self.start)
     }
 
     fn place(&mut self, pod: PodInfo) -> String {
