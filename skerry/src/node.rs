@@ -82,6 +82,7 @@ async fn serve(args: NodeArgs, supervisor: Supervisor) -> anyhow::Result<ExitCod
     let kubelet = skerry_kubelet::Config {
         runtime_socket: args.node.containerd_socket.clone(),
         root_dir: paths.node_dir().join("kubelet"),
+        local_volumes_dir: paths.node_dir().join("volumes"),
         pod_log_dir: args.node.pod_log_dir.clone(),
         cgroup_parent: args.node.cgroup_parent.clone(),
         labels: labels(&args.node.labels)?,

@@ -5,6 +5,7 @@
 mod bad_input;
 mod balancer_both_families;
 mod beside_others;
+mod claims;
 mod create_deployment;
 mod daemonset_mode;
 mod delete_pod_under_load;
@@ -24,6 +25,7 @@ mod pod_addresses;
 mod preflight;
 mod proxy_in_front;
 mod restarts;
+mod schedules;
 mod service_policies;
 mod simple_pod;
 mod status;
@@ -50,6 +52,9 @@ const CASES: &[(&str, Case)] = &[
     ("row_14_a_node_port_service_is_listed", node_port_service::is_listed),
     ("row_15_the_service_answers_from_outside_pods_and_nodes", node_port_service::answers),
     ("row_15_a_deleted_pod_costs_no_request", delete_pod_under_load::costs_no_request),
+    ("row_19_jobs_end_as_they_are_told", schedules::jobs_end_as_they_are_told),
+    ("row_19_a_cron_job_runs_every_minute", schedules::a_cron_job_runs_every_minute),
+    ("claims_keep_their_data_over_pods_and_go_at_the_end", claims::keep_their_data),
     ("a_service_without_endpoints_refuses_at_once", node_port_service::refuses_without_endpoints),
     ("names_of_63_characters_serve_as_any", long_names::serve_as_any),
     ("affinity_sticks_and_moves_with_its_endpoint", service_policies::affinity_sticks_and_moves),

@@ -12,8 +12,10 @@ use crate::{
 
 /// Fills in what depends on the stored state.
 pub async fn admit(api: &Api, kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
-    if kind.storage != "pods" {
-        return Ok(());
+    match kind.storage {
+        "pods" => {}
+        "persistentvolumeclaims" => return set_storage_class(api, object).await,
+        _ => return Ok(()),
     }
     set_priority(api, kind, object).await?;
     let class = match text(object, "/spec/runtimeClassName") {
@@ -24,6 +26,64 @@ pub async fn admit(api: &Api, kind: &Kind, object: &mut Value) -> Result<(), Api
         }
     };
     set_runtime(object, class.as_ref()).map_err(|why| rejected(kind, object, &why))
+}
+
+/// A claim that names no class gets the default one; `""` asks for none.
+async fn set_storage_class(api: &Api, claim: &mut Value) -> Result<(), ApiError> {
+    let by_annotation = &claim["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"];
+    if !claim["spec"]["storageClassName"].is_null() || !by_annotation.is_null() {
+        return Ok(());
+    }
+    if let Some(class) = default_class(api).await? {
+        claim["spec"]["storageClassName"] = class["metadata"]["name"].clone();
+    }
+    Ok(())
+}
+
+/// Of several default classes the newest holds, as upstream has it; of equals the first by name.
+async fn default_class(api: &Api) -> Result<Option<Value>, ApiError> {
+    let classes = built_in("storage.k8s.io", "v1", "storageclasses")?;
+    let mut defaults = all(api, classes).await?;
+    defaults.retain(is_default_class);
+    defaults.sort_by_key(|class| object::name(class).to_owned());
+    let age = |class: &&Value| std::cmp::Reverse(text(class, "/metadata/creationTimestamp").to_owned());
+    Ok(defaults.iter().min_by_key(age).cloned())
+}
+
+fn is_default_class(class: &Value) -> bool {
+    let annotations = &class["metadata"]["annotations"];
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
+        .iter()
+        .any(|name| annotations[*name] == "true")
+}
+
+/// Refuses what an update may not do because of other objects: a claim grows only where its class can make it grow.
+pub async fn admit_update(api: &Api, kind: &Kind, old: &Value, new: &Value) -> Result<(), ApiError> {
+    if kind.storage != "persistentvolumeclaims" {
+        return Ok(());
+    }
+    let size =
+        |claim: &Value| skerry_schema::Quantity::parse(text(claim, "/spec/resources/requests/storage")).ok();
+    let (Some(was), Some(wanted)) = (size(old), size(new)) else { return Ok(()) };
+    if wanted <= was {
+        return Ok(());
+    }
+    let class = match text(old, "/spec/storageClassName") {
+        "" => None,
+        name => api.object(built_in("storage.k8s.io", "v1", "storageclasses")?, "", name).await?,
+    };
+    if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+        return Ok(());
+    }
+    let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support \
+               resize";
+    Err(ApiError::forbidden(Subject::new(kind, object::name(new)), why))
+}
+
+/// Every object of a kind without namespaces.
+async fn all(api: &Api, kind: &'static Kind) -> Result<Vec<Value>, ApiError> {
+    let page = select(api, kind, "", &Filter::default(), None, None, 0).await?;
+    page.entries.iter().map(|entry| parse(kind, entry)).collect()
 }
 
 fn rejected(kind: &Kind, pod: &Value, why: &str) -> ApiError {
@@ -117,15 +177,8 @@ fn no_other_priority(kind: &Kind, pod: &Value, computed: i64) -> Result<(), ApiE
 
 /// Of several global defaults the one with the lowest value holds, as upstream has it.
 async fn global_default(api: &Api, classes: &'static Kind) -> Result<Option<Value>, ApiError> {
-    let page = select(api, classes, "", &Filter::default(), None, None, 0).await?;
-    let mut defaults = Vec::new();
-    for entry in &page.entries {
-        let class = parse(classes, entry)?;
-        if class["globalDefault"] == true {
-            defaults.push(class);
-        }
-    }
-    Ok(defaults.into_iter().min_by_key(|class| class["value"].as_i64()))
+    let defaults = all(api, classes).await?.into_iter().filter(|class| class["globalDefault"] == true);
+    Ok(defaults.min_by_key(|class| class["value"].as_i64()))
 }
 
 #[cfg(test)]

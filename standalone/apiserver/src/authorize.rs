@@ -14,6 +14,8 @@ const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
 const CONTROLLERS: &str = "system:kube-controller-manager";
 const SCHEDULER: &str = "system:kube-scheduler";
+/// Label of the volumes that are folders of a node: its name.
+pub const LOCAL_VOLUME_LABEL: &str = "skerry.io/local-path-node";
 /// Who may read what the server tells about itself (upstream's group for it).
 const MONITORING: &str = "system:monitoring";
 
@@ -29,8 +31,11 @@ pub enum Decision {
 pub enum Condition {
     /// The pod of the request is bound to this node.
     PodOfNode(String),
-    /// A pod bound to this node mentions the Secret or ConfigMap of the request.
+    /// A pod bound to this node mentions the Secret, the ConfigMap or the claim of the request, or a claim that is bound
+    /// to its volume.
     ReferencedByPodsOf(String),
+    /// The volume of the request is a folder of this node.
+    VolumeOfNode(String),
     /// The object to be created has this name.
     CreatesNamed(String),
 }
@@ -114,6 +119,8 @@ fn scheduler(request: &ResourceRequest) -> bool {
         ("", "pods", "binding") | ("", "bindings", "") => request.verb == Create,
         ("", "pods", "status") => matches!(request.verb, Get | Update | Patch),
         ("", "pods", "") => request.verb == Delete,
+        // It says which node a claim is wanted on, and which volume it takes.
+        ("", "persistentvolumeclaims" | "persistentvolumes", "") => matches!(request.verb, Update | Patch),
         ("" | "events.k8s.io", "events", "") => matches!(request.verb, Create | Update | Patch),
         ("coordination.k8s.io", "leases", "") => matches!(request.verb, Create | Update | Patch),
         _ => false,
@@ -162,15 +169,27 @@ fn authorize_node(node: &str, request: &ResourceRequest, query: &Query) -> Decis
         }
         // One name in one namespace, which is what a pod mentions; a list or watch has a name only where a
         // field selector pins it.
-        ("", "secrets" | "configmaps", "")
+        ("", "secrets" | "configmaps" | "persistentvolumeclaims", "")
             if is_read(request.verb) && !request.name.is_empty() && !request.namespace.is_empty() =>
         {
             return Decision::When(Condition::ReferencedByPodsOf(node.into()));
+        }
+        ("", "persistentvolumes", "") if is_read(request.verb) && !request.name.is_empty() => {
+            return Decision::When(Condition::ReferencedByPodsOf(node.into()));
+        }
+        ("", "persistentvolumes", "") if is_read(request.verb) => selects_volumes_of(node, query),
+        ("", "persistentvolumes", "") if request.verb == Patch => {
+            return Decision::When(Condition::VolumeOfNode(node.into()));
         }
         ("" | "events.k8s.io", "events", "") => matches!(request.verb, Create | Update | Patch),
         _ => false,
     };
     if allowed { Decision::Allow } else { Decision::Deny }
+}
+
+/// Whether the list or watch is of the volumes that are this node's folders, and of no others.
+fn selects_volumes_of(node: &str, query: &Query) -> bool {
+    query.get("labelSelector") == Some(&format!("{LOCAL_VOLUME_LABEL}={node}"))
 }
 
 fn selects_node(node: &str, query: &Query) -> bool {
@@ -237,7 +256,35 @@ mod tests {
             ),
             (Method::GET, "/api/v1/namespaces/x/secrets?fieldSelector=metadata.name%21%3Ds", Decision::Deny),
             (Method::GET, "/api/v1/namespaces/x/serviceaccounts/s", Decision::Deny),
-            (Method::GET, "/api/v1/namespaces/x/persistentvolumeclaims/s", Decision::Deny),
+            (
+                Method::GET,
+                "/api/v1/namespaces/x/persistentvolumeclaims/s",
+                Decision::When(Condition::ReferencedByPodsOf("a".into())),
+            ),
+            (Method::GET, "/api/v1/persistentvolumeclaims", Decision::Deny),
+            (Method::PATCH, "/api/v1/namespaces/x/persistentvolumeclaims/s", Decision::Deny),
+            (
+                Method::GET,
+                "/api/v1/persistentvolumes/v",
+                Decision::When(Condition::ReferencedByPodsOf("a".into())),
+            ),
+            (Method::GET, "/api/v1/persistentvolumes", Decision::Deny),
+            (
+                Method::GET,
+                "/api/v1/persistentvolumes?watch=1&labelSelector=skerry.io%2Flocal-path-node%3Da",
+                Decision::Allow,
+            ),
+            (
+                Method::GET,
+                "/api/v1/persistentvolumes?labelSelector=skerry.io%2Flocal-path-node%3Db",
+                Decision::Deny,
+            ),
+            (
+                Method::PATCH,
+                "/api/v1/persistentvolumes/v",
+                Decision::When(Condition::VolumeOfNode("a".into())),
+            ),
+            (Method::DELETE, "/api/v1/persistentvolumes/v", Decision::Deny),
             (
                 Method::PUT,
                 "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/a",

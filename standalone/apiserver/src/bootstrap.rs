@@ -1,4 +1,4 @@
-//! What the server keeps by itself: the system's namespaces and priority classes, the ServiceCIDR of its own ranges, and the
+//! What the server keeps by itself: the system's namespaces and priority classes, the class of local volumes, the ServiceCIDR of its own ranges, and the
 //! `kubernetes` Service with its Endpoints and its slice.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -40,6 +40,11 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
             "preemptionPolicy": "PreemptLowerPriority"});
         ensure(api, ("scheduling.k8s.io", "v1", "priorityclasses"), class, &[]).await?;
     }
+    let class = json!({
+        "metadata": {"name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "skerry.io/local-path", "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    ensure(api, ("storage.k8s.io", "v1", "storageclasses"), class, &[]).await?;
     ensure(
         api,
         ("networking.k8s.io", "v1", "servicecidrs"),

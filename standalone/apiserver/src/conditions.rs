@@ -7,7 +7,7 @@ use skerry_store::Range;
 
 use crate::{
     api::{Api, Call, built_in, parse},
-    authorize::{Condition, Decision, authorize, denial},
+    authorize::{Condition, Decision, LOCAL_VOLUME_LABEL, authorize, denial},
     body,
     error::ApiError,
     object::{self, text},
@@ -36,32 +36,58 @@ pub async fn holds(api: &Api, call: &Call, condition: &Condition) -> Result<bool
             // A node may learn that a pod of its own is gone: then there is nothing left to protect.
             Ok(pod.is_none_or(|pod| text(&pod, "/spec/nodeName") == node))
         }
-        Condition::ReferencedByPodsOf(node) => referenced(api, call, node).await,
+        Condition::ReferencedByPodsOf(node) if call.kind.storage == "persistentvolumes" => {
+            let Some(volume) = api.object(call.kind, "", &call.request.name).await? else { return Ok(false) };
+            let [namespace, claim] =
+                ["/spec/claimRef/namespace", "/spec/claimRef/name"].map(|at| text(&volume, at));
+            let is_bound = !claim.is_empty();
+            Ok(is_bound && referenced(api, "PersistentVolumeClaim", namespace, claim, node).await?)
+        }
+        Condition::ReferencedByPodsOf(node) => {
+            let request = &call.request;
+            referenced(api, call.kind.kind, &request.namespace, &request.name, node).await
+        }
+        Condition::VolumeOfNode(node) => {
+            let volume = api.object(call.kind, "", &call.request.name).await?;
+            // A node may learn that a volume of its own is gone.
+            Ok(volume.is_none_or(|volume| volume["metadata"]["labels"][LOCAL_VOLUME_LABEL] == node.as_str()))
+        }
     }
 }
 
-async fn referenced(api: &Api, call: &Call, node: &str) -> Result<bool, ApiError> {
+async fn referenced(
+    api: &Api,
+    kind: &str,
+    namespace: &str,
+    name: &str,
+    node: &str,
+) -> Result<bool, ApiError> {
     let pods = built_in("", "v1", "pods")?;
-    let range = Range { prefix: object::prefix(pods, &call.request.namespace), ..Range::default() };
+    let range = Range { prefix: object::prefix(pods, namespace), ..Range::default() };
     for entry in &api.store.list(range).await?.entries {
         // Both names are DNS names and stand in the JSON as they are: most pods need no parsing.
-        let has_both = std::str::from_utf8(&entry.value)
-            .is_ok_and(|json| json.contains(&call.request.name) && json.contains(node));
+        let has_both =
+            std::str::from_utf8(&entry.value).is_ok_and(|json| json.contains(name) && json.contains(node));
         if !has_both {
             continue;
         }
         let pod = parse(pods, entry)?;
-        if text(&pod, "/spec/nodeName") == node && mentions(&pod, call.kind.kind).contains(&call.request.name)
-        {
+        if text(&pod, "/spec/nodeName") == node && mentions(&pod, kind).contains(name) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// The names of the Secrets, or ConfigMaps, that a pod's node has to read.
+/// The names of the Secrets, ConfigMaps or claims that a pod's node has to read.
 fn mentions(pod: &Value, kind: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
+    if kind == "PersistentVolumeClaim" {
+        let claims = items(&pod["spec"]["volumes"])
+            .filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
+        names.extend(claims.map(str::to_owned));
+        return names;
+    }
     let (volume, volume_name, source, key) = match kind {
         "Secret" => ("secret", "secretName", "secretRef", "secretKeyRef"),
         _ => ("configMap", "name", "configMapRef", "configMapKeyRef"),
@@ -104,7 +130,7 @@ mod tests {
     #[test]
     fn every_way_to_mention_a_secret_or_config_map_is_seen() {
         let pod = json!({"spec": {
-            "volumes": [{"secret": {"secretName": "a"}}, {"configMap": {"name": "m"}},
+            "volumes": [{"secret": {"secretName": "a"}}, {"configMap": {"name": "m"}}, {"persistentVolumeClaim": {"claimName": "p"}},
                 {"projected": {"sources": [{"secret": {"name": "b"}}, {"configMap": {"name": "n"}}]}}],
             "containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "c"}}}], "envFrom": [{"configMapRef": {"name": "o"}}]}],
             "initContainers": [{"envFrom": [{"secretRef": {"name": "d"}}]}],
@@ -113,5 +139,6 @@ mod tests {
         let names = |kind| mentions(&pod, kind).into_iter().collect::<Vec<_>>().join("");
         assert_eq!(names("Secret"), "abcde");
         assert_eq!(names("ConfigMap"), "mno");
+        assert_eq!(names("PersistentVolumeClaim"), "p");
     }
 }

@@ -52,6 +52,7 @@ pub fn check(
         },
         ("events", "") => event(node, old, new),
         ("pods", "status") => pod_status(node, old),
+        ("persistentvolumes", "") => volume_released(node, old, new),
         _ => Ok(()),
     };
     verdict.map_err(|why| ApiError::forbidden(Subject::new(kind, object::name(new)), &why))
@@ -127,6 +128,41 @@ fn pod_status(node: &str, old: Option<&Value>) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"))
+}
+
+/// Finalizer of a volume whose folder its node has to remove first.
+const LOCAL_VOLUME_FINALIZER: &str = "skerry.io/local-path";
+
+/// Of a volume a node says only that its folder is gone, once it is to go.
+fn volume_released(node: &str, old: Option<&Value>, new: &Value) -> Result<(), String> {
+    let refused = || {
+        let what = format!(
+            "take the finalizer {LOCAL_VOLUME_FINALIZER} off a volume of its own that is being deleted"
+        );
+        Err(format!("node {node:?} may only {what}"))
+    };
+    let Some(old) = old.filter(|old| object::is_being_deleted(old)) else { return refused() };
+    let mut allowed = old.clone();
+    let finalizers = object::finalizers(old).into_iter().filter(|name| name != LOCAL_VOLUME_FINALIZER);
+    let left: Vec<Value> = finalizers.map(Value::from).collect();
+    let same = |left: &Value, right: &Value| {
+        let bare = |object: &Value| {
+            let mut object = object.clone();
+            if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+                ["managedFields", "resourceVersion", "finalizers"].iter().for_each(|name| {
+                    metadata.shift_remove(*name);
+                });
+            }
+            object
+        };
+        bare(left) == bare(right)
+    };
+    allowed["metadata"]["finalizers"] = Value::Array(left);
+    if object::finalizers(&allowed) == object::finalizers(new) && same(&allowed, new) {
+        Ok(())
+    } else {
+        refused()
+    }
 }
 
 /// A node writes Events in its own name, and counts on those only.
@@ -257,6 +293,31 @@ mod tests {
     fn a_pods_status_is_its_nodes() {
         let pod = |node: &str| json!({"spec": {"nodeName": node}});
         assert!(pod_status("a", Some(&pod("a"))).is_ok() && pod_status("a", Some(&pod("b"))).is_err());
+    }
+
+    #[test]
+    fn of_a_volume_a_node_only_says_that_its_folder_is_gone() {
+        let volume = |deleted: bool, finalizers: Value, path: &str| {
+            let mut volume = json!({"metadata": {"name": "v", "finalizers": finalizers},
+                "spec": {"local": {"path": path}}});
+            if deleted {
+                volume["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            }
+            volume
+        };
+        let both = json!(["kubernetes.io/pv-protection", LOCAL_VOLUME_FINALIZER]);
+        let left = json!(["kubernetes.io/pv-protection"]);
+        let going = volume(true, both.clone(), "/a");
+        let check = |old: &Value, new: Value| volume_released("n", Some(old), &new).is_ok();
+        assert!(check(&going, volume(true, left.clone(), "/a")));
+        assert!(
+            !check(&volume(false, both.clone(), "/a"), volume(false, left.clone(), "/a")),
+            "it is to stay"
+        );
+        assert!(!check(&going, volume(true, json!([LOCAL_VOLUME_FINALIZER]), "/a")), "another's finalizer");
+        assert!(!check(&going, volume(true, left, "/b")), "another folder");
+        assert!(!check(&going, going.clone()));
+        assert!(volume_released("n", None, &going).is_err());
     }
 
     #[test]

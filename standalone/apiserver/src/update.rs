@@ -9,6 +9,7 @@ use skerry_schema::{FieldError, Kind, PatchType, apply_patch, prepare_update};
 use skerry_store::{Entry, Expect, Op, StoreError};
 
 use crate::{
+    admission,
     api::{Api, Call, parse, reply, shaped},
     body::{self, Checked},
     claims::{self, Claims},
@@ -261,6 +262,9 @@ async fn prepare(
     prepare_update(place.kind, old, new, place.subresource, jiff::Timestamp::now())
         .map_err(|errors| ApiError::invalid(place.kind, place.name, &errors))?;
     forbid_new_finalizers(place, old, new)?;
+    if place.subresource.is_none() {
+        admission::admit_update(api, place.kind, old, new).await?;
+    }
     if !is_service {
         return Ok(Vec::new());
     }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    ConfigMap, Container, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::{Api, Client, Resource, ResourceExt};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::{Client, Resource, ResourceExt};
 use skerry_informer::{Kind, Narrow, Readers, Store, Term, reflect};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,114 +25,94 @@ pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 pub const ROOT_CA: &str = "kube-root-ca.crt";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Caches and writes of every kind that a controller reads.
-pub struct Cache {
-    pub pods: Kind<Pod>,
-    pub replica_sets: Kind<ReplicaSet>,
-    pub deployments: Kind<Deployment>,
-    pub daemon_sets: Kind<DaemonSet>,
-    pub stateful_sets: Kind<StatefulSet>,
-    pub jobs: Kind<Job>,
-    pub claims: Kind<PersistentVolumeClaim>,
-    pub revisions: Kind<ControllerRevision>,
-    pub services: Kind<Service>,
-    pub slices: Kind<EndpointSlice>,
-    pub endpoints: Kind<Endpoints>,
-    pub service_cidrs: Kind<ServiceCIDR>,
-    pub nodes: Kind<Node>,
-    /// Only those of [`LEASE_NAMESPACE`].
-    pub leases: Kind<Lease>,
-    pub namespaces: Kind<Namespace>,
-    pub service_accounts: Kind<ServiceAccount>,
-    /// Only those named [`ROOT_CA`].
-    pub root_cas: Kind<ConfigMap>,
-    /// Only [`loadbalancer::CONFIG_NAME`].
-    pub load_balancer_config: Kind<ConfigMap>,
+/// Which objects of a kind are watched.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    /// All namespaces when there is none.
+    namespace: Option<&'static str>,
+    /// All names when there is none.
+    name: Option<&'static str>,
 }
 
-impl Cache {
-    pub fn new(client: &Client) -> Self {
-        Self {
-            pods: Kind::namespaced(client, Store::new(pod_terms, trim_pod)),
-            replica_sets: Kind::namespaced(client, Store::new(owned_terms, trim)),
-            deployments: Kind::namespaced(client, Store::new(owned_terms, trim)),
-            daemon_sets: Kind::namespaced(client, Store::new(no_terms, trim)),
-            stateful_sets: Kind::namespaced(client, Store::new(no_terms, trim)),
-            jobs: Kind::namespaced(client, Store::new(no_terms, trim)),
-            claims: Kind::namespaced(client, Store::new(no_terms, trim)),
-            revisions: Kind::namespaced(client, Store::new(owned_terms, trim)),
-            services: Kind::namespaced(client, Store::new(service_terms, trim)),
-            slices: Kind::namespaced(client, Store::new(slice_terms, trim)),
-            service_cidrs: Kind::cluster(client, Store::new(no_terms, trim)),
-            endpoints: Kind::namespaced(client, Store::new(no_terms, trim)),
-            nodes: Kind::cluster(client, Store::new(no_terms, trim_node)),
-            leases: Kind::namespaced(client, Store::new(no_terms, trim)),
-            namespaces: Kind::cluster(client, Store::new(no_terms, trim)),
-            service_accounts: Kind::namespaced(client, Store::new(no_terms, trim)),
-            root_cas: Kind::namespaced(client, Store::new(no_terms, trim)),
-            load_balancer_config: Kind::namespaced(client, Store::new(no_terms, trim)),
-        }
+const ALL: Part = Part { namespace: None, name: None };
+
+impl Part {
+    const fn of(namespace: &'static str) -> Self {
+        Self { namespace: Some(namespace), name: None }
     }
 
-    /// Starts the watches; every listener must be registered by now.
-    pub fn spawn(
-        &self,
-        client: &Client,
-        readers: &Readers,
-        tasks: &mut JoinSet<()>,
-        shutdown: &CancellationToken,
-    ) {
-        macro_rules! watch {
-            ($kind:expr, $api:expr, $narrow:expr) => {
-                tasks.spawn(reflect($api, $kind.store.clone(), $narrow, readers.clone(), shutdown.clone()))
-            };
-        }
-        let all = Narrow::default;
-        watch!(self.pods, Api::all(client.clone()), all());
-        watch!(self.replica_sets, Api::all(client.clone()), all());
-        watch!(self.deployments, Api::all(client.clone()), all());
-        watch!(self.daemon_sets, Api::all(client.clone()), all());
-        watch!(self.stateful_sets, Api::all(client.clone()), all());
-        watch!(self.jobs, Api::all(client.clone()), all());
-        watch!(self.claims, Api::all(client.clone()), all());
-        watch!(self.revisions, Api::all(client.clone()), all());
-        watch!(self.services, Api::all(client.clone()), all());
-        watch!(self.slices, Api::all(client.clone()), all());
-        watch!(self.service_cidrs, Api::all(client.clone()), all());
-        watch!(self.endpoints, Api::all(client.clone()), all());
-        watch!(self.nodes, Api::all(client.clone()), all());
-        watch!(self.leases, Api::namespaced(client.clone(), LEASE_NAMESPACE), all());
-        watch!(self.namespaces, Api::all(client.clone()), all());
-        watch!(self.service_accounts, Api::all(client.clone()), all());
-        let root_ca = Narrow { fields: Some(format!("metadata.name={ROOT_CA}")), ..all() };
-        watch!(self.root_cas, Api::all(client.clone()), root_ca);
-        let config = Narrow { fields: Some(format!("metadata.name={}", loadbalancer::CONFIG_NAME)), ..all() };
-        let namespace = loadbalancer::CONFIG_NAMESPACE;
-        watch!(self.load_balancer_config, Api::namespaced(client.clone(), namespace), config);
+    const fn named(name: &'static str) -> Self {
+        Self { namespace: None, name: Some(name) }
     }
 
-    /// Returns once every cache holds its first list: before that a decision would take "not listed yet" for "gone".
-    pub async fn synced(&self) {
-        self.pods.store.synced().await;
-        self.replica_sets.store.synced().await;
-        self.deployments.store.synced().await;
-        self.daemon_sets.store.synced().await;
-        self.stateful_sets.store.synced().await;
-        self.jobs.store.synced().await;
-        self.claims.store.synced().await;
-        self.revisions.store.synced().await;
-        self.services.store.synced().await;
-        self.slices.store.synced().await;
-        self.service_cidrs.store.synced().await;
-        self.endpoints.store.synced().await;
-        self.nodes.store.synced().await;
-        self.leases.store.synced().await;
-        self.namespaces.store.synced().await;
-        self.service_accounts.store.synced().await;
-        self.root_cas.store.synced().await;
-        self.load_balancer_config.store.synced().await;
+    const fn one(namespace: &'static str, name: &'static str) -> Self {
+        Self { namespace: Some(namespace), name: Some(name) }
+    }
+
+    fn narrow(self) -> Narrow {
+        Narrow { fields: self.name.map(|name| format!("metadata.name={name}")), ..Narrow::default() }
     }
 }
+
+/// The cache's kinds, a line each: `NAME: KIND, SCOPE, which objects, what they are indexed by, what is dropped of them`.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty, $scope:ident, $part:expr, $terms:expr, $trim:expr;)*) => {
+        /// Caches and writes of every kind that a controller reads.
+        pub struct Cache {
+            $($(#[$doc])* pub $name: Kind<$kind>,)*
+        }
+
+        impl Cache {
+            pub fn new(client: &Client) -> Self {
+                Self { $($name: Kind::$scope(client, Store::new($terms, $trim)),)* }
+            }
+
+            /// Starts the watches; every listener must be registered by now.
+            pub fn spawn(&self, readers: &Readers, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
+                $({
+                    let part: Part = $part;
+                    let api = self.$name.api(part.namespace.unwrap_or_default());
+                    let store = self.$name.store.clone();
+                    tasks.spawn(reflect(api, store, part.narrow(), readers.clone(), shutdown.clone()));
+                })*
+            }
+
+            /// Returns once every cache holds its first list: before that a decision would take "not listed yet" for
+            /// "gone".
+            pub async fn synced(&self) {
+                $(self.$name.store.synced().await;)*
+            }
+        }
+    };
+}
+
+kinds! {
+    pods: Pod, namespaced, ALL, pod_terms, trim_pod;
+    replica_sets: ReplicaSet, namespaced, ALL, owned_terms, trim;
+    replication_controllers: ReplicationController, namespaced, ALL, no_terms, trim;
+    deployments: Deployment, namespaced, ALL, owned_terms, trim;
+    daemon_sets: DaemonSet, namespaced, ALL, no_terms, trim;
+    stateful_sets: StatefulSet, namespaced, ALL, no_terms, trim;
+    jobs: Job, namespaced, ALL, owned_terms, trim;
+    cron_jobs: CronJob, namespaced, ALL, no_terms, trim;
+    claims: PersistentVolumeClaim, namespaced, ALL, no_terms, trim;
+    volumes: PersistentVolume, cluster, ALL, volume_terms, trim;
+    classes: StorageClass, cluster, ALL, no_terms, trim;
+    revisions: ControllerRevision, namespaced, ALL, owned_terms, trim;
+    services: Service, namespaced, ALL, service_terms, trim;
+    slices: EndpointSlice, namespaced, ALL, slice_terms, trim;
+    service_cidrs: ServiceCIDR, cluster, ALL, no_terms, trim;
+    endpoints: Endpoints, namespaced, ALL, no_terms, trim;
+    nodes: Node, cluster, ALL, no_terms, trim_node;
+    leases: Lease, namespaced, Part::of(LEASE_NAMESPACE), no_terms, trim;
+    namespaces: Namespace, cluster, ALL, no_terms, trim;
+    service_accounts: ServiceAccount, namespaced, ALL, no_terms, trim;
+    root_cas: ConfigMap, namespaced, Part::named(ROOT_CA), no_terms, trim;
+    /// Of the load balancers' addresses.
+    load_balancer_config: ConfigMap, namespaced, LOAD_BALANCER_CONFIG, no_terms, trim;
+}
+
+const LOAD_BALANCER_CONFIG: Part = Part::one(loadbalancer::CONFIG_NAMESPACE, loadbalancer::CONFIG_NAME);
 
 fn no_terms<K>(_: &K) -> Vec<Term> {
     Vec::new()
@@ -161,7 +143,12 @@ fn pod_terms(pod: &Pod) -> Vec<Term> {
     if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
         terms.push(Term::Node(node.clone()));
     }
+    terms.extend(crate::volume::claims_of(pod).map(Term::Claim));
     terms
+}
+
+fn volume_terms(volume: &PersistentVolume) -> Vec<Term> {
+    crate::volume::claimed(volume).map(Term::Claim).into_iter().collect()
 }
 
 /// One pair of its selector: enough to find the services of a pod by the pod's labels.
@@ -209,7 +196,10 @@ fn trim_pod(pod: &mut Pod) {
             };
         }
         spec.ephemeral_containers = None;
-        spec.volumes = None;
+        spec.volumes = spec.volumes.take().map(|mut volumes| {
+            volumes.retain(|volume| volume.persistent_volume_claim.is_some());
+            volumes
+        });
         spec.affinity = spec.affinity.take().filter(|_| keeps_affinity);
         spec.image_pull_secrets = None;
         spec.security_context = None;

@@ -8,6 +8,7 @@ use kube::{Client, Resource};
 use skerry_informer::{EventType, Recorder, Regarding};
 
 use crate::cache::Cache;
+use crate::cronjob::Looks;
 use crate::garbage::{Absent, Inventory};
 use crate::node::{Heartbeats, Ranges, Since};
 
@@ -21,6 +22,8 @@ pub struct Context {
     pub absent: Absent,
     pub heartbeats: Heartbeats,
     pub since: Since,
+    /// When each CronJob was looked at.
+    pub cron_looks: Looks,
     /// Ended pods that may stay; 0 keeps all.
     pub terminated_pods: usize,
     /// The cluster's CA in PEM, when the kubeconfig has one.

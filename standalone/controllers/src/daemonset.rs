@@ -25,7 +25,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         context,
         queue,
         |context| &context.cache.daemon_sets,
-        |set: &DaemonSet| set.spec.as_ref().map(|spec| &spec.selector),
+        |set: &DaemonSet| set.spec.as_ref().map(|spec| spec.selector.clone()),
     );
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
     context.cache.nodes.store.on_change(move |change: &Change<Node>| {

@@ -3,9 +3,12 @@
 //! Pods carry a finalizer until they are counted (KEP-2307): an ended pod is first noted in the status as uncounted, then
 //! loses the finalizer, and only when that is gone is it added to the counts. A crash in between counts nothing twice.
 
+mod indexes;
 pub mod orphans;
+mod per_index;
 mod plan;
 mod pods;
+mod policy;
 
 use std::sync::Arc;
 
@@ -31,7 +34,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         context,
         queue,
         |context| &context.cache.jobs,
-        |job: &Job| job.spec.as_ref().and_then(|spec| spec.selector.as_ref()),
+        |job: &Job| job.spec.as_ref().and_then(|spec| spec.selector.clone()),
     );
 }
 

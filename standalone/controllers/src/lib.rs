@@ -11,6 +11,7 @@
 mod cache;
 mod condition;
 mod context;
+mod cronjob;
 mod daemonset;
 mod dependents;
 mod deployment;
@@ -32,5 +33,6 @@ mod serviceaccount;
 mod servicecidr;
 mod statefulset;
 mod template;
+mod volume;
 
 pub use run::{Config, Error, run};

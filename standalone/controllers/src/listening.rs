@@ -15,7 +15,7 @@ pub fn listen_to_pods<O>(
     context: &Arc<Context>,
     queue: &Arc<Queue<ObjectKey>>,
     owners: fn(&Context) -> &Kind<O>,
-    selector: fn(&O) -> Option<&LabelSelector>,
+    selector: fn(&O) -> Option<LabelSelector>,
 ) where
     O: Resource<DynamicType = ()> + Send + Sync + 'static,
 {
@@ -31,7 +31,7 @@ pub fn listen_to_pods<O>(
         let orphan = change.known().map(|pod| &**pod).filter(|pod| controller_of(*pod).is_none());
         if let (Some(orphan), Some(context)) = (orphan, weak.upgrade()) {
             for owner in owners(&context).store.in_namespace(change.key.namespace()) {
-                if selector(&owner).is_some_and(|s| matches_selector(s, Some(orphan.labels()))) {
+                if selector(&owner).is_some_and(|s| matches_selector(&s, Some(orphan.labels()))) {
                     keys.add(key_of(&*owner));
                 }
             }

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use skerry_client::{ConnectError, Source, Teller, certificate_authority, connect, record};
 use skerry_informer::{Next, Queue, Readers, Work, run_to_end, run_workers, work};
 use tokio::task::JoinSet;
@@ -18,8 +20,8 @@ use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
-    daemonset, deployment, endpoints, endpointslice, garbage, job, loadbalancer, namespace, node, podgc,
-    replicaset, serviceaccount, servicecidr, statefulset,
+    cronjob, daemonset, deployment, endpoints, endpointslice, garbage, job, loadbalancer, namespace, node,
+    podgc, replicaset, serviceaccount, servicecidr, statefulset, volume,
 };
 
 /// What the controllers need to know.
@@ -87,6 +89,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         recorder,
         heartbeats: Heartbeats::new(config.node_grace),
         since: Since::default(),
+        cron_looks: Default::default(),
         terminated_pods: config.terminated_pods,
         inventory: Arc::default(),
         absent: Absent::default(),
@@ -97,12 +100,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let mut controllers = JoinSet::new();
     let mut start =
         Start { context: &context, tasks: &mut controllers, workers: config.workers, shutdown: &shutdown };
-    start.controller("replicaset", replicaset::listen, replicaset::reconcile);
+    start.controller("replicaset", replicaset::listen::<ReplicaSet>, replicaset::reconcile::<ReplicaSet>);
+    start.controller(
+        "replication",
+        replicaset::listen::<ReplicationController>,
+        replicaset::reconcile::<ReplicationController>,
+    );
     start.controller("deployment", deployment::listen, deployment::reconcile);
     start.controller("daemonset", daemonset::listen, daemonset::reconcile);
     start.controller("statefulset", statefulset::listen, statefulset::reconcile);
+    start.controller("cronjob", cronjob::listen, cronjob::reconcile);
     start.controller("job", job::listen, job::reconcile);
     start.controller("job-orphans", job::orphans::listen, job::orphans::reconcile);
+    start.controller("volume-claims", volume::listen_for_claims, volume::reconcile_claim);
+    start.controller("volumes", volume::listen_for_volumes, volume::reconcile_volume);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
     start.controller(
         "endpointslice-mirroring",
@@ -128,7 +139,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let discover =
         garbage::discover(client.clone(), inventory, listeners, readers.optional(), shutdown.clone());
     tasks.spawn(discover);
-    context.cache.spawn(&client, &readers, &mut tasks, &shutdown);
+    context.cache.spawn(&readers, &mut tasks, &shutdown);
     info!("controllers run");
     tasks.spawn(run_to_end(controllers));
     run_to_end(tasks).await;

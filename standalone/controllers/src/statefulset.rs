@@ -2,17 +2,18 @@
 
 mod plan;
 mod pods;
+mod retention;
 
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use skerry_informer::{Next, ObjectKey, Queue, WriteError, key_of, merge_diff};
 
 use crate::context::{Context, now};
-use crate::dependents::{claim_pods, create_pods, delete_pods};
+use crate::dependents::{claim_pods, create_pods, delete_pods, unless_gone};
 use crate::listening::listen_to_pods;
 use crate::revisions;
 use plan::{Create, Snapshot, plan};
@@ -25,7 +26,7 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
         context,
         queue,
         |context| &context.cache.stateful_sets,
-        |set: &StatefulSet| set.spec.as_ref().map(|spec| &spec.selector),
+        |set: &StatefulSet| set.spec.as_ref().map(|spec| spec.selector.clone()),
     );
 }
 
@@ -59,6 +60,8 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     };
     let plan = plan(&snapshot);
 
+    // Before the pods that are too many go: what goes with them must say so.
+    keep_claims(&context, &set, &claimed.pods).await?;
     let mut outcome = delete_pods(&context, &*set, &plan.delete).await;
     for create in &plan.create {
         if outcome.is_ok() {
@@ -79,6 +82,22 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     let pods: Vec<_> = claimed.pods.into_iter().chain(claimed.unreadable).collect();
     clean_up(&context, &set, &current, &update, &pods).await?;
     Ok(plan.again.map_or(Next::Change, Next::After))
+}
+
+/// Gives the claims of all pods the owners that the retention policy asks for.
+async fn keep_claims(context: &Context, set: &StatefulSet, pods: &[Arc<Pod>]) -> Result<(), WriteError> {
+    let wanted = pods::wanted(set);
+    for pod in pods {
+        let Some(ordinal) = pods::ordinal(set, pod) else { continue };
+        for claim in pods::claims(set, ordinal) {
+            let key = ObjectKey::of(&claim);
+            let Some(claim) = context.cache.claims.store.get(&key) else { continue };
+            if let Some(patch) = retention::patch(set, pod, &claim, !wanted.contains(&ordinal)) {
+                unless_gone(context.cache.claims.patch(&key, &patch).await)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The pod's claims first, then the pod.
@@ -120,7 +139,7 @@ async fn clean_up(
     set: &StatefulSet,
     current: &ControllerRevision,
     update: &ControllerRevision,
-    pods: &[Arc<k8s_openapi::api::core::v1::Pod>],
+    pods: &[Arc<Pod>],
 ) -> Result<(), WriteError> {
     let limit = set.spec.as_ref().and_then(|spec| spec.revision_history_limit).unwrap_or(DEFAULT_HISTORY);
     let limit = usize::try_from(limit).unwrap_or(0);

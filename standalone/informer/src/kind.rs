@@ -74,7 +74,11 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     pub fn namespaced(client: &Client, store: Arc<Store<K>>) -> Self {
-        Self { store, client: client.clone(), api: |client, namespace| Api::namespaced(client, namespace) }
+        let api = |client, namespace: &str| match namespace {
+            "" => Api::all(client),
+            namespace => Api::namespaced(client, namespace),
+        };
+        Self { store, client: client.clone(), api }
     }
 }
 
@@ -99,8 +103,8 @@ impl<K> Object for K where
 }
 
 impl<K: Object> Kind<K> {
-    /// The client side of this kind in `namespace` (ignored for cluster-scoped kinds). What the API server answers may be
-    /// unreadable where what was asked for is done.
+    /// The client side of this kind in `namespace` (all of them when empty; ignored for cluster-scoped kinds). What the
+    /// API server answers may be unreadable where what was asked for is done.
     pub fn api(&self, namespace: &str) -> Api<Item<K>> {
         (self.api)(self.client.clone(), namespace)
     }

@@ -18,6 +18,7 @@ mod reflector;
 mod selector;
 mod store;
 mod taint;
+pub mod volume;
 mod worker;
 
 pub use diff::merge_diff;

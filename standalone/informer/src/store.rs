@@ -20,6 +20,8 @@ pub enum Term {
     Node(String),
     /// The object's own uid.
     Uid(String),
+    /// A claim that a pod mounts, or that a volume is for.
+    Claim(ObjectKey),
 }
 
 /// A change of one object, handed to every listener after the cache has it.

@@ -7,7 +7,7 @@ use std::{
 
 use k8s_cri::v1;
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, PodStatus, Secret},
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, PodStatus, Secret},
     node::v1::RuntimeClass,
 };
 use tokio::sync::{broadcast, watch};
@@ -24,6 +24,7 @@ use crate::{
     },
     recorder::Recorder,
     spec::{PodId, dns::ClusterDns, fields::Allocatable},
+    volumes::LocalVolumes,
 };
 
 /// Exits that a slow reader of logs may be behind; beyond that it asks the runtime.
@@ -44,6 +45,8 @@ pub struct Agent {
     pub ledger: Ledger,
     pub config_maps: Objects<ConfigMap>,
     pub secrets: Objects<Secret>,
+    pub claims: Objects<PersistentVolumeClaim>,
+    pub volumes: Objects<PersistentVolume>,
     pub runtime_classes: Objects<RuntimeClass>,
     /// Variables of the API server's own Service, for every container.
     pub service_env: watch::Receiver<Option<BTreeMap<String, String>>>,
@@ -98,6 +101,8 @@ impl Agent {
         Agent {
             config_maps: Objects::namespaced(parts.client.clone()),
             secrets: Objects::namespaced(parts.client.clone()),
+            claims: Objects::namespaced(parts.client.clone()),
+            volumes: Objects::of_cluster(parts.client.clone()),
             runtime_classes: Objects::of_cluster(parts.client.clone()),
             ledger: Ledger::default(),
             config: parts.config,
@@ -182,6 +187,11 @@ impl Agent {
             cpu_millis: self.machine.cpu_millis.saturating_sub(reserved.cpu_millis),
             memory_bytes: self.machine.memory_bytes.saturating_sub(reserved.memory_bytes),
         }
+    }
+
+    /// The volumes that are folders of this node.
+    pub fn local_volumes(&self) -> LocalVolumes {
+        LocalVolumes { node: self.config.node_name.clone(), folder: self.config.local_volumes_dir.clone() }
     }
 
     pub fn cluster_dns(&self) -> ClusterDns {

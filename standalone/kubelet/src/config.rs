@@ -46,6 +46,8 @@ pub struct Config {
     /// Volumes, hosts files and termination messages: `pods/UID/…` below it.
     pub root_dir: PathBuf,
     pub pod_log_dir: PathBuf,
+    /// Volumes of the built-in provisioner that are on this node, a folder each.
+    pub local_volumes_dir: PathBuf,
     /// Folder below the cgroup root under which `kubepods/…` stands, such as `/` or `/lab/node1`.
     pub cgroup_parent: String,
     pub labels: BTreeMap<String, String>,
@@ -83,6 +85,7 @@ impl Config {
             runtime_socket: PathBuf::from("/run/containerd/containerd.sock"),
             root_dir: PathBuf::from("/var/lib/skerry/node/kubelet"),
             pod_log_dir: PathBuf::from("/var/log/pods"),
+            local_volumes_dir: PathBuf::from("/var/lib/skerry/node/volumes"),
             cgroup_parent: "/".to_owned(),
             labels: BTreeMap::new(),
             taints: Vec::new(),

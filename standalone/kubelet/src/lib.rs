@@ -15,6 +15,7 @@ mod config;
 pub mod cri;
 mod hosts;
 mod join;
+mod local_volumes;
 pub mod logs;
 mod machine;
 mod node;

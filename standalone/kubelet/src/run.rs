@@ -11,7 +11,7 @@ use crate::{
     agent::{Agent, AgentParts},
     config::{Config, ServerAccess},
     cri::{Cri, CriError, RuntimeSetup},
-    join,
+    join, local_volumes,
     machine::Machine,
     node, pods,
     recorder::Recorder,
@@ -73,6 +73,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Kube
     let side = async {
         tokio::join!(
             service_env::follow(server.client.clone(), sender),
+            local_volumes::run(agent.clone()),
             keep_certificate(&agent),
             keep_tunnel(&agent, &server, &shutdown)
         )

@@ -6,6 +6,7 @@ use crate::nodes::{NodeFacts, Nodes};
 use crate::plugins::{Attempt, Namespaces, PLUGINS, Plugin, Refusal};
 use crate::pod::PodInfo;
 use crate::queue::Events;
+use crate::volumes::Demands;
 
 /// Up to so many nodes all are looked at.
 const ALWAYS_ALL: usize = 100;
@@ -23,6 +24,8 @@ pub enum Decision {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Diagnosis {
     pub nodes: usize,
+    /// Why none was looked at: what the pod asks for is not there.
+    pub whole: Option<String>,
     /// Number of nodes for each reason.
     pub reasons: BTreeMap<String, usize>,
     /// What may change it.
@@ -32,8 +35,20 @@ pub struct Diagnosis {
 }
 
 /// Decides for one pod. `start` is where the search begins: it is moved on, so that with many nodes each gets its turn.
-pub fn schedule(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces, start: &mut usize) -> Decision {
-    let attempt = Attempt::new(pod, nodes, namespaces);
+pub fn schedule(
+    pod: &PodInfo,
+    nodes: &Nodes,
+    namespaces: &Namespaces,
+    demands: &Demands,
+    start: &mut usize,
+) -> Decision {
+    if let Some(text) = demands.refusal.as_ref().filter(|_| !nodes.is_empty()) {
+        let mut diagnosis = Diagnosis::new(nodes.len());
+        diagnosis.whole = Some(text.clone());
+        diagnosis.wakes = Events::VOLUMES;
+        return Decision::Refuse(diagnosis);
+    }
+    let attempt = Attempt::new(pod, nodes, namespaces, demands);
     // Where others made room for it, unless that node does not take it after all.
     if let Some(slot) = pod.nominated.as_deref().and_then(|name| nodes.slot_of(name))
         && let Some(facts) = nodes.facts(slot)
@@ -55,8 +70,14 @@ pub fn schedule(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces, start: &m
 ///
 /// # Errors
 /// Why not.
-pub fn fits(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces, node: &str) -> Result<(), Diagnosis> {
-    let attempt = Attempt::new(pod, nodes, namespaces);
+pub fn fits(
+    pod: &PodInfo,
+    nodes: &Nodes,
+    namespaces: &Namespaces,
+    demands: &Demands,
+    node: &str,
+) -> Result<(), Diagnosis> {
+    let attempt = Attempt::new(pod, nodes, namespaces, demands);
     let slot = nodes.slot_of(node);
     let facts = slot.and_then(|slot| Some((slot, nodes.facts(slot)?)));
     let mut diagnosis = Diagnosis::new(nodes.len());
@@ -72,7 +93,7 @@ pub fn fits(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces, node: &str) -
 
 impl Diagnosis {
     fn new(nodes: usize) -> Self {
-        Self { nodes, reasons: BTreeMap::new(), wakes: Events::NODE_ADDED, crowded: Vec::new() }
+        Self { nodes, whole: None, reasons: BTreeMap::new(), wakes: Events::NODE_ADDED, crowded: Vec::new() }
     }
 
     fn note(&mut self, slot: usize, plugin: &Plugin, refusal: Refusal) {

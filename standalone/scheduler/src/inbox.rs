@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 pub enum Item {
     Node(ObjectKey),
     Pod(ObjectKey),
+    Claim(ObjectKey),
+    /// A volume or a class, by name.
+    Volume(ObjectKey),
 }
 
 #[derive(Default)]

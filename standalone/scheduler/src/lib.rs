@@ -7,6 +7,7 @@
 //! It speaks the Kubernetes API alone, so it also runs against an upstream API server.
 #![forbid(unsafe_code)]
 
+mod binding;
 pub mod cycle;
 mod inbox;
 pub mod message;
@@ -18,6 +19,7 @@ pub mod queue;
 pub mod resources;
 mod run;
 mod shell;
+pub mod volumes;
 mod write;
 
 pub use run::{Config, Error, run};

@@ -176,6 +176,11 @@ impl Nodes {
         self.facts[slot].as_deref()
     }
 
+    /// A node by its name.
+    pub fn facts_of(&self, name: &str) -> Option<&NodeFacts> {
+        self.slots.get(name).and_then(|slot| self.facts(*slot))
+    }
+
     pub fn requested(&self, slot: usize) -> &Resources {
         &self.requested[slot]
     }

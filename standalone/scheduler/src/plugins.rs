@@ -9,12 +9,14 @@ mod spread;
 mod taints;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::nodes::{NodeFacts, Nodes};
 use crate::pod::PodInfo;
 use crate::queue::Events;
+use crate::volumes::Demands;
 
 pub use fit::{Insufficient, insufficient};
 pub use node_affinity::selects;
@@ -48,15 +50,18 @@ impl Refusal {
 pub struct Attempt<'a> {
     pub pod: &'a PodInfo,
     pub nodes: &'a Nodes,
+    /// What its claims ask.
+    pub demands: &'a Demands,
     spread: spread::Counted,
     interpod: interpod::Counted,
 }
 
 impl<'a> Attempt<'a> {
-    pub fn new(pod: &'a PodInfo, nodes: &'a Nodes, namespaces: &Namespaces) -> Self {
+    pub fn new(pod: &'a PodInfo, nodes: &'a Nodes, namespaces: &Namespaces, demands: &'a Demands) -> Self {
         Self {
             pod,
             nodes,
+            demands,
             spread: spread::Counted::new(pod, nodes),
             interpod: interpod::Counted::new(pod, nodes, namespaces),
         }
@@ -128,6 +133,20 @@ pub const PLUGINS: &[Plugin] = &[
         score: Some(fit::balanced),
         weight: 1,
         wakes: Events::NONE,
+    },
+    Plugin {
+        name: "VolumeRestrictions",
+        filter: Some(volumes::exclusive),
+        score: None,
+        weight: 0,
+        wakes: Events::NODE_ADDED.or(Events::POD_LEFT).or(Events::VOLUMES),
+    },
+    Plugin {
+        name: "VolumeBinding",
+        filter: Some(volumes::binding),
+        score: None,
+        weight: 0,
+        wakes: NODE_ANY.or(Events::VOLUMES),
     },
     Plugin {
         name: "PodTopologySpread",

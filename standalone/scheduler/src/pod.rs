@@ -65,6 +65,8 @@ pub struct PodInfo {
     pub spread: Vec<TopologySpreadConstraint>,
     /// Uid of the controller, by which pods without constraints of their own are spread.
     pub owner: Option<String>,
+    /// The claims that it mounts, by name.
+    pub claims: Vec<String>,
     pub gated: bool,
     pub terminal: bool,
     pub terminating: bool,
@@ -99,6 +101,7 @@ impl PodInfo {
             requests: resources::requests(&spec),
             scoring: resources::for_scoring(&spec),
             ports: host_ports(&spec),
+            claims: claims(&spec),
             gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             tolerations: spec.tolerations.unwrap_or_default(),
@@ -129,6 +132,11 @@ impl PodInfo {
             started: status.and_then(|status| status.start_time.as_ref()).map(|at| at.0),
         }
     }
+}
+
+fn claims(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<String> {
+    let sources = spec.volumes.iter().flatten().filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    sources.map(|source| source.claim_name.clone()).collect()
 }
 
 fn host_ports(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<HostPort> {

@@ -14,6 +14,7 @@ use crate::cycle::{Diagnosis, refusal};
 use crate::nodes::Nodes;
 use crate::plugins::{Attempt, Namespaces};
 use crate::pod::PodInfo;
+use crate::volumes::Demands;
 
 /// Nodes for which victims are sought, at least, and of a hundred that may be helped.
 const LEAST_CANDIDATES: usize = 100;
@@ -67,6 +68,9 @@ impl Budget {
     }
 }
 
+/// What a pod's fate depends on besides nodes and pods.
+type Around<'a> = (&'a Namespaces, &'a Demands);
+
 struct Candidate {
     slot: usize,
     victims: Vec<Arc<PodInfo>>,
@@ -78,7 +82,7 @@ struct Candidate {
 pub fn preempt(
     pod: &PodInfo,
     nodes: &mut Nodes,
-    namespaces: &Namespaces,
+    (namespaces, demands): Around<'_>,
     diagnosis: &Diagnosis,
     budgets: &[Budget],
 ) -> Preemption {
@@ -89,7 +93,7 @@ pub fn preempt(
     let mut candidates: Vec<Candidate> = Vec::new();
     let enough = (diagnosis.crowded.len() * CANDIDATE_PERCENT / 100).max(LEAST_CANDIDATES);
     for slot in &diagnosis.crowded {
-        match victims_on(pod, nodes, *slot, namespaces, budgets) {
+        match victims_on(pod, nodes, *slot, (namespaces, demands), budgets) {
             Ok(candidate) => candidates.push(candidate),
             Err(refused) => {
                 for reason in refused {
@@ -130,7 +134,7 @@ fn victims_on(
     pod: &PodInfo,
     nodes: &mut Nodes,
     slot: usize,
-    namespaces: &Namespaces,
+    (namespaces, demands): Around<'_>,
     budgets: &[Budget],
 ) -> Result<Candidate, Vec<String>> {
     let Some(name) = nodes.facts(slot).map(|node| node.name.clone()) else { return Err(Vec::new()) };
@@ -143,9 +147,9 @@ fn victims_on(
     for victim in &lower {
         nodes.unplace(&victim.uid);
     }
-    let chosen = match refused(pod, nodes, namespaces, slot) {
+    let chosen = match refused(pod, nodes, (namespaces, demands), slot) {
         Some(reasons) => Err(reasons),
-        None => Ok(spare(pod, nodes, namespaces, slot, (&name, &lower), budgets)),
+        None => Ok(spare(pod, nodes, (namespaces, demands), slot, (&name, &lower), budgets)),
     };
     for victim in &lower {
         nodes.place(victim.clone(), &name);
@@ -157,7 +161,7 @@ fn victims_on(
 fn spare(
     pod: &PodInfo,
     nodes: &mut Nodes,
-    namespaces: &Namespaces,
+    (namespaces, demands): Around<'_>,
     slot: usize,
     (name, lower): (&str, &[Arc<PodInfo>]),
     budgets: &[Budget],
@@ -168,7 +172,7 @@ fn spare(
         protected.iter().map(|other| (other, true)).chain(others.iter().map(|o| (o, false)))
     {
         nodes.place(other.clone(), name);
-        if refused(pod, nodes, namespaces, slot).is_some() {
+        if refused(pod, nodes, (namespaces, demands), slot).is_some() {
             nodes.unplace(&other.uid);
             candidate.victims.push(other.clone());
             candidate.violations += usize::from(is_protected);
@@ -191,9 +195,9 @@ fn by_budgets(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, 
     })
 }
 
-fn refused(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces, slot: usize) -> Option<Vec<String>> {
+fn refused(pod: &PodInfo, nodes: &Nodes, (namespaces, demands): Around<'_>, slot: usize) -> Option<Vec<String>> {
     let facts = nodes.facts(slot)?;
-    refusal(&Attempt::new(pod, nodes, namespaces), slot, facts).map(|(_, refusal)| refusal.reasons)
+    refusal(&Attempt::new(pod, nodes, namespaces, demands), slot, facts).map(|(_, refusal)| refusal.reasons)
 }
 
 /// More important pods first: of higher priority, then those that have run for longer.

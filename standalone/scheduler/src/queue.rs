@@ -14,7 +14,7 @@ pub const MAX_BACKOFF_MS: u64 = 10_000;
 
 /// What happened in the cluster that may make a pod schedulable: a set of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Events(u8);
+pub struct Events(u16);
 
 impl Events {
     pub const NONE: Self = Self(0);
@@ -26,7 +26,9 @@ impl Events {
     pub const POD_PLACED: Self = Self(16);
     /// A placed pod went, or changed its labels.
     pub const POD_LEFT: Self = Self(32);
-    pub const ALL: Self = Self(63);
+    /// A claim, a volume or a class came or changed.
+    pub const VOLUMES: Self = Self(64);
+    pub const ALL: Self = Self(127);
 
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)

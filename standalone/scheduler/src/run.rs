@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Container, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, Resource};
 use skerry_client::{ConnectError, Source, Teller, connect, record};
 use skerry_informer::{Change, Kind, Narrow, Readers, Store, reflect, run_to_end};
@@ -12,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::binding::Volumes;
 use crate::inbox::{Inbox, Item};
 use crate::shell::Shell;
 
@@ -66,6 +68,32 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let items = inbox.clone();
     nodes.store.on_change(move |change: &Change<Node>| items.put(Item::Node(change.key.clone())));
 
+    let volumes = Volumes {
+        claims: Arc::new(Kind::<PersistentVolumeClaim>::namespaced(
+            &client,
+            Store::new(|_| Vec::new(), trim_managed),
+        )),
+        volumes: Arc::new(Kind::<PersistentVolume>::cluster(
+            &client,
+            Store::new(|_| Vec::new(), trim_managed),
+        )),
+        classes: Store::<StorageClass>::new(|_| Vec::new(), trim_managed),
+    };
+    let items = inbox.clone();
+    volumes
+        .claims
+        .store
+        .on_change(move |change: &Change<PersistentVolumeClaim>| items.put(Item::Claim(change.key.clone())));
+    let items = inbox.clone();
+    volumes
+        .volumes
+        .store
+        .on_change(move |change: &Change<PersistentVolume>| items.put(Item::Volume(change.key.clone())));
+    let items = inbox.clone();
+    volumes
+        .classes
+        .on_change(move |change: &Change<StorageClass>| items.put(Item::Volume(change.key.clone())));
+
     let all = Narrow::default;
     let with = || (config.readers.clone(), shutdown.clone());
     let (readers, token) = with();
@@ -75,17 +103,26 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let (readers, token) = with();
     tasks.spawn(reflect(Api::all(client.clone()), namespaces.clone(), all(), readers, token));
     let (readers, token) = with();
-    tasks.spawn(reflect(Api::all(client), budgets.clone(), all(), readers, token));
+    tasks.spawn(reflect(Api::all(client.clone()), budgets.clone(), all(), readers, token));
+    let (readers, token) = with();
+    tasks.spawn(reflect(Api::all(client.clone()), volumes.claims.store.clone(), all(), readers, token));
+    let (readers, token) = with();
+    tasks.spawn(reflect(Api::all(client.clone()), volumes.volumes.store.clone(), all(), readers, token));
+    let (readers, token) = with();
+    tasks.spawn(reflect(Api::all(client), volumes.classes.clone(), all(), readers, token));
 
     let ready = async {
         pods.store.synced().await;
         nodes.store.synced().await;
         namespaces.synced().await;
         budgets.synced().await;
+        volumes.claims.store.synced().await;
+        volumes.volumes.store.synced().await;
+        volumes.classes.synced().await;
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
         info!("scheduler runs");
-        let shell = Shell::new(&config, Arc::new(pods), nodes, namespaces, budgets, recorder, inbox);
+        let shell = Shell::new(&config, Arc::new(pods), nodes, namespaces, budgets, volumes, recorder, inbox);
         tasks.spawn(shell.run(shutdown));
     }
     run_to_end(tasks).await;
@@ -95,6 +132,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 fn trim<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     object.meta_mut().annotations = None;
+}
+
+/// Annotations of claims and volumes say how far their binding is.
+fn trim_managed<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
 }
 
 /// The scheduler reads of a container what it asks for and its ports.
@@ -111,7 +153,10 @@ fn trim_pod(pod: &mut Pod) {
         };
     }
     spec.ephemeral_containers = None;
-    spec.volumes = None;
+    spec.volumes = spec.volumes.take().map(|mut volumes| {
+        volumes.retain(|volume| volume.persistent_volume_claim.is_some());
+        volumes
+    });
     spec.image_pull_secrets = None;
     spec.security_context = None;
     if let Some(status) = &mut pod.status {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use skerry_informer::{EventType, Kind, ObjectKey, Recorder, Regarding, Store};
+use skerry_informer::{EventType, Kind, ObjectKey, Recorder, Regarding, Store, WriteError};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::binding::{Volumes, Waiting, WaitingPods};
 use crate::cycle::{Decision, fits, schedule};
 use crate::inbox::{Inbox, Item};
 use crate::message;
@@ -22,6 +23,7 @@ use crate::pod::PodInfo;
 use crate::preempt::{Budget, Preemption, preempt};
 use crate::queue::{Events, Queue};
 use crate::run::Config;
+use crate::volumes::Demands;
 use crate::write;
 
 pub struct Shell {
@@ -31,9 +33,12 @@ pub struct Shell {
     nodes: Kind<Node>,
     namespaces: Arc<Store<Namespace>>,
     budgets: Arc<Store<PodDisruptionBudget>>,
+    volumes: Volumes,
     recorder: Recorder,
     inbox: Arc<Inbox>,
     core: Nodes,
+    /// They hold no place among the writes: what makes their volumes may take its time.
+    waiting: WaitingPods,
     queue: Queue,
     /// Uid that the core knows under each key: a namesake is another pod.
     known: HashMap<ObjectKey, String>,
@@ -49,6 +54,8 @@ pub struct Shell {
 enum Written {
     Bound { pod: Arc<PodInfo>, node: String, outcome: Result<(), kube::Error> },
     Preempted { pod: Arc<PodInfo>, failed: bool },
+    /// What the pod's claims need on the node.
+    Reserved { pod: Arc<PodInfo>, node: String, outcome: Result<(), WriteError> },
     Marked,
 }
 
@@ -59,6 +66,7 @@ impl Shell {
         nodes: Kind<Node>,
         namespaces: Arc<Store<Namespace>>,
         budgets: Arc<Store<PodDisruptionBudget>>,
+        volumes: Volumes,
         recorder: Recorder,
         inbox: Arc<Inbox>,
     ) -> Self {
@@ -69,9 +77,11 @@ impl Shell {
             nodes,
             namespaces,
             budgets,
+            volumes,
             recorder,
             inbox,
             core: Nodes::default(),
+            waiting: WaitingPods::default(),
             queue: Queue::default(),
             known: HashMap::new(),
             nominated: HashMap::new(),
@@ -86,13 +96,17 @@ impl Shell {
             for item in self.inbox.drain() {
                 self.take(item);
             }
+            for waiting in self.waiting.overdue(self.now_ms()) {
+                self.give_up(&waiting, "binding volumes: timed out waiting for the condition");
+            }
             let next_backoff = self.queue.ripen(self.now_ms());
             while self.writes.len() < self.max_bindings
                 && let Some(pod) = self.queue.pop()
             {
                 self.attempt(pod);
             }
-            let wake = next_backoff.map(|at| self.epoch + Duration::from_millis(at));
+            let next = next_backoff.into_iter().chain(self.waiting.next_deadline()).min();
+            let wake = next.map(|at| self.epoch + Duration::from_millis(at));
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.inbox.filled() => {}
@@ -132,7 +146,50 @@ impl Shell {
                 }
             }
             Item::Pod(key) => self.take_pod(key),
+            Item::Claim(key) => {
+                self.queue.happened(Events::VOLUMES, self.now_ms());
+                for waiting in self.waiting.for_claim(&key) {
+                    self.look_at_volumes(waiting);
+                }
+            }
+            Item::Volume(_) => self.queue.happened(Events::VOLUMES, self.now_ms()),
         }
+    }
+
+    /// Binds a pod whose volumes are bound by now; gives its node back where they can't be any more.
+    fn look_at_volumes(&mut self, waiting: Waiting) {
+        let demands = Demands::of(&waiting.pod, &self.volumes);
+        if let Some(text) = &demands.refusal {
+            return self.give_up(&waiting, text);
+        }
+        if !demands.all_promised(&waiting.node) {
+            return self.give_up(&waiting, "a volume could not be made on the node");
+        }
+        if !demands.open.is_empty() {
+            return;
+        }
+        match self.core.facts_of(&waiting.node).map(|node| demands.choose(node)) {
+            Some(Ok(_)) => {
+                self.waiting.remove(&waiting.pod.key);
+                self.bind(waiting.pod, waiting.node);
+            }
+            Some(Err(lack)) => self.give_up(&waiting, lack.text()),
+            None => self.give_up(&waiting, "the node is gone"),
+        }
+    }
+
+    fn give_up(&mut self, waiting: &Waiting, why: &str) {
+        self.waiting.remove(&waiting.pod.key);
+        self.not_bound(&waiting.pod, &waiting.node, why);
+    }
+
+    /// The pod has its node no more, and is tried again.
+    fn not_bound(&mut self, pod: &PodInfo, node: &str, why: &str) {
+        self.core.unplace(&pod.uid);
+        self.queue.happened(Events::POD_LEFT, self.now_ms());
+        self.queue.retry(&pod.key, self.now_ms());
+        let text = format!("Binding to {node} failed: {why}");
+        self.recorder.event(regarding(pod), EventType::Warning, "FailedScheduling", text);
     }
 
     fn take_pod(&mut self, key: ObjectKey) {
@@ -148,6 +205,7 @@ impl Shell {
             self.known.remove(&key);
             self.queue.forget(&key);
             self.nominated.remove(&was);
+            self.waiting.remove(&key);
             if self.core.unplace(&was) {
                 self.queue.happened(Events::POD_LEFT, self.now_ms());
             }
@@ -201,26 +259,27 @@ impl Shell {
     fn attempt(&mut self, pod: Arc<PodInfo>) {
         let pod = self.with_nomination(pod);
         let namespaces = self.namespace_labels(&pod);
+        let demands = Demands::of(&pod, &self.volumes);
         // Room that is kept for others of its priority or above is taken; and they may not be there in the end.
         let guests = self.take_in_nominated(&pod);
-        let mut decision = schedule(&pod, &self.core, &namespaces, &mut self.start);
+        let mut decision = schedule(&pod, &self.core, &namespaces, &demands, &mut self.start);
         guests.iter().for_each(|uid| _ = self.core.unplace(uid));
         if !guests.is_empty()
             && let Decision::Place(node) = &decision
-            && let Err(diagnosis) = fits(&pod, &self.core, &namespaces, node)
+            && let Err(diagnosis) = fits(&pod, &self.core, &namespaces, &demands, node)
         {
             decision = Decision::Refuse(diagnosis);
         }
         match decision {
             Decision::Place(node) => {
                 self.core.place(pod.clone(), &node);
-                self.bind(pod, node);
+                if demands.open.is_empty() { self.bind(pod, node) } else { self.reserve(pod, node, &demands) }
             }
             Decision::Refuse(diagnosis) => {
                 let budgets = self.budgets.list();
                 let budgets: Vec<Budget> = budgets.iter().filter_map(|budget| Budget::of(budget)).collect();
                 let guests = self.take_in_nominated(&pod);
-                let preemption = preempt(&pod, &mut self.core, &namespaces, &diagnosis, &budgets);
+                let preemption = preempt(&pod, &mut self.core, (&namespaces, &demands), &diagnosis, &budgets);
                 guests.iter().for_each(|uid| _ = self.core.unplace(uid));
                 self.queue.unschedulable(&pod.key, diagnosis.wakes, self.now_ms());
                 let node = self.make_room(&pod, &preemption);
@@ -302,6 +361,42 @@ impl Shell {
         all.map(|namespace| (namespace.name_any(), namespace.labels().clone())).collect()
     }
 
+    /// Says which volumes the pod's claims take or need on the node; it is bound once they have them.
+    fn reserve(&mut self, pod: Arc<PodInfo>, node: String, demands: &Demands) {
+        let choices =
+            self.core.facts_of(&node).and_then(|node| demands.choose(node).ok()).unwrap_or_default();
+        let volumes = self.volumes.clone();
+        self.writes.spawn(async move {
+            let outcome = volumes.reserve(choices, &node).await;
+            Written::Reserved { pod, node, outcome }
+        });
+    }
+
+    fn reserved(&mut self, pod: Arc<PodInfo>, node: String, outcome: Result<(), WriteError>) {
+        if self.known.get(&pod.key) != Some(&pod.uid) {
+            return;
+        }
+        match outcome {
+            Ok(()) => {
+                self.waiting.add(pod.clone(), node, self.now_ms());
+                if let Some(waiting) = self.waiting.of(&pod.key) {
+                    self.look_at_volumes(waiting);
+                }
+            }
+            // Somebody else was faster: what there is now is looked at.
+            Err(error) if error.code() == Some(409) => {
+                debug!(pod = %pod.key, %node, %error, "volumes changed meanwhile; trying again");
+                self.core.unplace(&pod.uid);
+                self.queue.happened(Events::POD_LEFT, self.now_ms());
+                self.queue.retry(&pod.key, self.now_ms());
+            }
+            Err(error) => {
+                warn!(pod = %pod.key, %node, %error, "volumes not reserved; trying again");
+                self.not_bound(&pod, &node, &format!("binding volumes: {}", error.server_message()));
+            }
+        }
+    }
+
     fn bind(&mut self, pod: Arc<PodInfo>, node: String) {
         let kind = self.pods.clone();
         self.writes.spawn(async move {
@@ -319,6 +414,7 @@ impl Shell {
                 return self.queue.retry(&pod.key, self.now_ms());
             }
             Written::Bound { pod, node, outcome } => (pod, node, outcome),
+            Written::Reserved { pod, node, outcome } => return self.reserved(pod, node, outcome),
         };
         let about = regarding(&pod);
         match outcome {
@@ -337,17 +433,15 @@ impl Shell {
                 if bound {
                     return;
                 }
-                self.core.unplace(&pod.uid);
-                self.queue.happened(Events::POD_LEFT, self.now_ms());
                 let gone = matches!(&error, kube::Error::Api(status) if status.is_not_found());
                 if gone {
+                    self.core.unplace(&pod.uid);
+                    self.queue.happened(Events::POD_LEFT, self.now_ms());
                     self.queue.forget(&pod.key);
                     debug!(pod = %pod.key, "pod went before it was bound");
                 } else {
                     warn!(pod = %pod.key, %node, %error, "binding failed; trying again");
-                    self.queue.retry(&pod.key, self.now_ms());
-                    let text = format!("Binding to {node} failed: {error}");
-                    self.recorder.event(about, EventType::Warning, "FailedScheduling", text);
+                    self.not_bound(&pod, &node, &error.to_string());
                 }
             }
         }

@@ -9,15 +9,21 @@ use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, Uncount
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::indexes::{format_indexes, parse_indexes};
 use super::is_tracked;
-use super::pods::{index, is_indexed};
+use super::per_index::{Failures, Retry};
+use super::pods::{Create, index, is_indexed};
+use super::policy::{self, Verdict};
 use crate::condition;
 use crate::pod::{is_active, is_ready, is_terminating, phase, restarts};
 
 /// Why a Job fails: the reason of its conditions and of its event.
-const FAILURES: [&str; 2] = [BACKOFF_LIMIT, DEADLINE];
+const FAILURES: [&str; 5] = [BACKOFF_LIMIT, DEADLINE, POLICY, MAX_FAILED_INDEXES, FAILED_INDEXES];
 const BACKOFF_LIMIT: &str = "BackoffLimitExceeded";
 const DEADLINE: &str = "DeadlineExceeded";
+const POLICY: &str = "PodFailurePolicy";
+const MAX_FAILED_INDEXES: &str = "MaxFailedIndexesExceeded";
+const FAILED_INDEXES: &str = "FailedIndexes";
 const DEFAULT_BACKOFF_LIMIT: i32 = 6;
 /// Pause after the first failed pod; doubles with each further one.
 const FIRST_PAUSE_S: u64 = 10;
@@ -40,8 +46,8 @@ pub struct Plan {
     pub status: JobStatus,
     /// Pods that the status (once written) notes: their finalizer may go.
     pub counted: Vec<Arc<Pod>>,
-    /// Completion indexes to make pods for (all zero when the Job is not Indexed).
-    pub create: Vec<i32>,
+    /// Pods to make.
+    pub create: Vec<Create>,
     pub delete: Vec<Arc<Pod>>,
     /// Whether pods to delete count as failed: those of a Job that fails do, those that are merely too many do not.
     pub deleted_count: bool,
@@ -88,6 +94,9 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
     if !is(&plan, "FailureTarget") && !is(&plan, "SuccessCriteriaMet") {
         if let Some((reason, message)) = failure(snapshot, spec, &mut plan, &totals) {
             say(&mut plan, "FailureTarget", reason, message, &snapshot.now);
+        } else if let Some(rule) = policy::fulfilled(spec, &totals.done) {
+            let text = format!("Matched rules at index {rule}");
+            say(&mut plan, "SuccessCriteriaMet", "SuccessPolicy", text, &snapshot.now);
         } else if has_succeeded(snapshot.job, spec, &totals, none_active) {
             let text = "Reached expected number of succeeded pods".to_owned();
             say(&mut plan, "SuccessCriteriaMet", "CompletionsReached", text, &snapshot.now);
@@ -115,6 +124,10 @@ struct Totals {
     failed: i32,
     /// Indexes that have succeeded.
     done: BTreeSet<i32>,
+    /// Failures by index, where these are limited one by one.
+    per_index: Option<Failures>,
+    /// Why the pod failure policy fails the Job.
+    policy: Option<String>,
 }
 
 /// Moves pods on their way from ended to counted, and says what the totals are with those on their way.
@@ -127,6 +140,14 @@ fn count(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan) -> Totals {
         .collect();
     let uncounted = plan.status.uncounted_terminated_pods.take().unwrap_or_default();
     let mut done = parse_indexes(plan.status.completed_indexes.as_deref().unwrap_or(""));
+    for pod in snapshot.pods.iter().filter(|pod| phase(pod) == "Succeeded") {
+        done.extend(index(pod));
+    }
+    let all = snapshot.pods;
+    let per_index = spec.backoff_limit_per_index.map(|limit| {
+        let failed = parse_indexes(plan.status.failed_indexes.as_deref().unwrap_or(""));
+        Failures::of(spec, limit, all, failed, &done)
+    });
     let settle = |uids: Option<Vec<String>>, total: &mut Option<i32>| -> Vec<String> {
         let (waiting, counted): (Vec<_>, Vec<_>) =
             uids.unwrap_or_default().into_iter().partition(|uid| held.contains(uid));
@@ -135,6 +156,7 @@ fn count(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan) -> Totals {
     };
     let mut succeeded = settle(uncounted.succeeded, &mut plan.status.succeeded);
     let mut failed = settle(uncounted.failed, &mut plan.status.failed);
+    let mut policy = None;
     for pod in snapshot.pods.iter().filter(|pod| is_tracked(pod)) {
         let Some(uid) = &pod.metadata.uid else { continue };
         let known = succeeded.contains(uid) || failed.contains(uid);
@@ -145,6 +167,20 @@ fn count(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan) -> Totals {
             _ if is_given_up(spec, pod) => &mut failed,
             _ => continue,
         };
+        if phase(pod) != "Succeeded" {
+            let verdict = policy::verdict(spec, pod);
+            if let Verdict::FailJob(message) = &verdict {
+                policy.get_or_insert_with(|| message.clone());
+            }
+            // The next pod of its index takes over how often it has failed: until then this one is the only record.
+            if policy.is_none() && per_index.as_ref().is_some_and(|failures| failures.is_last_record(pod)) {
+                continue;
+            }
+            if verdict == Verdict::Ignore {
+                plan.counted.push(pod.clone());
+                continue;
+            }
+        }
         if !known {
             if list.len() >= MAX_UNCOUNTED {
                 continue;
@@ -153,12 +189,12 @@ fn count(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan) -> Totals {
         }
         plan.counted.push(pod.clone());
     }
-    for pod in snapshot.pods.iter().filter(|pod| phase(pod) == "Succeeded") {
-        done.extend(index(pod));
-    }
     let indexed = is_indexed(snapshot.job);
     if indexed {
         plan.status.completed_indexes = Some(format_indexes(&done)).filter(|text| !text.is_empty());
+    }
+    if let Some(failures) = &per_index {
+        plan.status.failed_indexes = Some(format_indexes(&failures.failed));
     }
     let totals = Totals {
         succeeded: if indexed {
@@ -168,6 +204,8 @@ fn count(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan) -> Totals {
         },
         failed: plan.status.failed.unwrap_or(0) + failed.len() as i32,
         done,
+        per_index,
+        policy,
     };
     if !succeeded.is_empty() || !failed.is_empty() {
         let list = |uids: Vec<String>| (!uids.is_empty()).then_some(uids);
@@ -177,12 +215,15 @@ fn count(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan) -> Totals {
     totals
 }
 
+/// Whether how a pod ends is waited for (`podReplacementPolicy: Failed`, which a pod failure policy implies).
+fn waits_for_end(spec: &JobSpec) -> bool {
+    spec.pod_replacement_policy.as_deref() == Some("Failed") || spec.pod_failure_policy.is_some()
+}
+
 /// Whether a pod that has not ended counts as failed: one that is being deleted does, unless the Job asks for how it ends
-/// (`podReplacementPolicy: Failed`, which a pod failure policy implies).
+/// (`podReplacementPolicy`).
 fn is_given_up(spec: &JobSpec, pod: &Pod) -> bool {
-    let waits_for_end =
-        spec.pod_replacement_policy.as_deref() == Some("Failed") || spec.pod_failure_policy.is_some();
-    ended_without_phase(pod) || (is_terminating(pod) && !waits_for_end)
+    ended_without_phase(pod) || (is_terminating(pod) && !waits_for_end(spec))
 }
 
 /// Deleted before it had a node, or with its grace period over: no agent will say how it ended.
@@ -219,6 +260,9 @@ fn failure(
     plan: &mut Plan,
     totals: &Totals,
 ) -> Option<(&'static str, String)> {
+    if let Some(message) = &totals.policy {
+        return Some((POLICY, message.clone()));
+    }
     let limit = spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT);
     let on_failure =
         spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("OnFailure");
@@ -229,6 +273,16 @@ fn failure(
     };
     if totals.failed > limit || (in_place > 0 && in_place >= limit.max(1)) {
         return Some((BACKOFF_LIMIT, "Job has reached the specified backoff limit".into()));
+    }
+    if let Some(failures) = &totals.per_index {
+        let failed = failures.failed.len() as i32;
+        if spec.max_failed_indexes.is_some_and(|most| failed > most) {
+            let text = "Job has exceeded the specified maximal number of failed indexes";
+            return Some((MAX_FAILED_INDEXES, text.into()));
+        }
+        if failed > 0 && failed + totals.done.len() as i32 >= spec.completions.unwrap_or(0) {
+            return Some((FAILED_INDEXES, "Job has failed indexes".into()));
+        }
     }
     let (Some(deadline), Some(start)) = (spec.active_deadline_seconds, &plan.status.start_time) else {
         return None;
@@ -254,38 +308,66 @@ fn has_succeeded(job: &Job, spec: &JobSpec, totals: &Totals, none_active: bool) 
 
 fn scale(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan, totals: &Totals, active: &[&Arc<Pod>]) {
     let parallelism = spec.parallelism.unwrap_or(1).max(0);
+    // Pods that are ending keep their places where only those that have ended are replaced.
+    let ending: Vec<&Arc<Pod>> = match waits_for_end(spec) {
+        true => snapshot.pods.iter().filter(|pod| is_terminating(pod) && !ended_without_phase(pod)).collect(),
+        false => Vec::new(),
+    };
     let running = (active.len() + snapshot.unreadable.len()) as i32;
+    let failed = totals.per_index.as_ref().map_or(0, |failures| failures.failed.len() as i32);
     let wanted = match spec.completions {
         None if totals.succeeded > 0 => running.min(parallelism),
         None => parallelism,
-        Some(completions) => parallelism.min((completions - totals.succeeded).max(0)),
+        Some(completions) => parallelism.min((completions - totals.succeeded - failed).max(0)),
     };
-    if running > wanted {
-        let too_many = (active.len() as i32 - wanted).max(0) as usize;
+    // An index beyond an Indexed Job that was made smaller, or one that has failed, has no use.
+    let is_of_no_use = |pod: &Pod| {
+        is_indexed(snapshot.job)
+            && index(pod).is_some_and(|index| {
+                index >= spec.completions.unwrap_or(0)
+                    || totals.per_index.as_ref().is_some_and(|failures| failures.failed.contains(&index))
+            })
+    };
+    let useless = active.iter().filter(|pod| is_of_no_use(pod)).count();
+    if running > wanted || useless > 0 {
+        let too_many = ((active.len() as i32 - wanted).max(0) as usize).max(useless);
         // Those that are furthest from success first.
         let mut surplus: Vec<&&Arc<Pod>> = active.iter().collect();
         surplus.sort_by_key(|pod| {
-            (is_ready(pod), pod.metadata.creation_timestamp.clone().map(|time| -time.0.as_second()))
+            let age = pod.metadata.creation_timestamp.clone().map(|time| -time.0.as_second());
+            (!is_of_no_use(pod), is_ready(pod), age)
         });
         plan.delete.extend(surplus.into_iter().take(too_many).map(|pod| (**pod).clone()));
         return;
     }
-    let missing = (wanted - running).min(MAX_CREATED);
-    if missing == 0 {
+    let missing = (wanted - running - ending.len() as i32).min(MAX_CREATED);
+    if missing <= 0 {
         return;
     }
-    if let Some(left) = pause_left(snapshot, &snapshot.now) {
+    if totals.per_index.is_none()
+        && let Some(left) = pause_left(snapshot, &snapshot.now)
+    {
         look_again_in(plan, left);
         return;
     }
     if is_indexed(snapshot.job) {
-        let there = active.iter().copied().chain(snapshot.unreadable);
+        let there = active.iter().copied().chain(snapshot.unreadable).chain(ending);
         let taken: BTreeSet<i32> = there.filter_map(|pod| index(pod)).collect();
         let all = 0..spec.completions.unwrap_or(0);
         let free = all.filter(|index| !totals.done.contains(index) && !taken.contains(index));
-        plan.create = free.take(missing as usize).collect();
+        for index in free {
+            if plan.create.len() as i32 >= missing {
+                break;
+            }
+            match totals.per_index.as_ref().map(|failures| failures.retry(index, &snapshot.now)) {
+                None => plan.create.push(Create { index, failures: None }),
+                Some(Retry::Now(failures)) => plan.create.push(Create { index, failures: Some(failures) }),
+                Some(Retry::In(seconds)) => look_again_in(plan, seconds),
+                Some(Retry::Never) => {}
+            }
+        }
     } else {
-        plan.create = vec![0; missing as usize];
+        plan.create = vec![Create { index: 0, failures: None }; missing as usize];
     }
 }
 
@@ -301,13 +383,18 @@ fn pause_left(snapshot: &Snapshot<'_>, now: &Time) -> Option<u64> {
     if last("Succeeded").1.is_some_and(|succeeded| succeeded > failed) {
         return None;
     }
+    rest_of_pause(failures, failed, now)
+}
+
+/// Seconds that are left of the pause after so many failures, the last at `failed`.
+pub fn rest_of_pause(failures: u32, failed: Timestamp, now: &Time) -> Option<u64> {
     let pause = FIRST_PAUSE_S.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(MAX_PAUSE_S);
     let so_far = u64::try_from(now.0.as_second() - failed.as_second()).unwrap_or(0);
     pause.checked_sub(so_far).filter(|left| *left > 0)
 }
 
 /// When the last container ended; a pod that tells nothing is taken to have ended when it was made.
-fn ended_at(pod: &Pod) -> Option<Timestamp> {
+pub fn ended_at(pod: &Pod) -> Option<Timestamp> {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let ends = statuses
         .filter_map(|s| s.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|time| time.0));
@@ -369,34 +456,6 @@ fn condition_of(type_: &str, reason: &str, message: String, now: &Time) -> JobCo
 fn say(plan: &mut Plan, type_: &str, reason: &'static str, message: String, now: &Time) {
     let conditions = plan.status.conditions.get_or_insert_default();
     condition::set(conditions, condition_of(type_, reason, message, now));
-}
-
-/// `0,2-4` as the API writes sets of indexes.
-fn format_indexes(indexes: &BTreeSet<i32>) -> String {
-    let mut runs: Vec<(i32, i32)> = Vec::new();
-    for &index in indexes {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == index => *last = index,
-            _ => runs.push((index, index)),
-        }
-    }
-    let text = |(first, last): &(i32, i32)| match last - first {
-        0 => first.to_string(),
-        1 => format!("{first},{last}"),
-        _ => format!("{first}-{last}"),
-    };
-    runs.iter().map(text).collect::<Vec<_>>().join(",")
-}
-
-fn parse_indexes(text: &str) -> BTreeSet<i32> {
-    let mut indexes = BTreeSet::new();
-    for run in text.split(',').filter(|run| !run.is_empty()) {
-        let (first, last) = run.split_once('-').unwrap_or((run, run));
-        if let (Ok(first), Ok(last)) = (first.parse::<i32>(), last.parse::<i32>()) {
-            indexes.extend(first..=last);
-        }
-    }
-    indexes
 }
 
 #[cfg(test)]

@@ -9,7 +9,20 @@ use crate::template::pod_for;
 
 /// Label and annotation of an Indexed Job's pods.
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// Annotations of pods whose failures are limited index by index: failures before this pod that count …
+pub const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// … and that the pod failure policy ignored.
+pub const IGNORED: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
+
+/// A pod to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Create {
+    /// Completion index; 0 when the Job is not Indexed.
+    pub index: i32,
+    /// What it carries of its predecessors: failures that count, and those that do not.
+    pub failures: Option<(i32, i32)>,
+}
 
 pub fn is_indexed(job: &Job) -> bool {
     job.spec.as_ref().and_then(|spec| spec.completion_mode.as_deref()) == Some("Indexed")
@@ -20,20 +33,26 @@ pub fn index(pod: &Pod) -> Option<i32> {
     pod.annotations().get(INDEX).and_then(|index| index.parse().ok())
 }
 
-/// A pod for each of the indexes, or for each entry when the Job is not Indexed.
-pub fn made(job: &Job, indexes: &[i32]) -> Vec<Pod> {
+pub fn made(job: &Job, wanted: &[Create]) -> Vec<Pod> {
     let Some(spec) = &job.spec else { return Vec::new() };
     let indexed = is_indexed(job);
-    indexes
+    wanted
         .iter()
-        .map(|index| {
+        .map(|create| {
             let mut pod = pod_for(job, &spec.template);
             let finalizers = pod.metadata.finalizers.get_or_insert_default();
             if !finalizers.iter().any(|f| f == TRACKING) {
                 finalizers.push(TRACKING.into());
             }
             if indexed {
-                give_index(&mut pod, &job.name_any(), *index);
+                give_index(&mut pod, &job.name_any(), create.index);
+            }
+            if let Some((counted, ignored)) = create.failures {
+                let annotations = pod.metadata.annotations.get_or_insert_default();
+                annotations.insert(FAILURES.into(), counted.to_string());
+                if ignored > 0 {
+                    annotations.insert(IGNORED.into(), ignored.to_string());
+                }
             }
             pod
         })

@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::pods::ordinal;
+use super::pods::{ordinal, wanted};
 use crate::pod::{Availability, availability, is_ready, phase};
 use crate::revisions::HASH_LABEL;
 
@@ -59,8 +59,7 @@ fn is_available(snapshot: &Snapshot<'_>, pod: &Pod) -> Availability {
 
 pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
     let Some(spec) = &snapshot.set.spec else { return Plan::default() };
-    let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
-    let wanted = start..start.saturating_add(spec.replicas.unwrap_or(1).max(0));
+    let wanted = wanted(snapshot.set);
     let mut pods: BTreeMap<i32, &Arc<Pod>> = BTreeMap::new();
     for pod in snapshot.pods.iter().chain(snapshot.unreadable) {
         if let Some(ordinal) = ordinal(snapshot.set, pod) {

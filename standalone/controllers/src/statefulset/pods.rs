@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 
+use super::retention::owners_at_first;
 use crate::revisions::HASH_LABEL;
 use crate::template::pod_for;
 
@@ -21,6 +22,13 @@ pub fn name(set: &StatefulSet, ordinal: i32) -> String {
 pub fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i32> {
     let name = pod.metadata.name.as_deref()?;
     name.strip_prefix(&set.name_any())?.strip_prefix('-')?.parse().ok()
+}
+
+/// The ordinals that the set wants pods of.
+pub fn wanted(set: &StatefulSet) -> std::ops::Range<i32> {
+    let Some(spec) = &set.spec else { return 0..0 };
+    let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
+    start..start.saturating_add(spec.replicas.unwrap_or(1).max(0))
 }
 
 fn claim_name(template: &PersistentVolumeClaim, set: &StatefulSet, ordinal: i32) -> String {
@@ -41,6 +49,7 @@ pub fn claims(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolumeClaim> {
                     namespace: set.namespace(),
                     labels: Some(labels),
                     annotations: template.metadata.annotations.clone(),
+                    owner_references: owners_at_first(set),
                     ..Default::default()
                 },
                 spec: template.spec.clone(),

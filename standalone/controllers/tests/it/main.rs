@@ -1,8 +1,10 @@
 //! Controllers against the API server, one module a behaviour.
 
+mod claims;
 mod cluster;
 mod finalizers;
 mod load_balancers;
+mod schedules;
 mod scheduling;
 mod slices;
 mod support;

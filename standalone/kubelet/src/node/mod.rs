@@ -64,7 +64,7 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
 /// A status that the API server has taken, and when.
 type Written = (NodeStatus, Instant);
 
-/// Creates the Node with its status, or brings the labels of the one that is there up to date; tries until it is done.
+/// Creates the Node with its status, or brings labels and annotations of the one that is there up to date; tries until it is done.
 async fn register(agent: &Agent) -> (Arc<Node>, Option<Written>) {
     let api: Api<Item<Node>> = Api::all(agent.client.clone());
     let name = &agent.config.node_name;
@@ -81,8 +81,9 @@ async fn register(agent: &Agent) -> (Arc<Node>, Option<Written>) {
                 Ok((node, written))
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                let labels = json!({"metadata": {"labels": object.metadata.labels}});
-                let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(&labels)).await;
+                let (labels, annotations) = (&object.metadata.labels, &object.metadata.annotations);
+                let ours = json!({"metadata": {"labels": labels, "annotations": annotations}});
+                let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(&ours)).await;
                 patched.map(|node| (node.any(), None))
             }
             Err(error) => Err(error),

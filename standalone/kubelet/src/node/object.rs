@@ -23,6 +23,9 @@ const MEMORY_PRESSURE_BYTES: u64 = 100 << 20;
 /// Below this share of free space the node is under disk pressure.
 const DISK_PRESSURE_PERCENT: u64 = 5;
 
+/// Annotation by which the built-in provisioner knows where the node's volumes are.
+const VOLUMES_FOLDER: &str = "skerry.io/local-path";
+
 /// What the machine itself has.
 const RESOURCES: [&str; 4] = ["cpu", "ephemeral-storage", "memory", "pods"];
 
@@ -50,6 +53,7 @@ pub fn node_object(config: &Config, machine: &Machine, facts: &RuntimeFacts, now
         ("beta.kubernetes.io/arch", machine.architecture),
     ];
     labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let folder = config.local_volumes_dir.display().to_string();
     let taints: Vec<Taint> = config
         .taints
         .iter()
@@ -64,6 +68,7 @@ pub fn node_object(config: &Config, machine: &Machine, facts: &RuntimeFacts, now
         metadata: ObjectMeta {
             name: Some(config.node_name.clone()),
             labels: Some(labels),
+            annotations: Some(BTreeMap::from([(VOLUMES_FOLDER.to_owned(), folder)])),
             ..Default::default()
         },
         spec: Some(NodeSpec { taints: (!taints.is_empty()).then_some(taints), ..Default::default() }),

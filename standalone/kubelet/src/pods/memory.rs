@@ -169,6 +169,8 @@ pub struct Memory {
     /// By container id: the text that ended containers left.
     pub termination_messages: BTreeMap<String, String>,
     pub volumes: Volumes,
+    /// Where claims' volumes lie, once they are ready.
+    pub claims: crate::volumes::ClaimPaths,
     pub sandbox_failure: Option<StepFailure>,
     pub teardown_failure: Option<StepFailure>,
     /// The sandbox and its network have been taken down for good.

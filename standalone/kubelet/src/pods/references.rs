@@ -1,9 +1,14 @@
-//! The ConfigMaps, Secrets and the RuntimeClass that one pod names, kept live.
+//! The ConfigMaps, Secrets, claims and the RuntimeClass that one pod names, kept live.
 
-use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Pod, Secret},
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret},
     node::v1::RuntimeClass,
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -13,6 +18,7 @@ use crate::{
     agent::Agent,
     objects::{Known, Watched},
     spec::env::References,
+    volumes::bound,
 };
 
 /// How long a start waits for objects that were not read yet; their arrival starts it again.
@@ -22,6 +28,9 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 pub struct PodObjects {
     config_maps: Vec<(String, Arc<Watched<ConfigMap>>)>,
     secrets: Vec<(String, Arc<Watched<Secret>>)>,
+    claims: Vec<(String, Arc<Watched<PersistentVolumeClaim>>)>,
+    /// Of claims that are bound, by the volume's name.
+    volumes: Mutex<BTreeMap<String, Arc<Watched<PersistentVolume>>>>,
     runtime_class: Option<Arc<Watched<RuntimeClass>>>,
     names: Names,
     tasks: JoinSet<()>,
@@ -32,6 +41,7 @@ pub struct PodObjects {
 pub struct Names {
     pub config_maps: BTreeSet<String>,
     pub secrets: BTreeSet<String>,
+    pub claims: BTreeSet<String>,
     pub runtime_class: Option<String>,
 }
 
@@ -40,6 +50,8 @@ impl PodObjects {
         let mut objects = PodObjects {
             config_maps: Vec::new(),
             secrets: Vec::new(),
+            claims: Vec::new(),
+            volumes: Mutex::default(),
             runtime_class: None,
             names: Names::default(),
             tasks: JoinSet::new(),
@@ -60,6 +72,8 @@ impl PodObjects {
         self.config_maps = names.config_maps.iter().map(map).collect();
         let secret = |name: &String| (name.clone(), agent.secrets.watch(namespace, name));
         self.secrets = names.secrets.iter().map(secret).collect();
+        let claim = |name: &String| (name.clone(), agent.claims.watch(namespace, name));
+        self.claims = names.claims.iter().map(claim).collect();
         self.runtime_class = names.runtime_class.as_ref().map(|name| agent.runtime_classes.watch("", name));
         if let Some(watched) = &self.runtime_class {
             self.tasks.spawn(tell(watched.subscribe(), mailbox.clone()));
@@ -68,6 +82,9 @@ impl PodObjects {
             self.tasks.spawn(tell(watched.subscribe(), mailbox.clone()));
         }
         for (_, watched) in &self.secrets {
+            self.tasks.spawn(tell(watched.subscribe(), mailbox.clone()));
+        }
+        for (_, watched) in &self.claims {
             self.tasks.spawn(tell(watched.subscribe(), mailbox.clone()));
         }
         self.names = names;
@@ -88,7 +105,7 @@ impl PodObjects {
     }
 
     /// What exists of it, once each object has been read or `READ_LIMIT` is over.
-    pub async fn references(&self) -> References {
+    pub async fn references(&self, agent: &Agent) -> References {
         let mut references = References::default();
         for (name, watched) in &self.config_maps {
             if let Some(map) = read(watched).await {
@@ -100,7 +117,44 @@ impl PodObjects {
                 references.secrets.insert(name.clone(), secret);
             }
         }
+        for (name, watched) in &self.claims {
+            references.claims.insert(name.clone(), self.volume(agent, watched).await);
+        }
         references
+    }
+
+    /// The volume that a claim is bound to; the text says why there is none.
+    async fn volume(
+        &self,
+        agent: &Agent,
+        claim: &Watched<PersistentVolumeClaim>,
+    ) -> Result<Arc<PersistentVolume>, String> {
+        let claim = match settled(claim).await {
+            Known::Present(claim) => claim,
+            Known::Absent => return Err("it is not found".to_owned()),
+            Known::Failed(text) => return Err(format!("failed to fetch PVC from API server: {text}")),
+            Known::Loading => return Err("it is not read in time".to_owned()),
+        };
+        let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default();
+        let mut volume = Known::Absent;
+        if skerry_informer::volume::is_bound(&claim) {
+            let watched = {
+                let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+                volumes.entry(name.clone()).or_insert_with(|| agent.volumes.watch("", &name)).clone()
+            };
+            volume = settled(&watched).await;
+            if !matches!(volume, Known::Present(_)) {
+                // Its right to read it came with the binding, perhaps after the first try: the next is a new one.
+                self.volumes.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            }
+        }
+        let volume = match volume {
+            Known::Present(volume) => Some(volume),
+            Known::Failed(text) => return Err(format!("failed to fetch PV {name} from API server: {text}")),
+            Known::Absent | Known::Loading => None,
+        };
+        bound(&claim, volume.as_deref()).map_err(str::to_owned)?;
+        volume.ok_or_else(|| "PVC is not bound".to_owned())
     }
 }
 
@@ -154,6 +208,7 @@ pub fn names(pod: &Pod) -> Names {
         }
     }
     for volume in spec.volumes.iter().flatten() {
+        names.claims.extend(volume.persistent_volume_claim.iter().map(|source| source.claim_name.clone()));
         names.config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
         names.secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
         let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());

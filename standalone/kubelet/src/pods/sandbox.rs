@@ -21,17 +21,23 @@ use skerry_client::EventType;
 impl Worker {
     /// Makes volumes ready, or brings their files up to date.
     pub(super) async fn prepare_volumes(&mut self) {
-        let references = self.objects.references().await;
+        let references = self.objects.references(&self.agent).await;
         let addresses = Addresses { pod_ips: self.pod_ips(), host_ips: self.agent.config.host_ips() };
         let (root, pod) = (self.agent.config.root_dir.clone(), self.pod.clone());
-        let allocatable = self.agent.allocatable();
+        let (allocatable, local) = (self.agent.allocatable(), self.agent.local_volumes());
         let prepared = tokio::task::spawn_blocking(move || {
-            let sources =
-                volumes::Sources { pod: &pod, references: &references, addresses: &addresses, allocatable };
+            let sources = volumes::Sources {
+                pod: &pod,
+                references: &references,
+                addresses: &addresses,
+                allocatable,
+                local: &local,
+            };
             volumes::prepare(&root, &sources)
         });
         let failure = match prepared.await {
-            Ok(Ok(())) => {
+            Ok(Ok(claims)) => {
+                self.memory.claims = claims;
                 self.memory.volumes = Volumes::Ready;
                 return;
             }

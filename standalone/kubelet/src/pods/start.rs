@@ -105,7 +105,7 @@ impl Worker {
         if asked.is_empty() {
             return logins;
         }
-        let references = self.objects.references().await;
+        let references = self.objects.references(&self.agent).await;
         let mut missing = Vec::new();
         for name in asked {
             match references.secrets.get(name).map(|secret| logins.add(secret)) {
@@ -158,8 +158,10 @@ impl Worker {
         let env = self.environment(container).await.map_err(config_error)?;
         let values: BTreeMap<String, String> = env.iter().cloned().collect();
         let root = &self.agent.config.root_dir;
-        let mut mounts = volumes::mounts(root, &self.pod, container, &|name| values.get(name).cloned())
-            .map_err(|error| config_error(skerry_vocabulary::chain(&error)))?;
+        let mut mounts = volumes::mounts(root, &self.pod, &self.memory.claims, container, &|name| {
+            values.get(name).cloned()
+        })
+        .map_err(|error| config_error(skerry_vocabulary::chain(&error)))?;
         let termination_file = self
             .own_files(container, attempt, &mut mounts)
             .map_err(|error| ("CreateContainerError", error))?;
@@ -261,7 +263,7 @@ impl Worker {
         // Without them in time the container starts all the same: most never ask for the API server.
         let _ = tokio::time::timeout(SERVICE_LIMIT, services.wait_for(Option::is_some)).await.is_ok();
         let services = services.borrow().clone().unwrap_or_default();
-        let references = self.objects.references().await;
+        let references = self.objects.references(&self.agent).await;
         let addresses = Addresses { pod_ips: self.pod_ips(), host_ips: self.agent.config.host_ips() };
         let sources = EnvSources {
             pod: &self.pod,

@@ -2,15 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, PersistentVolume, Pod, Secret};
 
 use super::fields::{self, Addresses, Allocatable, FieldError};
 
-/// The ConfigMaps and Secrets of one pod's namespace that it names and that exist.
+/// What exists of the objects of its namespace that one pod names.
 #[derive(Clone, Debug, Default)]
 pub struct References {
     pub config_maps: BTreeMap<String, Arc<ConfigMap>>,
     pub secrets: BTreeMap<String, Arc<Secret>>,
+    /// By claim: the volume that it is bound to, or why there is none.
+    pub claims: BTreeMap<String, Result<Arc<PersistentVolume>, String>>,
 }
 
 /// Texts as upstream writes them into CreateContainerConfigError.
@@ -239,6 +241,7 @@ mod tests {
         References {
             config_maps: BTreeMap::from([("cm".to_owned(), Arc::new(map))]),
             secrets: BTreeMap::from([("sec".to_owned(), Arc::new(secret))]),
+            ..Default::default()
         }
     }
 

@@ -3,6 +3,7 @@
 //! Folders are named as upstream's node agent names them (`pods/UID/volumes/kubernetes.io~empty-dir/NAME`), so that
 //! tools which look there find them.
 
+mod claim;
 mod host_path;
 mod mounts;
 mod payload;
@@ -11,6 +12,7 @@ mod tmpfs;
 mod write;
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
@@ -24,6 +26,7 @@ use crate::spec::{
     fields::{Addresses, Allocatable},
 };
 
+pub use claim::{ClaimError, LocalVolumes, NODE_LABEL, bound, remove as remove_folder};
 pub use host_path::HostPathError;
 pub use mounts::{MountError, mounts};
 pub use payload::PayloadError;
@@ -37,9 +40,11 @@ pub enum VolumeError {
     #[error(transparent)]
     HostPath(#[from] HostPathError),
     #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error(transparent)]
     Payload(#[from] PayloadError),
     #[error(
-        "volumes of kind {0} are not supported by this node agent: use emptyDir, hostPath, configMap, secret, downwardAPI or projected"
+        "volumes of kind {0} are not supported by this node agent: use emptyDir, hostPath, persistentVolumeClaim, configMap, secret, downwardAPI or projected"
     )]
     Unsupported(&'static str),
     #[error("sizeLimit {0:?} is no quantity")]
@@ -60,7 +65,11 @@ pub struct Sources<'a> {
     pub references: &'a References,
     pub addresses: &'a Addresses,
     pub allocatable: Allocatable,
+    pub local: &'a LocalVolumes,
 }
+
+/// Where claims' volumes lie, by the volume's name in the pod.
+pub type ClaimPaths = BTreeMap<String, PathBuf>;
 
 /// `ROOT/pods/UID`: everything of one pod on this node's disk.
 pub fn pod_dir(root: &Path, pod: &Pod) -> PathBuf {
@@ -68,12 +77,31 @@ pub fn pod_dir(root: &Path, pod: &Pod) -> PathBuf {
 }
 
 /// Makes every volume of the pod ready; doing it again is harmless and brings files up to date.
-pub fn prepare(root: &Path, sources: &Sources) -> Result<(), SetUpError> {
+pub fn prepare(root: &Path, sources: &Sources) -> Result<ClaimPaths, SetUpError> {
     let spec = sources.pod.spec.as_ref();
+    let mut paths = ClaimPaths::new();
     for volume in spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        set_up(root, volume, sources).map_err(|source| SetUpError { volume: volume.name.clone(), source })?;
+        let failed = |source| SetUpError { volume: volume.name.clone(), source };
+        if let Some(claim) = &volume.persistent_volume_claim {
+            let path = claimed(&claim.claim_name, sources).map_err(failed)?;
+            paths.insert(volume.name.clone(), path);
+        } else {
+            set_up(root, volume, sources).map_err(failed)?;
+        }
     }
-    Ok(())
+    Ok(paths)
+}
+
+fn claimed(claim: &str, sources: &Sources) -> Result<PathBuf, VolumeError> {
+    let full = format!("{}/{claim}", sources.pod.metadata.namespace.as_deref().unwrap_or_default());
+    let failed = |why: &str| ClaimError::Claim(full.clone(), why.to_owned());
+    let found = sources.references.claims.get(claim).ok_or_else(|| failed("it is not read yet"))?;
+    let volume = found.as_ref().map_err(|why| failed(why))?;
+    claim::prepare(volume, sources.local, group(sources.pod))
+}
+
+fn group(pod: &Pod) -> Option<i64> {
+    pod.spec.as_ref()?.security_context.as_ref()?.fs_group
 }
 
 /// Whether files of the pod's volumes tell of what has changed in its object: labels, annotations, resources.
@@ -91,7 +119,7 @@ pub fn tells_of_change(before: &Pod, after: &Pod) -> bool {
     volumes.into_iter().any(downward) && told(before) != told(after)
 }
 
-/// Where a volume lies on the node; `None` for kinds that are not supported.
+/// Where a volume lies on the node; `None` for kinds that are not supported, and for claims.
 pub fn path(root: &Path, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
     if let Some(host_path) = &volume.host_path {
         return Some(PathBuf::from(&host_path.path));
@@ -110,9 +138,7 @@ fn kind(volume: &Volume) -> Result<&'static str, VolumeError> {
     ];
     let known = kinds.iter().find(|(present, _)| *present).map(|(_, kind)| *kind);
     known.ok_or_else(|| {
-        VolumeError::Unsupported(if volume.persistent_volume_claim.is_some() {
-            "persistentVolumeClaim"
-        } else if volume.csi.is_some() || volume.ephemeral.is_some() {
+        VolumeError::Unsupported(if volume.csi.is_some() || volume.ephemeral.is_some() {
             "csi"
         } else if volume.nfs.is_some() {
             "nfs"
@@ -130,7 +156,7 @@ fn set_up(root: &Path, volume: &Volume, sources: &Sources) -> Result<(), VolumeE
     }
     kind(volume)?;
     let Some(path) = path(root, sources.pod, volume) else { return Ok(()) };
-    let group = sources.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
+    let group = group(sources.pod);
     if let Some(empty_dir) = &volume.empty_dir {
         let memory = empty_dir.medium.as_deref() == Some("Memory");
         if path.is_dir() && (!memory || tmpfs::is_mount_point(&path)) {

@@ -10,7 +10,7 @@ use std::{
 use k8s_cri::v1;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 
-use super::path;
+use super::{ClaimPaths, path};
 use crate::spec::env;
 
 /// Texts as upstream shows them in CreateContainerConfigError.
@@ -34,22 +34,24 @@ pub enum MountError {
 pub fn mounts(
     root: &Path,
     pod: &Pod,
+    claims: &ClaimPaths,
     container: &Container,
     lookup: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<v1::Mount>, MountError> {
-    container.volume_mounts.iter().flatten().map(|mount| one(root, pod, mount, lookup)).collect()
+    container.volume_mounts.iter().flatten().map(|mount| one(root, pod, claims, mount, lookup)).collect()
 }
 
 fn one(
     root: &Path,
     pod: &Pod,
+    claims: &ClaimPaths,
     mount: &VolumeMount,
     lookup: &dyn Fn(&str) -> Option<String>,
 ) -> Result<v1::Mount, MountError> {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     let missing = || MountError::NoVolume(mount.name.clone());
     let volume = volumes.iter().find(|volume| volume.name == mount.name).ok_or_else(missing)?;
-    let base = path(root, pod, volume).ok_or_else(missing)?;
+    let base = claims.get(&volume.name).cloned().or_else(|| path(root, pod, volume)).ok_or_else(missing)?;
     let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(sub_path), _) if !sub_path.is_empty() => sub_path.clone(),
         (_, Some(expression)) if !expression.is_empty() => expand(expression, lookup)?,
@@ -84,12 +86,13 @@ fn expand(expression: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<S
     if missing.is_empty() { Ok(expanded) } else { Err(MountError::Missing(missing.join(", "))) }
 }
 
-/// Files that the agent writes are not for the container to change.
+/// Files that the agent writes are not for the container to change, nor a claim's that the pod says it only reads.
 fn always_read_only(volume: &Volume) -> bool {
     volume.config_map.is_some()
         || volume.secret.is_some()
         || volume.downward_api.is_some()
         || volume.projected.is_some()
+        || volume.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only == Some(true))
 }
 
 fn absolute(path: &str) -> String {
@@ -137,7 +140,7 @@ mod tests {
         .unwrap();
         let volume = &pod.spec.as_ref().unwrap().volumes.as_ref().unwrap()[0];
         fs::create_dir_all(path(root, &pod, volume).unwrap()).unwrap();
-        mounts(root, &pod, &pod.spec.as_ref().unwrap().containers[0], &|name| {
+        mounts(root, &pod, &ClaimPaths::new(), &pod.spec.as_ref().unwrap().containers[0], &|name| {
             BTreeMap::from([("A", "x"), ("EMPTY", "")]).get(name).map(|value| (*value).to_owned())
         })
     }
@@ -149,6 +152,26 @@ mod tests {
         assert_eq!(mounts[0].container_path, "/data");
         assert!(mounts[0].readonly && mounts[0].host_path.ends_with("kubernetes.io~empty-dir/v/a/x"));
         assert!(Path::new(&mounts[0].host_path).is_dir());
+    }
+
+    #[test]
+    fn a_claims_volume_is_mounted_from_where_it_lies() {
+        let volume = tempfile::tempdir().unwrap();
+        let pod = |read_only: bool| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "spec": {
+                "containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/data", "subPath": "a"}]}],
+                "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "d", "readOnly": read_only}}]}}))
+            .unwrap()
+        };
+        let claims = ClaimPaths::from([("v".to_owned(), volume.path().to_owned())]);
+        for read_only in [false, true] {
+            let pod = pod(read_only);
+            let container = &pod.spec.as_ref().unwrap().containers[0];
+            let made = mounts(Path::new("/r"), &pod, &claims, container, &|_| None).unwrap();
+            assert_eq!(Path::new(&made[0].host_path), volume.path().canonicalize().unwrap().join("a"));
+            assert_eq!(made[0].readonly, read_only);
+            assert!(mounts(Path::new("/r"), &pod, &ClaimPaths::new(), container, &|_| None).is_err());
+        }
     }
 
     #[test]

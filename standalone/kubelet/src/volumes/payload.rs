@@ -152,6 +152,7 @@ mod tests {
         env::References,
         fields::{Addresses, Allocatable},
     };
+    use crate::volumes::LocalVolumes;
 
     fn resolve(volume: serde_json::Value) -> Result<Files, VolumeError> {
         let pod: Pod =
@@ -167,6 +168,7 @@ mod tests {
             references: &references,
             addresses: &addresses,
             allocatable: Allocatable::default(),
+            local: &LocalVolumes { node: String::new(), folder: "/nowhere".into() },
         };
         files(&serde_json::from_value(volume).unwrap(), &sources)
     }

@@ -13,6 +13,7 @@ use crate::nodes::Nodes;
 use crate::plugins::Namespaces;
 use crate::pod::PodInfo;
 use crate::preempt::preempt;
+use crate::volumes::Demands;
 
 fn node(name: &str, cpu: &str, extra: Value) -> Node {
     let mut node = json!({
@@ -54,12 +55,13 @@ fn asking(cpu: &str) -> Value {
 
 struct Cluster {
     nodes: Nodes,
+    demands: Demands,
     start: usize,
 }
 
 impl Cluster {
     fn new(nodes: impl IntoIterator<Item = Node>) -> Self {
-        let mut cluster = Self { nodes: Nodes::default(), start: 0 };
+        let mut cluster = Self { nodes: Nodes::default(), demands: Demands::default(), start: 0 };
         for node in nodes {
             cluster.nodes.set(&node);
         }
@@ -67,7 +69,7 @@ impl Cluster {
     }
 
     fn decide(&mut self, pod: &PodInfo) -> Decision {
-        schedule(pod, &self.nodes, &Namespaces::new(), &mut self.start)
+        schedule(pod, &self.nodes, &Namespaces::new(), &self.demands, &mut self.start)
     }
 
     fn place(&mut self, pod: PodInfo) -> String {
@@ -123,7 +125,7 @@ fn refusal_is_told_in_the_words_users_know() {
         let big = pod("big", asking("64"));
         message::unschedulable(
             diagnosis,
-            &preempt(&big, &mut cluster.nodes, &Namespaces::new(), diagnosis, &[]),
+            &preempt(&big, &mut cluster.nodes, (&Namespaces::new(), &Demands::default()), diagnosis, &[]),
         )
     };
     assert_eq!(

@@ -50,9 +50,9 @@ fn budget(app: &str, allowed: i32) -> Budget {
 }
 
 fn search(pod: &PodInfo, nodes: &mut Nodes, budgets: &[Budget]) -> Preemption {
-    match schedule(pod, nodes, &Namespaces::new(), &mut 0) {
+    match schedule(pod, nodes, &Namespaces::new(), &Demands::default(), &mut 0) {
         Decision::Place(node) => panic!("{} fits on {node}", pod.key),
-        Decision::Refuse(diagnosis) => preempt(pod, nodes, &Namespaces::new(), &diagnosis, budgets),
+        Decision::Refuse(diagnosis) => preempt(pod, nodes, (&Namespaces::new(), &Demands::default()), &diagnosis, budgets),
     }
 }
 
@@ -157,7 +157,7 @@ fn who_may_not_preempt_or_waits_for_its_victims_does_not() {
 #[test]
 fn a_pod_goes_where_room_was_made_for_it() {
     let nodes = cluster(vec![("a", 4, vec![]), ("b", 4, vec![pod("x", 1, 0)])]);
-    let place = |pod: &PodInfo| schedule(pod, &nodes, &Namespaces::new(), &mut 0);
+    let place = |pod: &PodInfo| schedule(pod, &nodes, &Namespaces::new(), &Demands::default(), &mut 0);
     assert_eq!(place(&pod("new", 1, 0)), Decision::Place("a".into()));
     let kept = |cpu| with("new", cpu, 0, json!({}), json!({"nominatedNodeName": "b"}));
     assert_eq!(place(&kept(1)), Decision::Place("b".into()));

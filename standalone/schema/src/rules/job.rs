@@ -327,6 +327,10 @@ fn put_back(new: &mut Value, old: &Value, path: &[&str]) {
 
 /// A CronJob's Jobs get their selectors when they are made.
 pub fn cron(map: &Object, path: &str, errors: &mut Errors) {
+    if map.get("timeZone") == Some(&json!("")) {
+        let detail = "timeZone must be nil or non-empty string";
+        errors.push(FieldError::invalid(join(path, "timeZone"), &json!(""), detail));
+    }
     let Some(spec) = map.get("jobTemplate").map(|template| &template["spec"]) else { return };
     let path = join(path, "jobTemplate.spec");
     if let Some(selector) = spec.get("selector") {

@@ -15,7 +15,7 @@ mod pod_update;
 mod protection;
 mod service;
 pub mod status;
-mod storage;
+pub mod storage;
 pub mod syntax;
 mod workload;
 

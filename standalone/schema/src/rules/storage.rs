@@ -21,6 +21,16 @@ const NOT_SOURCES: [&str; 9] = [
     "volumeMode",
 ];
 
+/// What is in use is not to go: controllers take the finalizer off when it is used no more.
+pub fn protect(object: &mut Value, finalizer: &str) {
+    let finalizers = &mut object["metadata"]["finalizers"];
+    match finalizers.as_array_mut() {
+        Some(list) if list.iter().any(|known| known == finalizer) => {}
+        Some(list) => list.push(json!(finalizer)),
+        None => *finalizers = json!([finalizer]),
+    }
+}
+
 pub fn volume(map: &Object, old: Option<&Object>, path: &str, errors: &mut Errors) {
     let sources: Vec<&String> = map.keys().filter(|key| !NOT_SOURCES.contains(&key.as_str())).collect();
     if sources.is_empty() {
@@ -63,15 +73,20 @@ pub fn claim(map: &Object, old: Option<&Object>, path: &str, errors: &mut Errors
         _ => {}
     }
     let Some(old) = old else { return };
+    let unbound = old.get("volumeName").is_none_or(|name| name == "");
+    // A claim that was made before there was a default class may get one (KEP-3333).
+    let classless = unbound && !old.contains_key("storageClassName");
     let fixed = |map: &Object| -> Object {
         map.iter()
-            .filter(|(name, _)| {
-                !matches!(name.as_str(), "resources" | "volumeAttributesClassName" | "volumeName")
+            .filter(|(name, _)| match name.as_str() {
+                "volumeName" => false,
+                "resources" | "volumeAttributesClassName" => unbound,
+                "storageClassName" => !classless,
+                _ => true,
             })
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect()
     };
-    let unbound = old.get("volumeName").is_none_or(|name| name == "");
     if fixed(map) != fixed(old) || (!unbound && map.get("volumeName") != old.get("volumeName")) {
         let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for \
              bound claims";

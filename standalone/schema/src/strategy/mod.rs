@@ -66,9 +66,9 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: jiff::Timestamp) -> 
             meta.insert("generation".into(), json!(1));
         }
     }
-    // No protection finalizers on volumes and claims: the controllers that take them off do not exist yet, and an object
-    // that can't be deleted is worse than one that can be deleted in use.
     match kind.kind {
+        "PersistentVolume" => rules::storage::protect(object, "kubernetes.io/pv-protection"),
+        "PersistentVolumeClaim" => rules::storage::protect(object, "kubernetes.io/pvc-protection"),
         "Job" => rules::job_selector(object),
         "Pod" => rules::admit_pod(object),
         "Namespace" => namespace(object),

@@ -60,14 +60,13 @@ impl Row {
     }
 }
 
-const JOB: Scope = Scope::Kind("batch", "Job");
 const STATEFUL_SET: Scope = Scope::Kind("apps", "StatefulSet");
 const POD: Scope = Scope::Kind("", "Pod");
 
 const NO_RIGHTS: &str = "it grants nothing: rights come from fixed identities";
 const NO_WEBHOOKS: &str = "no webhook is called, not even one whose failurePolicy is Fail";
 const NO_POLICIES: &str = "no request is checked or changed by it";
-const NO_VOLUMES: &str = "volumes are neither provisioned nor bound nor attached";
+const NO_VOLUMES: &str = "no CSI driver is asked: its volumes are not made, attached or mounted";
 const NO_DEVICES: &str = "devices are not allocated";
 const NO_FLOWS: &str = "requests are not told apart or queued by it";
 const NO_INGRESS: &str =
@@ -95,14 +94,10 @@ pub const ROWS: &[Row] = &[
     kind("", "LimitRange", "nothing is limited and no defaults are set by it"),
     kind("", "ResourceQuota", "nothing is counted or refused by it"),
     kind("policy", "PodDisruptionBudget", "evictions do not look at it"),
-    kind("", "PersistentVolume", NO_VOLUMES),
-    kind("", "PersistentVolumeClaim", NO_VOLUMES),
-    kind("", "ReplicationController", "no pod is made for it: use a Deployment"),
     kind("", "ServiceAccount", "no token is issued for it"),
     kind("apiextensions.k8s.io", "CustomResourceDefinition", "its resources are not served"),
     kind("apiregistration.k8s.io", "APIService", "requests are not passed on to it"),
     kind("autoscaling", "HorizontalPodAutoscaler", "nothing is scaled by it"),
-    kind("batch", "CronJob", "no Job is started by it"),
     kind("certificates.k8s.io", "CertificateSigningRequest", "nobody signs it, approved or not"),
     kind("flowcontrol.apiserver.k8s.io", "FlowSchema", NO_FLOWS),
     kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", NO_FLOWS),
@@ -115,7 +110,6 @@ pub const ROWS: &[Row] = &[
     kind("storage.k8s.io", "CSIDriver", NO_VOLUMES),
     kind("storage.k8s.io", "CSINode", NO_VOLUMES),
     kind("storage.k8s.io", "CSIStorageCapacity", NO_VOLUMES),
-    kind("storage.k8s.io", "StorageClass", NO_VOLUMES),
     kind("storage.k8s.io", "VolumeAttachment", NO_VOLUMES),
     kind("storage.k8s.io", "VolumeAttributesClass", NO_VOLUMES),
     field(
@@ -123,31 +117,23 @@ pub const ROWS: &[Row] = &[
         &["metadata", "labels", "pod-security.kubernetes.io/*"],
         "pod security standards are not enforced, audited or warned of",
     ),
-    field(Scope::Kind("", "Secret"), &["type"], "no token is put into it")
-        .when(When::Is("kubernetes.io/service-account-token")),
-    field(JOB, &["spec", "podFailurePolicy"], "failed pods are counted as if it were not there"),
-    field(JOB, &["spec", "successPolicy"], "the Job succeeds when all its completions have"),
-    field(JOB, &["spec", "backoffLimitPerIndex"], "failures are counted for the Job as a whole"),
-    field(JOB, &["spec", "maxFailedIndexes"], "failures are counted for the Job as a whole"),
-    field(JOB, &["spec", "podReplacementPolicy"], "terminating pods are replaced at once")
-        .when(When::Is("Failed")),
     field(
-        STATEFUL_SET,
-        &["spec", "volumeClaimTemplates"],
-        "claims are made, but nobody binds them to volumes",
+        Scope::Kind("", "PersistentVolume"),
+        &[
+            "spec",
+            "!accessModes,capacity,claimRef,hostPath,local,mountOptions,nodeAffinity,persistentVolumeReclaimPolicy,\
+            storageClassName,volumeAttributesClassName,volumeMode",
+        ],
+        "volumes of this kind are bound, but no node mounts them: pods that use it will not start",
     ),
     field(
-        STATEFUL_SET,
-        &["spec", "persistentVolumeClaimRetentionPolicy", "whenDeleted"],
-        "claims stay when the set is deleted",
+        Scope::Kind("", "PersistentVolume"),
+        &["spec", "persistentVolumeReclaimPolicy"],
+        "it is not emptied for another claim: it becomes Failed. Use Retain or Delete",
     )
-    .when(When::Is("Delete")),
-    field(
-        STATEFUL_SET,
-        &["spec", "persistentVolumeClaimRetentionPolicy", "whenScaled"],
-        "claims stay when the set is scaled down",
-    )
-    .when(When::Is("Delete")),
+    .when(When::Is("Recycle")),
+    field(Scope::Kind("", "Secret"), &["type"], "no token is put into it")
+        .when(When::Is("kubernetes.io/service-account-token")),
     field(
         STATEFUL_SET,
         &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"],
@@ -166,7 +152,12 @@ pub const ROWS: &[Row] = &[
     pods(&["spec", "initContainers", "[]", "ports", "[]", "hostPort"], "the port is not opened on the node")
         .unless(&["spec", "hostNetwork"]),
     pods(
-        &["spec", "volumes", "[]", "!name,configMap,downwardAPI,emptyDir,hostPath,projected,secret"],
+        &[
+            "spec",
+            "volumes",
+            "[]",
+            "!name,configMap,downwardAPI,emptyDir,hostPath,persistentVolumeClaim,projected,secret",
+        ],
         "volumes of this kind are not set up: the pod will not start",
     ),
     pods(

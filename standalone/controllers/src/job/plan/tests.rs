@@ -183,7 +183,8 @@ fn unreadable_pod_counts_as_one_that_runs() {
     let step = |model: &Model, pods: &[Arc<Pod>]| {
         plan(&Snapshot { job: &model.job, pods, unreadable: &unreadable, now: model.now() })
     };
-    assert_eq!(step(&model, &[]).create, [1], "its index is taken");
+    let made: Vec<i32> = step(&model, &[]).create.iter().map(|create| create.index).collect();
+    assert_eq!(made, [1], "its index is taken");
     model.job.spec.as_mut().unwrap().parallelism = Some(0);
     assert!(step(&model, &[]).delete.is_empty());
     model.job.spec.as_mut().unwrap().active_deadline_seconds = Some(0);
@@ -223,4 +224,152 @@ fn sets_of_indexes_are_written_as_the_api_does() {
     for text in ["", "0", "0,1", "0-2", "1,3-5,7"] {
         assert_eq!(format_indexes(&parse_indexes(text)), text);
     }
+}
+
+impl Model {
+    /// Ends the running pod of an index with this exit code.
+    fn fail(&mut self, at: i32, code: i32) {
+        let now = self.now();
+        let pod = self.pods.iter_mut().find(|pod| is_active(pod) && index(pod) == Some(at)).expect("it runs");
+        pod.status = Some(
+            serde_json::from_value(json!({"phase": "Failed", "containerStatuses": [
+            {"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": code, "finishedAt": now}}}]}))
+            .unwrap(),
+        );
+    }
+
+    fn succeed(&mut self, at: i32) {
+        let pod = self.pods.iter_mut().find(|pod| is_active(pod) && index(pod) == Some(at)).expect("it runs");
+        pod.status.get_or_insert_default().phase = Some("Succeeded".into());
+    }
+
+    /// Time goes by until nothing waits for it.
+    fn pass(&mut self) {
+        self.settle();
+        self.second += MAX_PAUSE_S as i64;
+        self.settle();
+    }
+
+    fn failed_indexes(&self) -> &str {
+        self.job.status.as_ref().and_then(|status| status.failed_indexes.as_deref()).unwrap_or("-")
+    }
+}
+
+fn policy(action: &str, code: i32) -> Value {
+    json!({"rules": [{"action": action, "onExitCodes": {"operator": "In", "values": [code]}}]})
+}
+
+#[test]
+fn a_failure_that_the_policy_calls_fatal_ends_the_job_at_once() {
+    let spec = json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed", "podFailurePolicy": policy("FailJob", 42)});
+    let mut model = Model::new(spec);
+    model.settle();
+    model.fail(1, 42);
+    model.settle();
+    assert_eq!(model.reason("Failed").as_deref(), Some("PodFailurePolicy"));
+    assert_eq!(model.running(), 0);
+    assert!(model.news.contains(&"PodFailurePolicy"));
+}
+
+#[test]
+fn a_failure_that_the_policy_ignores_does_not_count() {
+    let spec = json!({"completions": 1, "parallelism": 1, "completionMode": "Indexed", "backoffLimit": 0,
+        "podFailurePolicy": policy("Ignore", 3)});
+    let mut model = Model::new(spec);
+    model.settle();
+    for _ in 0..3 {
+        model.fail(0, 3);
+        model.pass();
+        assert_eq!((model.counts(), model.running()), ((0, 0), 1));
+    }
+    model.fail(0, 1);
+    model.pass();
+    assert_eq!(model.reason("Failed").as_deref(), Some("BackoffLimitExceeded"));
+}
+
+#[test]
+fn each_index_has_failures_of_its_own_and_the_others_go_on() {
+    let spec = json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed", "backoffLimit": i32::MAX,
+        "backoffLimitPerIndex": 1});
+    let mut model = Model::new(spec);
+    model.settle();
+    model.fail(1, 1);
+    model.settle();
+    assert_eq!(model.running(), 2, "it pauses first");
+    assert!(
+        model.pods.iter().any(|pod| phase(pod) == "Failed" && pod.metadata.finalizers.is_some()),
+        "the record stays"
+    );
+    model.pass();
+    assert_eq!((model.running(), model.counts()), (3, (0, 1)));
+    model.fail(1, 1);
+    model.pass();
+    assert_eq!((model.failed_indexes(), model.running()), ("1", 2));
+    model.succeed(0);
+    model.succeed(2);
+    model.settle();
+    assert_eq!(model.reason("Failed").as_deref(), Some("FailedIndexes"));
+    assert_eq!(model.job.status.as_ref().unwrap().completed_indexes.as_deref(), Some("0,2"));
+    assert!(model.pods.iter().all(|pod| pod.metadata.finalizers.is_none()), "nothing is held");
+}
+
+#[test]
+fn an_index_fails_by_policy_whatever_its_limit_and_too_many_of_them_fail_the_job() {
+    let spec = json!({"completions": 4, "parallelism": 4, "completionMode": "Indexed", "backoffLimit": i32::MAX,
+        "backoffLimitPerIndex": 9, "maxFailedIndexes": 1, "podFailurePolicy": policy("FailIndex", 7)});
+    let mut model = Model::new(spec);
+    model.settle();
+    model.fail(2, 7);
+    model.settle();
+    assert_eq!((model.failed_indexes(), model.reason("Failed")), ("2", None));
+    model.fail(0, 7);
+    model.settle();
+    assert_eq!(model.failed_indexes(), "0,2");
+    assert_eq!(model.reason("Failed").as_deref(), Some("MaxFailedIndexesExceeded"));
+    assert_eq!(model.running(), 0);
+}
+
+#[test]
+fn a_success_policy_ends_the_job_before_all_is_done() {
+    let spec = json!({"completions": 5, "parallelism": 5, "completionMode": "Indexed",
+        "successPolicy": {"rules": [{"succeededIndexes": "0", "succeededCount": 1}]}});
+    let mut model = Model::new(spec);
+    model.settle();
+    model.succeed(3);
+    model.settle();
+    assert_eq!(model.reason("SuccessCriteriaMet"), None);
+    model.succeed(0);
+    model.settle();
+    assert_eq!(model.reason("Complete").as_deref(), Some("SuccessPolicy"));
+    assert_eq!(model.running(), 0);
+}
+
+#[test]
+fn a_pod_that_is_ending_is_replaced_at_once_or_when_it_has_ended() {
+    for (replacement, made) in [("TerminatingOrFailed", 2), ("Failed", 1)] {
+        let mut model =
+            Model::new(json!({"completions": 1, "parallelism": 1, "podReplacementPolicy": replacement}));
+        model.settle();
+        let deleted = model.now();
+        model.pods[0].metadata.deletion_timestamp = Some(deleted);
+        model.pods[0].metadata.deletion_grace_period_seconds = Some(30);
+        model.settle();
+        assert_eq!(model.made, made, "{replacement}");
+        model.pods[0].status.get_or_insert_default().phase = Some("Failed".into());
+        model.pass();
+        assert_eq!(model.made, 2, "{replacement}");
+    }
+}
+
+#[test]
+fn an_indexed_job_that_is_made_smaller_ends_what_has_no_index_any_more() {
+    let mut model = Model::new(json!({"completions": 4, "parallelism": 4, "completionMode": "Indexed"}));
+    model.settle();
+    let spec = model.job.spec.as_mut().unwrap();
+    (spec.completions, spec.parallelism) = (Some(2), Some(2));
+    model.settle();
+    let mut left: Vec<i32> = model.pods.iter().filter(|pod| is_active(pod)).filter_map(index).collect();
+    left.sort_unstable();
+    assert_eq!(left, [0, 1]);
 }

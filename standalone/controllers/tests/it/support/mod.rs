@@ -115,7 +115,8 @@ impl Cluster {
         let gvk = kube::core::GroupVersionKind::gvk(group, version, &text("/kind"));
         let resource = kube::core::ApiResource::from_gvk(&gvk);
         let api: Api<kube::core::DynamicObject> = match text("/kind").as_str() {
-            "Namespace" | "Node" | "PriorityClass" | "RuntimeClass" | "ServiceCIDR" => {
+            "Namespace" | "Node" | "PersistentVolume" | "PriorityClass" | "RuntimeClass" | "ServiceCIDR"
+            | "StorageClass" => {
                 Api::all_with(self.client.clone(), &resource)
             }
             _ => {

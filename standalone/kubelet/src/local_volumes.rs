@@ -1,0 +1,134 @@
+//! Removes the folders of this node's volumes that are to go, and says so: a finalizer holds each object until then.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams},
+    runtime::{WatchStreamExt as _, watcher},
+};
+use serde_json::{Value, json};
+use skerry_informer::Item;
+
+use crate::{
+    agent::Agent,
+    error_chain,
+    stored::WatchBackoff,
+    volumes::{ClaimError, NODE_LABEL, remove_folder},
+};
+
+const FINALIZER: &str = "skerry.io/local-path";
+/// Between two tries to remove what could not be removed.
+const RETRY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+enum RemoveError {
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error("remove folder {}", path.display())]
+    Folder { path: std::path::PathBuf, source: std::io::Error },
+    #[error("take the finalizer off volume {name}")]
+    Object { name: String, source: Box<kube::Error> },
+}
+
+/// Runs as long as the agent.
+pub async fn run(agent: Arc<Agent>) {
+    let api: Api<Item<PersistentVolume>> = Api::all(agent.client.clone());
+    let selector = format!("{NODE_LABEL}={}", agent.config.node_name);
+    let config = watcher::Config::default().labels(&selector).any_semantic();
+    let mut events = std::pin::pin!(watcher(api, config).backoff(WatchBackoff::default()));
+    // What could not be removed yet, by name: bounded by this node's volumes.
+    let mut left: BTreeMap<String, PersistentVolume> = BTreeMap::new();
+    loop {
+        let again = async {
+            match left.is_empty() {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(RETRY).await,
+            }
+        };
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(watcher::Event::Apply(item) | watcher::Event::InitApply(item))) => {
+                    if let Item::Readable(volume) = item && is_to_go(&volume) {
+                        left.insert(volume.name_any(), volume);
+                    }
+                }
+                Some(Ok(watcher::Event::Delete(item))) => _ = left.remove(&item.name_any()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    tracing::warn!(error = error_chain(&error), "watch of this node's volumes interrupted");
+                }
+                None => return,
+            },
+            () = again => {}
+        }
+        for (name, volume) in left.clone() {
+            match remove(&agent, &volume).await {
+                Ok(()) => _ = left.remove(&name),
+                Err(error) => {
+                    tracing::warn!(
+                        volume = name,
+                        error = error_chain(&error),
+                        "volume not removed, trying again"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Whether nobody uses the volume any more and it is to go.
+fn is_to_go(volume: &PersistentVolume) -> bool {
+    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+    volume.metadata.deletion_timestamp.is_some()
+        && phase != Some("Bound")
+        && volume.finalizers().iter().any(|known| known == FINALIZER)
+}
+
+async fn remove(agent: &Agent, volume: &PersistentVolume) -> Result<(), RemoveError> {
+    let policy = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+    // Who has changed the policy meanwhile wants to keep the data.
+    if policy == Some("Delete")
+        && let Some(path) = agent.local_volumes().folder_of(volume)?
+    {
+        let gone = path.clone();
+        let removed = tokio::task::spawn_blocking(move || remove_folder(&gone)).await;
+        removed.unwrap_or(Ok(())).map_err(|source| RemoveError::Folder { path, source })?;
+    }
+    let left: Vec<&String> = volume.finalizers().iter().filter(|known| *known != FINALIZER).collect();
+    let patch = json!({"metadata": {
+        "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version,
+        "finalizers": if left.is_empty() { Value::Null } else { json!(left) },
+    }});
+    let api: Api<Item<PersistentVolume>> = Api::all(agent.client.clone());
+    let name = volume.name_any();
+    match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(()),
+        // Gone, or changed: the watch tells what is there now.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(source) => Err(RemoveError::Object { name, source: Box::new(source) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_to_go_and_is_used_by_nobody_is_removed() {
+        let volume = |deleted: bool, phase: &str, finalizer: &str| -> PersistentVolume {
+            let at = deleted.then_some("2026-01-01T00:00:00Z");
+            serde_json::from_value(
+                json!({"metadata": {"name": "v", "deletionTimestamp": at, "finalizers": [finalizer]},
+                "status": {"phase": phase}}),
+            )
+            .unwrap()
+        };
+        assert!(is_to_go(&volume(true, "Released", FINALIZER)));
+        assert!(!is_to_go(&volume(true, "Bound", FINALIZER)));
+        assert!(!is_to_go(&volume(false, "Released", FINALIZER)));
+        assert!(!is_to_go(&volume(true, "Released", "kubernetes.io/pv-protection")));
+    }
+}
