@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::{Request, body::Incoming};
 use hyper_util::rt::TokioIo;
-use skerry_schema::find;
+use skerry_schema::{METRICS_GROUP, find};
 
 use crate::{
     api::{Api, Call, reply},
@@ -20,7 +20,7 @@ use crate::{
     clients::{Client, Place, Places},
     conditions,
     config::{Limits, Readiness},
-    containers::{self, Upgrade},
+    containers::{self, Passed, Upgrade},
     create, delete, discovery,
     error::{ApiError, Subject},
     inbound::Inbound,
@@ -28,10 +28,10 @@ use crate::{
     large::Large,
     list, media,
     metrics::{self, Metrics, Route},
-    pki,
+    pki, proxy,
     request::{self, Query, ResourceRequest, Target, Verb},
     respond::{self, Reply},
-    reviews, subresources, update, verbs, watch,
+    reviews, subresources, update, usage, verbs, watch,
 };
 
 /// Requests to join that are looked at in one moment.
@@ -277,7 +277,10 @@ impl Pipeline {
             None
         };
         let headers = request.headers().clone();
-        let body = if upgrade.is_some() || method == Method::GET {
+        let handed_on =
+            (target.subresource == "proxy" && upgrade.is_none()).then(|| body.hand_on()).flatten();
+        let passed = Passed { method: method.clone(), uri: request.uri().clone(), upgrade, body: handed_on };
+        let body = if passed.upgrade.is_some() || method == Method::GET {
             Bytes::new()
         } else {
             body.read(self.limits.body_bytes).await?
@@ -297,7 +300,7 @@ impl Pipeline {
             {
                 return Err(ApiError::forbidden(call.about(), &denial(&call.subject, &call.request)));
             }
-            dispatch(&api, &call, &method, upgrade).await
+            dispatch(&api, &call, passed).await
         };
         let mut reply = self.large.run(&client, length, work).await?;
         if let Some(warning) = deprecation(kind) {
@@ -316,13 +319,9 @@ fn deprecation(kind: &str) -> Option<&'static str> {
     }
 }
 
-async fn dispatch(
-    api: &Arc<Api>,
-    call: &Call,
-    method: &Method,
-    upgrade: Option<Upgrade>,
-) -> Result<Reply, ApiError> {
+async fn dispatch(api: &Arc<Api>, call: &Call, passed: Passed) -> Result<Reply, ApiError> {
     match (call.request.subresource.as_str(), call.request.verb) {
+        ("", _) if call.kind.group == METRICS_GROUP => usage::answer(api, call).await,
         ("", verb) => {
             if let Some(answer) = reviews::answer(api, call).await {
                 return answer;
@@ -338,9 +337,8 @@ async fn dispatch(
                 Verb::DeleteCollection => delete::delete_collection(api, call).await,
             }
         }
-        ("log" | "exec" | "attach" | "portforward", _) => {
-            containers::connect(api, call, method, upgrade).await
-        }
+        ("log" | "exec" | "attach" | "portforward", _) => containers::connect(api, call, passed).await,
+        ("proxy", _) => proxy::connect(api, call, passed).await,
         ("scale", _) => subresources::scale(api, call).await,
         ("binding", _) => subresources::bind(api, call).await,
         ("eviction", _) => subresources::evict(api, call).await,
@@ -363,7 +361,7 @@ async fn get(api: &Api, call: &Call) -> Result<Reply, ApiError> {
 }
 
 fn is_streamed(target: &ResourceRequest) -> bool {
-    matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward")
+    matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
 fn is_long_running(target: &ResourceRequest) -> bool {
@@ -412,6 +410,9 @@ fn root() -> Reply {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
     }
-    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(
+        ["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"]
+            .map(str::to_owned),
+    );
     respond::value(StatusCode::OK, &serde_json::json!({"paths": paths}))
 }

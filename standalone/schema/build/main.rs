@@ -19,7 +19,8 @@ fn main() {
         println!("cargo::rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let Written { k8s_openapi, definitions, roots } = roots::read("build/definitions.json.gz");
+    let Written { k8s_openapi, definitions, roots } =
+        roots::read("build/definitions.json.gz", "build/metrics.json");
     println!("cargo::rustc-env=SKERRY_DEFINITIONS_OF={k8s_openapi}");
     let merge = shapes::merge_rules(&read("src/shape/merge.txt"));
     let rules = rules::parse(&read("src/shape/rules.txt"), &definitions);
