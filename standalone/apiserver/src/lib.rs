@@ -30,6 +30,7 @@ mod delete;
 mod discovery;
 mod door;
 mod error;
+mod eviction;
 mod expiry;
 mod hub;
 mod inbound;

@@ -6,6 +6,7 @@ mod certificate;
 mod clients;
 mod crowds;
 mod door;
+mod evictions;
 mod families;
 mod faults;
 mod lists;
