@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Api, Client, Resource, ResourceExt};
 use skerry_informer::{Kind, Narrow, Readers, Store, Term, reflect};
 use tokio::task::JoinSet;
@@ -31,6 +32,7 @@ pub struct Cache {
     pub daemon_sets: Kind<DaemonSet>,
     pub stateful_sets: Kind<StatefulSet>,
     pub jobs: Kind<Job>,
+    pub disruption_budgets: Kind<PodDisruptionBudget>,
     pub claims: Kind<PersistentVolumeClaim>,
     pub revisions: Kind<ControllerRevision>,
     pub services: Kind<Service>,
@@ -57,6 +59,7 @@ impl Cache {
             daemon_sets: Kind::namespaced(client, Store::new(no_terms, trim)),
             stateful_sets: Kind::namespaced(client, Store::new(no_terms, trim)),
             jobs: Kind::namespaced(client, Store::new(no_terms, trim)),
+            disruption_budgets: Kind::namespaced(client, Store::new(no_terms, trim)),
             claims: Kind::namespaced(client, Store::new(no_terms, trim)),
             revisions: Kind::namespaced(client, Store::new(owned_terms, trim)),
             services: Kind::namespaced(client, Store::new(service_terms, trim)),
@@ -92,6 +95,7 @@ impl Cache {
         watch!(self.daemon_sets, Api::all(client.clone()), all());
         watch!(self.stateful_sets, Api::all(client.clone()), all());
         watch!(self.jobs, Api::all(client.clone()), all());
+        watch!(self.disruption_budgets, Api::all(client.clone()), all());
         watch!(self.claims, Api::all(client.clone()), all());
         watch!(self.revisions, Api::all(client.clone()), all());
         watch!(self.services, Api::all(client.clone()), all());
@@ -117,6 +121,7 @@ impl Cache {
         self.daemon_sets.store.synced().await;
         self.stateful_sets.store.synced().await;
         self.jobs.store.synced().await;
+        self.disruption_budgets.store.synced().await;
         self.claims.store.synced().await;
         self.revisions.store.synced().await;
         self.services.store.synced().await;

@@ -14,6 +14,7 @@ mod context;
 mod daemonset;
 mod dependents;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage;

@@ -20,8 +20,8 @@ use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
-    daemonset, deployment, endpoints, endpointslice, garbage, job, loadbalancer, namespace, node, podgc,
-    replicaset, serviceaccount, servicecidr, statefulset,
+    daemonset, deployment, disruption, endpoints, endpointslice, garbage, job, loadbalancer, namespace, node,
+    podgc, replicaset, serviceaccount, servicecidr, statefulset,
 };
 
 /// What the controllers need to know.
@@ -104,6 +104,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("daemonset", daemonset::listen, daemonset::reconcile);
     start.controller("statefulset", statefulset::listen, statefulset::reconcile);
     start.controller("job", job::listen, job::reconcile);
+    start.controller("disruption", disruption::listen, disruption::reconcile);
     start.controller("job-orphans", job::orphans::listen, job::orphans::reconcile);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);
     start.controller(

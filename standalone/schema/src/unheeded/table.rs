@@ -94,7 +94,6 @@ pub const ROWS: &[Row] = &[
     kind("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", NO_WEBHOOKS),
     kind("", "LimitRange", "nothing is limited and no defaults are set by it"),
     kind("", "ResourceQuota", "nothing is counted or refused by it"),
-    kind("policy", "PodDisruptionBudget", "evictions do not look at it"),
     kind("", "PersistentVolume", NO_VOLUMES),
     kind("", "PersistentVolumeClaim", NO_VOLUMES),
     kind("", "ReplicationController", "no pod is made for it: use a Deployment"),
