@@ -181,6 +181,7 @@ impl Pipeline {
                 let server = std::net::SocketAddr::new(settings.advertise, settings.port).to_string();
                 discovery::answer(segments, request.headers(), &server)?.ok_or_else(ApiError::no_such_path)
             }
+            ["openapi", "v2"] => discovery::openapi_v2(request.headers()),
             ["openapi", "v3", rest @ ..] => {
                 discovery::openapi(rest, request.headers())?.ok_or_else(ApiError::no_such_path)
             }
@@ -412,7 +413,7 @@ fn root() -> Reply {
         paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
     }
     paths.extend(
-        ["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"]
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
             .map(str::to_owned),
     );
     respond::value(StatusCode::OK, &serde_json::json!({"paths": paths}))

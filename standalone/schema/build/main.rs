@@ -1,10 +1,12 @@
 //! Makes the shape tables and the OpenAPI documents out of Kubernetes' schemas and this crate's own tables.
 
+mod gnostic;
 mod openapi;
 mod operation;
 mod roots;
 mod rules;
 mod shapes;
+mod swagger;
 
 #[path = "../src/kinds/table.rs"]
 #[expect(dead_code, reason = "the library reads more of the table than the build does")]
