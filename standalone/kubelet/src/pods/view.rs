@@ -9,7 +9,10 @@ use super::{
     resize::Room,
     status::ended,
 };
-use crate::cri::{ContainerPhase, ContainerRecord, PodRuntime};
+use crate::{
+    cri::{ContainerPhase, ContainerRecord, PodRuntime},
+    spec::ephemeral,
+};
 
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -83,7 +86,9 @@ impl<'a> View<'a> {
 
     /// Whether and when an ended instance is followed by another.
     pub fn restart(&self, container: &Container, record: &ContainerRecord) -> Restart {
-        let wanted = if is_sidecar(container) {
+        let wanted = if self.is_ephemeral(&container.name) {
+            false
+        } else if is_sidecar(container) {
             true
         } else {
             match self.restart_policy() {
@@ -100,6 +105,10 @@ impl<'a> View<'a> {
             Some(at) if at > self.now => Restart::At(at),
             _ => Restart::Now,
         }
+    }
+
+    pub fn is_ephemeral(&self, name: &str) -> bool {
+        ephemeral::find(self.pod, name).is_some()
     }
 
     /// Why the runtime could not start this instance's program, for as long as that is shown.

@@ -69,6 +69,7 @@ const NO_WEBHOOKS: &str = "no webhook is called, not even one whose failurePolic
 const NO_POLICIES: &str = "no request is checked or changed by it";
 const NO_VOLUMES: &str = "volumes are neither provisioned nor bound nor attached";
 const NO_DEVICES: &str = "devices are not allocated";
+const NO_BLOCK_DEVICES: &str = "block devices are not given to containers";
 const NO_FLOWS: &str = "requests are not told apart or queued by it";
 const NO_INGRESS: &str =
     "this cluster has no ingress controller of its own: nothing is served unless you run one";
@@ -188,7 +189,7 @@ pub const ROWS: &[Row] = &[
     pods(&["spec", "affinity", "!nodeAffinity", PREFERRED, "[]", TERM, "matchLabelKeys"], NO_LABEL_KEYS),
     pods(&["spec", "affinity", "!nodeAffinity", PREFERRED, "[]", TERM, "mismatchLabelKeys"], NO_LABEL_KEYS),
     pods(&["spec", "containers", "[]", "env", "[]", "valueFrom", "fileKeyRef"], "the variable is not set"),
-    pods(&["spec", "containers", "[]", "volumeDevices"], "block devices are not given to containers"),
+    pods(&["spec", "containers", "[]", "volumeDevices"], NO_BLOCK_DEVICES),
     pods(&["spec", "resourceClaims"], NO_DEVICES),
     pods(&["spec", "containers", "[]", "restartPolicyRules"], "the restart policy alone decides"),
     pods(&["spec", "containers", "[]", "lifecycle", "stopSignal"], "the image's own signal is sent"),
@@ -201,6 +202,12 @@ pub const ROWS: &[Row] = &[
         "mounts below the volume stay writable",
     )
     .when(When::Is("IfPossible")),
-    field(POD, &["spec", "ephemeralContainers"], "ephemeral containers are not started")
+    field(POD, &["spec", "ephemeralContainers", "[]", "volumeDevices"], NO_BLOCK_DEVICES)
         .by("ephemeralcontainers"),
+    field(
+        POD,
+        &["spec", "ephemeralContainers", "[]", "env", "[]", "valueFrom", "fileKeyRef"],
+        "the variable is not set",
+    )
+    .by("ephemeralcontainers"),
 ];
