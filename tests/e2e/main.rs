@@ -10,7 +10,9 @@ mod create_deployment;
 mod daemonset_mode;
 mod delete_pod_under_load;
 mod delete_replicaset;
+mod disruption;
 mod dual_stack;
+mod ephemeral;
 mod exec_and_logs;
 mod explains_itself;
 mod host;
@@ -18,11 +20,15 @@ mod kube_proxy_cleanup;
 mod kubectl_verbs;
 mod load_balancer;
 mod long_names;
+mod memory_demo;
 mod multi_container;
+mod node_metrics;
 mod node_port_service;
+mod old_kubectl;
 mod other_node;
 mod pod_addresses;
 mod preflight;
+mod proxied;
 mod proxy_in_front;
 mod restarts;
 mod schedules;
@@ -45,6 +51,9 @@ const CASES: &[(&str, Case)] = &[
     ("row_02_a_pod_is_created_then_runs", simple_pod::is_created_then_runs),
     ("row_03_a_pod_has_an_address_of_its_node", pod_addresses::are_the_nodes),
     ("row_05_a_deleted_replicaset_comes_back", delete_replicaset::comes_back),
+    ("row_09_requests_and_limits_are_in_the_cgroup", memory_demo::limits_are_in_the_cgroup),
+    ("row_10_top_shows_what_is_used", memory_demo::top_shows_what_it_uses),
+    ("row_11_who_uses_too_much_is_killed_and_backed_off", memory_demo::too_much_is_killed_and_backed_off),
     (
         "row_13_containers_of_a_pod_share_an_address_reached_from_everywhere",
         multi_container::share_an_address,
@@ -66,6 +75,12 @@ const CASES: &[(&str, Case)] = &[
     ("maglev_agrees_on_all_nodes", service_policies::maglev_agrees_on_all_nodes),
     ("exec_returns_exit_codes_and_logs_print", exec_and_logs::work),
     ("kubectls_verbs_work", kubectl_verbs::work),
+    ("top_and_the_metrics_api_agree", node_metrics::top_and_the_api_agree),
+    ("nodes_tell_by_upstreams_paths", node_metrics::nodes_tell_by_upstreams_paths),
+    ("requests_are_passed_on_to_pods_and_services", proxied::requests_are_passed_on),
+    ("debug_adds_a_container_to_a_pod", ephemeral::debug_adds_a_container),
+    ("kubectl_1_20_applies_and_explains", old_kubectl::applies_and_explains),
+    ("lists_are_applied_by_both_kubectls", old_kubectl::lists_are_applied_by_both),
     ("wrong_manifests_are_refused_by_field", bad_input::wrong_manifests),
     ("a_body_over_3_mib_is_refused", bad_input::large_body),
     ("garbage_on_the_port_harms_nothing", bad_input::garbage),
@@ -83,6 +98,8 @@ const CASES: &[(&str, Case)] = &[
 /// Cases that disturb all others, or have a machine of their own: one after another, when the others are done.
 const ALONE: &[(&str, Case)] = &[
     ("a_restarted_server_keeps_everything", restarts::server_keeps_everything),
+    ("a_budget_holds_evictions_back", disruption::a_budget_holds_evictions_back),
+    ("drain_waits_for_its_budget", disruption::drain_waits_for_its_budget),
     ("a_restarted_node_loses_no_connection", restarts::node_keeps_forwarding),
     ("an_address_whose_node_goes_is_taken_over", load_balancer::another_node_takes_over),
     (

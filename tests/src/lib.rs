@@ -11,5 +11,5 @@ mod table;
 pub use eventually::eventually;
 pub use http::{get, get_within};
 pub use load::{Load, Report};
-pub use manifest::manifest;
+pub use manifest::{manifest, manifest_with};
 pub use table::{Row, rows};

@@ -166,6 +166,16 @@ fn clamp(value: i128) -> i64 {
     value.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64
 }
 
+/// In the family of the first; what is too big for upstream is capped.
+impl std::ops::Add for Quantity {
+    type Output = Quantity;
+
+    fn add(self, other: Quantity) -> Quantity {
+        let cap = i128::from(i64::MAX) * NANO;
+        Quantity { nano: (self.nano + other.nano).clamp(-cap, cap), family: self.family }
+    }
+}
+
 impl PartialEq for Quantity {
     fn eq(&self, other: &Quantity) -> bool {
         self.nano == other.nano
@@ -264,6 +274,14 @@ mod tests {
         assert_eq!(Quantity::parse("250Mi").unwrap().value(), 250 << 20);
         let most = Quantity::parse("1E").unwrap();
         assert_eq!((most.milli(), most.wide_milli()), (i64::MAX, 1_000_000_000_000_000_000_000));
+    }
+
+    #[test]
+    fn sums_are_exact_in_the_spelling_of_the_first() {
+        let sum = |a: &str, b: &str| (Quantity::parse(a).unwrap() + Quantity::parse(b).unwrap()).canonical();
+        assert_eq!(sum("999m", "1m"), "1");
+        assert_eq!(sum("512Ki", "524288"), "1Mi");
+        assert_eq!(sum("8E", "8E"), "9223372036854775807");
     }
 
     proptest! {

@@ -102,9 +102,9 @@ fn asks_about_itself(request: &ResourceRequest) -> bool {
         )
 }
 
-/// Subresources that reach into a node's containers.
+/// Subresources that reach into a node's containers: by a node's proxy commands can be run in all of them.
 fn reaches_into_containers(request: &ResourceRequest) -> bool {
-    matches!(request.subresource.as_str(), "exec" | "attach" | "portforward")
+    matches!(request.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
 }
 
 fn controllers(request: &ResourceRequest) -> bool {
@@ -314,6 +314,23 @@ mod tests {
         assert_eq!(decide(&scheduler, Method::POST, "/api/v1/namespaces/x/pods/p/binding"), Decision::Allow);
         assert_eq!(decide(&scheduler, Method::GET, "/api/v1/secrets"), Decision::Deny);
         assert_eq!(decide(&scheduler, Method::DELETE, "/api/v1/nodes/a"), Decision::Deny);
+    }
+
+    #[test]
+    fn nobodys_controllers_reach_into_containers_and_read_usage_all_the_same() {
+        let controllers = Subject::new(CONTROLLERS, &[]);
+        for url in [
+            "/api/v1/nodes/n/proxy/pods",
+            "/api/v1/namespaces/x/pods/p/proxy/",
+            "/api/v1/namespaces/x/pods/p/exec",
+        ] {
+            assert_eq!(decide(&controllers, Method::POST, url), Decision::Deny, "{url}");
+        }
+        assert_eq!(decide(&controllers, Method::GET, "/apis/metrics.k8s.io/v1beta1/pods"), Decision::Allow);
+        let node = Subject::new("system:node:a", &[NODES]);
+        for url in ["/api/v1/nodes/a/proxy/pods", "/apis/metrics.k8s.io/v1beta1/nodes/a"] {
+            assert_eq!(decide(&node, Method::GET, url), Decision::Deny, "{url}");
+        }
     }
 
     #[test]

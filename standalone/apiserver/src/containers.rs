@@ -5,7 +5,7 @@
 use std::{num::IntErrorKind, sync::Arc};
 
 use futures::StreamExt;
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -35,12 +35,20 @@ pub struct Upgrade {
     pub place: crate::clients::Place,
 }
 
+/// What of a request is passed on as it came.
+pub struct Passed {
+    pub method: Method,
+    pub uri: Uri,
+    pub upgrade: Option<Upgrade>,
+    /// Where it was not read before.
+    pub body: Option<respond::Body>,
+}
+
 /// The answer of `pods/NAME/{log,exec,attach,portforward}`.
 pub async fn connect(
     api: &Arc<Api>,
     call: &Call,
-    method: &Method,
-    upgrade: Option<Upgrade>,
+    Passed { method, upgrade, .. }: Passed,
 ) -> Result<Reply, ApiError> {
     let pod = parse(call.kind, &api.entry(call).await?)?;
     let node = text(&pod, "/spec/nodeName").to_owned();
@@ -54,7 +62,7 @@ pub async fn connect(
     let is_log = call.request.subresource == "log";
     let mut client = api.tunnels.dial(&node).await?;
     let mut request = Request::new(respond::full(call.body.clone()));
-    *request.method_mut() = if is_log { Method::GET } else { method.clone() };
+    *request.method_mut() = if is_log { Method::GET } else { method };
     *request.uri_mut() =
         path.parse().map_err(|_| ApiError::bad_request("the request's parameters make no valid URL"))?;
     // A log is a body, or a stream of WebSocket messages.
@@ -82,12 +90,12 @@ pub async fn connect(
 }
 
 /// The node's body as ours. The client's sender lives in the body's connection; dropping the body ends the exchange.
-fn relay(body: hyper::body::Incoming) -> respond::Body {
+pub fn relay(body: hyper::body::Incoming) -> respond::Body {
     let frames = http_body_util::BodyStream::new(body).map(|frame| frame.map_err(std::io::Error::other));
     http_body_util::StreamBody::new(frames).boxed_unsync()
 }
 
-fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
+pub fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     for (name, value) in from {
         if !HOP_HEADERS.contains(name) {
             to.append(name, value.clone());
@@ -95,7 +103,7 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
-fn splice(
+pub fn splice(
     response: &mut http::Response<hyper::body::Incoming>,
     upgrade: Option<Upgrade>,
     api: &Arc<Api>,

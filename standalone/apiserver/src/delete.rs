@@ -90,6 +90,11 @@ impl Options {
             dry_run,
         })
     }
+
+    /// Whether nothing shall be written.
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
 }
 
 pub async fn delete(api: &Api, call: &Call) -> Result<Reply, ApiError> {
@@ -202,7 +207,8 @@ pub fn removal(kind: &Kind, key: &str, object: &Value, expect: Expect) -> Result
     Ok(ops)
 }
 
-fn preconditions(subject: Subject<'_>, object: &Value, options: &Options) -> Result<(), ApiError> {
+/// 409 where another object, or another version of it, was meant.
+pub fn preconditions(subject: Subject<'_>, object: &Value, options: &Options) -> Result<(), ApiError> {
     for (what, asked, pointer) in [
         ("UID", &options.uid, "/metadata/uid"),
         ("ResourceVersion", &options.resource_version, "/metadata/resourceVersion"),

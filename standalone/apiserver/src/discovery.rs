@@ -2,9 +2,10 @@
 
 use std::io::Read;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
-use skerry_schema::{Kind, Subresource, groups, kinds, openapi_v3, openapi_v3_index};
+use skerry_schema::{Document, FormV2, Kind, Subresource, groups, kinds, openapi_v3, openapi_v3_index};
 
 use crate::{
     error::ApiError,
@@ -14,6 +15,8 @@ use crate::{
 
 /// The Kubernetes version whose API this is.
 pub const GIT_VERSION: &str = "v1.36.0+skerry";
+/// A document that the client does not read packed is sent in pieces of this size.
+const PIECE_BYTES: u64 = 64 << 10;
 const DISCOVERY_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 pub fn version() -> Value {
@@ -171,31 +174,73 @@ pub fn openapi(segments: &[&str], headers: &HeaderMap) -> Result<Option<Reply>, 
         return Ok(Some(respond::json(StatusCode::OK, openapi_v3_index())));
     }
     let Some(document) = openapi_v3(&segments.join("/")) else { return Ok(None) };
+    let mut reply = documented(document, "application/json", headers);
+    // The index's addresses have a hash in them: what is behind one never changes.
+    reply
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable, max-age=31536000"));
+    Ok(Some(reply))
+}
+
+/// Ways to ask for the protobuf form; and what it is called then: a media type has no `@`.
+const PROTOBUF_V2: &[&str] = &[
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+
+/// `/openapi/v2`: the older form of them all in one. kubectl 1.20 applies and explains by it.
+///
+/// # Errors
+/// 406 for a form that it is not written in.
+pub fn openapi_v2(headers: &HeaderMap) -> Result<Reply, ApiError> {
+    let asked = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = |entry: &str| {
+        let media = entry.split(';').next().unwrap_or_default().trim();
+        match media {
+            "" | "*/*" | "application/*" | "application/json" => Some((FormV2::Json, "application/json")),
+            media if PROTOBUF_V2.contains(&media) => Some((FormV2::Protobuf, PROTOBUF_V2[1])),
+            _ => None,
+        }
+    };
+    let written = format!("application/json, {}", PROTOBUF_V2[0]);
+    let (form, media) = asked.split(',').find_map(media).ok_or_else(|| ApiError::not_acceptable(&written))?;
+    Ok(documented(skerry_schema::openapi_v2(form), media, headers))
+}
+
+/// A document, packed where the client reads that, else unpacked piece by piece; nothing where the client has
+/// it.
+fn documented(document: Document, media: &'static str, headers: &HeaderMap) -> Reply {
     let etag = format!("\"{}\"", document.hash);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let mut reply = if known.is_some_and(|known| known == etag) {
+    let mut reply = if known.is_some_and(|known| known.split(',').any(|known| known.trim() == etag)) {
         let mut reply = Reply::new(respond::empty());
         *reply.status_mut() = StatusCode::NOT_MODIFIED;
         reply
     } else if accepts_gzip(headers) {
-        let mut reply = respond::json(StatusCode::OK, document.gz);
+        let mut reply = respond::typed(StatusCode::OK, media, respond::full(document.gz));
         reply.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         reply
     } else {
-        let mut text = Vec::new();
-        flate2::read::GzDecoder::new(document.gz)
-            .read_to_end(&mut text)
-            .map_err(|error| ApiError::internal(format!("unpack an OpenAPI document: {error}")))?;
-        respond::json(StatusCode::OK, text)
+        respond::typed(StatusCode::OK, media, respond::stream(unpacked(document.gz)))
     };
     let headers = reply.headers_mut();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         headers.insert(header::ETAG, etag);
     }
-    // The index's addresses have a hash in them: what is behind one never changes.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable, max-age=31536000"));
     headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
-    Ok(Some(reply))
+    reply
+}
+
+/// The pieces of a packed document, so that a long one does not stand in memory as a whole. It was packed by
+/// us: there is nothing in it that can't be unpacked.
+fn unpacked(gz: &'static [u8]) -> impl futures::Stream<Item = Bytes> + Send {
+    let mut decoder = flate2::read::GzDecoder::new(gz);
+    let pieces = std::iter::from_fn(move || {
+        let mut piece = Vec::new();
+        decoder.by_ref().take(PIECE_BYTES).read_to_end(&mut piece).ok().filter(|read| *read > 0)?;
+        Some(Bytes::from(piece))
+    });
+    futures::stream::iter(pieces)
 }
 
 fn accepts_gzip(headers: &HeaderMap) -> bool {
@@ -233,6 +278,36 @@ mod tests {
         let listed: usize =
             resources.iter().map(|r| 1 + r["subresources"].as_array().map_or(0, Vec::len)).sum();
         assert_eq!(listed, names.len());
+    }
+
+    #[tokio::test]
+    async fn version_2_of_the_document_is_had_in_both_forms_packed_or_not() {
+        let ask = |accept: &str, coding: &str, known: &str| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in
+                [(header::ACCEPT, accept), (header::ACCEPT_ENCODING, coding), (header::IF_NONE_MATCH, known)]
+            {
+                headers.insert(name, value.parse().unwrap());
+            }
+            openapi_v2(&headers)
+        };
+        let plain = ask("application/json", "", "").unwrap();
+        let etag = plain.headers()[header::ETAG].to_str().unwrap().to_owned();
+        let plain = plain.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(serde_json::from_slice::<Value>(&plain).unwrap()["swagger"], "2.0");
+        let packed = ask("*/*", "gzip", "").unwrap();
+        assert_eq!(packed.headers()[header::CONTENT_ENCODING], "gzip");
+        let packed = packed.into_body().collect().await.unwrap().to_bytes();
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).unwrap();
+        assert_eq!(unpacked, plain);
+        assert_eq!(ask("application/json", "", &etag).unwrap().status(), StatusCode::NOT_MODIFIED);
+        let protobuf = ask(PROTOBUF_V2[0], "", &etag).unwrap();
+        assert_eq!(
+            (protobuf.status(), &protobuf.headers()[header::CONTENT_TYPE]),
+            (StatusCode::OK, &HeaderValue::from_static(PROTOBUF_V2[1]))
+        );
+        assert_eq!(ask("text/html", "", "").unwrap_err().code(), 406);
     }
 
     #[test]

@@ -87,6 +87,11 @@ impl ApiError {
         self.with_detail("causes", causes)
     }
 
+    /// For clients that try again by themselves (`Retry-After`).
+    pub fn retried_after(self, seconds: u64) -> Self {
+        self.with_detail("retryAfterSeconds", seconds.into())
+    }
+
     pub fn with_allow(mut self, methods: String) -> Self {
         self.0.allow = Some(methods);
         self
@@ -202,8 +207,7 @@ impl ApiError {
     }
 
     pub fn too_many_requests() -> Self {
-        Self::new(429, "TooManyRequests", "too many requests are in flight, try again later")
-            .with_detail("retryAfterSeconds", json!(1))
+        Self::new(429, "TooManyRequests", "too many requests are in flight, try again later").retried_after(1)
     }
 
     pub fn timeout(message: impl Into<String>) -> Self {
@@ -217,7 +221,7 @@ impl ApiError {
                 "causes",
                 json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]),
             )
-            .with_detail("retryAfterSeconds", json!(1))
+            .retried_after(1)
     }
 
     /// History before `oldest` is gone.

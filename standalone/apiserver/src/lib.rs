@@ -8,7 +8,8 @@
 //! - Objects are stored so that an answer is a prefix and the stored bytes (`object`).
 //! - Watchers of a kind share one hub; an event is encoded once (`hub`).
 //! - Cluster IPs and node ports are claimed in the transaction that writes the Service (`claims`).
-//! - Nodes dial in (`tunnel`); logs and exec go back through that connection (`containers`).
+//! - Nodes dial in (`tunnel`); logs and exec go back through that connection (`containers`), and so do
+//!   questions for what nodes and pods use (`usage`) and requests to what runs there (`proxy`).
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,7 @@ mod delete;
 mod discovery;
 mod door;
 mod error;
+mod eviction;
 mod expiry;
 mod hub;
 mod inbound;
@@ -41,6 +43,7 @@ mod metrics;
 mod object;
 mod pipeline;
 mod pki;
+mod proxy;
 mod request;
 mod respond;
 mod restriction;
@@ -51,6 +54,7 @@ mod signing_requests;
 mod subresources;
 mod tunnel;
 mod update;
+mod usage;
 mod verbs;
 mod watch;
 

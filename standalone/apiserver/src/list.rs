@@ -213,24 +213,33 @@ fn write(call: &Call, page: Page) -> Result<Reply, ApiError> {
     if let Some(remaining) = page.remaining {
         metadata.insert("remainingItemCount".into(), remaining.into());
     }
-    let parsed =
-        |page: &Page| page.entries.iter().map(|entry| parse(call.kind, entry)).collect::<Result<Vec<_>, _>>();
-    match call.shape {
-        Shape::Object => Ok(stream(call.kind, metadata, page.entries)),
+    if call.shape == Shape::Object {
+        return Ok(stream(call.kind, metadata, page.entries));
+    }
+    let parsed = page.entries.iter().map(|entry| parse(call.kind, entry)).collect::<Result<Vec<_>, _>>();
+    of_values(call, metadata, parsed?)
+}
+
+/// A list of objects that stand in no store, or in another form there, in the shape asked for.
+pub fn of_values(call: &Call, metadata: Map<String, Value>, objects: Vec<Value>) -> Result<Reply, ApiError> {
+    let list = match call.shape {
+        Shape::Object => {
+            json!({"kind": format!("{}List", call.kind.kind), "apiVersion": call.kind.api_version(),
+            "metadata": metadata, "items": objects})
+        }
         Shape::Table(version) => {
             let row = RowObject::of(&call.query)?;
-            let table = respond::table(call.kind, version, &parsed(&page)?, metadata, row, true);
-            Ok(respond::value(StatusCode::OK, &table))
+            respond::table(call.kind, version, &objects, metadata, row, true)
         }
         Shape::PartialMetadata(version) | Shape::PartialMetadataList(version) => {
             let partial = |object| respond::partial_metadata(version, object);
-            let items: Vec<Value> = parsed(&page)?.iter().map(partial).collect();
-            let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": version.api_version(),
-                "metadata": metadata, "items": items});
-            Ok(respond::value(StatusCode::OK, &list))
+            let items: Vec<Value> = objects.iter().map(partial).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": version.api_version(),
+                "metadata": metadata, "items": items})
         }
-        Shape::Discovery => Err(ApiError::not_acceptable(media::WRITTEN)),
-    }
+        Shape::Discovery => return Err(ApiError::not_acceptable(media::WRITTEN)),
+    };
+    Ok(respond::value(StatusCode::OK, &list))
 }
 
 /// The list as pieces made while it is sent; the entries themselves are shared with the store.

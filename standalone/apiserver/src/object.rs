@@ -38,6 +38,19 @@ pub fn finalizers(object: &Value) -> Vec<String> {
     list.into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
+/// Puts a condition into the status, in the place of the one of its type; one of the same status keeps the
+/// time of its last transition.
+pub fn set_condition(object: &mut Value, mut condition: Value) {
+    let old = object.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let (before, mut conditions): (Vec<Value>, Vec<Value>) =
+        old.into_iter().partition(|other| other["type"] == condition["type"]);
+    if let Some(before) = before.first().filter(|before| before["status"] == condition["status"]) {
+        condition["lastTransitionTime"] = before["lastTransitionTime"].clone();
+    }
+    conditions.push(condition);
+    object["status"]["conditions"] = Value::Array(conditions);
+}
+
 /// A time as objects carry it: UTC, whole seconds.
 pub fn timestamp(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::{Request, body::Incoming};
 use hyper_util::rt::TokioIo;
-use skerry_schema::find;
+use skerry_schema::{METRICS_GROUP, find};
 
 use crate::{
     api::{Api, Call, reply},
@@ -20,18 +20,19 @@ use crate::{
     clients::{Client, Place, Places},
     conditions,
     config::{Limits, Readiness},
-    containers::{self, Upgrade},
+    containers::{self, Passed, Upgrade},
     create, delete, discovery,
     error::{ApiError, Subject},
+    eviction,
     inbound::Inbound,
     join,
     large::Large,
     list, media,
     metrics::{self, Metrics, Route},
-    pki,
+    pki, proxy,
     request::{self, Query, ResourceRequest, Target, Verb},
     respond::{self, Reply},
-    reviews, subresources, update, verbs, watch,
+    reviews, subresources, update, usage, verbs, watch,
 };
 
 /// Requests to join that are looked at in one moment.
@@ -181,6 +182,7 @@ impl Pipeline {
                 let server = std::net::SocketAddr::new(settings.advertise, settings.port).to_string();
                 discovery::answer(segments, request.headers(), &server)?.ok_or_else(ApiError::no_such_path)
             }
+            ["openapi", "v2"] => discovery::openapi_v2(request.headers()),
             ["openapi", "v3", rest @ ..] => {
                 discovery::openapi(rest, request.headers())?.ok_or_else(ApiError::no_such_path)
             }
@@ -278,7 +280,10 @@ impl Pipeline {
             None
         };
         let headers = request.headers().clone();
-        let body = if upgrade.is_some() || method == Method::GET {
+        let handed_on =
+            (target.subresource == "proxy" && upgrade.is_none()).then(|| body.hand_on()).flatten();
+        let passed = Passed { method: method.clone(), uri: request.uri().clone(), upgrade, body: handed_on };
+        let body = if passed.upgrade.is_some() || method == Method::GET {
             Bytes::new()
         } else {
             body.read(self.limits.body_bytes).await?
@@ -298,7 +303,7 @@ impl Pipeline {
             {
                 return Err(ApiError::forbidden(call.about(), &denial(&call.subject, &call.request)));
             }
-            dispatch(&api, &call, &method, upgrade).await
+            dispatch(&api, &call, passed).await
         };
         let mut reply = self.large.run(&client, length, work).await?;
         if let Some(warning) = deprecation(kind) {
@@ -317,13 +322,9 @@ fn deprecation(kind: &str) -> Option<&'static str> {
     }
 }
 
-async fn dispatch(
-    api: &Arc<Api>,
-    call: &Call,
-    method: &Method,
-    upgrade: Option<Upgrade>,
-) -> Result<Reply, ApiError> {
+async fn dispatch(api: &Arc<Api>, call: &Call, passed: Passed) -> Result<Reply, ApiError> {
     match (call.request.subresource.as_str(), call.request.verb) {
+        ("", _) if call.kind.group == METRICS_GROUP => usage::answer(api, call).await,
         ("", verb) => {
             if let Some(answer) = reviews::answer(api, call).await {
                 return answer;
@@ -339,12 +340,11 @@ async fn dispatch(
                 Verb::DeleteCollection => delete::delete_collection(api, call).await,
             }
         }
-        ("log" | "exec" | "attach" | "portforward", _) => {
-            containers::connect(api, call, method, upgrade).await
-        }
+        ("log" | "exec" | "attach" | "portforward", _) => containers::connect(api, call, passed).await,
+        ("proxy", _) => proxy::connect(api, call, passed).await,
         ("scale", _) => subresources::scale(api, call).await,
         ("binding", _) => subresources::bind(api, call).await,
-        ("eviction", _) => subresources::evict(api, call).await,
+        ("eviction", _) => eviction::evict(api, call).await,
         (_, Verb::Get) => get(api, call).await,
         (_, Verb::Update) => update::update(api, call).await,
         (_, Verb::Patch) => update::patch(api, call).await,
@@ -364,7 +364,7 @@ async fn get(api: &Api, call: &Call) -> Result<Reply, ApiError> {
 }
 
 fn is_streamed(target: &ResourceRequest) -> bool {
-    matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward")
+    matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
 fn is_long_running(target: &ResourceRequest) -> bool {
@@ -413,6 +413,9 @@ fn root() -> Reply {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
     }
-    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+            .map(str::to_owned),
+    );
     respond::value(StatusCode::OK, &serde_json::json!({"paths": paths}))
 }

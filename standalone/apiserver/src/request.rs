@@ -141,6 +141,8 @@ fn resource(method: &Method, group: &str, version: &str, rest: &[String], query:
         return None;
     }
     let watches = old_watch || (name.is_empty() && query.flag("watch"));
+    // What is behind a proxy may know methods that are no verbs.
+    let method = if subresource == "proxy" && method == Method::OPTIONS { &Method::GET } else { method };
     let Some(verb) = verb(method, !name.is_empty(), watches) else { return Some(Target::UnknownMethod) };
     if old_watch && !subresource.is_empty() {
         return None;

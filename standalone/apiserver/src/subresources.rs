@@ -1,4 +1,4 @@
-//! What stands below an object and is no copy of it: scale, binding, eviction.
+//! What stands below an object and is no copy of it: scale, binding.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -6,10 +6,9 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, Call, built_in, parse},
     body::{self, Checked},
-    delete,
     error::{ApiError, Subject},
-    object::{self, metadata_mut, text},
-    request::{Query, Verb},
+    object::{self, metadata_mut, set_condition, text},
+    request::Verb,
     respond::{self, Reply},
     update::{Place, change, patch_type, patched},
 };
@@ -83,7 +82,7 @@ fn scale_of(object: &Value) -> Value {
 }
 
 /// A label selector in query form; also the plain map of a ReplicationController.
-fn selector_text(selector: &Value) -> String {
+pub fn selector_text(selector: &Value) -> String {
     let is_structured = selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some();
     let labels = if is_structured { &selector["matchLabels"] } else { selector };
     let equal = labels.as_object().into_iter().flatten();
@@ -169,46 +168,6 @@ fn bound(pod: &Value, binding: &Value, name: &str, node: &str) -> Result<Checked
     Ok(Checked { value: pod, warnings: Vec::new() })
 }
 
-/// In the place of the one of its type.
-fn set_condition(pod: &mut Value, condition: Value) {
-    let old = pod.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut conditions: Vec<Value> =
-        old.into_iter().filter(|other| other["type"] != condition["type"]).collect();
-    conditions.push(condition);
-    pod["status"]["conditions"] = Value::Array(conditions);
-}
-
-/// The pod, saying that it is evicted; one that has ended is just deleted.
-fn evicted(pod: &Value) -> Value {
-    let mut pod = pod.clone();
-    if !matches!(text(&pod, "/status/phase"), "Succeeded" | "Failed") && !object::is_being_deleted(&pod) {
-        let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
-            "message": "Eviction API: evicting", "lastProbeTime": null,
-            "lastTransitionTime": object::timestamp(jiff::Timestamp::now())});
-        set_condition(&mut pod, condition);
-    }
-    pod
-}
-
-/// POST of an `Eviction`: a deletion. Disruption budgets are not looked at.
-pub async fn evict(api: &Api, call: &Call) -> Result<Reply, ApiError> {
-    let checked = body::read(call, "policy/v1", "Eviction")?;
-    let options =
-        delete::Options::from_parts(&checked.value["deleteOptions"], &Query::default(), call.is_dry_run()?)?;
-    let place = Place {
-        kind: call.kind,
-        namespace: &call.request.namespace,
-        name: &call.request.name,
-        subresource: Some("status"),
-        dry_run: call.is_dry_run()?,
-    };
-    change(api, &place, |pod| Ok(Checked { value: evicted(pod), warnings: Vec::new() })).await?;
-    delete::delete_one(api, call.kind, &call.request.namespace, &call.request.name, &options).await?;
-    let success =
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(respond::value(StatusCode::CREATED, &success))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,16 +178,6 @@ mod tests {
             {"key": "tier", "operator": "In", "values": ["a", "b"]}, {"key": "old", "operator": "DoesNotExist"}]});
         assert_eq!(selector_text(&selector), "app=web,tier in (a,b),!old");
         assert_eq!(selector_text(&json!({"app": "web"})), "app=web");
-    }
-
-    #[test]
-    fn an_evicted_pod_says_so_unless_it_has_ended() {
-        let reason = |phase: &str| {
-            let pod = evicted(&json!({"status": {"phase": phase}}));
-            pod["status"]["conditions"][0]["reason"].as_str().map(str::to_owned)
-        };
-        assert_eq!(reason("Running").as_deref(), Some("EvictionByEvictionAPI"));
-        assert_eq!(reason("Succeeded"), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const COLLECTION: &[Verb] = &[Verb::List, Verb::Watch, Verb::Create, Verb::Delet
 const OBJECT: &[Verb] = &[Verb::Get, Verb::Update, Verb::Patch, Verb::Delete];
 
 /// Every verb that a subresource may have.
-const SUBRESOURCE: &[Verb] = &[Verb::Get, Verb::Create, Verb::Update, Verb::Patch];
+const SUBRESOURCE: &[Verb] = &[Verb::Get, Verb::Create, Verb::Update, Verb::Patch, Verb::Delete];
 
 /// Refuses what is not served.
 ///
@@ -40,7 +40,7 @@ pub fn check(kind: &Kind, request: &ResourceRequest) -> Result<(), ApiError> {
 
 /// The verbs that are served where the request points to.
 fn at_place(kind: &Kind, request: &ResourceRequest) -> Vec<Verb> {
-    if !request.rest.is_empty() {
+    if !request.rest.is_empty() && request.subresource != "proxy" {
         return Vec::new();
     }
     let across = kind.namespaced && request.namespace.is_empty();
@@ -102,6 +102,14 @@ mod tests {
             ("/api/v1/namespaces/a/pods/p/exec", [200, 200, 405, 405, 405, 405]),
             ("/api/v1/namespaces/a/pods/p/log", [200, 405, 405, 405, 405, 405]),
             ("/api/v1/namespaces/a/pods/p/eviction", [405, 200, 405, 405, 405, 405]),
+            ("/api/v1/namespaces/a/pods/p/proxy", [200; 6]),
+            ("/api/v1/namespaces/a/services/https:s:443/proxy/any/path/", [200; 6]),
+            ("/api/v1/nodes/n/proxy/stats/summary", [200; 6]),
+            ("/api/v1/namespaces/a/configmaps/c/proxy/x", [404, 404, 404, 404, 404, 404]),
+            ("/apis/metrics.k8s.io/v1beta1/nodes", [200, 405, 405, 405, 405, 405]),
+            ("/apis/metrics.k8s.io/v1beta1/pods", [200, 405, 405, 405, 405, 405]),
+            ("/apis/metrics.k8s.io/v1beta1/pods?watch=1", [405, 405, 405, 405, 405, 405]),
+            ("/apis/metrics.k8s.io/v1beta1/namespaces/a/pods/p", [200, 405, 405, 405, 405, 405]),
             ("/api/v1/namespaces/a/finalize", [405, 405, 200, 405, 405, 405]),
             ("/api/v1/namespaces/a/bindings", [405, 200, 405, 405, 405, 405]),
             ("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", [405, 200, 405, 405, 405, 405]),

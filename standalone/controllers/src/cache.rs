@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Client, Resource, ResourceExt};
 use skerry_informer::{Kind, Narrow, Readers, Store, Term, reflect};
@@ -95,6 +96,7 @@ kinds! {
     stateful_sets: StatefulSet, namespaced, ALL, no_terms, trim;
     jobs: Job, namespaced, ALL, owned_terms, trim;
     cron_jobs: CronJob, namespaced, ALL, no_terms, trim;
+    disruption_budgets: PodDisruptionBudget, namespaced, ALL, no_terms, trim;
     claims: PersistentVolumeClaim, namespaced, ALL, no_terms, trim;
     volumes: PersistentVolume, cluster, ALL, volume_terms, trim;
     classes: StorageClass, cluster, ALL, no_terms, trim;

@@ -15,6 +15,7 @@ mod cronjob;
 mod daemonset;
 mod dependents;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage;

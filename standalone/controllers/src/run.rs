@@ -20,8 +20,8 @@ use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
-    cronjob, daemonset, deployment, endpoints, endpointslice, garbage, job, loadbalancer, namespace, node,
-    podgc, replicaset, serviceaccount, servicecidr, statefulset, volume,
+    cronjob, daemonset, deployment, disruption, endpoints, endpointslice, garbage, job, loadbalancer, namespace,
+    node, podgc, replicaset, serviceaccount, servicecidr, statefulset, volume,
 };
 
 /// What the controllers need to know.
@@ -111,6 +111,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("statefulset", statefulset::listen, statefulset::reconcile);
     start.controller("cronjob", cronjob::listen, cronjob::reconcile);
     start.controller("job", job::listen, job::reconcile);
+    start.controller("disruption", disruption::listen, disruption::reconcile);
     start.controller("job-orphans", job::orphans::listen, job::orphans::reconcile);
     start.controller("volume-claims", volume::listen_for_claims, volume::reconcile_claim);
     start.controller("volumes", volume::listen_for_volumes, volume::reconcile_volume);

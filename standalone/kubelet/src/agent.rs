@@ -7,7 +7,7 @@ use std::{
 
 use k8s_cri::v1;
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, PodStatus, Secret},
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus, Secret},
     node::v1::RuntimeClass,
 };
 use tokio::sync::{broadcast, watch};
@@ -24,6 +24,7 @@ use crate::{
     },
     recorder::Recorder,
     spec::{PodId, dns::ClusterDns, fields::Allocatable},
+    stats::Sampler,
     volumes::LocalVolumes,
 };
 
@@ -52,6 +53,10 @@ pub struct Agent {
     pub service_env: watch::Receiver<Option<BTreeMap<String, String>>>,
     /// Ids of containers that the runtime itself says have ended, for those who follow a log.
     pub exits: broadcast::Sender<String>,
+    /// What pods use, for those who ask.
+    pub sampler: Sampler,
+    /// By uid: the node's pods as the API server has them.
+    pods: Mutex<BTreeMap<String, Arc<Pod>>>,
     /// Newest status of each pod by namespace and name.
     statuses: Mutex<HashMap<(String, String), Arc<PodStatus>>>,
     /// By uid: what the node's pods have been given of its resources.
@@ -114,6 +119,8 @@ impl Agent {
             sysctls: parts.sysctls,
             service_env: parts.service_env,
             exits: broadcast::channel(EXITS).0,
+            sampler: Sampler::default(),
+            pods: Mutex::default(),
             statuses: Mutex::default(),
             given: Mutex::default(),
             owners: Mutex::default(),
@@ -132,6 +139,28 @@ impl Agent {
     /// Hands an event to the worker that owns its id.
     pub fn heard(&self, event: RuntimeEvent) {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).heard(event);
+    }
+
+    /// A pod of the node as it is by now; `None` once it has left.
+    pub fn note_pod(&self, uid: &str, pod: Option<Arc<Pod>>) {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        match pod {
+            Some(pod) => _ = pods.insert(uid.to_owned(), pod),
+            None => _ = pods.remove(uid),
+        }
+    }
+
+    /// The node's pods, each with the status that the node has worked out.
+    pub fn pods(&self) -> Vec<(Arc<Pod>, Option<Arc<PodStatus>>)> {
+        let pods: Vec<Arc<Pod>> =
+            self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let with_status = |pod: Arc<Pod>| {
+            let PodId { namespace, name, .. } = PodId::of(&pod);
+            let status = statuses.get(&(namespace, name)).cloned();
+            (pod, status)
+        };
+        pods.into_iter().map(with_status).collect()
     }
 
     /// What the pod's status is by now; `None` once it has left the node.
@@ -175,8 +204,8 @@ impl Agent {
     pub fn waiting_reason(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
         let key = (namespace.to_owned(), pod.to_owned());
         let status = self.statuses.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()?;
-        let all =
-            status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+        let others = status.init_container_statuses.iter().chain(&status.ephemeral_container_statuses);
+        let all = status.container_statuses.iter().chain(others).flatten();
         let found = all.into_iter().find(|status| status.name == container)?;
         found.state.as_ref()?.waiting.as_ref()?.reason.clone()
     }

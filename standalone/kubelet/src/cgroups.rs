@@ -13,9 +13,9 @@ use crate::spec::resources::{CPU_PERIOD_US, PodLimits};
 /// # Errors
 /// When a limit could be set nowhere: the pod would run without it.
 pub fn limit(cgroup: &str, limits: &PodLimits) -> io::Result<()> {
-    let relative = cgroup.trim_start_matches('/');
+    let relative = folder(cgroup);
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let folders: Vec<PathBuf> = roots(&mounts).into_iter().map(|root| root.join(relative)).collect();
+    let folders: Vec<PathBuf> = roots(&mounts).into_iter().map(|root| root.join(&relative)).collect();
     if let Some(bytes) = limits.memory_bytes {
         write_first(
             &folders,
@@ -42,14 +42,34 @@ fn write_first(folders: &[PathBuf], files: &[(&str, String)]) -> io::Result<()> 
 /// Removes a pod's folder, and what is in it, from every cgroup tree that is mounted. Folders with processes in them
 /// stay (the kernel refuses), as does what cannot be removed for another reason; the next pod's end tries nothing of it.
 pub fn remove(cgroup: &str) {
-    let relative = cgroup.trim_start_matches('/');
-    if relative.is_empty() || relative.split('/').any(|part| part == "..") {
+    let relative = folder(cgroup);
+    let is_below = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
+    if relative.as_os_str().is_empty() || !relative.components().all(is_below) {
         return;
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for root in roots(&mounts) {
-        remove_tree(&root.join(relative));
+    for root in mounted() {
+        remove_tree(&root.join(&relative));
     }
+}
+
+/// The roots of all cgroup trees that are mounted.
+pub fn mounted() -> Vec<PathBuf> {
+    roots(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// Where a cgroup that the runtime was given stands below each root: a path as it is, or one of systemd's
+/// slices, which stands in those that its name begins with (systemd.slice(5)).
+pub fn folder(cgroup: &str) -> PathBuf {
+    let Some(name) = cgroup.strip_suffix(".slice").filter(|name| !name.contains('/')) else {
+        return PathBuf::from(cgroup.trim_matches('/'));
+    };
+    let dashes = name.match_indices('-').map(|(at, _)| at);
+    dashes.chain([name.len()]).map(|end| format!("{}.slice", &name[..end])).collect()
+}
+
+/// The folder of one of a pod's containers, as containerd names it.
+pub fn container(pod: &Path, id: &str, systemd: bool) -> PathBuf {
+    pod.join(if systemd { format!("cri-containerd-{id}.scope") } else { id.to_owned() })
 }
 
 /// Removes the folders above the pods' own, as far as nothing is in them any more.
@@ -103,6 +123,18 @@ mod tests {
             32 23 0:28 / /tmp rw - tmpfs tmpfs rw\n";
         assert_eq!(roots(table), ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"].map(PathBuf::from));
     }
+
+    #[test]
+    fn a_slice_stands_in_those_that_it_is_named_after() {
+        let nested = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podu_1.slice";
+        assert_eq!(folder("kubepods-burstable-podu_1.slice"), PathBuf::from(nested));
+        assert_eq!(folder("/lab/n1/kubepods/podu"), PathBuf::from("lab/n1/kubepods/podu"));
+        assert_eq!((folder("/"), folder("")), (PathBuf::new(), PathBuf::new()));
+        let slice = folder("kubepods-podu.slice");
+        assert!(container(&slice, "c", true).ends_with("kubepods-podu.slice/cri-containerd-c.scope"));
+        assert_eq!(container(Path::new("kubepods/podu"), "c", false), PathBuf::from("kubepods/podu/c"));
+    }
+
     #[test]
     fn a_limit_goes_where_its_controller_is_and_nowhere_else_in_silence() {
         let dir = tempfile::tempdir().unwrap();

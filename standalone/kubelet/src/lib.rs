@@ -25,6 +25,7 @@ mod recorder;
 mod run;
 mod service_env;
 pub mod spec;
+mod stats;
 mod stored;
 #[cfg(test)]
 mod test_server;

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use jiff::Timestamp;
 use nix::sys::{statvfs::statvfs, utsname::uname};
 
 /// Capacity and identity of the node's machine.
@@ -15,6 +16,7 @@ pub struct Machine {
     pub os_image: String,
     pub machine_id: String,
     pub boot_id: String,
+    pub booted: Option<Timestamp>,
     /// Kubernetes' spelling: `amd64`, `arm64` …
     pub architecture: &'static str,
 }
@@ -32,6 +34,7 @@ impl Machine {
             os_image: os_image(&read("/etc/os-release")),
             machine_id: read("/etc/machine-id").trim().to_owned(),
             boot_id: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
+            booted: booted(&read("/proc/stat")),
             architecture: match std::env::consts::ARCH {
                 "x86_64" => "amd64",
                 "aarch64" => "arm64",
@@ -45,6 +48,12 @@ impl Machine {
 fn memory_total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// The line `btime` of /proc/stat: seconds since the epoch.
+fn booted(stat: &str) -> Option<Timestamp> {
+    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    Timestamp::from_second(seconds.trim().parse().ok()?).ok()
 }
 
 fn os_image(os_release: &str) -> String {
@@ -66,6 +75,7 @@ mod tests {
     #[test]
     fn files_are_read_as_the_kernel_and_systemd_write_them() {
         assert_eq!(memory_total("MemFree: 1 kB\nMemTotal:       24 kB\n"), Some(24576));
+        assert_eq!(booted("cpu 1 2\nbtime 1700000000\n"), Timestamp::from_second(1_700_000_000).ok());
         assert_eq!(os_image("NAME=x\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");
     }
 }

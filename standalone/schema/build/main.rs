@@ -1,10 +1,12 @@
 //! Makes the shape tables and the OpenAPI documents out of Kubernetes' schemas and this crate's own tables.
 
+mod gnostic;
 mod openapi;
 mod operation;
 mod roots;
 mod rules;
 mod shapes;
+mod swagger;
 
 #[path = "../src/kinds/table.rs"]
 #[expect(dead_code, reason = "the library reads more of the table than the build does")]
@@ -19,7 +21,8 @@ fn main() {
         println!("cargo::rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let Written { k8s_openapi, definitions, roots } = roots::read("build/definitions.json.gz");
+    let Written { k8s_openapi, definitions, roots } =
+        roots::read("build/definitions.json.gz", "build/metrics.json");
     println!("cargo::rustc-env=SKERRY_DEFINITIONS_OF={k8s_openapi}");
     let merge = shapes::merge_rules(&read("src/shape/merge.txt"));
     let rules = rules::parse(&read("src/shape/rules.txt"), &definitions);

@@ -1,4 +1,5 @@
-//! One OpenAPI v3 document a group-version: schemas with descriptions and merge rules, paths with their operations.
+//! One OpenAPI v3 document a group-version: schemas with descriptions and merge rules, paths with their
+//! operations. And of all of them the one v2 document, as JSON and as protobuf.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,10 +14,12 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    gnostic,
     operation::{operation, operation_id, path_parameter, pretty},
     roots::Root,
     rules::Rules,
     shapes::Merges,
+    swagger,
     table::{Deleted, GROUP_ORDER, KINDS, Kind, Subresource},
 };
 
@@ -29,7 +32,7 @@ struct Source<'a> {
     rules: &'a Rules,
 }
 
-/// Writes `openapi-N.gz` and `openapi.rs`, a table of (path, bytes, hash).
+/// Writes `openapi-N.gz` and `openapi.rs`, a table of (path, bytes, hash), and the same of version 2.
 pub fn generate(
     definitions: &BTreeMap<String, Value>,
     roots: &[Root],
@@ -39,31 +42,42 @@ pub fn generate(
 ) {
     let source = Source { definitions, roots, merges, rules };
     let mut table = String::from("static DOCUMENTS: &[Document] = &[\n");
-    let mut number = 0;
+    let mut documents = Vec::new();
     for group in GROUP_ORDER {
         let versions: BTreeSet<&str> =
             KINDS.iter().filter(|kind| kind.group == *group).map(|kind| kind.version).collect();
         for version in versions {
             let path =
                 if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-            let json = source.document(group, version, &path).to_string();
-            let hash = Sha256::digest(json.as_bytes()).iter().fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02X}");
-                text
-            });
-            let mut gz = GzEncoder::new(Vec::new(), Compression::best());
-            gz.write_all(json.as_bytes()).expect("gzip into memory");
-            let file = format!("openapi-{number}.gz");
-            fs::write(out.join(&file), gz.finish().expect("gzip into memory")).expect("write the document");
-            let _ = writeln!(
-                table,
-                "Document {{ path: {path:?}, hash: {hash:?}, gz: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{file}\")) }},"
-            );
-            number += 1;
+            let document = source.document(group, version, &path);
+            let file = format!("openapi-{}.gz", documents.len());
+            let _ = writeln!(table, "{},", written(out, &file, &path, document.to_string().as_bytes()));
+            documents.push(document);
         }
     }
     table.push_str("];\n");
+    let whole = swagger::document(&documents);
+    for (name, file, bytes) in [
+        ("JSON_V2", "openapi-v2-json.gz", whole.to_string().into_bytes()),
+        ("PROTOBUF_V2", "openapi-v2-protobuf.gz", gnostic::document(&whole)),
+    ] {
+        let _ = writeln!(table, "static {name}: Document = {};", written(out, file, "", &bytes));
+    }
     fs::write(out.join("openapi.rs"), table).expect("write openapi.rs");
+}
+
+/// Writes a document, packed; the expression that has it.
+fn written(out: &Path, file: &str, path: &str, bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02X}");
+        text
+    });
+    let mut gz = GzEncoder::new(Vec::new(), Compression::best());
+    gz.write_all(bytes).expect("gzip into memory");
+    fs::write(out.join(file), gz.finish().expect("gzip into memory")).expect("write the document");
+    format!(
+        "Document {{ path: {path:?}, hash: {hash:?}, gz: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{file}\")) }}"
+    )
 }
 
 impl Source<'_> {

@@ -1,4 +1,5 @@
-//! The definitions that describe the kinds, as `skerry-schema-definitions` has written them down.
+//! The definitions that describe the kinds, as `skerry-schema-definitions` has written them down, and those
+//! of the metrics API, which is not part of Kubernetes' own document.
 
 use std::{collections::BTreeMap, fs::File};
 
@@ -24,7 +25,21 @@ pub struct Written {
     pub definitions: BTreeMap<String, Value>,
 }
 
-pub fn read(path: &str) -> Written {
-    let file = File::open(path).unwrap_or_else(|error| panic!("open {path}: {error}"));
-    serde_json::from_reader(GzDecoder::new(file)).unwrap_or_else(|error| panic!("read {path}: {error}"))
+/// What is added to [`Written`].
+#[derive(serde::Deserialize)]
+struct Added {
+    roots: Vec<Root>,
+    definitions: BTreeMap<String, Value>,
+}
+
+/// All that was written down, and what stands in `added`.
+pub fn read(path: &str, added: &str) -> Written {
+    let open = |path: &str| File::open(path).unwrap_or_else(|error| panic!("open {path}: {error}"));
+    let mut written: Written = serde_json::from_reader(GzDecoder::new(open(path)))
+        .unwrap_or_else(|error| panic!("read {path}: {error}"));
+    let added: Added =
+        serde_json::from_reader(open(added)).unwrap_or_else(|error| panic!("read {added}: {error}"));
+    written.roots.extend(added.roots);
+    written.definitions.extend(added.definitions);
+    written
 }

@@ -8,7 +8,8 @@
 //! - [`selectable_fields`], [`field_label_supported`]: field selectors.
 //! - [`Shape`]: the field tree, with list types and keys (for apply).
 //! - [`warnings`]: what is accepted and nobody carries out.
-//! - [`openapi_v3_index`], [`openapi_v3`]: the documents behind `kubectl explain` and `apply`.
+//! - [`openapi_v3_index`], [`openapi_v3`], [`openapi_v2`]: the documents behind `kubectl explain` and
+//!   `apply`.
 //!
 //! Nothing here reads a clock, a file or a lock: `now` is an argument.
 
@@ -31,10 +32,10 @@ mod unheeded;
 pub use body::{DecodeError, Decoded, Format, check, decode, strict_message};
 pub use error::{FieldError, Reason, invalid_status};
 pub use kinds::{
-    Deleted, GROUP_ORDER, Group, KINDS, Kind, Subresource, find, find_kind, from_storage, groups, kinds,
-    split_api_version, to_storage,
+    Deleted, GROUP_ORDER, Group, KINDS, Kind, METRICS_GROUP, Subresource, find, find_kind, from_storage,
+    groups, kinds, split_api_version, to_storage,
 };
-pub use openapi::{Document, openapi_v3, openapi_v3_index};
+pub use openapi::{Document, FormV2, openapi_v2, openapi_v3, openapi_v3_index};
 pub use patch::{PatchError, PatchType, apply_patch};
 pub use selectable::{field_label_supported, selectable_fields};
 pub use shape::{Field, Form, ListType, Rule, Shape, Ty};

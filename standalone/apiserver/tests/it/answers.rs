@@ -247,6 +247,7 @@ async fn what_discovery_lists_is_served() {
                     "create" => Method::POST,
                     "update" => Method::PUT,
                     "patch" => Method::PATCH,
+                    "delete" => Method::DELETE,
                     other => panic!("{other} of {path}"),
                 };
                 let answer = admin.send(method.clone(), &path, &[], "").await;
@@ -260,8 +261,7 @@ async fn what_discovery_lists_is_served() {
         }
     }
     assert!(subresources.len() > 30, "{subresources:?}");
-    for gone in
-        [format!("{PODS}/none/proxy"), format!("{SERVICES}/none/proxy"), "/api/v1/nodes/none/proxy".into()]
+    for gone in [format!("{PODS}/none/token"), "/api/v1/namespaces/default/serviceaccounts/none/token".into()]
     {
         let message = admin.get(&gone).await.refused(404);
         assert_eq!(message, "the server could not find the requested resource", "{gone}");

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
-type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+pub type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
 /// What a kubelet answers here: logs that follow, and to whom wants to upgrade an echo in upper case until its input ends.
 async fn kubelet(
@@ -49,29 +49,41 @@ async fn kubelet(
 
 /// Dials in as a node does, and answers streams as its kubelet.
 async fn tunnel(client: &Client, node: &str) -> (tokio::task::JoinHandle<()>, Arc<Mutex<Vec<String>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let paths = seen.clone();
+    let running = answering(client, node, move |request| kubelet(request, paths.clone())).await;
+    (running, seen)
+}
+
+/// Dials in as a node does; `answer` answers each exchange.
+pub async fn answering<F>(
+    client: &Client,
+    node: &str,
+    answer: impl Fn(Request<hyper::body::Incoming>) -> F + Clone + Send + Sync + 'static,
+) -> tokio::task::JoinHandle<()>
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
     let headers = [("connection", "Upgrade"), ("upgrade", "skerry-tunnel/1")];
     let path = format!("/skerry/v1/nodes/{node}/tunnel");
     let response = client.open(Method::GET, &path, &headers, "").await;
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     let stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let paths = seen.clone();
-    let running = tokio::spawn(async move {
+    tokio::spawn(async move {
         let mut connection =
             yamux::Connection::new(stream.compat(), yamux::Config::default(), yamux::Mode::Server);
         while let Some(Ok(stream)) = std::future::poll_fn(|cx| connection.poll_next_inbound(cx)).await {
-            let paths = paths.clone();
+            let answer = answer.clone();
             let service = service_fn(move |request| {
-                let paths = paths.clone();
-                async move { Ok::<_, std::convert::Infallible>(kubelet(request, paths).await) }
+                let answered = answer(request);
+                async move { Ok::<_, std::convert::Infallible>(answered.await) }
             });
             let serving = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream.compat()), service)
                 .with_upgrades();
             tokio::spawn(serving);
         }
-    });
-    (running, seen)
+    })
 }
 
 async fn running_pod(server: &TestServer) -> Client {

@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{ContainerRecord, CriError, PodRuntime, SandboxRecord, labels};
+use crate::stats::Used;
 
 /// Ordinary calls; containerd answers them in milliseconds.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
@@ -322,6 +323,30 @@ impl Cri {
     pub async fn exec_url(&self, request: v1::ExecRequest) -> Result<String, CriError> {
         let id = request.container_id.clone();
         Ok(call("Exec", &id, CALL_LIMIT, self.runtime.clone().exec(request)).await?.url)
+    }
+
+    /// What each container has written beside its volumes, by id.
+    pub async fn written_layers(&self) -> Result<HashMap<String, Used>, CriError> {
+        let request = v1::ListContainerStatsRequest { filter: None };
+        let mut runtime = self.runtime.clone();
+        let asked = runtime.list_container_stats(request);
+        let answer = call("ListContainerStats", "of all pods", CALL_LIMIT, asked).await?;
+        let value = |value: Option<v1::UInt64Value>| value.map_or(0, |value| value.value);
+        let layers = answer.stats.into_iter().filter_map(|stats| {
+            let layer = stats.writable_layer?;
+            let used = Used { bytes: value(layer.used_bytes), inodes: value(layer.inodes_used) };
+            Some((stats.attributes?.id, used))
+        });
+        Ok(layers.collect())
+    }
+
+    /// Where images lie and what they use.
+    pub async fn image_file_system(&self) -> Result<Option<v1::FilesystemUsage>, CriError> {
+        let request = v1::ImageFsInfoRequest {};
+        let answer =
+            call("ImageFsInfo", "of the node", CALL_LIMIT, self.images.clone().image_fs_info(request))
+                .await?;
+        Ok(answer.image_filesystems.into_iter().next())
     }
 
     pub async fn attach_url(&self, request: v1::AttachRequest) -> Result<String, CriError> {

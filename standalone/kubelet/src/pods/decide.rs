@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cri::{ContainerPhase, ContainerRecord},
-    spec::names,
+    spec::{ephemeral, names},
 };
 
 /// What a sidecar gets when the others have used up the pod's grace; upstream's number.
@@ -190,6 +190,7 @@ fn run(view: View, plan: &mut Plan) {
         }
         return;
     }
+    start_ephemeral(view, plan);
     if !init(view, plan) {
         return;
     }
@@ -214,6 +215,28 @@ fn sandbox(view: View, plan: &mut Plan) {
                 attempt: newest.map_or(0, |sandbox| sandbox.attempt + 1),
                 changed: newest.is_some(),
             });
+        }
+    }
+}
+
+/// Starts each ephemeral container once, whatever the others are at. What was told of one is not begun again,
+/// also when the runtime has forgotten it.
+fn start_ephemeral(view: View, plan: &mut Plan) {
+    let told = view.pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
+    let begun: Vec<&str> =
+        told.filter(|status| status.container_id.is_some()).map(|status| status.name.as_str()).collect();
+    for container in ephemeral::containers(view.pod).filter(|container| !view.busy(&container.name)) {
+        match view.runtime.latest(&container.name) {
+            None if begun.contains(&container.name.as_str()) => {}
+            None => _ = start(view, &container, 0, plan),
+            // Made but never started: the agent ended in between.
+            Some(record) if record.phase == ContainerPhase::Created => {
+                if start(view, &container, 0, plan) {
+                    let at = plan.actions.len() - 1;
+                    plan.actions.insert(at, Action::RemoveContainer { id: record.id.clone() });
+                }
+            }
+            Some(_) => {}
         }
     }
 }

@@ -122,6 +122,7 @@ impl Dispatcher {
         if matches!(phase, Some("Succeeded" | "Failed")) {
             self.agent.ledger.release(&uid);
         }
+        self.agent.note_pod(&uid, Some(pod.clone()));
         if let Some(mailbox) = self.workers.get(&uid) {
             self.agent.ledger.follow(&pod);
             mailbox.tell(|inbox| inbox.pod = Some(pod));
@@ -157,8 +158,9 @@ impl Dispatcher {
 
     fn gone(&self, uid: &str) {
         self.agent.ledger.release(uid);
-        if let Some(mailbox) = self.workers.get(uid) {
-            mailbox.tell(|inbox| inbox.gone = true);
+        match self.workers.get(uid) {
+            Some(mailbox) => mailbox.tell(|inbox| inbox.gone = true),
+            None => self.agent.note_pod(uid, None),
         }
     }
 
@@ -186,6 +188,7 @@ impl Dispatcher {
             self.workers.remove(&uid);
             // One that went while it was being judged was noted only after it had gone.
             self.agent.ledger.release(&uid);
+            self.agent.note_pod(&uid, None);
         }
     }
 

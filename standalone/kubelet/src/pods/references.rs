@@ -8,7 +8,7 @@ use std::{
 };
 
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret},
+    core::v1::{ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret},
     node::v1::RuntimeClass,
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -17,7 +17,7 @@ use super::mailbox::Mailbox;
 use crate::{
     agent::Agent,
     objects::{Known, Watched},
-    spec::env::References,
+    spec::{env::References, ephemeral},
     volumes::bound,
 };
 
@@ -197,7 +197,9 @@ pub fn names(pod: &Pod) -> Names {
     let pulls = spec.image_pull_secrets.iter().flatten();
     names.secrets.extend(pulls.map(|secret| secret.name.clone()));
     names.runtime_class = spec.runtime_class_name.clone().filter(|name| !name.is_empty());
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+    let ephemeral: Vec<Container> = ephemeral::containers(pod).collect();
+    let others = spec.init_containers.iter().flatten().chain(&ephemeral);
+    for container in spec.containers.iter().chain(others) {
         for source in container.env_from.iter().flatten() {
             names.config_maps.extend(source.config_map_ref.iter().map(|reference| reference.name.clone()));
             names.secrets.extend(source.secret_ref.iter().map(|reference| reference.name.clone()));

@@ -1,6 +1,6 @@
 //! The worker's steps for one container: image, environment, mounts, create, start; and its end.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use k8s_cri::v1::AuthConfig;
@@ -20,6 +20,7 @@ use crate::{
     spec::{
         container::{self, ContainerParts},
         env::{self, EnvSources},
+        ephemeral,
         fields::Addresses,
         registry::Logins,
         resources::QosClass,
@@ -40,7 +41,7 @@ type Refusal = (&'static str, String);
 
 impl Worker {
     pub(super) async fn start_container(&mut self, name: &str, attempt: u32) {
-        let Some(container) = self.container_spec(name).cloned() else { return };
+        let Some(container) = self.container_spec(name).map(Cow::into_owned) else { return };
         let Some(image) = self.image(&container).await else { return };
         if let Err((reason, message)) = self.try_start(&container, attempt, image).await {
             self.event(Some(name), EventType::Warning, "Failed", format!("Error: {message}"));
@@ -48,7 +49,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn container_spec(&self, name: &str) -> Option<&Container> {
+    pub(super) fn container_spec(&self, name: &str) -> Option<Cow<'_, Container>> {
         container_of(&self.pod, name)
     }
 
@@ -155,6 +156,7 @@ impl Worker {
         container::verify_non_root(&self.pod, container, &image).map_err(config_error)?;
         let sandbox = self.runtime.ready_sandbox().cloned();
         let sandbox = sandbox.ok_or_else(|| config_error("the pod's sandbox has ended".to_owned()))?;
+        let target = self.target_of(&container.name).map_err(config_error)?;
         let env = self.environment(container).await.map_err(config_error)?;
         let values: BTreeMap<String, String> = env.iter().cloned().collect();
         let root = &self.agent.config.root_dir;
@@ -173,6 +175,7 @@ impl Worker {
             log_path: format!("{}/{attempt}.log", container.name),
             termination_file,
             node_memory_bytes: self.agent.machine.memory_bytes,
+            target,
         };
         let config = container::config(&self.pod, container, parts).map_err(config_error)?;
         let sandbox_config = self.sandbox_config(sandbox.attempt).map_err(config_error)?;
@@ -223,11 +226,20 @@ impl Worker {
         Ok(())
     }
 
+    /// The id of the container whose processes an ephemeral one shall see.
+    fn target_of(&self, name: &str) -> Result<Option<String>, String> {
+        let asked = ephemeral::find(&self.pod, name).and_then(|found| found.target_container_name.as_deref());
+        let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return Ok(None) };
+        let running = self.runtime.latest(asked).filter(|record| record.phase == ContainerPhase::Running);
+        let id = running.map(|record| record.id.clone());
+        id.map(Some).ok_or_else(|| format!("unable to find target container {asked:?}: it does not run"))
+    }
+
     pub(super) async fn resize(&mut self, id: &str, name: &str) {
         let Some(container) = container_of(&self.pod, name) else { return };
         let wanted = container.resources.clone().unwrap_or_default();
         let node_memory_bytes = self.agent.machine.memory_bytes;
-        let linux = resize::limits(container, QosClass::of(&self.pod), node_memory_bytes);
+        let linux = resize::limits(&container, QosClass::of(&self.pod), node_memory_bytes);
         match self.agent.cri.update_container(id, linux).await {
             Ok(()) => {
                 self.memory.applied.insert(id.to_owned(), wanted);
@@ -363,7 +375,7 @@ impl Worker {
         self.memory.busy.insert(name.clone());
         let message = if why.is_empty() { format!("Stopping container {name}") } else { why };
         self.event(Some(&name), EventType::Normal, "Killing", message);
-        let spec = self.container_spec(&name).cloned();
+        let spec = self.container_spec(&name).map(Cow::into_owned);
         let hook = spec.as_ref().and_then(|container| container.lifecycle.as_ref()?.pre_stop.clone());
         let target = self
             .runtime

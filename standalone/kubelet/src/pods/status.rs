@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cri::{ContainerPhase, ContainerRecord},
-    spec::{PodId, resources::QosClass},
+    spec::{PodId, ephemeral, resources::QosClass},
 };
 
 /// Runtime's name in `containerID`s.
@@ -30,12 +30,18 @@ pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
         return rejected_status(view, before, rejection);
     }
     let statuses = |containers: &[Container]| -> Vec<ContainerStatus> {
-        let known = || before.container_statuses.iter().chain(&before.init_container_statuses).flatten();
+        let others = || before.init_container_statuses.iter().chain(&before.ephemeral_container_statuses);
+        let known = || before.container_statuses.iter().chain(others()).flatten();
         let old = |name: &str| known().find(|status| status.name == name).cloned();
         // What ended stays told, also when the runtime has forgotten it (the machine was started anew).
         let kept = |container: &Container| {
             let forgotten = view.runtime.latest(&container.name).is_none();
-            old(&container.name).filter(|_| forgotten && (view.finished() || view.terminating()))
+            let told = old(&container.name).filter(|_| forgotten);
+            // An ephemeral one is not begun again.
+            if view.is_ephemeral(&container.name) {
+                return told.filter(|told| told.container_id.is_some());
+            }
+            told.filter(|_| view.finished() || view.terminating())
         };
         containers
             .iter()
@@ -44,6 +50,7 @@ pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
     };
     let init = statuses(view.init_containers());
     let main = statuses(view.containers());
+    let ephemeral = statuses(&ephemeral::containers(view.pod).collect::<Vec<Container>>());
     let phase = phase(view, &init, &main, before);
     let pod_ips = pod_ips(view, host_ips, before, &phase);
     // Who ended the pod says why: its node, or whoever wrote the phase before the node did.
@@ -68,6 +75,7 @@ pub fn build(view: View, host_ips: &[String], before: &PodStatus) -> PodStatus {
         observed_generation: view.pod.metadata.generation,
         container_statuses: Some(main),
         init_container_statuses: (!init.is_empty()).then_some(init),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         ..Default::default()
     };
     status.conditions = Some(conditions(view, &status, before));

@@ -8,8 +8,9 @@ use super::{conditions::RESIZE, status::time};
 use crate::stored::bare;
 
 /// Fields of the status that only a pod's node writes; others in it are left alone.
-const OWNED: [&str; 12] = [
+const OWNED: [&str; 13] = [
     "containerStatuses",
+    "ephemeralContainerStatuses",
     "hostIP",
     "hostIPs",
     "initContainerStatuses",

@@ -9,7 +9,10 @@ use super::{
     resize::Room,
     status::ended,
 };
-use crate::cri::{ContainerPhase, ContainerRecord, PodRuntime};
+use crate::{
+    cri::{ContainerPhase, ContainerRecord, PodRuntime},
+    spec::ephemeral,
+};
 
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -83,7 +86,7 @@ impl<'a> View<'a> {
 
     /// Whether and when an ended instance is followed by another.
     pub fn restart(&self, container: &Container, record: &ContainerRecord) -> Restart {
-        if !self.runs_again(container, record.exit_code) {
+        if self.is_ephemeral(&container.name) || !self.runs_again(container, record.exit_code) {
             return Restart::No;
         }
         let backoff = self.memory.restarts.get(&container.name).copied().unwrap_or_default();
@@ -91,6 +94,10 @@ impl<'a> View<'a> {
             Some(at) if at > self.now => Restart::At(at),
             _ => Restart::Now,
         }
+    }
+
+    pub fn is_ephemeral(&self, name: &str) -> bool {
+        ephemeral::find(self.pod, name).is_some()
     }
 
     /// The first rule that matches the exit code, then the container's own policy, then the pod's (KEP-5307).

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     agent::Agent,
     cri::{ContainerRecord, PodRuntime},
-    spec::PodId,
+    spec::{PodId, ephemeral},
 };
 
 /// Decisions in a row without waiting; more would mean that an action does not change what the decision sees.
@@ -248,16 +248,18 @@ impl Worker {
 }
 
 /// A container of the pod's specification by its name.
-pub fn container_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+pub fn container_of<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
     let spec = pod.spec.as_ref()?;
     let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    all.find(|container| container.name == name)
+    let found = all.find(|container| container.name == name).map(Cow::Borrowed);
+    found.or_else(|| ephemeral::find(pod, name).map(|found| Cow::Owned(ephemeral::as_container(found))))
 }
 
 /// Containers that wait for this reason now and did not before.
 fn newly_waiting(before: &PodStatus, after: &PodStatus, reason: &str) -> Vec<String> {
     let waiting = |status: &PodStatus| -> Vec<String> {
-        let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+        let others = status.init_container_statuses.iter().chain(&status.ephemeral_container_statuses);
+        let all = status.container_statuses.iter().chain(others).flatten();
         let waits = all.filter(|container| {
             let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
             waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some(reason))

@@ -34,6 +34,8 @@ pub struct ContainerParts {
     pub log_path: String,
     pub termination_file: String,
     pub node_memory_bytes: u64,
+    /// Id of a container whose processes this one sees, where the pod's are not all in one view anyway.
+    pub target: Option<String>,
 }
 
 /// The container's request; `$(NAME)` in command and args is replaced.
@@ -71,7 +73,13 @@ pub fn config(
         (labels::POD_UID.to_owned(), id.uid.clone()),
         (labels::CONTAINER_NAME.to_owned(), container.name.clone()),
     ]);
-    let security = security(pod, container, &parts.image)?;
+    let mut security = security(pod, container, &parts.image)?;
+    if let (Some(id), Some(namespaces)) = (parts.target, &mut security.namespace_options)
+        && namespaces.pid == v1::NamespaceMode::Container as i32
+    {
+        namespaces.pid = v1::NamespaceMode::Target as i32;
+        namespaces.target_id = id;
+    }
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: parts.attempt }),
         image: Some(v1::ImageSpec {

@@ -3,6 +3,7 @@
 pub mod container;
 pub mod dns;
 pub mod env;
+pub mod ephemeral;
 pub mod fields;
 pub mod names;
 pub mod profiles;

@@ -3,12 +3,14 @@
 //! upstream's node agent has.
 
 mod bridge;
+mod dial;
 mod logs;
 mod query;
 mod reply;
 mod routes;
 mod spdy;
 mod streaming;
+mod told;
 
 use std::{sync::Arc, time::Duration};
 

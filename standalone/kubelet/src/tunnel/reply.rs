@@ -14,6 +14,13 @@ pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Reply {
     reply
 }
 
+/// Of another type than plain text.
+pub fn typed(media: &'static str, bytes: impl Into<Bytes>) -> Reply {
+    let mut reply = text(StatusCode::OK, bytes);
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media));
+    reply
+}
+
 pub fn full(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
@@ -26,6 +33,8 @@ pub enum Refusal {
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
+    MethodNotAllowed(String),
+    #[error("{0}")]
     Internal(String),
     #[error("{0}")]
     Unavailable(String),
@@ -36,15 +45,14 @@ impl Refusal {
         let (status, reason) = match self {
             Refusal::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Refusal::NotFound(_) => (StatusCode::NOT_FOUND, "NotFound"),
+            Refusal::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Refusal::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
             Refusal::Unavailable(_) => (StatusCode::BAD_GATEWAY, "ServiceUnavailable"),
         };
         let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.to_string(), "reason": reason, "code": status.as_u16()});
-        let mut reply = text(status, body.to_string());
-        reply
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        let mut reply = typed("application/json", body.to_string());
+        *reply.status_mut() = status;
         reply
     }
 }

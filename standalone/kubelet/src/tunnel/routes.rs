@@ -7,10 +7,11 @@ use hyper::body::Incoming;
 use k8s_cri::v1;
 
 use super::{
-    logs,
+    dial, logs,
     query::{Query, parts},
     reply::{self, Refusal, Reply},
     streaming::{self, Session},
+    told,
 };
 use crate::{agent::Agent, cri::CriError};
 
@@ -25,6 +26,13 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match path.as_slice() {
         ["healthz"] => Ok(reply::text(StatusCode::OK, "ok")),
+        ["pods" | "metrics" | "stats" | "usage", ..] => {
+            told::answer(agent, &path, &query, request.method()).await
+        }
+        ["dial", "node", port] => dial::node(agent, port, request).await,
+        ["dial", "pod", namespace, pod, uid, port] => {
+            dial::pod(agent, dial::PodPort { namespace, pod, uid, port }, request).await
+        }
         ["containerLogs", namespace, pod, container] => {
             logs::answer(agent, Place { namespace, pod, container }, &query, request).await
         }

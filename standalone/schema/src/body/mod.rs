@@ -58,6 +58,9 @@ impl DecodeError {
     }
 }
 
+/// Versions that a body may be of besides the one that is served: what older clients write means the same.
+const OTHER_VERSIONS: &[(&str, &str)] = &[("Eviction", "policy/v1beta1")];
+
 /// Reads `body` as an object of `kind` in `api_version` (also bodies that are no stored kind: `Scale`, `Binding`,
 /// `Eviction`, `DeleteOptions`, `TokenRequest`, `Status`).
 ///
@@ -113,6 +116,7 @@ pub fn check(api_version: &str, kind: &str, mut value: Value) -> Result<Decoded,
         && !given.is_empty()
         && given != api_version
         && kind != "DeleteOptions"
+        && !OTHER_VERSIONS.contains(&(kind, given))
     {
         return Err(DecodeError::Version { given: given.to_owned(), expected: api_version.to_owned() });
     }

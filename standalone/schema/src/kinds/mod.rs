@@ -4,7 +4,7 @@ mod convert;
 mod table;
 
 pub use convert::{from_storage, to_storage};
-pub use table::{Deleted, GROUP_ORDER, KINDS, Kind, Subresource};
+pub use table::{Deleted, GROUP_ORDER, KINDS, Kind, METRICS_GROUP, Subresource};
 
 /// A group and its versions, the preferred one first.
 #[derive(Clone, Debug, PartialEq, Eq)]

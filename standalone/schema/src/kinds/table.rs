@@ -51,6 +51,7 @@ const GET: &[&str] = &["get"];
 const UPDATE: &[&str] = &["update"];
 const EDIT: &[&str] = &["get", "patch", "update"];
 const CONNECT: &[&str] = &["create", "get"];
+const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 const ALL: &[&str] = &["all"];
 const EXT: &[&str] = &["api-extensions"];
 const NONE: &[&str] = &[];
@@ -82,6 +83,7 @@ const POD_SUBS: &[Subresource] = &[
     sub("exec", "PodExecOptions", CONNECT),
     sub("log", "Pod", GET),
     sub("portforward", "PodPortForwardOptions", CONNECT),
+    sub("proxy", "PodProxyOptions", PROXY),
     sub("resize", "Pod", EDIT),
     status("Pod"),
 ];
@@ -157,6 +159,9 @@ macro_rules! kind {
 
 const ADM: &str = "admissionregistration.k8s.io";
 
+/// What is used now: measured at each request, stored nowhere. Upstream has it from an aggregated server.
+pub const METRICS_GROUP: &str = "metrics.k8s.io";
+
 /// Groups in the order of upstream's discovery.
 pub const GROUP_ORDER: &[&str] = &[
     "",
@@ -180,9 +185,11 @@ pub const GROUP_ORDER: &[&str] = &[
     "discovery.k8s.io",
     "flowcontrol.apiserver.k8s.io",
     "resource.k8s.io",
+    METRICS_GROUP,
 ];
 
-/// What Kubernetes 1.36 serves without any switch: stable versions only (betas are off by default since 1.24).
+/// What Kubernetes 1.36 serves without any switch: stable versions only (betas are off by default since
+/// 1.24). And the metrics API, which nobody is without and which never left its beta.
 #[rustfmt::skip]
 pub static KINDS: &[Kind] = &[
     kind!(ns "v1" "Binding" "bindings" "binding").verbs(CREATE),
@@ -194,7 +201,7 @@ pub static KINDS: &[Kind] = &[
     kind!(cluster "v1" "Namespace" "namespaces" "namespace").short(&["ns"]).verbs(NO_COLLECTION)
         .subs(&[sub("finalize", "Namespace", UPDATE), status("Namespace")]),
     kind!(cluster "v1" "Node" "nodes" "node").short(&["no"])
-        .subs(&[status("Node")]),
+        .subs(&[sub("proxy", "NodeProxyOptions", PROXY), status("Node")]),
     kind!(ns "v1" "PersistentVolumeClaim" "persistentvolumeclaims" "persistentvolumeclaim").answered().short(&["pvc"])
         .subs(&[status("PersistentVolumeClaim")]),
     kind!(cluster "v1" "PersistentVolume" "persistentvolumes" "persistentvolume").answered().short(&["pv"])
@@ -208,7 +215,7 @@ pub static KINDS: &[Kind] = &[
     kind!(ns "v1" "Secret" "secrets" "secret"),
     kind!(ns "v1" "ServiceAccount" "serviceaccounts" "serviceaccount").answered().short(&["sa"]),
     kind!(ns "v1" "Service" "services" "service").put().answered().short(&["svc"]).cat(ALL)
-        .subs(&[status("Service")]),
+        .subs(&[sub("proxy", "ServiceProxyOptions", PROXY), status("Service")]),
     kind!(cluster "apiregistration.k8s.io" "v1" "APIService" "apiservices" "apiservice").cat(EXT)
         .subs(&[status("APIService")]),
     kind!(ns "apps" "v1" "ControllerRevision" "controllerrevisions" "controllerrevision"),
@@ -277,4 +284,6 @@ pub static KINDS: &[Kind] = &[
     kind!(ns "resource.k8s.io" "v1" "ResourceClaim" "resourceclaims" "resourceclaim").answered().subs(&[status("ResourceClaim")]),
     kind!(ns "resource.k8s.io" "v1" "ResourceClaimTemplate" "resourceclaimtemplates" "resourceclaimtemplate").answered(),
     kind!(cluster "resource.k8s.io" "v1" "ResourceSlice" "resourceslices" "resourceslice").answered(),
+    kind!(cluster "metrics.k8s.io" "v1beta1" "NodeMetrics" "nodes" "").verbs(READ),
+    kind!(ns "metrics.k8s.io" "v1beta1" "PodMetrics" "pods" "").verbs(READ),
 ];

@@ -179,6 +179,12 @@ const BINDING: &[Column] = &[
 ];
 const QUOTA: &[Column] =
     &[NAME, text("Request", "Used and allowed requests."), text("Limit", "Used and allowed limits."), AGE];
+const METRICS: &[Column] = &[
+    NAME,
+    text("cpu", "Processor time used per time, in cores."),
+    text("memory", "The working set."),
+    text("Window", "The time over which the use of processors was measured."),
+];
 
 /// The columns of a kind.
 #[rustfmt::skip]
@@ -198,6 +204,7 @@ pub fn of(kind: &str) -> &'static [Column] {
         "PersistentVolumeClaim" => PVC,
         "RoleBinding" | "ClusterRoleBinding" => BINDING,
         "ResourceQuota" => QUOTA,
+        "NodeMetrics" | "PodMetrics" => METRICS,
         "Role" | "ClusterRole" | "LimitRange" | "CustomResourceDefinition" => const { &[NAME, CREATED] },
         "Namespace" => const { &[NAME, STATUS, AGE] },
         "ConfigMap" => const { &[NAME, DATA, AGE] },

@@ -5,6 +5,7 @@ mod network;
 mod objects;
 mod pod;
 mod text;
+mod usage;
 mod workload;
 
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ pub fn cells(kind: &Kind, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         "Job" => workload::job(&o),
         "CronJob" => workload::cron_job(&o),
         "HorizontalPodAutoscaler" => workload::autoscaler(&o),
+        "NodeMetrics" | "PodMetrics" => usage::cells(&o),
         "PodDisruptionBudget" => workload::disruption_budget(&o),
         name => objects::cells(name, &o).unwrap_or_else(|| vec![o.name(), json!(o.age())]),
     }

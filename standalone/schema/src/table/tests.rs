@@ -158,3 +158,14 @@ fn both_faces_of_an_event_show_the_same() {
     assert_eq!(event["note"], "no\n");
     assert_eq!(row("events.k8s.io/v1", "Event", event), core);
 }
+
+#[test]
+fn a_pods_usage_is_that_of_its_containers_together() {
+    let usage = |cpu: &str, memory: &str| json!({"cpu": cpu, "memory": memory});
+    let metadata = json!({"name": "x"});
+    let pod = json!({"metadata": metadata, "window": "15s", "containers": [
+        {"name": "a", "usage": usage("900m", "100Mi")}, {"name": "b", "usage": usage("100m", "51200Ki")}]});
+    assert_eq!(row("metrics.k8s.io/v1beta1", "PodMetrics", pod), ["x", "1", "150Mi", "15s"]);
+    let node = json!({"metadata": metadata, "window": "15s", "usage": usage("1500u", "1Gi")});
+    assert_eq!(row("metrics.k8s.io/v1beta1", "NodeMetrics", node), ["x", "1500u", "1Gi", "15s"]);
+}

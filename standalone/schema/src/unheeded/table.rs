@@ -68,6 +68,7 @@ const NO_WEBHOOKS: &str = "no webhook is called, not even one whose failurePolic
 const NO_POLICIES: &str = "no request is checked or changed by it";
 const NO_VOLUMES: &str = "no CSI driver is asked: its volumes are not made, attached or mounted";
 const NO_DEVICES: &str = "devices are not allocated";
+const NO_BLOCK_DEVICES: &str = "block devices are not given to containers";
 const NO_FLOWS: &str = "requests are not told apart or queued by it";
 const NO_INGRESS: &str =
     "this cluster has no ingress controller of its own: nothing is served unless you run one";
@@ -93,7 +94,6 @@ pub const ROWS: &[Row] = &[
     kind("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", NO_WEBHOOKS),
     kind("", "LimitRange", "nothing is limited and no defaults are set by it"),
     kind("", "ResourceQuota", "nothing is counted or refused by it"),
-    kind("policy", "PodDisruptionBudget", "evictions do not look at it"),
     kind("", "ServiceAccount", "no token is issued for it"),
     kind("apiextensions.k8s.io", "CustomResourceDefinition", "its resources are not served"),
     kind("apiregistration.k8s.io", "APIService", "requests are not passed on to it"),
@@ -174,7 +174,7 @@ pub const ROWS: &[Row] = &[
     pods(&["spec", "affinity", "!nodeAffinity", PREFERRED, "[]", TERM, "matchLabelKeys"], NO_LABEL_KEYS),
     pods(&["spec", "affinity", "!nodeAffinity", PREFERRED, "[]", TERM, "mismatchLabelKeys"], NO_LABEL_KEYS),
     pods(&["spec", "containers", "[]", "env", "[]", "valueFrom", "fileKeyRef"], "the variable is not set"),
-    pods(&["spec", "containers", "[]", "volumeDevices"], "block devices are not given to containers"),
+    pods(&["spec", "containers", "[]", "volumeDevices"], NO_BLOCK_DEVICES),
     pods(&["spec", "resourceClaims"], NO_DEVICES),
     pods(
         &["spec", "containers", "[]", "restartPolicyRules", "[]", "action"],
@@ -191,6 +191,12 @@ pub const ROWS: &[Row] = &[
         "mounts below the volume stay writable",
     )
     .when(When::Is("IfPossible")),
-    field(POD, &["spec", "ephemeralContainers"], "ephemeral containers are not started")
+    field(POD, &["spec", "ephemeralContainers", "[]", "volumeDevices"], NO_BLOCK_DEVICES)
         .by("ephemeralcontainers"),
+    field(
+        POD,
+        &["spec", "ephemeralContainers", "[]", "env", "[]", "valueFrom", "fileKeyRef"],
+        "the variable is not set",
+    )
+    .by("ephemeralcontainers"),
 ];

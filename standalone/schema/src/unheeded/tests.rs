@@ -75,9 +75,16 @@ fn volumes_that_no_node_sets_up_are_told_of_by_name() {
 #[test]
 fn a_subresource_is_told_of_what_is_written_through_it() {
     let pod = find_kind("v1", "Pod").unwrap();
-    let with = |image: &str| json!({"spec": {"ephemeralContainers": [{"name": "d", "image": image}]}});
+    let with = |device: &str| {
+        let devices = json!([{"name": device, "devicePath": "/dev/x"}]);
+        json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "a", "volumeDevices": devices}]}})
+    };
     let texts = warnings(pod, Some(&json!({})), &with("a"), Some("ephemeralcontainers"));
-    assert_eq!(texts, ["spec.ephemeralContainers: ephemeral containers are not started"]);
+    assert_eq!(
+        texts,
+        ["spec.ephemeralContainers[0].volumeDevices: block devices are not given to containers"]
+    );
+    assert!(warnings(pod, Some(&with("a")), &with("a"), Some("ephemeralcontainers")).is_empty());
     assert!(warnings(pod, Some(&json!({})), &with("a"), Some("status")).is_empty());
 }
 

@@ -1,5 +1,11 @@
 //! What the API accepts, every client with typed objects can read: a walk along the shapes of all kinds.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::{
+    api::resource::Quantity,
+    apis::meta::v1::{ObjectMeta, Time},
+};
 use serde_json::{Map, Value, json};
 use skerry_schema::{
     Shape, Ty, check, from_storage, kinds, prepare_create, prepare_update, split_api_version, to_storage,
@@ -16,7 +22,41 @@ fn readings() -> Vec<((&'static str, &'static str, &'static str), Reading)> {
         }};
     }
     include!("../../build/typed.in");
+    // Types of the metrics API are in no crate that we use: as `kubectl top` reads them.
+    readings.push((("metrics.k8s.io", "v1beta1", "NodeMetrics"), |value| {
+        serde_json::from_value::<NodeMetrics>(value).map(drop)
+    }));
+    readings.push((("metrics.k8s.io", "v1beta1", "PodMetrics"), |value| {
+        serde_json::from_value::<PodMetrics>(value).map(drop)
+    }));
     readings
+}
+
+type Amounts = BTreeMap<String, Quantity>;
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct NodeMetrics {
+    metadata: ObjectMeta,
+    timestamp: Option<Time>,
+    window: Option<String>,
+    usage: Option<Amounts>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct PodMetrics {
+    metadata: ObjectMeta,
+    timestamp: Option<Time>,
+    window: Option<String>,
+    containers: Option<Vec<ContainerMetrics>>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct ContainerMetrics {
+    name: Option<String>,
+    usage: Option<Amounts>,
 }
 
 /// Reads an object as clients do that speak JSON, and writes it for those that speak protobuf.

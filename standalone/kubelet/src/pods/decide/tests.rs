@@ -326,3 +326,26 @@ fn nothing_of_a_pod_is_made_before_the_node_has_taken_it() {
     assert_eq!(plan(&rejected), Plan::default());
     assert_eq!(actions(&rejected.deleted(30)), [Action::Remove]);
 }
+
+#[test]
+fn an_ephemeral_container_is_started_once_and_never_again() {
+    let ephemeral = json!([{"name": "d", "image": "i"}]);
+    let spec = json!({"containers": [{"name": "a", "image": "i"}], "ephemeralContainers": ephemeral});
+    let case = || Case::new(spec.clone()).sandbox(0).running("a", 0);
+    assert_eq!(actions(&case()), [start("d", 0)]);
+    assert_eq!(actions(&case().running("d", 0)), []);
+    assert_eq!(actions(&case().exited("d", 0, 1, 5).at(500)), []);
+    let made = case().container("d", 0, ContainerPhase::Created);
+    assert_eq!(actions(&made), [Action::RemoveContainer { id: "d0".to_owned() }, start("d", 0)]);
+    // The runtime has forgotten it (the machine was started anew); the API server has not.
+    let mut told = case();
+    let status = json!({"ephemeralContainerStatuses": [{"name": "d", "containerID": "containerd://d0", "image": "",
+        "imageID": "", "ready": false, "restartCount": 0}]});
+    told.pod.status = Some(serde_json::from_value(status).unwrap());
+    assert_eq!(actions(&told), []);
+    // It waits for no init container, and goes with the others.
+    let mut initial = spec.clone();
+    initial["initContainers"] = json!([{"name": "i", "image": "i"}]);
+    assert_eq!(actions(&Case::new(initial).sandbox(0).running("i", 0)), [start("d", 0)]);
+    assert_eq!(actions(&case().running("d", 0).deleted(5)), [kill("a", 0, 5), kill("d", 0, 5)]);
+}

@@ -237,3 +237,20 @@ fn a_pod_that_the_node_refused_has_failed_without_containers() {
     assert_eq!(status.container_statuses, None);
     assert_eq!(condition(&status, "Ready").status, "False");
 }
+
+#[test]
+fn ephemeral_containers_have_statuses_of_their_own_and_decide_nothing() {
+    let ephemeral = json!([{"name": "d", "image": "i"}]);
+    let spec = json!({"containers": [{"name": "a", "image": "i"}], "ephemeralContainers": ephemeral});
+    let case = Case::new(spec).sandbox(0).running("a", 0).exited("d", 0, 3, 5).at(60);
+    let told = status(&case);
+    let ephemeral = &told.ephemeral_container_statuses.as_ref().unwrap()[0];
+    let end = ephemeral.state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((ephemeral.name.as_str(), end.exit_code, ephemeral.restart_count), ("d", 3, 0));
+    assert_eq!((told.phase.as_deref(), condition(&told, "Ready").status.as_str()), (Some("Running"), "True"));
+    // What was told of one that the runtime has forgotten stays.
+    let mut forgotten =
+        Case::new(serde_json::to_value(case.pod.spec.clone()).unwrap()).sandbox(1).running("a", 1);
+    forgotten.pod.status = Some(told.clone());
+    assert_eq!(status(&forgotten).ephemeral_container_statuses, told.ephemeral_container_statuses);
+}

@@ -23,6 +23,7 @@ fn parts(env: Vec<(String, String)>) -> ContainerParts {
         log_path: "c/2.log".into(),
         termination_file: "/f".into(),
         node_memory_bytes: 1 << 30,
+        target: None,
     }
 }
 
@@ -178,4 +179,20 @@ fn an_apparmor_profile_of_an_old_manifest_counts() {
     assert_eq!(annotate("localhost/k"), Ok(Some((2, "k".to_owned()))));
     assert_eq!(annotate("runtime/default"), Ok(Some((0, String::new()))));
     assert!(annotate("anything").is_err());
+}
+
+#[test]
+fn a_container_with_a_target_sees_its_processes_unless_all_are_in_view() {
+    let namespaces = |spec: serde_json::Value| {
+        let pod = pod(json!({}), json!({"name": "c"}));
+        let mut pod = pod;
+        pod.spec.as_mut().unwrap().share_process_namespace = spec.as_bool();
+        let parts = ContainerParts { target: Some("other".into()), ..parts(vec![]) };
+        let config = config(&pod, first(&pod), parts).unwrap();
+        config.linux.unwrap().security_context.unwrap().namespace_options.unwrap()
+    };
+    let own = namespaces(json!(false));
+    assert_eq!((own.pid, own.target_id.as_str()), (v1::NamespaceMode::Target as i32, "other"));
+    let shared = namespaces(json!(true));
+    assert_eq!((shared.pid, shared.target_id.as_str()), (v1::NamespaceMode::Pod as i32, ""));
 }
