@@ -22,7 +22,7 @@ use crate::{
     metrics,
     run::RunError,
     wanted::wanted,
-    watch::{Told, chain},
+    watch::Told,
 };
 
 /// What runs: the tables, and all that they follow from.
@@ -110,7 +110,10 @@ impl Balancer {
         match done {
             Err(RunError::Full(full)) => {
                 self.state().refused_changes += 1;
-                tracing::error!(error = chain(&full), "a virtual address keeps the backends it had");
+                tracing::error!(
+                    error = skerry_client::chain(&full),
+                    "a virtual address keeps the backends it had"
+                );
                 Ok(())
             }
             other => other,

@@ -28,8 +28,7 @@ use crate::{
     devices,
     health::Probes,
     kernel::{self, KernelError},
-    metrics, neighbours,
-    watch,
+    metrics, neighbours, watch,
 };
 
 /// A program that read a frontend just before it flipped reads its slot well within this time.

@@ -54,6 +54,6 @@ pub use plan::{Op, Plan, Refusal, plan};
 pub use ranges::{Bounds, Kept};
 pub use resets::{Resets, Stale, Standing};
 pub use runs::RunsFull;
-pub use wants::{Dirty, Listed, Wants};
 pub use skerry_vocabulary::ObjectKey;
+pub use wants::{Dirty, Listed, Wants};
 pub use warnings::{Cause, Warning};

@@ -14,10 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Progress, at, intake::Intake, report::Capacity};
 use crate::{
-    api::{
-        warn::Warnings,
-        watch::Received,
-    },
+    api::{warn::Warnings, watch::Received},
     config::{Config, MapSizes},
     connections::flows::Flows,
     node::Node,

@@ -62,8 +62,9 @@ pub async fn admit_update(api: &Api, kind: &Kind, old: &Value, new: &Value) -> R
     if kind.storage != "persistentvolumeclaims" {
         return Ok(());
     }
-    let size =
-        |claim: &Value| skerry_schema::Quantity::parse(text(claim, "/spec/resources/requests/storage")).ok();
+    let size = |claim: &Value| {
+        skerry_vocabulary::Quantity::parse(text(claim, "/spec/resources/requests/storage")).ok()
+    };
     let (Some(was), Some(wanted)) = (size(old), size(new)) else { return Ok(()) };
     if wanted <= was {
         return Ok(());

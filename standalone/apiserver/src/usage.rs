@@ -13,7 +13,8 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use skerry_schema::{Kind, Quantity};
+use skerry_schema::Kind;
+use skerry_vocabulary::Quantity;
 
 use crate::{
     api::{Api, Call, built_in, parse, shaped},

@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use kube::api::DeleteParams;
 use kube::{Resource, ResourceExt};
-use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, merge_diff};
+use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, key_of, merge_diff};
 
 use crate::context::Context;
 use crate::owner::controller_of;
@@ -116,7 +116,7 @@ async fn start(context: &Context, cron: &CronJob, plan: &mut Plan, due: Timestam
             plan.started(due, &job);
         }
         Err(error) if error.is_already_exists() => {
-            let there = context.cache.jobs.live(&ObjectKey::of(&wanted)).await?;
+            let there = context.cache.jobs.live(&key_of(&wanted)).await?;
             // A stranger's Job of that name stands for this start: upstream leaves it alone, too.
             if let Some(job) =
                 there.filter(|job| controller_of(job).map(|owner| &owner.uid) == cron.metadata.uid.as_ref())

@@ -11,7 +11,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::DynamicObject;
 use kube::{Api, ResourceExt};
-use skerry_informer::{Change, Next, ObjectKey, Queue, WriteError, matches_selector, merge_diff};
+use skerry_informer::{Change, Next, ObjectKey, Queue, WriteError, key_of, matches_selector, merge_diff};
 
 use crate::context::{Context, now};
 use crate::owner::controller_of;
@@ -25,10 +25,10 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     let (keys, weak): (_, Weak<Context>) = (queue.clone(), Arc::downgrade(context));
     context.cache.pods.store.on_change(move |change: &Change<Pod>| {
         let Some(context) = weak.upgrade() else { return };
-        for budget in context.cache.disruption_budgets.store.in_namespace(&change.key.namespace) {
+        for budget in context.cache.disruption_budgets.store.in_namespace(change.key.namespace()) {
             let pods = change.old.iter().chain(change.known());
             if pods.into_iter().any(|pod| selects(&budget, pod)) {
-                keys.add(ObjectKey::of(&*budget));
+                keys.add(key_of(&*budget));
             }
         }
     });
@@ -46,15 +46,15 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     let Some(budget) = budget.filter(|budget| budget.metadata.deletion_timestamp.is_none()) else {
         return Ok(Next::Change);
     };
-    let all = cache.pods.store.in_namespace(&key.namespace);
+    let all = cache.pods.store.in_namespace(key.namespace());
     let pods: Vec<Arc<Pod>> = all.into_iter().filter(|pod| selects(&budget, pod)).collect();
-    let unreadable = cache.pods.store.unreadable_with_labels(&key.namespace, &BTreeMap::new());
+    let unreadable = cache.pods.store.unreadable_with_labels(key.namespace(), &BTreeMap::new());
     let unreadable = unreadable.iter().filter(|pod| selects(&budget, pod)).count();
     if pods.is_empty() && unreadable == 0 {
         context.normal(&*budget, "NoPods", "No matching pods found".to_owned());
     }
     let scale = if needs_scale(&budget) {
-        scale(&context, &key.namespace, &pods).await
+        scale(&context, key.namespace(), &pods).await
     } else {
         Ok(Scale::default())
     };
@@ -91,7 +91,7 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     }
     for name in plan.not_deleted {
         let message =
-            format!("Pod was expected by PDB {}/{} to be deleted but it wasn't", key.namespace, key.name);
+            format!("Pod was expected by PDB {}/{} to be deleted but it wasn't", key.namespace(), key.name());
         if let Some(pod) = pods.iter().find(|pod| pod.name_any() == name) {
             context.warning(&**pod, "NotDeleted", message);
         }

@@ -20,8 +20,8 @@ use crate::context::Context;
 use crate::garbage::Absent;
 use crate::node::{Heartbeats, Since};
 use crate::{
-    cronjob, daemonset, deployment, disruption, endpoints, endpointslice, garbage, job, loadbalancer, namespace,
-    node, podgc, replicaset, serviceaccount, servicecidr, statefulset, volume,
+    cronjob, daemonset, deployment, disruption, endpoints, endpointslice, garbage, job, loadbalancer,
+    namespace, node, podgc, replicaset, serviceaccount, servicecidr, statefulset, volume,
 };
 
 /// What the controllers need to know.

@@ -90,7 +90,7 @@ async fn keep_claims(context: &Context, set: &StatefulSet, pods: &[Arc<Pod>]) ->
     for pod in pods {
         let Some(ordinal) = pods::ordinal(set, pod) else { continue };
         for claim in pods::claims(set, ordinal) {
-            let key = ObjectKey::of(&claim);
+            let key = key_of(&claim);
             let Some(claim) = context.cache.claims.store.get(&key) else { continue };
             if let Some(patch) = retention::patch(set, pod, &claim, !wanted.contains(&ordinal)) {
                 unless_gone(context.cache.claims.patch(&key, &patch).await)?;

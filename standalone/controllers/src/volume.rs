@@ -17,7 +17,7 @@ use kube::api::{DeleteParams, ListParams};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use skerry_informer::volume::class_of;
-use skerry_informer::{Change, Item, Next, ObjectKey, Queue, Term, WriteError, merge_diff};
+use skerry_informer::{Change, Item, Next, ObjectKey, Queue, Term, WriteError, key_of, merge_diff};
 
 use crate::context::{Context, now};
 use crate::dependents::unless_gone;
@@ -123,14 +123,14 @@ fn unbound(
     let claims = context.cache.claims.store.list().into_iter();
     claims
         .filter(move |claim| !skerry_informer::volume::is_bound(claim) && wanted(claim))
-        .map(|claim| ObjectKey::of(&*claim))
+        .map(|claim| key_of(&*claim))
 }
 
 fn named(context: &Context, volume: &str) -> impl Iterator<Item = ObjectKey> {
     let claims = context.cache.claims.store.list().into_iter();
     claims
         .filter(move |claim| claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()) == Some(volume))
-        .map(|claim| ObjectKey::of(&*claim))
+        .map(|claim| key_of(&*claim))
 }
 
 /// The claims that a pod mounts.
@@ -180,7 +180,7 @@ pub async fn reconcile_claim(context: Arc<Context>, key: ObjectKey) -> Result<Ne
         return Ok(Next::Change);
     }
     if let Some((volume, patch)) = &plan.reserve {
-        cache.volumes.patch(&ObjectKey::of(&**volume), &on_this(&**volume, patch.clone())).await?;
+        cache.volumes.patch(&key_of(&**volume), &on_this(&**volume, patch.clone())).await?;
     }
     let mut claim = (*claim).clone();
     if let Some(patch) = &plan.claim {
@@ -226,7 +226,7 @@ pub fn listen_for_volumes(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>)
     cache.claims.store.on_change(move |change: &Change<PersistentVolumeClaim>| {
         let Some(context) = weak.upgrade() else { return };
         for volume in context.cache.volumes.store.by_term(&Term::Claim(change.key.clone())) {
-            keys.add(ObjectKey::of(&*volume));
+            keys.add(key_of(&*volume));
         }
     });
     let (keys, weak) = (queue.clone(), Arc::downgrade(context));
@@ -234,7 +234,7 @@ pub fn listen_for_volumes(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>)
         let Some(context) = weak.upgrade().filter(|_| change.is_gone()) else { return };
         for volume in context.cache.volumes.store.list() {
             if local::node_of(&volume) == Some(change.key.name()) {
-                keys.add(ObjectKey::of(&*volume));
+                keys.add(key_of(&*volume));
             }
         }
     });

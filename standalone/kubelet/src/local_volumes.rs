@@ -2,20 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
-    runtime::{WatchStreamExt as _, watcher},
 };
 use serde_json::{Value, json};
-use skerry_informer::Item;
+use skerry_client::{Follow, Item, News, Object, Options, Target};
+use skerry_vocabulary::chain;
 
 use crate::{
     agent::Agent,
-    error_chain,
-    stored::WatchBackoff,
     volumes::{ClaimError, NODE_LABEL, remove_folder},
 };
 
@@ -35,10 +32,9 @@ enum RemoveError {
 
 /// Runs as long as the agent.
 pub async fn run(agent: Arc<Agent>) {
-    let api: Api<Item<PersistentVolume>> = Api::all(agent.client.clone());
-    let selector = format!("{NODE_LABEL}={}", agent.config.node_name);
-    let config = watcher::Config::default().labels(&selector).any_semantic();
-    let mut events = std::pin::pin!(watcher(api, config).backoff(WatchBackoff::default()));
+    let mut target = Target::all("/api/v1/persistentvolumes");
+    target.labels = Some(format!("{NODE_LABEL}={}", agent.config.node_name));
+    let mut events = Follow::new(agent.client.clone(), target, Options::default());
     // What could not be removed yet, by name: bounded by this node's volumes.
     let mut left: BTreeMap<String, PersistentVolume> = BTreeMap::new();
     loop {
@@ -49,18 +45,21 @@ pub async fn run(agent: Arc<Agent>) {
             }
         };
         tokio::select! {
-            event = events.next() => match event {
-                Some(Ok(watcher::Event::Apply(item) | watcher::Event::InitApply(item))) => {
-                    if let Item::Readable(volume) = item && is_to_go(&volume) {
+            news = events.next() => match news {
+                News::Listed(object) | News::Applied(object) => {
+                    if let Some(volume) = to_go(object) {
                         left.insert(volume.name_any(), volume);
                     }
                 }
-                Some(Ok(watcher::Event::Delete(item))) => _ = left.remove(&item.name_any()),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => {
-                    tracing::warn!(error = error_chain(&error), "watch of this node's volumes interrupted");
+                News::Deleted(object) => {
+                    if let Some(key) = object.key() {
+                        left.remove(key.name());
+                    }
                 }
-                None => return,
+                News::Interrupted(error) | News::Absent(error) => {
+                    tracing::warn!(error = chain(&error), "watch of this node's volumes interrupted");
+                }
+                News::Begin | News::Complete { .. } | News::Progress { .. } => {}
             },
             () = again => {}
         }
@@ -68,14 +67,18 @@ pub async fn run(agent: Arc<Agent>) {
             match remove(&agent, &volume).await {
                 Ok(()) => _ = left.remove(&name),
                 Err(error) => {
-                    tracing::warn!(
-                        volume = name,
-                        error = error_chain(&error),
-                        "volume not removed, trying again"
-                    );
+                    tracing::warn!(volume = name, error = chain(&error), "volume not removed, trying again");
                 }
             }
         }
+    }
+}
+
+/// One that can't be read stays as it is.
+fn to_go(object: Object<'_>) -> Option<PersistentVolume> {
+    match object.item::<PersistentVolume>() {
+        Ok(Item::Readable(volume)) => is_to_go(&volume).then_some(volume),
+        Ok(Item::Unreadable { .. }) | Err(_) => None,
     }
 }
 

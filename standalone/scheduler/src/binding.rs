@@ -8,7 +8,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use serde_json::json;
 use skerry_informer::volume::{BOUND_BY_CONTROLLER, SELECTED_NODE};
-use skerry_informer::{Kind, ObjectKey, Store, WriteError};
+use skerry_informer::{Kind, ObjectKey, Store, WriteError, key_of};
 
 use crate::pod::PodInfo;
 use crate::volumes::{Choice, Known, Unreadable};
@@ -59,13 +59,13 @@ impl Volumes {
                         "spec": {"claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.namespace(),
                             "name": claim.name_any(), "uid": claim.uid(), "resourceVersion": claim.resource_version()}},
                     });
-                    self.volumes.patch(&ObjectKey::of(&*volume), &patch).await?;
+                    self.volumes.patch(&key_of(&*volume), &patch).await?;
                 }
                 Choice::Make(claim) if claim.annotations().contains_key(SELECTED_NODE) => {}
                 Choice::Make(claim) => {
                     let patch = json!({"metadata": {"resourceVersion": claim.resource_version(), "uid": claim.uid(),
                         "annotations": {SELECTED_NODE: node}}});
-                    self.claims.patch(&ObjectKey::of(&*claim), &patch).await?;
+                    self.claims.patch(&key_of(&*claim), &patch).await?;
                 }
             }
         }

@@ -15,7 +15,9 @@ pub fn unschedulable(diagnosis: &Diagnosis, preemption: &Preemption) -> String {
     match preemption {
         Preemption::Victims { .. } => text,
         Preemption::NotEligible(why) => format!("{text} preemption: {why}"),
-        Preemption::Hopeless(reasons) => format!("{text} preemption: {}", of_nodes(diagnosis.nodes, reasons, None)),
+        Preemption::Hopeless(reasons) => {
+            format!("{text} preemption: {}", of_nodes(diagnosis.nodes, reasons, None))
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub struct NodeChange {
 }
 
 /// Columns, all of the same length; a slot is a node. Slots of nodes that left are used again.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Nodes {
     slots: HashMap<String, usize>,
     free: Vec<usize>,

@@ -195,7 +195,12 @@ fn by_budgets(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, 
     })
 }
 
-fn refused(pod: &PodInfo, nodes: &Nodes, (namespaces, demands): Around<'_>, slot: usize) -> Option<Vec<String>> {
+fn refused(
+    pod: &PodInfo,
+    nodes: &Nodes,
+    (namespaces, demands): Around<'_>,
+    slot: usize,
+) -> Option<Vec<String>> {
     let facts = nodes.facts(slot)?;
     refusal(&Attempt::new(pod, nodes, namespaces, demands), slot, facts).map(|(_, refusal)| refusal.reasons)
 }

@@ -52,10 +52,21 @@ pub struct Shell {
 
 /// How a write ended.
 enum Written {
-    Bound { pod: Arc<PodInfo>, node: String, outcome: Result<(), kube::Error> },
-    Preempted { pod: Arc<PodInfo>, failed: bool },
+    Bound {
+        pod: Arc<PodInfo>,
+        node: String,
+        outcome: Result<(), kube::Error>,
+    },
+    Preempted {
+        pod: Arc<PodInfo>,
+        failed: bool,
+    },
     /// What the pod's claims need on the node.
-    Reserved { pod: Arc<PodInfo>, node: String, outcome: Result<(), WriteError> },
+    Reserved {
+        pod: Arc<PodInfo>,
+        node: String,
+        outcome: Result<(), WriteError>,
+    },
     Marked,
 }
 

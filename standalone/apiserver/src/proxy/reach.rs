@@ -12,6 +12,7 @@ use rustls::{
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use skerry_vocabulary::chain;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -21,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use super::place::{Place, To};
 use crate::{
     api::Api,
-    error::{ApiError, chain},
+    error::ApiError,
     respond::{self, Body},
 };
 

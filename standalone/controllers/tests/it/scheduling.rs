@@ -60,9 +60,7 @@ async fn a_pod_of_higher_priority_takes_the_place_of_less_important_ones() {
     let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
         "metadata": {"name": "high"}, "value": 1000});
     cluster.apply(class).await;
-    let asking = |cpu: &str| {
-        json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]})
-    };
+    let asking = |cpu: &str| json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]});
     let mut low = pod("low", "default", asking("2"));
     low["metadata"]["finalizers"] = json!(["example.com/held"]);
     cluster.apply(low).await;

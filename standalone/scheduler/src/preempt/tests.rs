@@ -52,7 +52,9 @@ fn budget(app: &str, allowed: i32) -> Budget {
 fn search(pod: &PodInfo, nodes: &mut Nodes, budgets: &[Budget]) -> Preemption {
     match schedule(pod, nodes, &Namespaces::new(), &Demands::default(), &mut 0) {
         Decision::Place(node) => panic!("{} fits on {node}", pod.key),
-        Decision::Refuse(diagnosis) => preempt(pod, nodes, (&Namespaces::new(), &Demands::default()), &diagnosis, budgets),
+        Decision::Refuse(diagnosis) => {
+            preempt(pod, nodes, (&Namespaces::new(), &Demands::default()), &diagnosis, budgets)
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::cycle::{Decision, schedule};
 use crate::message;
 use crate::nodes::Nodes;
 use crate::plugins::Namespaces;
+use crate::preempt::preempt;
 
 /// What there is, as JSON makes it.
 #[derive(Default)]
@@ -119,7 +120,11 @@ fn decide(world: &World, nodes: &Nodes, pod: &PodInfo) -> Result<String, String>
     let demands = Demands::of(pod, world);
     match schedule(pod, nodes, &Namespaces::new(), &demands, &mut 0) {
         Decision::Place(node) => Ok(node),
-        Decision::Refuse(diagnosis) => Err(message::unschedulable(&diagnosis)),
+        Decision::Refuse(diagnosis) => {
+            let preemption =
+                preempt(pod, &mut nodes.clone(), (&Namespaces::new(), &demands), &diagnosis, &[]);
+            Err(message::unschedulable(&diagnosis, &preemption))
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Rows of the metrics API.
 
 use serde_json::{Value, json};
+use skerry_vocabulary::Quantity;
 
 use super::objects::View;
-use crate::Quantity;
 
 /// A pod's containers are summed up.
 pub fn cells(o: &View) -> Vec<Value> {

@@ -116,9 +116,7 @@ impl Cluster {
         let resource = kube::core::ApiResource::from_gvk(&gvk);
         let api: Api<kube::core::DynamicObject> = match text("/kind").as_str() {
             "Namespace" | "Node" | "PersistentVolume" | "PriorityClass" | "RuntimeClass" | "ServiceCIDR"
-            | "StorageClass" => {
-                Api::all_with(self.client.clone(), &resource)
-            }
+            | "StorageClass" => Api::all_with(self.client.clone(), &resource),
             _ => {
                 Api::namespaced_with(self.client.clone(), &or_default(text("/metadata/namespace")), &resource)
             }
