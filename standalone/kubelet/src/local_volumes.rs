@@ -10,6 +10,7 @@ use kube::{
 use serde_json::{Value, json};
 use skerry_client::{Follow, Item, News, Object, Options, Target};
 use skerry_vocabulary::chain;
+use tokio::sync::mpsc;
 
 use crate::{
     agent::Agent,
@@ -17,6 +18,8 @@ use crate::{
 };
 
 const FINALIZER: &str = "skerry.io/local-path";
+/// Volumes that wait to be looked at; the watch waits in turn.
+const QUEUE: usize = 64;
 /// Between two tries to remove what could not be removed.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -32,9 +35,40 @@ enum RemoveError {
 
 /// Runs as long as the agent.
 pub async fn run(agent: Arc<Agent>) {
+    let (to_us, heard) = mpsc::channel(QUEUE);
+    // The watch is never dropped half-way: it would begin anew.
+    tokio::join!(follow(&agent, to_us), remove_all(&agent, heard));
+}
+
+/// What the watch tells of one volume.
+enum Heard {
+    ToGo(Box<PersistentVolume>),
+    Gone(String),
+}
+
+async fn follow(agent: &Agent, to: mpsc::Sender<Heard>) {
     let mut target = Target::all("/api/v1/persistentvolumes");
     target.labels = Some(format!("{NODE_LABEL}={}", agent.config.node_name));
     let mut events = Follow::new(agent.client.clone(), target, Options::default());
+    loop {
+        let heard = match events.next().await {
+            News::Listed(object) | News::Applied(object) => to_go(object).map(|it| Heard::ToGo(Box::new(it))),
+            News::Deleted(object) => object.key().map(|key| Heard::Gone(key.name().to_owned())),
+            News::Interrupted(error) | News::Absent(error) => {
+                tracing::warn!(error = chain(&error), "watch of this node's volumes interrupted");
+                None
+            }
+            News::Begin | News::Complete { .. } | News::Progress { .. } => None,
+        };
+        if let Some(heard) = heard
+            && to.send(heard).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn remove_all(agent: &Agent, mut heard: mpsc::Receiver<Heard>) {
     // What could not be removed yet, by name: bounded by this node's volumes.
     let mut left: BTreeMap<String, PersistentVolume> = BTreeMap::new();
     loop {
@@ -45,26 +79,15 @@ pub async fn run(agent: Arc<Agent>) {
             }
         };
         tokio::select! {
-            news = events.next() => match news {
-                News::Listed(object) | News::Applied(object) => {
-                    if let Some(volume) = to_go(object) {
-                        left.insert(volume.name_any(), volume);
-                    }
-                }
-                News::Deleted(object) => {
-                    if let Some(key) = object.key() {
-                        left.remove(key.name());
-                    }
-                }
-                News::Interrupted(error) | News::Absent(error) => {
-                    tracing::warn!(error = chain(&error), "watch of this node's volumes interrupted");
-                }
-                News::Begin | News::Complete { .. } | News::Progress { .. } => {}
+            told = heard.recv() => match told {
+                Some(Heard::ToGo(volume)) => _ = left.insert(volume.name_any(), *volume),
+                Some(Heard::Gone(name)) => _ = left.remove(&name),
+                None => return,
             },
             () = again => {}
         }
         for (name, volume) in left.clone() {
-            match remove(&agent, &volume).await {
+            match remove(agent, &volume).await {
                 Ok(()) => _ = left.remove(&name),
                 Err(error) => {
                     tracing::warn!(volume = name, error = chain(&error), "volume not removed, trying again");
