@@ -161,6 +161,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn unspecified_is_the_one_address_without_a_bit() {
+        assert!(Addr::UNSPECIFIED.is_unspecified());
+        for word in 0..4 {
+            let mut other = Addr::UNSPECIFIED;
+            other.0[word] = 1;
+            assert!(!other.is_unspecified(), "{other:?}");
+        }
+        // 0.0.0.0 is mapped, and another.
+        assert!(!Addr::from_v4([0; 4]).is_unspecified());
+    }
+
+    #[test]
     fn addresses_are_the_same_in_all_words_or_not_at_all() {
         let one = Addr([1, 2, 3, 4]);
         assert!(one.same(&Addr([1, 2, 3, 4])));
