@@ -158,7 +158,32 @@ impl core::fmt::Display for Be16 {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::string::ToString;
+
     use super::*;
+
+    #[test]
+    fn addresses_and_ports_are_shown_as_people_write_them() {
+        let (four, six) =
+            (Addr::from_v4([10, 0, 0, 1]), Addr([0xfd00_u32.to_be() >> 16, 0, 0, 9_u32.to_be()]));
+        let (port, wrapped) = (Be16::new(8_080), Some(Be16::new(80)));
+        assert_eq!(std::format!("{four} {four:?} {port} {wrapped:?}"), "10.0.0.1 10.0.0.1 8080 Some(80)");
+        assert_eq!(std::format!("{six}"), six.to_ip().to_string());
+    }
+
+    #[test]
+    fn unspecified_is_the_one_address_without_a_bit() {
+        assert!(Addr::UNSPECIFIED.is_unspecified());
+        for word in 0..4 {
+            let mut other = Addr::UNSPECIFIED;
+            other.0[word] = 1;
+            assert!(!other.is_unspecified(), "{other:?}");
+        }
+        // 0.0.0.0 is mapped, and another.
+        assert!(!Addr::from_v4([0; 4]).is_unspecified());
+    }
 
     #[test]
     fn addresses_are_the_same_in_all_words_or_not_at_all() {

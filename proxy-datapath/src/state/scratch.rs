@@ -113,3 +113,31 @@ pub enum Attempt {
     Exhausted = 2,
     Full = 3,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lively_flow_is_told_all_that_its_next_packets_would_ask_for_and_once() {
+        let (place, hop) = (path_known::PLACE, path_known::NEXT_HOP);
+        for (to, wanted) in [
+            (Place::Outside, place | hop),
+            (Place::Routed, place | hop),
+            (Place::Pod, place),
+            (Place::Node, place),
+            (Place::Remote, place),
+            (Place::Nobody, place),
+        ] {
+            let mut s = Scratch::default();
+            s.hop.place = to;
+            for kept in 0..=(place | hop) {
+                s.kept = kept;
+                s.lively = true;
+                assert_eq!(s.is_to_keep(), kept & wanted != wanted, "{to:?}, which has {kept}");
+                s.lively = false;
+                assert!(!s.is_to_keep());
+            }
+        }
+    }
+}

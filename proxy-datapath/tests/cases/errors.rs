@@ -3,7 +3,7 @@
 use proxy_abi::{Reason, flow_flag, flow_state, proto};
 
 use super::{
-    Case, Hook, State, case, echo,
+    Case, Hook, Packet, State, case, echo,
     packet::{quoting, tcp, udp},
     state::{POD_A_MAC, SNAT_PORT, tuple},
 };
@@ -31,6 +31,12 @@ pub fn cases() -> Vec<Case> {
         let outside = "203.0.113.9:53";
         flow(tuple(a, outside, proto::UDP), tuple(&node, outside, proto::UDP), flow_flag::SNAT)
     };
+    // The quoted header begins after 14, 20 and 8 bytes.
+    let about_changed = |at: usize, byte: u8| {
+        let mut bytes = quoting("192.0.2.77", &udp(&node, "203.0.113.9:53"), 11, 0).bytes();
+        bytes[42 + at] = byte;
+        Packet::frame(&bytes)
+    };
     let (a6, vip6, pod6) = ("[fd00:1::2]:6000", "[fd00:96::10]:53", "[fd00:2::2]:7000");
     vec![
         case("a backend's complaint comes from the service, about what the client had sent", dns()).delivers(
@@ -57,6 +63,11 @@ pub fn cases() -> Vec<Case> {
             quoting("192.0.2.77", &udp(&node, "203.0.113.9:53"), 11, 0),
             quoting("192.0.2.77", &udp(a, "203.0.113.9:53"), 11, 0).hop().for_mac(POD_A_MAC),
         ),
+        case("what is said of a packet that can't be told is the stack's", out())
+            // A later fragment has no ports, and nobody knows where those of a header that is too short would be.
+            .passes(Hook::FromUplink, about_changed(7, 1))
+            .passes(Hook::FromUplink, about_changed(0, 0x44))
+            .passes(Hook::FromUplink, about_changed(0, 0x65)),
         case("a client's complaint reaches the backend", web()).tunnels(
             Hook::FromUplink,
             quoting("203.0.113.9", &tcp(at, client, "SA"), 3, 3),

@@ -1,6 +1,6 @@
 //! Which flows are evicted when the seats run out.
 
-use proxy_abi::{Flow, proto};
+use proxy_abi::{Flow, flow_flag, frontend_flag, proto};
 use proxy_datapath::{Action, Tables};
 
 use crate::{
@@ -129,4 +129,18 @@ fn datagrams_stay_once_they_were_answered_and_go_on() {
     }
     assert!(node.knows(CLIENT, proto::UDP));
     assert!(!node.knows(other, proto::UDP), "a question and its answer need no place for longer");
+}
+
+#[test]
+fn a_direct_flow_is_recorded_with_its_service_its_packet_and_its_seat() {
+    let state = State::standard().node_port(7, proto::UDP, 30_080, &["10.244.2.2:8080"]);
+    let maps = Maps::new(&state.frontends(|frontend| frontend.flags |= frontend_flag::DIRECT));
+    for number in 0..3 {
+        let client = format!("203.0.113.9:{}", 5_000 + number);
+        let mut bytes = Bytes { data: udp(&client, AT).bytes(), uplink: 7 };
+        assert_eq!(run(Hook::FromUplink, &mut bytes, &maps).action, Action::Tunnel);
+        let flow = maps.flow(&tuple(&client, AT, proto::UDP), |flow| *flow).unwrap();
+        assert_ne!(flow.flags & flow_flag::DIRECT, 0);
+        assert_eq!((flow.service_id, flow.packets, flow.seat), (7, 1, number));
+    }
 }
