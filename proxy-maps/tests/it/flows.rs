@@ -81,10 +81,7 @@ fn a_flow_goes_when_both_directions_were_silent_for_longer_than_its_time() {
     ];
     let collected = table.table.collect(&facts(), NOW_S).unwrap();
     assert!(stays.iter().all(|flow| table.has(flow)) && !goes.iter().any(|flow| table.has(flow)));
-    assert_eq!(
-        collected,
-        Collected { removed: 10, embryonic: 6, established: 12, closing: 4, capacity: 64 }
-    );
+    assert_eq!(collected, Collected { removed: 10, embryonic: 6, established: 12, closing: 4, capacity: 64 });
     assert_eq!(table.flows.entries().unwrap().len(), 12);
 }
 
