@@ -31,7 +31,7 @@ pub struct Document {
 #[serde(rename_all = "lowercase")]
 enum Role {
     Server(ServerArgs),
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
 }
 
 impl From<ServerArgs> for Document {
@@ -42,7 +42,7 @@ impl From<ServerArgs> for Document {
 
 impl From<NodeArgs> for Document {
     fn from(args: NodeArgs) -> Document {
-        Document { version: VERSION, role: Role::Node(args) }
+        Document { version: VERSION, role: Role::Node(Box::new(args)) }
     }
 }
 
@@ -104,7 +104,7 @@ impl Told for ServerArgs {
 impl Told for NodeArgs {
     fn from_document(document: Document) -> Option<NodeArgs> {
         match document.role {
-            Role::Node(args) => Some(args),
+            Role::Node(args) => Some(*args),
             Role::Server(_) => None,
         }
     }

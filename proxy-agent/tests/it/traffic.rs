@@ -81,9 +81,10 @@ fn second_way_out() {
         near.netns.ip(&format!("link add eth1 type veth peer name eth0 netns {into}")).unwrap();
         other.ip("addr add 172.32.0.200/24 dev eth0").unwrap();
         other.ip("link set eth0 up").unwrap();
-        near.netns.ip(&format!("addr add {HERE}/24 dev eth1")).unwrap();
         near.netns.ip("link set eth1 up").unwrap();
+        // With an address it is one, with or without a route.
         assert!(!is_on("eth1"), "no way out yet: round {round}");
+        near.netns.ip(&format!("addr add {HERE}/24 dev eth1")).unwrap();
         near.netns.ip("route add default via 172.32.0.200 dev eth1 metric 500").unwrap();
         eventually("programs on the second way out", || (is_on("eth1") && ways_out() == 2).then_some(()));
         // The last that is written: what clients dial.
