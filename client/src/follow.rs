@@ -154,6 +154,7 @@ impl Follow {
     /// Waits for what there is to know next. Not to be dropped half-way: a list or a watch would begin anew.
     ///
     /// Boxed here, so that a crate which awaits it compiles nothing of it.
+    #[expect(clippy::should_implement_trait, reason = "what it returns borrows from it, and it never ends")]
     pub fn next(&mut self) -> BoxFuture<'_, News<'_>> {
         Box::pin(async move {
             let step = loop {

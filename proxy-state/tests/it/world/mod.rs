@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_abi::{Addr, Frontend, FrontendKey, Window, member_of};
-use proxy_state::{Actual, Dump, Limits, ObjectKey, Plan, State, api, plan};
+use proxy_state::{Actual, Dump, Limits, Plan, State, api, plan};
 use serde_json::{Value, json};
 
 pub const LIMITS: Limits = Limits {
