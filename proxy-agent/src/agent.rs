@@ -135,7 +135,12 @@ async fn serve_until(
         state.limit_external_ips(cidrs);
     }
     state.set_defaults(config.service_defaults);
-    let mut intake = Intake { metrics: metrics.clone(), listed: HashSet::new(), oldest_event: None };
+    let mut intake = Intake {
+        metrics: metrics.clone(),
+        names: config.names.clone(),
+        listed: HashSet::new(),
+        oldest_event: None,
+    };
     // The lists arrive while the programs are loaded: neither waits for the other.
     let mut starting = JoinSet::new();
     starting.spawn(start_node(config.clone(), server, shutdown.clone(), progress.clone()));

@@ -52,4 +52,5 @@ pub use conflist::{ConflistError, uninstall as remove_plugin};
 pub use monitor::{MonitorError, monitor};
 pub use network::{NetworkError, check_overlay};
 pub use proxy_state::Defaults as ServiceDefaults;
+pub use serve::answer as answer_http;
 pub use skerry_kernel::XdpChoice;

@@ -5,6 +5,7 @@
 
 mod args;
 mod cli;
+mod dns;
 mod families;
 mod kube_proxy;
 mod kubeconfig;
@@ -37,6 +38,7 @@ fn main() -> std::process::ExitCode {
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Status(args) => status::run(args),
         Command::Uninstall(args) => uninstall::run(args),
+        Command::Dns(args) => dns::run(args),
         Command::Service(args) => cli::service(args),
         Command::Bpf(args) => cli::bpf(args),
         Command::Flows(args) => cli::flows(args),

@@ -35,6 +35,7 @@ pub fn run(mut args: UpArgs) -> anyhow::Result<ExitCode> {
     let _role = Role::take(&paths.lock("up"), "up")?;
     families::check(&args.server.cluster)?;
     args.node.tunnel.check()?;
+    args.node.dns.check()?;
     preflight::port_is_free(args.server.bind, "the API server", "--bind")?;
     preflight::containerd(&args.node.containerd_socket)?;
     for warning in preflight::warnings() {
@@ -116,8 +117,8 @@ fn own_server(bind: SocketAddr, advertise: IpAddr) -> SocketAddr {
 fn server_args(args: &UpArgs, advertise: IpAddr, node_ips: &[IpAddr]) -> Vec<String> {
     let server = &args.server;
     let mut list = vec!["server".to_owned()];
-    list.extend(folder_args(args));
-    list.extend(cluster_args(args));
+    list.extend(args.server.folders.flags());
+    list.extend(args.server.cluster.flags());
     list.extend(["--bind".to_owned(), server.bind.to_string()]);
     list.extend(["--advertise".to_owned(), advertise.to_string()]);
     list.extend(["--server-uid".to_owned(), server.server_uid.to_string()]);
@@ -132,8 +133,8 @@ fn server_args(args: &UpArgs, advertise: IpAddr, node_ips: &[IpAddr]) -> Vec<Str
 fn node_args(args: &UpArgs, api: SocketAddr) -> Vec<String> {
     let (node, path) = (&args.node, |path: &Path| path.display().to_string());
     let mut list = vec!["node".to_owned()];
-    list.extend(folder_args(args));
-    list.extend(cluster_args(args));
+    list.extend(args.server.folders.flags());
+    list.extend(args.server.cluster.flags());
     let mut flag = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             list.extend([format!("--{name}"), value]);
@@ -184,36 +185,13 @@ fn node_args(args: &UpArgs, api: SocketAddr) -> Vec<String> {
     for cidr in &node.tunnel.unwrap_from {
         flag("unwrap-from", Some(cidr.to_string()));
     }
+    list.extend(node.dns.flags());
     list
 }
 
 /// A choice as it is typed.
 fn named(choice: impl ValueEnum) -> Option<String> {
     choice.to_possible_value().map(|value| value.get_name().to_owned())
-}
-
-fn folder_args(args: &UpArgs) -> Vec<String> {
-    let folders = &args.server.folders;
-    vec![
-        "--data-dir".to_owned(),
-        folders.data_dir.display().to_string(),
-        "--run-dir".to_owned(),
-        folders.run_dir.display().to_string(),
-    ]
-}
-
-fn cluster_args(args: &UpArgs) -> Vec<String> {
-    let cluster = &args.server.cluster;
-    let join =
-        |list: &[ipnetwork::IpNetwork]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    vec![
-        "--pod-cidr".to_owned(),
-        join(&cluster.pod_cidrs),
-        "--service-cidr".to_owned(),
-        join(&cluster.service_cidrs),
-        "--nodeport-range".to_owned(),
-        format!("{}-{}", cluster.nodeport_range.0, cluster.nodeport_range.1),
-    ]
 }
 
 /// Returns once the file is there. A thread of its own waits in the kernel; it ends with the process.
@@ -292,6 +270,12 @@ mod tests {
             "4093",
             "--other-uplinks",
             "eth1,eth2",
+            "--cluster-domain",
+            "edge.example",
+            "--dns-port",
+            "5353",
+            "--resolv-conf",
+            "/x",
         ];
         let Command::Up(args) = Cli::parse_from(typed).command else { panic!("up") };
         let api = "10.0.0.1:6443".parse::<SocketAddr>().unwrap();
@@ -323,6 +307,8 @@ mod tests {
         assert_eq!(node.node.tunnel.service_defaults().maglev_size, 4093);
         assert_eq!(node.node.tunnel.other_uplinks, args.node.tunnel.other_uplinks);
         assert_eq!(node.node.tunnel.unwrap_from, args.node.tunnel.unwrap_from);
+        assert_eq!((node.node.dns.cluster_domain.as_str(), node.node.dns.dns_port), ("edge.example", 5353));
+        assert_eq!(node.node.dns.flags(), args.node.dns.flags());
         assert_eq!(node.node.tunnel.tools_bind, args.node.tunnel.tools_bind);
         assert_eq!(node.node.tunnel.healthz_bind, args.node.tunnel.healthz_bind);
         assert_eq!((node.node.tunnel.announce, node.node.tunnel.uplink_xdp), (false, UplinkXdp::Generic));

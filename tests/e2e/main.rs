@@ -18,6 +18,7 @@ mod kubectl_verbs;
 mod load_balancer;
 mod long_names;
 mod multi_container;
+mod names;
 mod node_port_service;
 mod other_node;
 mod pod_addresses;
@@ -59,6 +60,8 @@ const CASES: &[(&str, Case)] = &[
     ("a_service_of_another_service_cidr_answers", service_policies::another_service_cidr_serves),
     ("source_ranges_restrict_a_load_balancer_address", service_policies::source_ranges_restrict),
     ("maglev_agrees_on_all_nodes", service_policies::maglev_agrees_on_all_nodes),
+    ("names_are_found_from_pods", names::are_found_from_pods),
+    ("dns_lookup_says_why", names::lookup_says_why),
     ("exec_returns_exit_codes_and_logs_print", exec_and_logs::work),
     ("kubectls_verbs_work", kubectl_verbs::work),
     ("wrong_manifests_are_refused_by_field", bad_input::wrong_manifests),
@@ -79,6 +82,7 @@ const CASES: &[(&str, Case)] = &[
 const ALONE: &[(&str, Case)] = &[
     ("a_restarted_server_keeps_everything", restarts::server_keeps_everything),
     ("a_restarted_node_loses_no_connection", restarts::node_keeps_forwarding),
+    ("names_outlive_the_server_and_the_dns_process", names::outlive_server_and_process),
     ("an_address_whose_node_goes_is_taken_over", load_balancer::another_node_takes_over),
     (
         "row_16_a_balancer_in_front_leaves_a_killed_node_out",

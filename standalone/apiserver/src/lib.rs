@@ -54,6 +54,7 @@ mod update;
 mod verbs;
 mod watch;
 
+pub use claims::dns_service_ip;
 pub use config::{Config, Health, Limits, Readiness};
 pub use credentials::Paths;
 pub use discovery::GIT_VERSION;

@@ -313,7 +313,12 @@ impl Engine {
         let code = match outcome {
             Outcome::Found => ResponseCode::NoError,
             Outcome::NoSuchName => ResponseCode::NXDomain,
-            Outcome::Continues(target) => return Here::Elsewhere(target, answers),
+            Outcome::Continues(target) => {
+                return match from_hosts(settings, &target, kind) {
+                    Some(content) => Here::Answer(joined(answers, content, &target), Whose::Cluster),
+                    None => Here::Elsewhere(target, answers),
+                };
+            }
             Outcome::Elsewhere => return Here::Elsewhere(name.clone(), Vec::new()),
         };
         let authorities = soa.into_iter().collect();

@@ -29,4 +29,5 @@ pub mod serve;
 pub mod settings;
 pub mod zone;
 
+pub use hickory_proto::rr::Name;
 pub use run::{Config, RunError, run};

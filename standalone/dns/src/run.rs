@@ -221,7 +221,7 @@ impl<R: FnOnce()> Feed<R> {
         self.engine.metrics().is_fed.set(1);
         let mut unkept: Vec<Change> = Vec::new();
         loop {
-            let said = match taker.next() {
+            let said = match taker.hear() {
                 Ok(said) => said,
                 Err(error) => {
                     self.keep(&mut unkept);

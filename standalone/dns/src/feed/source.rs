@@ -5,16 +5,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use proxy_state::{Named, Names, ObjectKey, api};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::Notify,
+    sync::{Notify, watch},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{FrameError, Hello, Message, VERSION, encode};
 use crate::{
     error::chain,
+    model::{Service, Slice},
     zone::{Change, KINDS},
 };
 
@@ -52,6 +54,8 @@ type Key = (u8, Arc<str>);
 pub struct Source {
     table: Mutex<Table>,
     changed: Notify,
+    /// Whether somebody listens, and so names are answered.
+    is_heard: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +99,11 @@ impl Source {
             drop(table);
             self.changed.notify_one();
         }
+    }
+
+    /// Whether a DNS process listens.
+    pub fn is_heard(&self) -> watch::Receiver<bool> {
+        self.is_heard.subscribe()
     }
 
     /// A list of a kind is whole: what `is_there` does not know is gone.
@@ -145,6 +154,7 @@ impl Source {
                     told = source.tell(stream, number, &listeners) => told,
                     () = shutdown.cancelled() => Ok(()),
                 };
+                source.end(number);
                 if let Err(error) = told {
                     tracing::info!(error = chain(&error), "the DNS process hung up");
                 }
@@ -165,6 +175,16 @@ impl Source {
         number
     }
 
+    /// Nothing is kept for somebody who is gone.
+    fn end(&self, number: u64) {
+        let mut table = self.table();
+        if table.listener == number {
+            table.has_listener = false;
+            table.dirty = HashSet::new();
+            self.is_heard.send_replace(false);
+        }
+    }
+
     async fn tell(
         &self,
         mut stream: UnixStream,
@@ -178,6 +198,7 @@ impl Source {
         let sent = skerry_kernel::pass_descriptors(&std, &hello, &listeners.descriptors())?;
         stream = UnixStream::from_std(std)?;
         stream.write_all(&hello[sent..]).await?;
+        self.is_heard.send_replace(true);
         let mut said = [0; 1];
         loop {
             let changed = self.changed.notified();
@@ -191,14 +212,7 @@ impl Source {
                 Next::Nothing => tokio::select! {
                     () = changed => {}
                     // It has nothing to say: this is its end.
-                    _ = stream.read(&mut said) => {
-                        let mut table = self.table();
-                        if table.listener == number {
-                            table.has_listener = false;
-                            table.dirty = HashSet::new();
-                        }
-                        return Ok(());
-                    }
+                    _ = stream.read(&mut said) => return Ok(()),
                 },
             }
         }
@@ -230,6 +244,34 @@ impl Source {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Names for Source {
+    fn service(&self, key: &ObjectKey, service: Option<&api::Service>) {
+        self.apply(Change::Service(key.to_string().into(), service.map(Service::from_api)));
+    }
+
+    fn slice(&self, key: &ObjectKey, slice: Option<&api::EndpointSlice>) {
+        self.apply(Change::Slice(key.to_string().into(), slice.and_then(Slice::from_api)));
+    }
+
+    fn node(&self, key: &ObjectKey, node: Option<&api::Node>) {
+        let addresses = node.map(|node| {
+            let texts = node.status.addresses.iter().map(|address| &address.address);
+            texts.filter_map(|text| text.parse().ok()).collect()
+        });
+        self.apply(Change::Node(key.to_string().into(), addresses));
+    }
+
+    fn listed(&self, kind: Named, names: &HashSet<ObjectKey>) {
+        let names: HashSet<String> = names.iter().map(ToString::to_string).collect();
+        let kind = match kind {
+            Named::Services => 0,
+            Named::Slices => 1,
+            Named::Nodes => 2,
+        };
+        Source::listed(self, kind, |name| names.contains(name));
     }
 }
 

@@ -74,7 +74,7 @@ impl Taker {
     ///
     /// # Errors
     /// The agent's end, or what is not understood.
-    pub fn next(&mut self) -> Result<Said, FeedError> {
+    pub fn hear(&mut self) -> Result<Said, FeedError> {
         loop {
             match read_message(&mut self.reader, &mut self.buffer)?.ok_or(FeedError::Ended)? {
                 Message::Change(change) => {

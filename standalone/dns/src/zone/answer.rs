@@ -14,6 +14,8 @@ const SPECIFICATION: &str = "1.1.0";
 pub(crate) const TTL_S: u32 = 5;
 /// Records of one answer at most: what fits into the largest message.
 const MAX_RECORDS: usize = 2048;
+/// Of a name below the domain: `_PORT._PROTOCOL.SERVICE.NAMESPACE.svc` has five.
+const MAX_LABELS: usize = 6;
 /// `externalName` after `externalName` inside of the cluster.
 const MAX_ALIASES: usize = 8;
 
@@ -140,14 +142,32 @@ impl Zone {
             return self.reverse(&question).unwrap_or_else(|| question.elsewhere());
         }
         let below = usize::from(name.num_labels() - self.domain.num_labels());
-        // Names of the API are ASCII; what else is asked for does not exist.
-        let text =
-            name.iter().take(below).map(|label| std::str::from_utf8(label).map(str::to_ascii_lowercase));
-        let Ok(labels) = text.collect::<Result<Vec<String>, _>>() else {
+        // In lower case, one behind the other: no label is worth an allocation.
+        let (mut text, mut used) = ([0; Name::MAX_LENGTH], 0);
+        let mut ends = [0; MAX_LABELS];
+        for (end, label) in ends.iter_mut().zip(name.iter().take(below)) {
+            let Some(place) = text.get_mut(used..used + label.len()) else { break };
+            place.copy_from_slice(label);
+            place.make_ascii_lowercase();
+            used += label.len();
+            *end = used;
+        }
+        // Names of the API are ASCII and of five labels at most; what else is asked for does not exist.
+        let Some(text) =
+            text.get(..used).and_then(|text| std::str::from_utf8(text).ok()).filter(|text| text.is_ascii())
+        else {
             return question.no_such(Why::NotInTheLayout);
         };
-        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        question.inside(&labels)
+        if below > MAX_LABELS {
+            return question.no_such(Why::NotInTheLayout);
+        }
+        let mut labels = [""; MAX_LABELS];
+        let mut start = 0;
+        for (label, end) in labels.iter_mut().zip(ends).take(below) {
+            *label = &text[start..end];
+            start = end;
+        }
+        question.inside(&labels[..below])
     }
 }
 
