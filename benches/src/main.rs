@@ -9,11 +9,14 @@ mod api;
 mod ends;
 mod filled;
 mod flannel;
+mod names;
 mod p1;
+mod p12;
 mod p15;
 mod p16;
 mod p17;
 mod p2;
+mod p20;
 mod p3;
 mod p4;
 mod p5;
@@ -55,6 +58,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("P6", "pod to pod over VXLAN", p6::run),
     ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", p7::run),
     ("P8", "CNI ADD, from the start of the process to the result", p8::run),
+    ("P12", "questions for names on one core, beside unbound", p12::run),
     (
         "P15",
         "the balancer alone: packets beside a bare program, connections beside HAProxy and nginx",
@@ -62,6 +66,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ),
     ("P16", "instructions of each program, walked ones, and time over an empty program", p16::run),
     ("P17", "a machine alone: start to Ready, and idle", p17::run),
+    ("P20", "a Service's change until its name follows, and memory, at 10,000 Services", p20::run),
 ];
 
 /// The benchmark whose rows are drawn as curves.
