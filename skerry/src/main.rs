@@ -58,7 +58,9 @@ fn main() -> std::process::ExitCode {
 /// Standard error, level by `RUST_LOG`, else `info`.
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("info,kube=warn,hyper=warn,tower=warn,h2=warn,rustls=warn")
+        tracing_subscriber::EnvFilter::new(
+            "info,kube=warn,hyper=warn,tower=warn,h2=warn,rustls=warn,hickory_net=error",
+        )
     });
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
 }
