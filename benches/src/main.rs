@@ -16,6 +16,9 @@ mod filled;
 mod first_sync;
 mod flannel;
 mod memory;
+mod names;
+mod names_followed;
+mod names_served;
 mod node_port;
 mod overlay;
 mod peers;
@@ -55,6 +58,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ("P6", "pod to pod over VXLAN", overlay::run),
     ("P7", "a NodePort with a remote backend: what it adds to bare forwarding", node_port::run),
     ("P8", "CNI ADD, from the start of the process to the result", cni_add::run),
+    ("P12", "questions for names on one core, beside unbound", names_served::run),
     (
         "P15",
         "the balancer alone: packets beside a bare program, connections beside HAProxy and nginx",
@@ -62,6 +66,7 @@ const BENCHES: &[(&str, &str, Bench)] = &[
     ),
     ("P16", "instructions of each program, walked ones, and time over an empty program", programs::run),
     ("P17", "a machine alone: start to Ready, and idle", standalone::run),
+    ("P20", "a Service's change until its name follows, and memory, at 10,000 Services", names_followed::run),
 ];
 
 /// The benchmark whose rows are drawn as curves.

@@ -11,12 +11,14 @@
 //! - [`XdpChoice`], [`xdp_mode`]: where on a device an XDP program runs.
 //! - [`Holder`]: pins that are made again when they go.
 //! - [`is_bpffs`], [`mount_bpffs`], [`cgroup2_mount`]: where pins and cgroups live.
+//! - [`Batch`], [`send_answers`]: datagrams by the many; [`pass_descriptors`]: sockets from one process to another.
 //! - [`PacketSocket`]: frames of one device, past the network stack.
 //! - [`return_freed_memory`], [`return_free_pages`], [`raise_open_files`]: what a process that lives long asks of the system.
 //! - [`netns_cookie`], [`ifindex`], [`ifname`], [`in_netns`]: network namespaces and their devices.
 #![deny(unsafe_code)]
 
 mod batch;
+mod datagram;
 mod error;
 mod fs;
 mod link;
@@ -33,6 +35,7 @@ mod sys;
 mod tc;
 mod xdp;
 
+pub use datagram::{Asker, Batch, answer_from_where_asked, pass_descriptors, send_answers, take_descriptors};
 pub use error::Error;
 pub use fs::{cgroup2_mount, is_bpffs, is_cgroup2, mount_bpffs, unmount};
 pub use link::{

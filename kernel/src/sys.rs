@@ -12,6 +12,7 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 
+pub(crate) mod datagram;
 pub(crate) mod packet;
 pub(crate) mod run;
 

@@ -143,6 +143,7 @@ fn nginx() -> Result<Recipe> {
         .program("usr/sbin/nginx", &program.join("usr/sbin/nginx"))?
         .program("bin/bash", Path::new("/bin/bash"))?
         .program("usr/bin/curl", Path::new("/usr/bin/curl"))?
+        .program("usr/bin/getent", Path::new("/usr/bin/getent"))?
         .file("etc/nginx/nginx.conf", nginx_conf(), 0o644)
         .copy("etc/nginx/mime.types", &common.join("etc/nginx/mime.types"))?
         .copy("usr/share/nginx/html/index.html", &common.join("usr/share/nginx/html/index.html"))?

@@ -120,7 +120,7 @@ async fn serve_until(
         state.limit_external_ips(cidrs);
     }
     state.set_defaults(config.service_defaults);
-    let mut intake = Intake::new(metrics.clone());
+    let mut intake = Intake::new(metrics.clone(), config.names.clone());
     // The lists arrive while the programs are loaded: neither waits for the other.
     let mut starting = JoinSet::new();
     starting.spawn(start_node(config.clone(), server, shutdown.clone(), progress.clone()));

@@ -2,11 +2,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use ipnetwork::IpNetwork;
-use proxy_state::Defaults as ServiceDefaults;
+use proxy_state::{Defaults as ServiceDefaults, Names};
 use skerry_kernel::XdpChoice;
 
 use crate::programs::capacity::{default_flows, default_max_bytes};
@@ -77,6 +78,8 @@ pub struct Config {
     pub service_defaults: ServiceDefaults,
     /// Whose connections are translated at the socket.
     pub socket_lb: SocketLb,
+    /// Who else hears of Services, EndpointSlices and Nodes: what answers for names.
+    pub names: Option<Arc<dyn Names>>,
     /// Answer ARP and neighbour discovery on the uplink for load-balancer addresses that Skerry's own controller gave.
     pub announce: bool,
     /// At least; more where the cluster's Services need it.
@@ -161,6 +164,7 @@ impl Config {
             uplink_xdp: None,
             unwrap_from: Vec::new(),
             socket_lb: SocketLb::All,
+            names: None,
             announce: true,
             map_sizes: MapSizes {
                 frontends: size(proxy_abi::map::FRONTENDS),

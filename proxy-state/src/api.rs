@@ -118,6 +118,10 @@ wire! {
         external_traffic_policy: Policy,
         internal_traffic_policy: Policy,
         health_check_node_port: u16,
+        /// Of type ExternalName: the name that takes its place.
+        external_name: String,
+        /// Of a headless Service: endpoints have names before they are ready.
+        publish_not_ready_addresses: bool,
         load_balancer_class: Option<String>,
         load_balancer_source_ranges: Vec<String>,
         session_affinity: String,
@@ -180,6 +184,8 @@ wire! {
     pub struct Endpoint {
         addresses: FirstAddress,
         node_name: String,
+        /// Of a pod in the Service's subdomain.
+        hostname: Option<String>,
         conditions: Conditions,
         hints: Hints,
     }

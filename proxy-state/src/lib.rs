@@ -12,6 +12,7 @@
 //! * [`Actual`]: what the maps say; rebuilt from a [`Dump`] at start and after every failure.
 //! * [`State::demand`]: how large the maps have to be.
 //! * [`State::resets`]: which connections a Service wants ended.
+//! * [`Names`]: who else hears of the objects, by their names.
 //! * [`State::warnings`]: what a Service's owner should know.
 //! * [`plan`]: the operations from one to the other, safe to stop after any of them.
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ mod ip;
 mod layout;
 mod maglev;
 mod model;
+mod names;
 mod nodes;
 mod plan;
 mod ranges;
@@ -49,6 +51,7 @@ pub use ip::{parse_cidr, parse_ip, routable_addr};
 pub use layout::{Layout, Span};
 pub use maglev::weighted as maglev_table;
 pub use model::prefix;
+pub use names::{Named, Names};
 pub use nodes::{NodeTables, router_address};
 pub use plan::{Op, Plan, Refusal, plan};
 pub use ranges::{Bounds, Kept};

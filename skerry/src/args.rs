@@ -36,6 +36,8 @@ pub enum Command {
     Status(FolderArgs),
     /// Stop everything and remove what Skerry has put on this machine
     Uninstall(UninstallArgs),
+    /// Answer for the cluster's names (`skerry node` starts it), or look one up
+    Dns(crate::dns::DnsArgs),
     /// Show Services as this node serves them
     Service(crate::cli::ServiceArgs),
     /// Show the proxy's maps
@@ -74,6 +76,29 @@ pub struct ClusterArgs {
     /// Ports of NodePort services, first-last
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     pub nodeport_range: (u16, u16),
+}
+
+impl FolderArgs {
+    /// As flags, for a child.
+    pub fn flags(&self) -> Vec<String> {
+        let path = |path: &std::path::Path| path.display().to_string();
+        vec!["--data-dir".to_owned(), path(&self.data_dir), "--run-dir".to_owned(), path(&self.run_dir)]
+    }
+}
+
+impl ClusterArgs {
+    /// As flags, for a child.
+    pub fn flags(&self) -> Vec<String> {
+        let join = |list: &[IpNetwork]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        vec![
+            "--pod-cidr".to_owned(),
+            join(&self.pod_cidrs),
+            "--service-cidr".to_owned(),
+            join(&self.service_cidrs),
+            "--nodeport-range".to_owned(),
+            format!("{}-{}", self.nodeport_range.0, self.nodeport_range.1),
+        ]
+    }
 }
 
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
@@ -134,6 +159,8 @@ pub struct NodeOptions {
     /// Where pods' logs are kept
     #[arg(long, default_value = "/var/log/pods")]
     pub pod_log_dir: PathBuf,
+    #[command(flatten)]
+    pub dns: crate::dns::DnsOptions,
     #[command(flatten)]
     pub tunnel: TunnelOptions,
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod cli;
+mod dns;
 mod document;
 mod families;
 mod kube_proxy;
@@ -40,6 +41,7 @@ fn main() -> std::process::ExitCode {
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Status(args) => status::run(args),
         Command::Uninstall(args) => uninstall::run(args),
+        Command::Dns(args) => dns::run(args),
         Command::Service(args) => cli::service(args),
         Command::Bpf(args) => cli::bpf(args),
         Command::Flows(args) => cli::flows(args),
@@ -59,7 +61,9 @@ fn main() -> std::process::ExitCode {
 /// Standard error, level by `RUST_LOG`, else `info`.
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("info,kube=warn,hyper=warn,tower=warn,h2=warn,rustls=warn")
+        tracing_subscriber::EnvFilter::new(
+            "info,kube=warn,hyper=warn,tower=warn,h2=warn,rustls=warn,hickory_net=error",
+        )
     });
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
 }

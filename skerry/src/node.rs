@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{NodeArgs, ProxyArgs, TunnelOptions},
-    families, kube_proxy,
+    dns, families, kube_proxy,
     notify::Supervisor,
     paths::{Paths, make_dir, write_private},
     preflight,
@@ -22,6 +22,7 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     preflight::containerd(&args.node.containerd_socket)?;
     families::check(&args.cluster)?;
     args.node.tunnel.check()?;
+    args.node.dns.check()?;
     let paths = Paths(&args.folders);
     make_dir(&args.folders.data_dir, 0o711)?;
     make_dir(&args.folders.run_dir, 0o755)?;
@@ -47,6 +48,11 @@ async fn serve(args: NodeArgs, supervisor: Supervisor) -> anyhow::Result<ExitCod
     let node_name = name(args.node.node_name.as_deref())?;
     let node_ips = families::node_addresses(&args.node.node_ips, &args.cluster)?;
     let credentials = paths.node_dir().join("pki");
+    // Before the server is asked for anything: it may be away, and names are answered from what was known.
+    let names = match args.node.dns.dns_port {
+        0 => None,
+        _ => Some(dns::start(&args.node.dns, &args.folders, &args.cluster, shutdown.clone())?),
+    };
     let token = match (&args.token, &args.token_file) {
         (Some(token), _) => token.clone(),
         (None, Some(path)) => std::fs::read_to_string(path)
@@ -90,12 +96,15 @@ async fn serve(args: NodeArgs, supervisor: Supervisor) -> anyhow::Result<ExitCod
         node_ips: found,
         network_fault,
         allowed_unsafe_sysctls: args.node.allowed_unsafe_sysctls.clone(),
+        cluster_dns: dns::servers(&args.cluster.service_cidrs),
+        cluster_domain: args.node.dns.cluster_domain.clone(),
+        resolv_conf: args.node.dns.resolv_conf.clone(),
         ..skerry_kubelet::Config::new(node_name.clone(), node_ips, access)
     };
     let mut proxy = proxy_config(
         &args.node.tunnel,
-        Some(kubeconfig),
-        node_name,
+        Some(kubeconfig.clone()),
+        node_name.clone(),
         given,
         &args.folders.run_dir,
         &args.cluster,
@@ -105,6 +114,10 @@ async fn serve(args: NodeArgs, supervisor: Supervisor) -> anyhow::Result<ExitCod
     );
     proxy.cluster_cidrs = args.cluster.pod_cidrs.clone();
     let parts = shutdown.child_token();
+    if let Some(feed) = names {
+        proxy.names = Some(feed.source.clone());
+        tokio::spawn(feed.follow(kubeconfig, node_name, args.node.dns.dns_port, parts.clone()));
+    }
     let kubelet = run_part("node agent", skerry_kubelet::run(kubelet, parts.clone()), parts.clone());
     tokio::spawn(tell_when_ready(progress.subscribe(), supervisor));
     let proxy = proxy_agent::run_with_progress(proxy, parts.clone(), progress);

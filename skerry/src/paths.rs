@@ -33,6 +33,25 @@ impl Paths<'_> {
         self.0.data_dir.join("node")
     }
 
+    /// Of the DNS process: its last state.
+    pub fn dns_data(&self) -> PathBuf {
+        self.0.data_dir.join("dns")
+    }
+
+    pub fn dns_run(&self) -> PathBuf {
+        self.0.run_dir.join("dns")
+    }
+
+    /// The socket at which the DNS process hears what there is.
+    pub fn dns_feed(&self) -> PathBuf {
+        self.dns_run().join("feed.sock")
+    }
+
+    /// The socket at which `skerry dns lookup` asks.
+    pub fn dns_admin(&self) -> PathBuf {
+        self.dns_run().join("admin.sock")
+    }
+
     /// Locked by whoever runs the role here; holds its process id.
     pub fn lock(&self, role: &str) -> PathBuf {
         self.0.run_dir.join(format!("{role}.pid"))

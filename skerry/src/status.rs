@@ -24,7 +24,7 @@ pub fn run(args: FolderArgs) -> anyhow::Result<ExitCode> {
 async fn report(args: &FolderArgs) -> anyhow::Result<ExitCode> {
     let paths = Paths(args);
     let mut well = true;
-    for role in ["up", "server", "node"] {
+    for role in ["up", "server", "node", "dns"] {
         match supervise::holder(&paths.lock(role))? {
             Some(pid) => println!("{role:<8} runs, process {pid}"),
             None => println!("{role:<8} does not run{}", elsewhere(Path::new("/proc"), role)),

@@ -35,6 +35,7 @@ pub fn run(mut args: UpArgs) -> anyhow::Result<ExitCode> {
     let _role = Role::take(&paths.lock("up"), "up")?;
     families::check(&args.server.cluster)?;
     args.node.tunnel.check()?;
+    args.node.dns.check()?;
     preflight::port_is_free(args.server.bind, "the API server", "--bind")?;
     preflight::containerd(&args.node.containerd_socket)?;
     for warning in preflight::warnings() {

@@ -22,6 +22,7 @@ mod load_balancer;
 mod long_names;
 mod memory_demo;
 mod multi_container;
+mod names;
 mod node_metrics;
 mod node_port_service;
 mod old_kubectl;
@@ -73,6 +74,8 @@ const CASES: &[(&str, Case)] = &[
     ("a_service_of_another_service_cidr_answers", service_policies::another_service_cidr_serves),
     ("source_ranges_restrict_a_load_balancer_address", service_policies::source_ranges_restrict),
     ("maglev_agrees_on_all_nodes", service_policies::maglev_agrees_on_all_nodes),
+    ("names_are_found_from_pods", names::are_found_from_pods),
+    ("dns_lookup_says_why", names::lookup_says_why),
     ("exec_returns_exit_codes_and_logs_print", exec_and_logs::work),
     ("kubectls_verbs_work", kubectl_verbs::work),
     ("top_and_the_metrics_api_agree", node_metrics::top_and_the_api_agree),
@@ -101,6 +104,7 @@ const ALONE: &[(&str, Case)] = &[
     ("a_budget_holds_evictions_back", disruption::a_budget_holds_evictions_back),
     ("drain_waits_for_its_budget", disruption::drain_waits_for_its_budget),
     ("a_restarted_node_loses_no_connection", restarts::node_keeps_forwarding),
+    ("names_outlive_the_server_and_the_dns_process", names::outlive_server_and_process),
     ("an_address_whose_node_goes_is_taken_over", load_balancer::another_node_takes_over),
     (
         "row_16_a_balancer_in_front_leaves_a_killed_node_out",

@@ -1,6 +1,6 @@
 use std::{collections::HashSet, sync::Arc};
 
-use proxy_state::State;
+use proxy_state::{Named, Names, State};
 use tokio::time::Instant;
 
 use crate::{
@@ -11,14 +11,16 @@ use crate::{
 /// Takes what the watches tell into the state.
 pub(super) struct Intake {
     metrics: Arc<Metrics>,
+    /// Who else wants to know.
+    names: Option<Arc<dyn Names>>,
     listed: HashSet<Kind>,
     /// Arrival of the oldest event that is not in the maps yet.
     pub oldest_event: Option<Instant>,
 }
 
 impl Intake {
-    pub fn new(metrics: Arc<Metrics>) -> Intake {
-        Intake { metrics, listed: HashSet::new(), oldest_event: None }
+    pub fn new(metrics: Arc<Metrics>, names: Option<Arc<dyn Names>>) -> Intake {
+        Intake { metrics, names, listed: HashSet::new(), oldest_event: None }
     }
 
     /// Every watch has listed once.
@@ -29,6 +31,9 @@ impl Intake {
     pub fn take(&mut self, state: &mut State, received: Received) {
         self.metrics.events.inc();
         self.oldest_event.get_or_insert(received.at);
+        if let Some(names) = &self.names {
+            tell(&**names, &received.update);
+        }
         match received.update {
             Update::Applied(key, Object::Service(service)) => state.apply_service(key, &service),
             Update::Applied(key, Object::Slice(slice)) => state.apply_slice(key, &slice),
@@ -50,5 +55,24 @@ impl Intake {
                 }
             }
         }
+    }
+}
+
+fn tell(names: &dyn Names, update: &Update) {
+    let named = |kind: Kind| match kind {
+        Kind::Services => Some(Named::Services),
+        Kind::Slices => Some(Named::Slices),
+        Kind::Nodes => Some(Named::Nodes),
+        Kind::ServiceCidrs => None,
+    };
+    match update {
+        Update::Applied(key, Object::Service(service)) => names.service(key, Some(service)),
+        Update::Applied(key, Object::Slice(slice)) => names.slice(key, Some(slice)),
+        Update::Applied(key, Object::Node(node)) => names.node(key, Some(node)),
+        Update::Applied(_, Object::ServiceCidr(_)) | Update::Deleted(Kind::ServiceCidrs, _) => {}
+        Update::Deleted(Kind::Services, key) => names.service(key, None),
+        Update::Deleted(Kind::Slices, key) => names.slice(key, None),
+        Update::Deleted(Kind::Nodes, key) => names.node(key, None),
+        Update::Listed(kind, keys) => named(*kind).into_iter().for_each(|kind| names.listed(kind, keys)),
     }
 }

@@ -95,7 +95,7 @@ where
 
 /// Answers each request by its path alone, on a connection of its own, until it is dropped. Connections to addresses of
 /// ours that `serves` refuses are closed at once.
-pub(crate) async fn answer(
+pub async fn answer(
     listener: TcpListener,
     serves: impl Fn(IpAddr) -> bool,
     respond: impl Fn(&str) -> Response<Full<Bytes>> + Send + Sync + 'static,

@@ -36,13 +36,18 @@ impl ApiOptions {
     /// # Errors
     /// When the API server can't be asked, or the pod has none.
     pub fn pod_address(&self, namespace: &str, name: &str) -> anyhow::Result<std::net::IpAddr> {
-        let pod = self.ask(async |client| {
-            let pod = Api::<Item<Pod>>::namespaced(client, namespace).get(name).await;
-            pod.map(Item::any).with_context(|| format!("get pod {namespace}/{name}"))
-        })?;
-        let address = pod.status.and_then(|status| status.pod_ip);
+        let address = self.pod(namespace, name)?.status.and_then(|status| status.pod_ip);
         let address = address.with_context(|| format!("pod {namespace}/{name} has no address yet"))?;
         address.parse().with_context(|| format!("the address of pod {namespace}/{name}, {address}"))
+    }
+
+    /// # Errors
+    /// When the API server can't be asked, or there is no such pod.
+    pub fn pod(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
+        self.ask(async |client| {
+            let pod = Api::<Item<Pod>>::namespaced(client, namespace).get(name).await;
+            pod.map(Item::any).with_context(|| format!("get pod {namespace}/{name}"))
+        })
     }
 
     fn ask<T>(&self, question: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {

@@ -16,6 +16,7 @@ use clap::{Args, ValueEnum};
 use proxy_abi::{ABI_VERSION, Facts, map};
 use skerry_kernel::Map;
 
+pub use api::ApiOptions;
 pub use bpf::{BpfArgs, run as bpf};
 pub use flows::{FlowsArgs, run as flows};
 pub use service::{ServiceArgs, run as service};

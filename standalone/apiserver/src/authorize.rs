@@ -19,6 +19,9 @@ pub const LOCAL_VOLUME_LABEL: &str = "skerry.io/local-path-node";
 /// Who may read what the server tells about itself (upstream's group for it).
 const MONITORING: &str = "system:monitoring";
 
+/// ConfigMaps of `kube-system` that nodes read for their DNS.
+const DNS_SETTINGS: [&str; 2] = ["skerry-dns", "coredns"];
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     Allow,
@@ -167,6 +170,14 @@ fn authorize_node(node: &str, request: &ResourceRequest, query: &Query) -> Decis
         ("", "pods", "eviction") if request.verb == Create => {
             return Decision::When(Condition::PodOfNode(node.into()));
         }
+        // The settings of the DNS process, which every node has.
+        ("", "configmaps", "")
+            if is_read(request.verb)
+                && request.namespace == "kube-system"
+                && DNS_SETTINGS.contains(&request.name.as_str()) =>
+        {
+            true
+        }
         // One name in one namespace, which is what a pod mentions; a list or watch has a name only where a
         // field selector pins it.
         ("", "secrets" | "configmaps" | "persistentvolumeclaims", "")
@@ -234,6 +245,19 @@ mod tests {
             (Method::POST, "/api/v1/namespaces/x/pods/p/exec", Decision::Deny),
             (Method::POST, "/api/v1/namespaces/x/pods", Decision::Deny),
             (Method::GET, "/api/v1/secrets", Decision::Deny),
+            (
+                Method::GET,
+                "/api/v1/namespaces/kube-system/configmaps?watch=1&fieldSelector=metadata.name%3Dskerry-dns",
+                Decision::Allow,
+            ),
+            (Method::GET, "/api/v1/namespaces/kube-system/configmaps/coredns", Decision::Allow),
+            (Method::PATCH, "/api/v1/namespaces/kube-system/configmaps/coredns", Decision::Deny),
+            (Method::GET, "/api/v1/namespaces/kube-system/configmaps", Decision::Deny),
+            (
+                Method::GET,
+                "/api/v1/namespaces/x/configmaps/skerry-dns",
+                Decision::When(Condition::ReferencedByPodsOf("a".into())),
+            ),
             (
                 Method::GET,
                 "/api/v1/namespaces/x/secrets/s",

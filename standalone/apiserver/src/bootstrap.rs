@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::StreamExt;
+use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 use skerry_store::{Expect, Op, StoreError};
 
@@ -53,7 +54,34 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
     )
     .await?;
     claims::ip_address::repair(api).await?;
-    keep_kubernetes_service(api).await
+    keep_kubernetes_service(api).await?;
+    // Without it names are not found, and everything else goes on.
+    if let Some(service) = dns_service(&api.settings.service_cidrs)
+        && let Err(error) = ensure(api, ("", "v1", "services"), service, &[]).await
+    {
+        tracing::warn!(%error, "the Service kube-system/kube-dns can't be made: who has its address?");
+    }
+    Ok(())
+}
+
+/// The Service of the cluster's DNS, where none is yet: somebody's own stays as it is. It has no selector: the controllers
+/// write its endpoints, which are the nodes that say that they answer. `None` where the ranges have no room for it.
+fn dns_service(ranges: &[IpNetwork]) -> Option<Value> {
+    let ips: Vec<String> =
+        ranges.iter().filter_map(|range| claims::dns_service_ip(*range)).map(|ip| ip.to_string()).collect();
+    let first = ips.first()?;
+    let policy = if ips.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+    Some(json!({
+        "metadata": {"name": "kube-dns", "namespace": "kube-system",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "SkerryDNS"},
+            "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9153"}},
+        "spec": {"type": "ClusterIP", "clusterIP": first, "clusterIPs": ips, "ipFamilyPolicy": policy,
+            "sessionAffinity": "None",
+            // A client's own node answers it, as long as it can.
+            "trafficDistribution": "PreferSameNode",
+            "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+                {"name": "metrics", "port": 9153, "protocol": "TCP"}]},
+    }))
 }
 
 /// Puts the `kubernetes` Service, its Endpoints and its EndpointSlice back whenever somebody changes them.

@@ -58,6 +58,7 @@ mod usage;
 mod verbs;
 mod watch;
 
+pub use claims::dns_service_ip;
 pub use config::{Config, Health, Limits, Readiness};
 pub use credentials::Paths;
 pub use discovery::GIT_VERSION;

@@ -2,6 +2,7 @@
 
 mod desired;
 pub mod mirror;
+pub mod nodes;
 mod place;
 #[cfg(test)]
 mod tests;

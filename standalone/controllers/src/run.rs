@@ -121,6 +121,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         endpointslice::mirror::listen,
         endpointslice::mirror::reconcile,
     );
+    start.controller("dns-endpoints", endpointslice::nodes::listen, endpointslice::nodes::reconcile);
     start.controller("endpoints", endpoints::listen, endpoints::reconcile);
     start.controller("load-balancer", loadbalancer::listen, loadbalancer::reconcile);
     start.controller("service-cidr", servicecidr::listen, servicecidr::reconcile);

@@ -123,6 +123,12 @@ pub fn first_service_ip(range: IpNetwork) -> IpAddr {
     address_at(range, 1)
 }
 
+/// The tenth address: that of the cluster's DNS. `None` where the range has no such address.
+pub fn dns_service_ip(range: IpNetwork) -> Option<IpAddr> {
+    let address = address_at(range, 10);
+    (range.contains(address) && address != range.broadcast()).then_some(address)
+}
+
 fn listed(ranges: &[IpNetwork]) -> String {
     ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 use addresses::addresses;
-pub use addresses::first_service_ip;
+pub use addresses::{dns_service_ip, first_service_ip};
 use ports::{needs_health_port, needs_node_ports, node_ports};
 pub use ranges::default_object as default_ranges;
 

@@ -205,3 +205,20 @@ async fn the_kubernetes_service_is_of_the_first_family() {
     assert_eq!(ips(&spec), ["fd00:9::1"]);
     assert_eq!(spec["ipFamilyPolicy"], "SingleStack");
 }
+
+#[tokio::test]
+async fn the_dns_service_has_the_tenth_address_of_each_range_and_stays_as_somebody_makes_it() {
+    let path = "/api/v1/namespaces/kube-system/services/kube-dns";
+    let server = cluster(&BOTH).await;
+    let service = server.admin().get(path).await.ok();
+    assert_eq!(ips(&service["spec"]), ["10.9.0.10", "fd00:9::a"]);
+    assert_eq!(service["spec"]["ipFamilyPolicy"], "RequireDualStack");
+    let own = json!({"spec": {"selector": {"k8s-app": "kube-dns"}}});
+    server.admin().patch(path, "merge", &own).await.ok();
+    let options = skerry_store::Options::default();
+    let ranges: Vec<_> = BOTH.iter().map(|range| range.parse().unwrap()).collect();
+    let folder = server.stop().await;
+    let server = TestServer::start_in(folder, move |config| config.service_cidrs = ranges, options).await;
+    let service = server.admin().get(path).await.ok();
+    assert_eq!(service["spec"]["selector"]["k8s-app"], "kube-dns");
+}

@@ -164,7 +164,7 @@ fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
 
 /// Where an endpoint is to be used, by the Service's trafficDistribution (KEP-4444, KEP-3015). `PreferSameNode` names the
 /// zone as well: it is the second choice.
-fn hints(distribution: Option<&str>, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+pub fn hints(distribution: Option<&str>, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
     let by_node = match distribution? {
         "PreferClose" | "PreferSameZone" => false,
         "PreferSameNode" => true,

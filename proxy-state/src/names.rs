@@ -1,0 +1,21 @@
+use std::{collections::HashSet, fmt::Debug};
+
+use crate::{ObjectKey, api};
+
+/// Somebody else who wants to know of the objects that the proxy follows anyway: what names are made of.
+pub trait Names: Debug + Send + Sync {
+    /// `None`: there is none any more.
+    fn service(&self, key: &ObjectKey, service: Option<&api::Service>);
+    fn slice(&self, key: &ObjectKey, slice: Option<&api::EndpointSlice>);
+    fn node(&self, key: &ObjectKey, node: Option<&api::Node>);
+    /// A list is complete: what is not in it is gone.
+    fn listed(&self, kind: Named, names: &HashSet<ObjectKey>);
+}
+
+/// The kinds of objects that names are made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Named {
+    Services,
+    Slices,
+    Nodes,
+}
