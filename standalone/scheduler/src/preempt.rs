@@ -143,7 +143,7 @@ fn victims_on(
     if lower.is_empty() {
         return Err(vec![NO_VICTIMS.to_owned()]);
     }
-    lower.sort_by(|a, b| importance(a).cmp(&importance(b)));
+    lower.sort_by_key(|pod| importance(pod));
     for victim in &lower {
         nodes.unplace(&victim.uid);
     }
@@ -178,7 +178,7 @@ fn spare(
             candidate.violations += usize::from(is_protected);
         }
     }
-    candidate.victims.sort_by(|a, b| importance(a).cmp(&importance(b)));
+    candidate.victims.sort_by_key(|pod| importance(pod));
     candidate
 }
 

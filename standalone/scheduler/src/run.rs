@@ -15,7 +15,7 @@ use tracing::info;
 
 use crate::binding::Volumes;
 use crate::inbox::{Inbox, Item};
-use crate::shell::Shell;
+use crate::shell::{Shell, Watched};
 
 /// What the scheduler needs to know.
 #[derive(Clone, Debug)]
@@ -122,7 +122,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
         info!("scheduler runs");
-        let shell = Shell::new(&config, Arc::new(pods), nodes, namespaces, budgets, volumes, recorder, inbox);
+        let watched = Watched { pods: Arc::new(pods), nodes, namespaces, budgets, volumes };
+        let shell = Shell::new(&config, watched, recorder, inbox);
         tasks.spawn(shell.run(shutdown));
     }
     run_to_end(tasks).await;

@@ -70,17 +70,18 @@ enum Written {
     Marked,
 }
 
+/// What the watches fill.
+pub struct Watched {
+    pub pods: Arc<Kind<Pod>>,
+    pub nodes: Kind<Node>,
+    pub namespaces: Arc<Store<Namespace>>,
+    pub budgets: Arc<Store<PodDisruptionBudget>>,
+    pub volumes: Volumes,
+}
+
 impl Shell {
-    pub fn new(
-        config: &Config,
-        pods: Arc<Kind<Pod>>,
-        nodes: Kind<Node>,
-        namespaces: Arc<Store<Namespace>>,
-        budgets: Arc<Store<PodDisruptionBudget>>,
-        volumes: Volumes,
-        recorder: Recorder,
-        inbox: Arc<Inbox>,
-    ) -> Self {
+    pub fn new(config: &Config, watched: Watched, recorder: Recorder, inbox: Arc<Inbox>) -> Self {
+        let Watched { pods, nodes, namespaces, budgets, volumes } = watched;
         Self {
             scheduler_name: config.scheduler_name.clone(),
             max_bindings: config.max_bindings.max(1),
