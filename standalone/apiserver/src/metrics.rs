@@ -284,7 +284,7 @@ mod tests {
         for line in [
             "skerry_unreadable_objects_total{part=\"controllers\"} 7",
             "skerry_unreadable_objects_total{part=\"scheduler\"} 0",
-            "# TYPE apiserver_request counter",
+            "# TYPE apiserver_storage_revision gauge",
         ] {
             assert!(text.lines().any(|one| one == line), "{line} in {text}");
         }
