@@ -37,6 +37,15 @@ fn debug(world: &World, ns: &str, options: &str, script: &str, input: &str) -> R
     Ok(said)
 }
 
+/// Waits for what the container has written: the runtime may tell of its end before it has written the last of it.
+fn logged(world: &World, ns: &str, name: &str, text: &str) -> Result<()> {
+    eventually(&format!("the log of {name} has {text:?}"), SOON, || {
+        let log = world.type_in(&format!("logs scnginx -n {ns} -c {name}"))?;
+        ensure!(log.contains(text), "{log:?}");
+        Ok(())
+    })
+}
+
 pub fn debug_adds_a_container(world: &World) -> Result<()> {
     let namespace = world.namespace("debugged")?;
     let ns = &namespace.name;
@@ -47,17 +56,16 @@ pub fn debug_adds_a_container(world: &World) -> Result<()> {
     debug(world, ns, "--container=plain", "hostname;exit 3", "")?;
     let end = ended(world, ns, "plain")?;
     ensure!(end["state"]["terminated"]["exitCode"] == 3 && end["restartCount"] == 0, "{end}");
-    let log = world.type_in(&format!("logs scnginx -n {ns} -c plain"))?;
-    ensure!(log.trim() == "scnginx", "{log}");
+    logged(world, ns, "plain", "scnginx")?;
 
     // With the processes of another container in view: the first of them is nginx.
     debug(world, ns, "--container=beside --target=nginx", "tr '\\0' ' ' </proc/1/cmdline", "")?;
     ended(world, ns, "beside")?;
-    let log = world.type_in(&format!("logs scnginx -n {ns} -c beside"))?;
-    ensure!(log.contains("nginx"), "{log}");
+    logged(world, ns, "beside", "nginx")?;
 
-    let said = debug(world, ns, "--container=talks -i", "read line;echo got:$line", "a line\n")?;
-    ensure!(said.contains("got:a line"), "{said}");
+    debug(world, ns, "--container=talks -i", "read line;echo got:$line", "a line\n")?;
+    ended(world, ns, "talks")?;
+    logged(world, ns, "talks", "got:a line")?;
 
     // The pod itself goes on as before, and what is there can't be changed or taken away.
     let after = world.json(&format!("get pod scnginx -n {ns}"))?;

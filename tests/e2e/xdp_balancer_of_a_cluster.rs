@@ -80,7 +80,7 @@ pub fn serves_what_it_asks_for(world: &World) -> Result<()> {
     let mut daemon = start(&node, NOWHERE)?;
     eventually("it looks for the API server in vain", SOON, || {
         let said = daemon.tail(20);
-        ensure!(said.contains("watch interrupted"), "{said}");
+        ensure!(said.contains("list failed"), "{said}");
         Ok(())
     })?;
     holds(&node, "skerry_lb_cluster_known 0")?;

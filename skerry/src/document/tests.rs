@@ -49,6 +49,11 @@ fn sample(flag: &str) -> &'static str {
         "load-balancer-mode" => "dsr",
         "balancing" => "maglev",
         "maglev-table-size" => "4093",
+        "cluster-domain" => "edge.example",
+        "dns-port" => "5353",
+        "dns-metrics-port" => "9154",
+        "dns-uid" => "64054",
+        "resolv-conf" => "/etc/resolv.edge",
         other => panic!("--{other} is new: give it a value here that is not its default"),
     }
 }

@@ -99,5 +99,11 @@ pub const OTHER_NAMES: &[(&str, &str)] = &[
         "skerry.io/termination-message-file",
         "where a container leaves its last words, at the container runtime",
     ),
+    ("dns.skerry.io/port", "on a Node: the port at which it answers for names; its DNS process sets it"),
+    (
+        "skerry.io/local-path",
+        "the default StorageClass, its provisioner, a volume's finalizer, and on a Node: where its folders are",
+    ),
+    ("skerry.io/local-path-node", "on a PersistentVolume: the node whose folder it is"),
     ("skerry.io/subscribed", "an event that the node agent makes for itself"),
 ];

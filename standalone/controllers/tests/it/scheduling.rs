@@ -46,7 +46,9 @@ async fn runtime_class_says_on_which_nodes_its_pods_run_and_what_they_cost() {
     })
     .await;
     assert!(message.contains("1 Insufficient cpu"), "{message}");
-    assert!(!message.contains("victims"), "{message}");
+    let preemption = "preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, \
+                      1 Preemption is not helpful for scheduling.";
+    assert!(message.ends_with(preemption), "{message}");
     let unknown: Pod =
         serde_json::from_value(pod("third", "default", json!({"runtimeClassName": "none"}))).unwrap();
     let refused = cluster.api::<Pod>("default").create(&Default::default(), &unknown).await.unwrap_err();
