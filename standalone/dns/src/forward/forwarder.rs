@@ -78,8 +78,8 @@ impl Forwarder {
         })
     }
 
-    /// Whom to ask from now on; a server that was known stays as well or as ill as it was. What others have answered is
-    /// forgotten: it may be another answer now.
+    /// Whom to ask from now on; a server that was known stays as well or as ill as it was. Where others are to be asked than
+    /// before, what was answered is forgotten: it may be another answer now.
     pub fn set_routes(&self, wanted: &[(Name, Vec<SocketAddr>)]) -> Vec<Arc<Upstream>> {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         let known: HashMap<SocketAddr, Arc<Upstream>> =
@@ -95,9 +95,12 @@ impl Forwarder {
         }
         // The longest name that fits decides.
         new.sort_by_key(|route| std::cmp::Reverse(route.zone.num_labels()));
+        let is_change = told(&routes) != told(&new);
         *routes = new;
         drop(routes);
-        self.cache().clear();
+        if is_change {
+            self.cache().clear();
+        }
         all.into_values().collect()
     }
 
@@ -254,6 +257,39 @@ impl Forwarder {
     }
 }
 
+/// Who is asked for what, in order.
+fn told(routes: &[Route]) -> Vec<(&Name, Vec<SocketAddr>)> {
+    routes.iter().map(|route| (&route.zone, route.upstreams.iter().map(|it| it.server).collect())).collect()
+}
+
 fn cut_short() -> Fault {
     Fault::Failed { last: "nobody was asked in time".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::{RData, Record, RecordType, rdata::A};
+
+    use super::*;
+
+    #[test]
+    fn settings_that_change_nothing_forget_nothing() {
+        let forwarder = Forwarder::new(Arc::new(Metrics::new("cluster.local")));
+        let servers: [SocketAddr; 2] = ["192.0.2.1:53".parse().unwrap(), "192.0.2.2:53".parse().unwrap()];
+        let routes = |servers: &[SocketAddr]| [(Name::root(), servers.to_vec())];
+        forwarder.set_routes(&routes(&servers));
+        let name: Name = "a.example.".parse().unwrap();
+        let key = Key { name: name.clone(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false };
+        let record = Record::from_rdata(name, 60, RData::A(A::new(192, 0, 2, 9)));
+        let keep = || {
+            let mut content = Content::empty(ResponseCode::NoError);
+            content.answers = vec![record.clone()];
+            forwarder.cache().put(key.clone(), &content, Instant::now());
+        };
+        keep();
+        forwarder.set_routes(&routes(&servers));
+        assert_eq!(forwarder.cache().len(), 1);
+        forwarder.set_routes(&routes(&servers[..1]));
+        assert_eq!(forwarder.cache().len(), 0, "another may answer otherwise");
+    }
 }
