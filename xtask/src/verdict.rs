@@ -62,8 +62,11 @@ pub fn run(name: &str, mut command: Command, log: &Path, limit: Duration) -> Ver
         Ok(child) => wait(child, limit).map_err(|error| format!("the program: {error}")),
         Err(error) => Err(format!("the program did not start: {error}")),
     };
-    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    read(&text, &mut verdict);
+    match fs::read(log) {
+        Ok(bytes) => read(&String::from_utf8_lossy(&bytes), &mut verdict),
+        // Another run may have taken the folder away: what was not read has not passed.
+        Err(error) => verdict.failed.push(format!("its output can't be read: {error}")),
+    }
     match ended {
         Ok(status) if !status.success() && verdict.failed.is_empty() => {
             verdict.failed.push(format!("the program ended with {status} (signal {:?})", status.signal()));
@@ -168,5 +171,14 @@ mod tests {
         assert_eq!(hung.failed.len(), 1);
         assert!(hung.took < Duration::from_secs(5));
         fs::remove_file(&log).unwrap();
+    }
+
+    #[test]
+    fn a_program_whose_output_is_gone_has_not_passed() {
+        let log = std::env::temp_dir().join(format!("gone-{}.log", std::process::id()));
+        let mut command = Command::new("rm");
+        command.arg(&log);
+        let verdict = run("gone", command, &log, Duration::from_secs(60));
+        assert!(verdict.failed[0].starts_with("its output can't be read: "), "{:?}", verdict.failed);
     }
 }
