@@ -43,6 +43,18 @@ pub mod proto {
     pub const UDP: u8 = 17;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
+
+    /// As people write it; `None` for a protocol that the programs do not know.
+    pub const fn name(number: u8) -> Option<&'static str> {
+        match number {
+            ICMP => Some("icmp"),
+            TCP => Some("tcp"),
+            UDP => Some("udp"),
+            ICMPV6 => Some("icmpv6"),
+            SCTP => Some("sctp"),
+            _ => None,
+        }
+    }
 }
 
 /// Inner Ethernet addresses on the overlay. Every node's VXLAN device has `OVERLAY_DEV_MAC`, so no node has

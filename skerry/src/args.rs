@@ -78,29 +78,6 @@ pub struct ClusterArgs {
     pub nodeport_range: (u16, u16),
 }
 
-impl FolderArgs {
-    /// As flags, for a child.
-    pub fn flags(&self) -> Vec<String> {
-        let path = |path: &std::path::Path| path.display().to_string();
-        vec!["--data-dir".to_owned(), path(&self.data_dir), "--run-dir".to_owned(), path(&self.run_dir)]
-    }
-}
-
-impl ClusterArgs {
-    /// As flags, for a child.
-    pub fn flags(&self) -> Vec<String> {
-        let join = |list: &[IpNetwork]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        vec![
-            "--pod-cidr".to_owned(),
-            join(&self.pod_cidrs),
-            "--service-cidr".to_owned(),
-            join(&self.service_cidrs),
-            "--nodeport-range".to_owned(),
-            format!("{}-{}", self.nodeport_range.0, self.nodeport_range.1),
-        ]
-    }
-}
-
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ServerArgs {

@@ -1,4 +1,4 @@
-//! What a child process is told, as one document: the very values that the flags of `skerry server` and `skerry node` make. So
+//! What a child process is told, as one document: the very values that the flags of `skerry server`, `skerry node` and `skerry dns` make. So
 //! there is one list of options, and what `up` was told can't get lost on its way.
 
 use std::{
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::{NodeArgs, ServerArgs},
+    dns::ServeArgs,
     paths::write_private,
 };
 
@@ -32,6 +33,7 @@ pub struct Document {
 enum Role {
     Server(ServerArgs),
     Node(Box<NodeArgs>),
+    Dns(ServeArgs),
 }
 
 impl From<ServerArgs> for Document {
@@ -46,12 +48,19 @@ impl From<NodeArgs> for Document {
     }
 }
 
+impl From<ServeArgs> for Document {
+    fn from(args: ServeArgs) -> Document {
+        Document { version: VERSION, role: Role::Dns(args) }
+    }
+}
+
 impl Document {
     /// Of the subcommand that takes it.
     fn name(&self) -> &'static str {
         match self.role {
             Role::Server(_) => "server",
             Role::Node(_) => "node",
+            Role::Dns(_) => "dns",
         }
     }
 
@@ -96,7 +105,7 @@ impl Told for ServerArgs {
     fn from_document(document: Document) -> Option<ServerArgs> {
         match document.role {
             Role::Server(args) => Some(args),
-            Role::Node(_) => None,
+            Role::Node(_) | Role::Dns(_) => None,
         }
     }
 }
@@ -105,7 +114,16 @@ impl Told for NodeArgs {
     fn from_document(document: Document) -> Option<NodeArgs> {
         match document.role {
             Role::Node(args) => Some(*args),
-            Role::Server(_) => None,
+            Role::Server(_) | Role::Dns(_) => None,
+        }
+    }
+}
+
+impl Told for ServeArgs {
+    fn from_document(document: Document) -> Option<ServeArgs> {
+        match document.role {
+            Role::Dns(args) => Some(args),
+            Role::Server(_) | Role::Node(_) => None,
         }
     }
 }
@@ -139,7 +157,7 @@ impl<T: Args> Args for Given<T> {
         let flag = Arg::new(FLAG)
             .long(FLAG)
             .value_name("FILE")
-            .help("All options as `skerry up` writes them down for its children, instead of flags")
+            .help("All options as they are written down for a child, instead of flags")
             .exclusive(true)
             .value_parser(value_parser!(PathBuf));
         T::augment_args(command).arg(flag)

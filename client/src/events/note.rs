@@ -3,6 +3,7 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use kube::Resource;
 use serde_json::{Value, json};
+use skerry_vocabulary::time;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventType {
@@ -148,8 +149,8 @@ impl Teller {
                 event["involvedObject"] = note.about.reference();
                 event["message"] = json!(message);
                 event["count"] = json!(times);
-                event["firstTimestamp"] = json!(whole_seconds(note.at));
-                event["lastTimestamp"] = json!(whole_seconds(note.at));
+                event["firstTimestamp"] = json!(time::seconds(note.at));
+                event["lastTimestamp"] = json!(time::seconds(note.at));
                 event["source"] = source;
                 event["reportingComponent"] = json!(self.controller);
             }
@@ -157,7 +158,7 @@ impl Teller {
                 event["apiVersion"] = json!("events.k8s.io/v1");
                 event["regarding"] = note.about.reference();
                 event["note"] = json!(message);
-                event["eventTime"] = json!(micro_time(note.at));
+                event["eventTime"] = json!(time::micros(note.at));
                 event["action"] = json!(note.action);
                 event["reportingController"] = json!(self.controller);
                 event["reportingInstance"] = json!(instance.unwrap_or(self.controller));
@@ -169,20 +170,10 @@ impl Teller {
     /// Counts on: `times` is how often it was seen, of all times.
     pub(super) fn count(&self, times: u64, at: Timestamp) -> Value {
         match self.form {
-            Form::Counted => json!({"count": times, "lastTimestamp": whole_seconds(at)}),
-            Form::Series => json!({"series": {"count": times, "lastObservedTime": micro_time(at)}}),
+            Form::Counted => json!({"count": times, "lastTimestamp": time::seconds(at)}),
+            Form::Series => json!({"series": {"count": times, "lastObservedTime": time::micros(at)}}),
         }
     }
-}
-
-/// RFC 3339, as the API writes a Time.
-fn whole_seconds(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-/// RFC 3339 with six digits, which the API demands of a MicroTime.
-fn micro_time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
 /// At most so many bytes, whole characters.

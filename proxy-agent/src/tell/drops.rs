@@ -31,14 +31,7 @@ fn record_of(event: &DropEvent) -> String {
     let DropEvent { time_ns, tuple, ifindex, length, .. } = *event;
     let reason = Reason::from_number(event.reason);
     let socket = |addr: Addr, port: Be16| SocketAddr::new(addr.to_ip(), port.get()).to_string();
-    let protocol = match tuple.proto {
-        proto::ICMP => "icmp".to_owned(),
-        proto::TCP => "tcp".to_owned(),
-        proto::UDP => "udp".to_owned(),
-        proto::ICMPV6 => "icmpv6".to_owned(),
-        proto::SCTP => "sctp".to_owned(),
-        other => other.to_string(),
-    };
+    let protocol = proto::name(tuple.proto).map_or_else(|| tuple.proto.to_string(), str::to_owned);
     serde_json::json!({
         "time_ns": time_ns, "protocol": protocol,
         "from": socket(tuple.src, tuple.sport), "to": socket(tuple.dst, tuple.dport),

@@ -4,15 +4,8 @@ use proxy_abi::{Addr, Be16, endpoint_flag, flow_flag, flow_state, frontend_flag,
 use serde_json::{Value, json};
 
 pub fn protocol(number: u8) -> String {
-    match number {
-        0 => "any".to_owned(),
-        proto::ICMP => "icmp".to_owned(),
-        proto::TCP => "tcp".to_owned(),
-        proto::UDP => "udp".to_owned(),
-        proto::ICMPV6 => "icmpv6".to_owned(),
-        proto::SCTP => "sctp".to_owned(),
-        other => other.to_string(),
-    }
+    let named = if number == 0 { Some("any") } else { proto::name(number) };
+    named.map_or_else(|| number.to_string(), str::to_owned)
 }
 
 /// `10.0.0.1:80`, `[fd00::1]:80`.

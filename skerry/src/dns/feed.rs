@@ -25,7 +25,7 @@ use skerry_informer::{Narrow, Readers, Store, reflect};
 use tokio::{net::UnixListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::DnsOptions;
+use super::{DnsOptions, ServeArgs};
 use crate::{
     args::{ClusterArgs, FolderArgs},
     families,
@@ -71,16 +71,10 @@ pub fn start(
     tokio::spawn(source.clone().serve(socket, listeners, options.dns_uid, shutdown.clone()));
     let program = std::env::current_exe().context("find our own file")?;
     let ear = Ear::open(&paths.notify("dns"))?;
-    tokio::spawn(keep_running("dns", program, child_args(options, folders, cluster), ear, shutdown));
+    let told = ServeArgs { folders: folders.clone(), cluster: cluster.clone(), dns: options.clone() };
+    let args = crate::document::Document::from(told).hand_over(&folders.run_dir)?;
+    tokio::spawn(keep_running("dns", program, args, ear, shutdown));
     Ok(Feed { source })
-}
-
-fn child_args(options: &DnsOptions, folders: &FolderArgs, cluster: &ClusterArgs) -> Vec<String> {
-    let mut args = vec!["dns".to_owned()];
-    args.extend(folders.flags());
-    args.extend(cluster.flags());
-    args.extend(options.flags());
-    args
 }
 
 /// For root and the process; one that was left is replaced.

@@ -10,7 +10,10 @@ use clap::{Args, Subcommand};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{ClusterArgs, FolderArgs};
+use crate::{
+    args::{ClusterArgs, FolderArgs},
+    document::Given,
+};
 
 pub use feed::start;
 
@@ -20,7 +23,7 @@ pub struct DnsArgs {
     #[command(subcommand)]
     command: Option<DnsCommand>,
     #[command(flatten)]
-    serve: ServeArgs,
+    pub serve: Given<ServeArgs>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -30,14 +33,15 @@ enum DnsCommand {
 }
 
 /// `skerry node` starts it so; the sockets come from there.
-#[derive(Clone, Debug, Args)]
-struct ServeArgs {
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServeArgs {
     #[command(flatten)]
-    folders: FolderArgs,
+    pub folders: FolderArgs,
     #[command(flatten)]
-    cluster: ClusterArgs,
+    pub cluster: ClusterArgs,
     #[command(flatten)]
-    dns: DnsOptions,
+    pub dns: DnsOptions,
 }
 
 /// What a node is told of names.
@@ -62,20 +66,6 @@ pub struct DnsOptions {
 }
 
 impl DnsOptions {
-    /// As flags, for a child.
-    pub fn flags(&self) -> Vec<String> {
-        [
-            ("--cluster-domain", self.cluster_domain.clone()),
-            ("--dns-port", self.dns_port.to_string()),
-            ("--dns-metrics-port", self.dns_metrics_port.to_string()),
-            ("--dns-uid", self.dns_uid.to_string()),
-            ("--resolv-conf", self.resolv_conf.display().to_string()),
-        ]
-        .into_iter()
-        .flat_map(|(flag, value)| [flag.to_owned(), value])
-        .collect()
-    }
-
     /// # Errors
     /// When the domain is no name.
     pub fn check(&self) -> anyhow::Result<()> {
@@ -91,6 +81,6 @@ pub fn servers(service_cidrs: &[IpNetwork]) -> Vec<IpAddr> {
 pub fn run(args: DnsArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         Some(DnsCommand::Lookup(args)) => lookup::run(args),
-        None => process::run(args.serve),
+        None => process::run(args.serve.read()?),
     }
 }

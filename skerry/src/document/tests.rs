@@ -148,6 +148,20 @@ fn every_option_of_up_reaches_the_children_that_have_it() {
 }
 
 #[test]
+fn every_option_of_the_dns_process_is_in_its_document() {
+    let told = |words: &[&str]| {
+        let Command::Dns(args) = parse(&[&["dns"], words].concat()) else { panic!("dns") };
+        let Given::Typed(args) = args.serve else { panic!("typed") };
+        let text = serde_json::to_string(&Document::from(args)).unwrap();
+        assert_eq!(serde_json::to_string(&Document::parse(&text).unwrap()).unwrap(), text);
+        text
+    };
+    for flag in flags("dns").iter().filter(|flag| *flag != FLAG) {
+        assert_ne!(told(&[&format!("--{flag}"), sample(flag)]), told(&[]), "--{flag}");
+    }
+}
+
+#[test]
 fn a_document_is_for_root_alone_and_is_taken_instead_of_flags() {
     let folder = std::env::temp_dir().join(format!("skerry-document-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

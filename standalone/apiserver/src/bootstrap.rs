@@ -7,6 +7,7 @@ use futures::StreamExt;
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 use skerry_store::{Expect, Op, StoreError};
+use skerry_vocabulary::time;
 
 use crate::{
     api::{Api, built_in},
@@ -199,8 +200,7 @@ async fn ensure(
             None => {
                 if let Some(metadata) = metadata_mut(&mut object) {
                     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-                    metadata
-                        .insert("creationTimestamp".into(), object::timestamp(jiff::Timestamp::now()).into());
+                    metadata.insert("creationTimestamp".into(), time::seconds(jiff::Timestamp::now()).into());
                 }
                 (prepare(api, kind, &mut object, &lost).await?, Expect::Absent)
             }

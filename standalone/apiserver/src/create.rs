@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use skerry_schema::{Kind, prepare_create};
 use skerry_store::{Expect, Op, StoreError};
+use skerry_vocabulary::time;
 
 use crate::{
     admission,
@@ -64,7 +65,7 @@ fn identify(call: &Call, mut object: Value) -> Result<Value, ApiError> {
         metadata.insert("namespace".into(), namespace.as_str().into());
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-    metadata.insert("creationTimestamp".into(), object::timestamp(jiff::Timestamp::now()).into());
+    metadata.insert("creationTimestamp".into(), time::seconds(jiff::Timestamp::now()).into());
     Ok(object)
 }
 

@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::Value;
 use skerry_schema::{Deleted, Kind};
 use skerry_store::{Expect, Op, StoreError};
+use skerry_vocabulary::time;
 
 use crate::{
     api::{Api, Call, parse, reply, shaped},
@@ -292,7 +293,7 @@ fn mark(kind: &Kind, old: &Value, finalizers: &[String], grace: i64, now: jiff::
     let end = begun.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now);
     let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);
     if let Some(metadata) = metadata_mut(&mut object) {
-        metadata.insert("deletionTimestamp".into(), object::timestamp(end).into());
+        metadata.insert("deletionTimestamp".into(), time::seconds(end).into());
         metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
         if finalizers.is_empty() {
             metadata.shift_remove("finalizers");

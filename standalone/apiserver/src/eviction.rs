@@ -7,6 +7,7 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use skerry_vocabulary::time;
 
 use crate::{
     api::{Api, Call, built_in, parse},
@@ -148,10 +149,10 @@ fn taken_from(budget: &Value, pod: &str, now: jiff::Timestamp) -> Result<Value, 
     budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
     if allowed == 1 {
         let condition = json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
-            "observedGeneration": status["observedGeneration"], "lastTransitionTime": object::timestamp(now)});
+            "observedGeneration": status["observedGeneration"], "lastTransitionTime": time::seconds(now)});
         set_condition(&mut budget, condition);
     }
-    budget["status"]["disruptedPods"][pod] = object::timestamp(now).into();
+    budget["status"]["disruptedPods"][pod] = time::seconds(now).into();
     Ok(budget)
 }
 
@@ -161,7 +162,7 @@ fn evicted(pod: &Value) -> Value {
     if !matches!(text(&pod, "/status/phase"), "Succeeded" | "Failed") && !object::is_being_deleted(&pod) {
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
             "message": "Eviction API: evicting", "lastProbeTime": null,
-            "lastTransitionTime": object::timestamp(jiff::Timestamp::now())});
+            "lastTransitionTime": time::seconds(jiff::Timestamp::now())});
         set_condition(&mut pod, condition);
     }
     pod

@@ -51,11 +51,6 @@ pub fn set_condition(object: &mut Value, mut condition: Value) {
     object["status"]["conditions"] = Value::Array(conditions);
 }
 
-/// A time as objects carry it: UTC, whole seconds.
-pub fn timestamp(at: jiff::Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 /// Where the objects of `kind` stand, with a trailing slash; `namespace` empty: all of them.
 pub fn prefix(kind: &Kind, namespace: &str) -> String {
     if namespace.is_empty() || !kind.namespaced {

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use skerry_vocabulary::time;
 
 use crate::{
     api::{Api, Call, built_in, parse},
@@ -163,7 +164,7 @@ fn bound(pod: &Value, binding: &Value, name: &str, node: &str) -> Result<Checked
         }
     }
     let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
-        "lastTransitionTime": object::timestamp(jiff::Timestamp::now())});
+        "lastTransitionTime": time::seconds(jiff::Timestamp::now())});
     set_condition(&mut pod, condition);
     Ok(Checked { value: pod, warnings: Vec::new() })
 }

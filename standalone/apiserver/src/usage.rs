@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use skerry_schema::Kind;
-use skerry_vocabulary::Quantity;
+use skerry_vocabulary::{Quantity, time};
 
 use crate::{
     api::{Api, Call, built_in, parse, shaped},
@@ -161,7 +161,7 @@ fn metadata(measured: &Value) -> Value {
             metadata[field] = value.clone();
         }
     }
-    metadata["creationTimestamp"] = object::timestamp(jiff::Timestamp::now()).into();
+    metadata["creationTimestamp"] = time::seconds(jiff::Timestamp::now()).into();
     metadata
 }
 

@@ -18,7 +18,6 @@
 pub mod config;
 pub mod disk;
 pub mod engine;
-mod error;
 pub mod feed;
 pub mod forward;
 pub mod message;

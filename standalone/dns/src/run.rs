@@ -10,13 +10,13 @@ use std::{
 
 use hickory_proto::rr::Name;
 use ipnetwork::IpNetwork;
+use skerry_vocabulary::chain;
 use tokio::runtime::Handle;
 
 use crate::{
     config,
     disk::{DiskError, Found, Journal},
     engine::Engine,
-    error::chain,
     feed::{FeedError, Listeners, Said, Taker},
     forward,
     metrics::Metrics,

@@ -288,9 +288,11 @@ impl Shell {
                 if demands.open.is_empty() { self.bind(pod, node) } else { self.reserve(pod, node, &demands) }
             }
             Decision::Refuse(diagnosis) => {
-                let budgets = self.budgets.list();
+                // No pod's end makes room where nothing is crowded: most refusals look at no budget.
+                let crowded = !diagnosis.crowded.is_empty();
+                let budgets = if crowded { self.budgets.list() } else { Vec::new() };
                 let budgets: Vec<Budget> = budgets.iter().filter_map(|budget| Budget::of(budget)).collect();
-                let guests = self.take_in_nominated(&pod);
+                let guests = if crowded { self.take_in_nominated(&pod) } else { Vec::new() };
                 let preemption = preempt(&pod, &mut self.core, (&namespaces, &demands), &diagnosis, &budgets);
                 guests.iter().for_each(|uid| _ = self.core.unplace(uid));
                 self.queue.unschedulable(&pod.key, diagnosis.wakes, self.now_ms());

@@ -1,9 +1,11 @@
 //! What the scheduler writes: bindings, why a pod has no node, the end of victims.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 use skerry_informer::Kind;
+use skerry_vocabulary::time;
 use tracing::{debug, warn};
 
 use crate::pod::{DISRUPTION_TARGET, PREEMPTED, PodInfo};
@@ -32,7 +34,7 @@ pub async fn bind(kind: &Kind<Pod>, pod: &PodInfo, node: &str) -> Result<(), kub
 pub async fn unschedulable(kind: &Kind<Pod>, pod: &PodInfo, text: &str, nominated: Option<&str>) {
     let mut status = json!({"conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text,
-        "lastProbeTime": null, "lastTransitionTime": now(),
+        "lastProbeTime": null, "lastTransitionTime": time::seconds(Timestamp::now()),
     }]});
     if let Some(node) = nominated {
         status["nominatedNodeName"] = json!(node);
@@ -54,7 +56,7 @@ pub async fn end(kind: &Kind<Pod>, victim: &PodInfo) -> bool {
     let condition = json!({
         "type": DISRUPTION_TARGET, "status": "True", "reason": PREEMPTED,
         "message": "default-scheduler: preempting to accommodate a higher priority pod",
-        "lastProbeTime": null, "lastTransitionTime": now(),
+        "lastProbeTime": null, "lastTransitionTime": time::seconds(Timestamp::now()),
     });
     if let Err(error) = patch(kind, victim, json!({"conditions": [condition]})).await {
         debug!(pod = %victim.key, %error, "condition of a preempted pod not written");
@@ -77,8 +79,4 @@ async fn patch(kind: &Kind<Pod>, pod: &PodInfo, status: Value) -> Result<(), kub
     let made = api.patch_status(pod.key.name(), &PatchParams::default(), &patch).await?;
     kind.store.wrote(made);
     Ok(())
-}
-
-fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

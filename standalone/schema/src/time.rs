@@ -11,16 +11,6 @@ pub fn parse(text: &str) -> Option<Timestamp> {
     (text.len() >= 20 && text.as_bytes()[10] == b'T').then(|| text.parse().ok()).flatten()
 }
 
-/// `2026-01-02T03:04:05Z`.
-pub fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-/// `2026-01-02T03:04:05.000006Z`.
-pub fn micros(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
-}
-
 /// The time between `then` (RFC 3339) and `now`, as AGE columns show it; `<unknown>` where there is no time.
 pub fn age(then: Option<&str>, now: Timestamp) -> String {
     match then.filter(|then| *then != ZERO_SECONDS && *then != ZERO_MICROS).and_then(parse) {
@@ -100,8 +90,8 @@ mod tests {
     #[test]
     fn times_are_read_and_written_in_utc() {
         let time = parse("2026-01-02T03:04:05.0000061+02:00").unwrap();
-        assert_eq!(seconds(time), "2026-01-02T01:04:05Z");
-        assert_eq!(micros(time), "2026-01-02T01:04:05.000006Z");
+        assert_eq!(skerry_vocabulary::time::seconds(time), "2026-01-02T01:04:05Z");
+        assert_eq!(skerry_vocabulary::time::micros(time), "2026-01-02T01:04:05.000006Z");
         for bad in ["", "2026-01-02", "yesterday", "2026-01-02 03:04:05Z", "2026-13-02T03:04:05Z"] {
             assert!(parse(bad).is_none(), "{bad}");
         }

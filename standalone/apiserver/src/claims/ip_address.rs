@@ -5,6 +5,7 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use skerry_store::{Change, Expect, Op, Range, StoreError, WatchItem};
+use skerry_vocabulary::time;
 
 use super::Held;
 use crate::{
@@ -31,7 +32,7 @@ pub fn take(ip: &str, namespace: &str, service: &str) -> Result<Op, ApiError> {
     let object = json!({
         "metadata": {
             "name": ip, "uid": uuid::Uuid::new_v4().to_string(),
-            "creationTimestamp": object::timestamp(jiff::Timestamp::now()),
+            "creationTimestamp": time::seconds(jiff::Timestamp::now()),
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": family,
                 "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",

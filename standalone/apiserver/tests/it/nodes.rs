@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::support::{Client, PATIENCE, PODS, TestServer, bind, pod, until};
+use crate::support::{Client, PATIENCE, PODS, TestServer, bind, echo_in_capitals, pod, until};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -22,14 +22,7 @@ async fn kubelet(
     seen.lock().unwrap().push(path.clone());
     if request.headers().contains_key("upgrade") {
         let protocol = request.headers()["upgrade"].clone();
-        let upgrade = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let mut stream = TokioIo::new(upgrade.await.unwrap());
-            let mut input = Vec::new();
-            stream.read_to_end(&mut input).await.unwrap();
-            stream.write_all(&input.to_ascii_uppercase()).await.unwrap();
-            stream.shutdown().await.unwrap();
-        });
+        echo_in_capitals(&mut request);
         let empty = Full::new(Bytes::new()).boxed_unsync();
         let response =
             Response::builder().status(101).header("connection", "Upgrade").header("upgrade", protocol);

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::{
     nodes::{Body, answering},
-    support::{Client, PATIENCE, PODS, SERVICES, TestServer, bind, pod, until},
+    support::{Client, PATIENCE, PODS, SERVICES, TestServer, bind, echo_in_capitals, pod, until},
 };
 
 fn answer(code: StatusCode, text: String) -> Response<Body> {
@@ -25,14 +25,7 @@ async fn application(mut request: Request<hyper::body::Incoming>) -> Response<Bo
         request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned()
     };
     if headers("upgrade") == "echo" {
-        let upgrade = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let mut stream = TokioIo::new(upgrade.await.unwrap());
-            let mut input = Vec::new();
-            stream.read_to_end(&mut input).await.unwrap();
-            stream.write_all(&input.to_ascii_uppercase()).await.unwrap();
-            stream.shutdown().await.unwrap();
-        });
+        echo_in_capitals(&mut request);
         let switching =
             Response::builder().status(101).header("connection", "Upgrade").header("upgrade", "echo");
         return switching.body(Full::new(Bytes::new()).boxed_unsync()).unwrap();

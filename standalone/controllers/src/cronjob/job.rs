@@ -40,7 +40,7 @@ pub fn made(cron: &CronJob, due: Timestamp) -> Job {
 fn stamp(due: Timestamp, zone: Option<&str>) -> String {
     match zone.and_then(|name| schedule::zone(name).ok()).filter(|zone| *zone != TimeZone::UTC) {
         Some(zone) => due.to_zoned(zone).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
-        None => due.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        None => skerry_vocabulary::time::seconds(due),
     }
 }
 

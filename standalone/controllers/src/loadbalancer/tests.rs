@@ -47,14 +47,14 @@ impl Services {
                      "selector": {"app": name}},
             "status": {"loadBalancer": {}},
         });
-        merge(&mut service, &extra);
+        json_patch::merge(&mut service, &extra);
         self.there.push(Arc::new(serde_json::from_value(service).unwrap()));
     }
 
     fn change(&mut self, name: &str, change: Value) {
         let service = self.there.iter_mut().find(|service| service.name_any() == name).unwrap();
         let mut value = serde_json::to_value(&**service).unwrap();
-        merge(&mut value, &change);
+        json_patch::merge(&mut value, &change);
         *service = Arc::new(serde_json::from_value(value).unwrap());
     }
 
@@ -93,20 +93,6 @@ impl Services {
     fn message(&self, name: &str) -> String {
         let service = self.there.iter().find(|service| service.name_any() == name).unwrap();
         super::request::condition(service).unwrap().message.clone()
-    }
-}
-
-/// A JSON merge patch (RFC 7386), as the API server would apply it.
-fn merge(target: &mut Value, patch: &Value) {
-    let (Some(_), Some(patch)) = (target.as_object(), patch.as_object()) else {
-        *target = patch.clone();
-        return;
-    };
-    for (name, value) in patch {
-        match value {
-            Value::Null => drop(target.as_object_mut().unwrap().remove(name)),
-            value => merge(&mut target[name], value),
-        }
     }
 }
 
@@ -248,7 +234,7 @@ fn of_two_with_one_address_the_older_keeps_it() {
 fn addresses_are_shared_only_where_all_ask_for_it_and_it_can_work() {
     let with = |port: u16, policy: &str, app: &str| {
         let mut service = annotated("sharing-key", "web");
-        merge(
+        json_patch::merge(
             &mut service,
             &json!({"spec": {"ports": [{"port": port}], "externalTrafficPolicy": policy, "selector": {"app": app}}}),
         );

@@ -139,19 +139,8 @@ mod tests {
                 "claimRef": {"namespace": "ns", "name": "data", "uid": "c"}},
             "status": {"phase": "Bound"},
         });
-        merge(&mut volume, extra);
+        json_patch::merge(&mut volume, &extra);
         serde_json::from_value(volume).unwrap()
-    }
-
-    fn merge(into: &mut Value, from: Value) {
-        match (into, from) {
-            (Value::Object(into), Value::Object(from)) => {
-                for (name, value) in from {
-                    merge(into.entry(name).or_insert(Value::Null), value);
-                }
-            }
-            (into, from) => *into = from,
-        }
     }
 
     fn claim(uid: &str, volume: &str) -> Claim {

@@ -113,7 +113,7 @@ mod tests {
             ("log: some", "some"),
         ] {
             let error = read(text).unwrap_err();
-            let chain = crate::error::chain(&error);
+            let chain = skerry_vocabulary::chain(&error);
             assert!(chain.contains(field), "{text}: {chain}");
         }
     }

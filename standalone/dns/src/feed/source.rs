@@ -6,6 +6,7 @@ use std::{
 };
 
 use proxy_state::{Named, Names, ObjectKey, api};
+use skerry_vocabulary::chain;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
@@ -15,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::{FrameError, Hello, Message, VERSION, encode};
 use crate::{
-    error::chain,
     model::{Service, Slice},
     zone::{Change, KINDS},
 };

@@ -6,13 +6,14 @@ use std::{
 };
 
 use hickory_proto::{op::ResponseCode, rr::Name};
+use skerry_vocabulary::chain;
 use tokio::sync::watch;
 
 use super::{
     cache::{Cache, Kept, Key, is_failure},
     upstream::{Upstream, UpstreamError},
 };
-use crate::{error::chain, message::Content, metrics::Metrics};
+use crate::{message::Content, metrics::Metrics};
 
 /// For one server's answer, and for all of it: a client's own patience is 5 s (resolv.conf(5)).
 const PATIENCE: Duration = Duration::from_millis(1500);

@@ -42,11 +42,6 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// To the second, as objects carry times.
-pub fn time(at: jiff::Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

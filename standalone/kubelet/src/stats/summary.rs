@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use skerry_vocabulary::time;
 
 use super::{
     cgroup::{Counters, Memory},
     disk::{FileSystem, Used},
-    forms,
     network::Interface,
     reading::{Rate, Reading},
     sample::{ContainerSample, PodSample},
@@ -22,9 +22,9 @@ pub fn summary(
 ) -> Value {
     let newest = &reading.newest;
     let mut node = object(json!({"nodeName": node_name}));
-    put(&mut node, "startTime", booted.map(|at| json!(forms::time(at))));
+    put(&mut node, "startTime", booted.map(|at| json!(time::seconds(at))));
     usage(&mut node, newest.at, &newest.node, reading.node);
-    let now = forms::time(newest.at);
+    let now = time::seconds(newest.at);
     if let Some(storage) = storage {
         let interfaces = newest.interfaces.as_deref();
         put(&mut node, "network", interfaces.and_then(|interfaces| network(&now, interfaces)));
@@ -38,13 +38,13 @@ pub fn summary(
 
 fn pod(reading: &Reading, pod: &PodSample, storage: Option<&Storage>) -> Value {
     let at = reading.newest.at;
-    let now = forms::time(at);
+    let now = time::seconds(at);
     let own = storage.and_then(|storage| storage.pods.get(&pod.id.uid));
     let containers: Vec<Value> =
         pod.containers.iter().map(|one| container(reading, one, storage, own)).collect();
     let reference = json!({"name": pod.id.name, "namespace": pod.id.namespace, "uid": pod.id.uid});
     let mut told = object(json!({"podRef": reference, "containers": containers}));
-    put(&mut told, "startTime", pod.started.map(|at| json!(forms::time(at))));
+    put(&mut told, "startTime", pod.started.map(|at| json!(time::seconds(at))));
     usage(&mut told, at, &pod.whole, reading.pods.get(&pod.id.uid).copied());
     if let Some(storage) = storage {
         put(&mut told, "network", pod.interfaces.as_deref().and_then(|list| network(&now, list)));
@@ -75,8 +75,8 @@ fn container(
     storage: Option<&Storage>,
     own: Option<&PodStorage>,
 ) -> Value {
-    let now = forms::time(reading.newest.at);
-    let mut told = object(json!({"name": container.name, "startTime": forms::time(container.started)}));
+    let now = time::seconds(reading.newest.at);
+    let mut told = object(json!({"name": container.name, "startTime": time::seconds(container.started)}));
     let rate = reading.containers.get(&container.id).copied();
     usage(&mut told, reading.newest.at, &container.counters, rate);
     if let Some(storage) = storage {
@@ -90,7 +90,7 @@ fn container(
 }
 
 fn usage(into: &mut Map<String, Value>, at: Timestamp, counters: &Counters, rate: Option<Rate>) {
-    let now = forms::time(at);
+    let now = time::seconds(at);
     put(
         into,
         "cpu",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use skerry_vocabulary::time;
 
 use super::{
     cgroup::Counters,
@@ -15,7 +16,7 @@ use super::{
 /// themselves.
 pub fn usage(reading: &Reading) -> Value {
     let pods: Vec<Value> = reading.newest.pods.iter().filter_map(|pod| of_pod(reading, pod)).collect();
-    let time = forms::time(reading.newest.at);
+    let time = time::seconds(reading.newest.at);
     let node = reading.node.and_then(|rate| {
         let usage = amounts(rate, &reading.newest.node)?;
         Some(json!({"timestamp": time, "window": forms::duration(rate.window), "usage": usage}))
@@ -36,7 +37,7 @@ fn of_pod(reading: &Reading, pod: &PodSample) -> Option<Value> {
     let id = &pod.id;
     Some(json!({
         "namespace": id.namespace, "name": id.name, "uid": id.uid,
-        "timestamp": forms::time(reading.newest.at), "window": forms::duration(window), "containers": containers,
+        "timestamp": time::seconds(reading.newest.at), "window": forms::duration(window), "containers": containers,
     }))
 }
 

@@ -20,7 +20,7 @@ fn node(name: &str, cpu: &str, extra: Value) -> Node {
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
         "status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "10"}},
     });
-    merge(&mut node, extra);
+    json_patch::merge(&mut node, &extra);
     serde_json::from_value(node).unwrap()
 }
 
@@ -33,20 +33,9 @@ fn with_meta(name: &str, meta: Value, spec: Value) -> PodInfo {
         "metadata": {"name": name, "namespace": "ns", "uid": name},
         "spec": {"containers": [{"name": "c"}]},
     });
-    merge(&mut pod["metadata"], meta);
-    merge(&mut pod["spec"], spec);
+    json_patch::merge(&mut pod["metadata"], &meta);
+    json_patch::merge(&mut pod["spec"], &spec);
     PodInfo::of(&serde_json::from_value::<Pod>(pod).unwrap())
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (name, value) in from {
-                merge(into.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
 }
 
 fn asking(cpu: &str) -> Value {
@@ -241,7 +230,7 @@ fn hard_spread_constraint_bounds_the_skew() {
 }
 
 fn merged(mut a: Value, b: Value) -> Value {
-    merge(&mut a, b);
+    json_patch::merge(&mut a, &b);
     a
 }
 
@@ -273,7 +262,7 @@ proptest! {
                 "metadata": {"labels": {"zone": format!("z{zone}")}},
                 "status": {"allocatable": {"pods": slots.to_string()}},
             });
-            if *taint { merge(&mut extra, tainted("t", "NoSchedule")); }
+            if *taint { json_patch::merge(&mut extra, &tainted("t", "NoSchedule")); }
             node(&format!("n{n}"), &format!("{}m", cpu * 100), extra)
         }));
         let mut placed: Vec<(usize, String, Draw)> = Vec::new();

@@ -62,7 +62,7 @@ impl World {
     fn claim(mut self, name: &str, class: &str, extra: Value) -> Self {
         let mut claim = json!({"metadata": {"name": name, "namespace": "ns", "uid": name},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": class}});
-        merge(&mut claim, extra);
+        json_patch::merge(&mut claim, &extra);
         self.claims.push(Arc::new(serde_json::from_value(claim).unwrap()));
         self
     }
@@ -80,17 +80,6 @@ impl World {
                     {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}}}});
         self.volumes.push(Arc::new(serde_json::from_value(volume).unwrap()));
         self
-    }
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (name, value) in from {
-                merge(into.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
     }
 }
 

@@ -9,7 +9,7 @@ use base64::{
     engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
 use serde_json::{Map, Value};
-use skerry_vocabulary::Quantity;
+use skerry_vocabulary::{Quantity, time as written};
 
 use super::tree::MAX_REPORTED;
 use crate::{
@@ -93,7 +93,7 @@ impl Fit {
                 let parsed = time::parse(text).ok_or_else(|| {
                     format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\"")
                 })?;
-                let shown = if ty == Ty::Time { time::seconds(parsed) } else { time::micros(parsed) };
+                let shown = if ty == Ty::Time { written::seconds(parsed) } else { written::micros(parsed) };
                 *value = Value::String(shown);
                 return Ok(());
             }

@@ -12,7 +12,6 @@ use crate::{
     FieldError, Kind, limits,
     rules::{self, Errors},
     shape::Shape,
-    time,
 };
 
 /// Kinds whose `metadata.generation` counts the changes of what users want.
@@ -58,7 +57,7 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: jiff::Timestamp) -> 
     let Some(map) = object.as_object_mut() else { return Ok(()) };
     let meta = map.entry("metadata").or_insert_with(|| json!({}));
     if let Some(meta) = meta.as_object_mut() {
-        meta.entry("creationTimestamp").or_insert_with(|| json!(time::seconds(now)));
+        meta.entry("creationTimestamp").or_insert_with(|| json!(skerry_vocabulary::time::seconds(now)));
         for name in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
             meta.shift_remove(name);
         }

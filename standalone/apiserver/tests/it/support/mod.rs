@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject
 use serde_json::{Value, json};
 use skerry_apiserver::{Config, Paths, Server};
 use skerry_store::{LogStore, Options, Retention, Store};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -326,4 +327,16 @@ pub fn names(list: &Value) -> Vec<&str> {
 
 pub fn revision(store: &dyn Store) -> u64 {
     store.revision()
+}
+
+/// Answers an upgrade: what is said until its input ends comes back in capitals.
+pub fn echo_in_capitals(request: &mut Request<Incoming>) {
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let mut stream = TokioIo::new(upgrade.await.unwrap());
+        let mut input = Vec::new();
+        stream.read_to_end(&mut input).await.unwrap();
+        stream.write_all(&input.to_ascii_uppercase()).await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
 }

@@ -1,23 +1,12 @@
 use super::*;
 
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (name, value) in from {
-                merge(into.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
-}
-
 fn claim(extra: Value) -> PersistentVolumeClaim {
     let mut claim = json!({
         "metadata": {"name": "data", "namespace": "ns", "uid": "c", "resourceVersion": "7"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "manual"},
         "status": {"phase": "Pending"},
     });
-    merge(&mut claim, extra);
+    json_patch::merge(&mut claim, &extra);
     serde_json::from_value(claim).unwrap()
 }
 
@@ -27,7 +16,7 @@ fn volume(extra: Value) -> Arc<PersistentVolume> {
         "spec": {"capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/a"}, "storageClassName": "manual"},
         "status": {"phase": "Available"},
     });
-    merge(&mut volume, extra);
+    json_patch::merge(&mut volume, &extra);
     Arc::new(serde_json::from_value(volume).unwrap())
 }
 
@@ -173,7 +162,7 @@ fn a_folder_is_made_on_the_selected_node_as_the_claim_asks() {
     let classes = [class("local", LOCAL_PATH, "WaitForFirstConsumer", true)];
     let asking = |extra: Value| {
         let mut base = json!({"spec": {"storageClassName": "local"}, "metadata": {"annotations": {SELECTED_NODE: "n1"}}});
-        merge(&mut base, extra);
+        json_patch::merge(&mut base, &extra);
         claim(base)
     };
     let on = |claim: &PersistentVolumeClaim, node: Option<&Node>| {
