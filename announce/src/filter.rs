@@ -23,7 +23,8 @@ pub(crate) fn arp<'a>(addresses: impl IntoIterator<Item = &'a Ipv4Addr>) -> Vec<
     questions(&is_request, ARP_TARGET, addresses.into_iter().map(|ip| u32::from(*ip)).collect())
 }
 
-/// Neighbour solicitations for one of `addresses`. Those with extension headers, which nobody sends, are not seen.
+/// Neighbour solicitations for one of `addresses`. Those with extension headers, which nobody sends, are not
+/// seen.
 pub(crate) fn solicitations<'a>(addresses: impl IntoIterator<Item = &'a Ipv6Addr>) -> Vec<Op> {
     let is_solicitation = [
         Op::load_byte(NEXT_HEADER),

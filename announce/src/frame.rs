@@ -67,8 +67,8 @@ pub(crate) fn answer(question: &Question, mac: Mac) -> Vec<u8> {
     }
 }
 
-/// The frames that tell everyone, unasked, that `mac` has the address from now on. IPv4 knows two forms, a request and a
-/// reply, and there are devices that heed but one of them.
+/// The frames that tell everyone, unasked, that `mac` has the address from now on. IPv4 knows two forms, a
+/// request and a reply, and there are devices that heed but one of them.
 pub(crate) fn announcements(address: IpAddr, mac: Mac) -> Vec<Vec<u8>> {
     match address {
         IpAddr::V4(ip) => vec![
@@ -175,7 +175,8 @@ fn advertisement(to: Mac, mac: Mac, target: Ipv6Addr, asker: Ipv6Addr, flags: u8
     frame
 }
 
-/// ICMPv6's checksum with the pseudo header (RFC 4443 section 2.3); 0 over a message that holds the right one.
+/// ICMPv6's checksum with the pseudo header (RFC 4443 section 2.3); 0 over a message that holds the right
+/// one.
 fn checksum(source: &Ipv6Addr, destination: &Ipv6Addr, message: &[u8]) -> u16 {
     let pseudo = source.octets().into_iter().chain(destination.octets()).chain([0, ICMPV6]);
     let bytes: Vec<u8> =

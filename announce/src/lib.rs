@@ -1,9 +1,10 @@
-//! Answers ARP and neighbour discovery for load-balancer addresses that this machine stands for, and tells the link when it
-//! takes one over.
+//! Answers ARP and neighbour discovery for load-balancer addresses that this machine stands for, and tells
+//! the link when it takes one over.
 //!
-//! The addresses stand on no device and nothing is written into the kernel: the answers come from packet sockets that end with
-//! the process. (The kernel's own proxy entries answer only for what it would route out of another device, and late.) What
-//! then comes in for such an address is served by the programs on the uplink.
+//! The addresses stand on no device and nothing is written into the kernel: the answers come from packet
+//! sockets that end with the process. (The kernel's own proxy entries answer only for what it would route out
+//! of another device, and late.) What then comes in for such an address is served by the programs on the
+//! uplink.
 
 #![forbid(unsafe_code)]
 
@@ -28,8 +29,8 @@ use tokio::{
 
 use self::{frame::Question, speaker::Speaker};
 
-/// How often an address is announced when it is taken over, and the pause between: a frame may get lost, and switches that
-/// have just learnt of the other place may be slow.
+/// How often an address is announced when it is taken over, and the pause between: a frame may get lost, and
+/// switches that have just learnt of the other place may be slow.
 const ROUNDS: u8 = 5;
 const ROUND_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries to open sockets.
@@ -92,8 +93,9 @@ impl Announcer {
         })
     }
 
-    /// Answers for what a predecessor did, until the first [`Announcer::set_addresses`]; after that it does nothing. Somebody
-    /// else may have been elected meanwhile, so nothing is announced unasked. Whether it did anything.
+    /// Answers for what a predecessor did, until the first [`Announcer::set_addresses`]; after that it does
+    /// nothing. Somebody else may have been elected meanwhile, so nothing is announced unasked. Whether it
+    /// did anything.
     pub fn resume(&self, addresses: BTreeSet<IpAddr>) -> bool {
         self.0.send_if_modified(|wanted| {
             let is_first = wanted.addresses.is_none() && !addresses.is_empty();
@@ -196,7 +198,8 @@ impl Task {
         self.round_at = (!self.rounds.is_empty()).then(|| Instant::now() + ROUND_PAUSE);
     }
 
-    /// After the device was down, neighbours may know nothing any more: all is announced again as soon as it works.
+    /// After the device was down, neighbours may know nothing any more: all is announced again as soon as it
+    /// works.
     fn lost(&mut self, error: &io::Error) {
         tracing::debug!(%error, "packet socket");
         self.rounds = self.known.iter().map(|address| (*address, ROUNDS)).collect();

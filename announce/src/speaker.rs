@@ -39,7 +39,8 @@ pub(crate) struct Speaker {
 }
 
 impl Speaker {
-    /// From now on answers for exactly these addresses on this device. Without addresses of a family it holds no socket.
+    /// From now on answers for exactly these addresses on this device. Without addresses of a family it holds
+    /// no socket.
     pub fn tune(&mut self, device: u32, addresses: &BTreeSet<IpAddr>) -> Result<(), SpeakError> {
         if self.device != device {
             *self = Speaker { device, ..Speaker::default() };
@@ -164,8 +165,8 @@ impl Ear {
     }
 }
 
-/// Membership in the groups in which our addresses are asked for: the device lets their frames in, and switches that listen
-/// to MLD lead them to us. It ends with the socket.
+/// Membership in the groups in which our addresses are asked for: the device lets their frames in, and
+/// switches that listen to MLD lead them to us. It ends with the socket.
 #[derive(Default)]
 struct Groups {
     socket: Option<UdpSocket>,

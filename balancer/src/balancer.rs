@@ -185,7 +185,8 @@ impl Balancer {
         self.tolerate(done)
     }
 
-    /// Moves the maps to what is asked for and the probes say. What an earlier process served stays until the cluster is known.
+    /// Moves the maps to what is asked for and the probes say. What an earlier process served stays until the
+    /// cluster is known.
     fn apply(&mut self) -> Result<(), RunError> {
         let lives = |vip: &Vip, to: SocketAddr| self.probes.lives(vip, to);
         let mut all_down = BTreeSet::new();
@@ -224,7 +225,8 @@ impl Balancer {
     fn sync(&mut self) -> Result<(), RunError> {
         let synced = self.reconciler.sync(self.begun.elapsed().as_millis() as u64)?;
         self.plan_at = synced.due_ms.map(|due_ms| self.begun + Duration::from_millis(due_ms));
-        // Also when slots are only freed: a packet that read a frontend just before it flipped may have opened a flow since.
+        // Also when slots are only freed: a packet that read a frontend just before it flipped may have
+        // opened a flow since.
         if synced.operations > 0 {
             let ended = flows::end_stale(&self.flows, &self.reconciler.actual)?;
             self.state().flows_ended += ended as u64;

@@ -1,5 +1,5 @@
-//! Services of type LoadBalancer as a source of virtual addresses: objects in, [`Vip`]s and notes out. Pure: no clock, no
-//! log, no API server.
+//! Services of type LoadBalancer as a source of virtual addresses: objects in, [`Vip`]s and notes out. Pure:
+//! no clock, no log, no API server.
 
 mod objects;
 #[cfg(test)]
@@ -156,7 +156,8 @@ impl Cluster {
         self.services.values().flat_map(|service| service.addresses.iter().copied())
     }
 
-    /// Whether [`Cluster::asked`] may say something else now: nodes and slices tell of themselves all the time.
+    /// Whether [`Cluster::asked`] may say something else now: nodes and slices tell of themselves all the
+    /// time.
     #[must_use]
     pub fn change(&mut self, change: Change) -> bool {
         match change {
@@ -199,8 +200,8 @@ impl Cluster {
         put(&mut self.slices, key, new) && counts
     }
 
-    /// The virtual addresses of all Services, without those in `taken` (the file's). Of two Services the older has a port
-    /// of an address, and the name decides between equals.
+    /// The virtual addresses of all Services, without those in `taken` (the file's). Of two Services the
+    /// older has a port of an address, and the name decides between equals.
     pub fn asked(&self, taken: &[Vip], room: Room) -> Asked {
         let mut slices: HashMap<&ObjectKey, Vec<&Slice>> = HashMap::new();
         for slice in self.slices.values() {
@@ -297,7 +298,8 @@ impl Cluster {
                 Some(Backend { address: SocketAddr::new(ip, to), weight: node.weight })
             })
             .collect();
-        // A node whose last endpoints are about to end says "no" at the Service's own port, and is the best there is.
+        // A node whose last endpoints are about to end says "no" at the Service's own port, and is the best
+        // there is.
         let asked_at = match service.health_port {
             port if service.is_local && port != 0 && !is_fallback => Some(port),
             _ => self.rules.asks_kube_proxy.then_some(NODE_PORT),
@@ -318,7 +320,8 @@ impl Cluster {
     }
 }
 
-/// The nodes that have an endpoint of a port: ready ones, or without any those that still serve while they end (KEP-1669).
+/// The nodes that have an endpoint of a port: ready ones, or without any those that still serve while they
+/// end (KEP-1669).
 fn holders<'a>(slices: &[&'a Slice], port: &Port, is_v4: bool) -> (Option<BTreeSet<&'a str>>, bool) {
     let fits = |slice: &&&Slice| {
         slice.is_v4 == is_v4

@@ -34,8 +34,8 @@ pub struct Vip {
     pub when_all_down: WhenAllDown,
 }
 
-/// Who gets new flows when the checks say that no backend lives. More often than all backends the check itself is at fault, or
-/// the way that it takes.
+/// Who gets new flows when the checks say that no backend lives. More often than all backends the check
+/// itself is at fault, or the way that it takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum WhenAllDown {
     #[default]

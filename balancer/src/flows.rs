@@ -20,9 +20,9 @@ pub fn end_stale(flows: &FlowTable, actual: &Actual) -> Result<usize, Error> {
     flows.forget(&stale)
 }
 
-/// UDP moves as soon as its backend gets nothing new; a TCP connection stays with it, unless it was never answered (its
-/// next SYN is a try elsewhere) or its virtual address is gone. `backends`: of the virtual address, `None` if it is gone;
-/// `key` and `flow` are of the forward entry.
+/// UDP moves as soon as its backend gets nothing new; a TCP connection stays with it, unless it was never
+/// answered (its next SYN is a try elsewhere) or its virtual address is gone. `backends`: of the virtual
+/// address, `None` if it is gone; `key` and `flow` are of the forward entry.
 fn must_move(backends: Option<&HashSet<(Addr, Be16)>>, key: &Tuple, flow: &Flow) -> bool {
     match backends {
         None => true,

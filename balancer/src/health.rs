@@ -27,7 +27,8 @@ pub fn target(vip: &Vip, backend: SocketAddr) -> Option<Target> {
     Some((SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port())), check.clone()))
 }
 
-/// The backends that get new flows: those that live; where none does, whom the virtual address says. `true`: none lives.
+/// The backends that get new flows: those that live; where none does, whom the virtual address says. `true`:
+/// none lives.
 pub fn chosen(vip: &Vip, lives: impl Fn(SocketAddr) -> bool) -> (Vec<&Backend>, bool) {
     let living: Vec<&Backend> = vip.backends.iter().filter(|backend| lives(backend.address)).collect();
     let is_any = !living.is_empty() || vip.backends.is_empty();
@@ -51,8 +52,8 @@ impl Probes {
         Probes { judges: HashMap::new(), resolved: HashSet::new(), answers }
     }
 
-    /// Probes for these virtual addresses and no others. Those that run go on; a new one takes over what is believed of
-    /// whom it asks, if another was asked there.
+    /// Probes for these virtual addresses and no others. Those that run go on; a new one takes over what is
+    /// believed of whom it asks, if another was asked there.
     pub fn aim(&mut self, vips: &[Vip]) {
         let (mut targets, mut unasked) = (HashSet::new(), HashSet::new());
         for (vip, backend) in vips.iter().flat_map(|vip| vip.backends.iter().map(move |b| (vip, b.address))) {
@@ -158,7 +159,8 @@ fn is_success(head: &[u8; 12]) -> bool {
     head.starts_with(b"HTTP/1.") && status.is_some_and(|status| (200..400).contains(&status))
 }
 
-/// Probes until nobody listens. The first one goes out at once, the others by the interval, whatever each of them took.
+/// Probes until nobody listens. The first one goes out at once, the others by the interval, whatever each of
+/// them took.
 pub async fn watch(backend: SocketAddr, check: Check, mut tell: impl AsyncFnMut(bool) -> bool) {
     let mut timer = tokio::time::interval(check.interval.max(Duration::from_millis(10)));
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

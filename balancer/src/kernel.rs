@@ -90,8 +90,8 @@ pub fn load(root: &Path, flows: u32) -> Result<(Program, Maps, RingBuf<MapData>)
     Ok((Program::from_fd(fd, prog::LB_XDP), open, ring))
 }
 
-/// Puts the program on a device, in the place of an earlier process's: no packet meets a moment without one. The link is
-/// pinned and outlives this process.
+/// Puts the program on a device, in the place of an earlier process's: no packet meets a moment without one.
+/// The link is pinned and outlives this process.
 pub fn attach(root: &Path, program: &Program, device: &str, mode: XdpChoice) -> Result<(), KernelError> {
     let ifindex = skerry_kernel::ifindex(device)?;
     let path = root.join("links").join(format!("xdp-{device}"));
@@ -182,7 +182,8 @@ fn unpin(path: &Path) -> Result<(), KernelError> {
 }
 
 impl Maps {
-    /// Writes what the program needs to know; `abi_version` comes last in meaning: without it nothing is balanced.
+    /// Writes what the program needs to know; `abi_version` comes last in meaning: without it nothing is
+    /// balanced.
     pub fn set_facts(&self, facts: &Facts) -> Result<(), skerry_kernel::Error> {
         self.config.update(&0, &Facts { abi_version: ABI_VERSION, ..*facts }, Update::Any)
     }

@@ -1,8 +1,9 @@
 //! An L4 balancer that stands alone in front of nodes: `skerry lb`.
 //!
-//! A file names virtual addresses and their backends ([`Config`]), or a cluster's Services do (`watch`, `cluster`); probes
-//! say which of those live (`health`); `wanted` makes of both what `proxy_state` plans the tables from: those of the XDP
-//! program `lb_xdp`, which are pinned below a root of their own and outlive this process, as the program on its devices does.
+//! A file names virtual addresses and their backends ([`Config`]), or a cluster's Services do (`watch`,
+//! `cluster`); probes say which of those live (`health`); `wanted` makes of both what `proxy_state` plans the
+//! tables from: those of the XDP program `lb_xdp`, which are pinned below a root of their own and outlive
+//! this process, as the program on its devices does.
 #![forbid(unsafe_code)]
 
 mod balancer;

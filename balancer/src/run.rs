@@ -98,11 +98,12 @@ pub fn remove(pin_root: &Path) -> Result<(), RunError> {
     Ok(kernel::remove(pin_root)?)
 }
 
-/// Balances until SIGTERM or SIGINT. The program and its tables stay behind and go on as they are, so that a restart costs
-/// no connection; [`remove`] ends that.
+/// Balances until SIGTERM or SIGINT. The program and its tables stay behind and go on as they are, so that a
+/// restart costs no connection; [`remove`] ends that.
 ///
 /// # Errors
-/// At the start, whatever is wrong; later only what the kernel refuses. A bad file at a reload is logged, and what runs stays.
+/// At the start, whatever is wrong; later only what the kernel refuses. A bad file at a reload is logged, and
+/// what runs stays.
 pub fn run(options: &Options) -> Result<(), RunError> {
     let config = match &options.config {
         Some(path) => Config::read(path)?,

@@ -1,4 +1,5 @@
-//! The watches of a cluster, until the receiver is gone. While the API server is away what was received stays in force.
+//! The watches of a cluster, until the receiver is gone. While the API server is away what was received stays
+//! in force.
 
 use proxy_state::api;
 use serde::de::DeserializeOwned;

@@ -1,5 +1,5 @@
-//! An API server at its edge: lists made beforehand, watches that stay silent, and the moment at which the last byte of the
-//! last list left. Over plain HTTP, so that what is measured is the client.
+//! An API server at its edge: lists made beforehand, watches that stay silent, and the moment at which the
+//! last byte of the last list left. Over plain HTTP, so that what is measured is the client.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -89,8 +89,8 @@ struct Inner {
 pub struct FakeApi(Arc<Inner>);
 
 impl FakeApi {
-    /// Listens on the loopback of a namespace and writes a kubeconfig that leads there. The receiver is told once, when
-    /// (by [`probe::now_ns`]) every kind has been listed to its end.
+    /// Listens on the loopback of a namespace and writes a kubeconfig that leads there. The receiver is told
+    /// once, when (by [`probe::now_ns`]) every kind has been listed to its end.
     ///
     /// # Errors
     /// When it can't listen there, or the file can't be written.

@@ -1,8 +1,9 @@
 //! P8: what a container runtime waits for: a CNI call from the start of the process to its result.
 //!
-//! Ours, by both ways to attach its programs, against Debian's bridge + host-local + portmap as containerd's own example
-//! configures them. In turn, each call for a fresh pod namespace, the two kinds of node in namespaces of their own. Not
-//! counted: making the pod's namespace, and the JSON between two plugins of the peer's chain (the runtime's part).
+//! Ours, by both ways to attach its programs, against Debian's bridge + host-local + portmap as containerd's
+//! own example configures them. In turn, each call for a fresh pod namespace, the two kinds of node in
+//! namespaces of their own. Not counted: making the pod's namespace, and the JSON between two plugins of the
+//! peer's chain (the runtime's part).
 
 use std::{
     io::Write,

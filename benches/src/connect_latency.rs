@@ -1,5 +1,5 @@
-//! P2: how long a connect takes through a ClusterIP, over the same path without any rules; and what a connection carries
-//! once it is open, which is to be the same.
+//! P2: how long a connect takes through a ClusterIP, over the same path without any rules; and what a
+//! connection carries once it is open, which is to be the same.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! P1: new TCP connections per second through a ClusterIP, as a share of the same path without any rules.
 //!
-//! Five nodes of one lab, all on the same bridge, dial one backend in a sixth namespace: our proxy on one of them,
-//! nothing on the second, nftables and iptables-legacy rules in kube-proxy's structure on the others. In turn, both ends
-//! in one thread (see [`ends`]). First by the number of services, then by the number of backends of the one dialled.
+//! Five nodes of one lab, all on the same bridge, dial one backend in a sixth namespace: our proxy on one of
+//! them, nothing on the second, nftables and iptables-legacy rules in kube-proxy's structure on the others.
+//! In turn, both ends in one thread (see [`ends`]). First by the number of services, then by the number of
+//! backends of the one dialled.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},

@@ -1,9 +1,9 @@
-//! Both ends of a connection in one thread: this program again, its client's sockets in a node (namespaces and cgroup) and
-//! its server's in another namespace.
+//! Both ends of a connection in one thread: this program again, its client's sockets in a node (namespaces
+//! and cgroup) and its server's in another namespace.
 //!
-//! On veths a packet that is sent is received within the same system call, by whichever stacks and programs lie between.
-//! With both ends in one thread nobody is woken, no second core has a say, and what is measured is the path and both
-//! ends' system calls.
+//! On veths a packet that is sent is received within the same system call, by whichever stacks and programs
+//! lie between. With both ends in one thread nobody is woken, no second core has a say, and what is measured
+//! is the path and both ends' system calls.
 
 use std::{
     io::{Read, Write},
@@ -109,7 +109,8 @@ pub fn requests(from: Client<'_>, dial: SocketAddrV4, to: Server<'_>, time: Dura
     start("requests", from, dial.into(), to, time)?.first().copied().context("a figure")
 }
 
-/// Requests per second as [`requests`], the server's end being a thread on a core of its own that is woken each time.
+/// Requests per second as [`requests`], the server's end being a thread on a core of its own that is woken
+/// each time.
 ///
 /// # Errors
 /// When the connection breaks.
@@ -147,7 +148,8 @@ fn start(what: &str, from: Client<'_>, dial: Dial, to: Server<'_>, time: Duratio
         .collect::<Result<Vec<f64>>>()
 }
 
-/// The server's namespace is the command's standard input: its name may lead nowhere in the client's mount namespace.
+/// The server's namespace is the command's standard input: its name may lead nowhere in the client's mount
+/// namespace.
 fn with_netns(command: &mut Command, netns: &Netns) -> Result<String> {
     let path = netns.path();
     let file = std::fs::File::open(&path).with_context(|| format!("open {}", path.display()))?;

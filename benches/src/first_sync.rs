@@ -1,7 +1,8 @@
-//! P3: the first sync: from the start of the proxy until the last of 10,000 services with 2 to 10 endpoints each works.
+//! P3: the first sync: from the start of the proxy until the last of 10,000 services with 2 to 10 endpoints
+//! each works.
 //!
-//! kube-proxy can't run here. Beside its recorded figures stands what loading rules in its structure takes, one endpoint a
-//! service (see [`crate::peers`]): less than it loads, and without its own work before.
+//! kube-proxy can't run here. Beside its recorded figures stands what loading rules in its structure takes,
+//! one endpoint a service (see [`crate::peers`]): less than it loads, and without its own work before.
 
 use std::time::Instant;
 

@@ -1,4 +1,5 @@
-//! Nodes as flannel's VXLAN backend and the bridge plugin leave them (flannel's documentation, "Backends": vxlan).
+//! Nodes as flannel's VXLAN backend and the bridge plugin leave them (flannel's documentation, "Backends":
+//! vxlan).
 
 use std::net::Ipv4Addr;
 

@@ -1,7 +1,7 @@
 //! Side-by-side benchmarks, by the ids of `docs/budgets.md`. `cargo xtask bench` builds and runs them.
 //!
-//! A benchmark returns rows: our figure, the peer's, their ratio, each with its spread. It fails where an answer is
-//! wrong, never because a figure is bad.
+//! A benchmark returns rows: our figure, the peer's, their ratio, each with its spread. It fails where an
+//! answer is wrong, never because a figure is bad.
 
 #![forbid(unsafe_code)]
 

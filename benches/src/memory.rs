@@ -1,4 +1,5 @@
-//! P5: what the proxy holds at 10,000 services: its own memory, at its highest and now, and the kernel's for its maps.
+//! P5: what the proxy holds at 10,000 services: its own memory, at its highest and now, and the kernel's for
+//! its maps.
 
 use std::{collections::BTreeMap, fs, os::fd::AsRawFd, path::Path};
 
@@ -71,7 +72,8 @@ fn map_bytes(pid: u32, node: &Node) -> Result<u64> {
     Ok(maps.values().sum())
 }
 
-/// Number and bytes of the map that a descriptor is of (`map_id` and `memlock`, Linux 6.4 on counted by what is allocated).
+/// Number and bytes of the map that a descriptor is of (`map_id` and `memlock`, Linux 6.4 on counted by what
+/// is allocated).
 fn map_in(fdinfo: &str) -> Option<(u32, u64)> {
     let field =
         |name: &str| fdinfo.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());

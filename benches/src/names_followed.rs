@@ -1,4 +1,5 @@
-//! P20: from a Service's change, as the agent hears of it, until its name is answered so; and the process' memory.
+//! P20: from a Service's change, as the agent hears of it, until its name is answered so; and the process'
+//! memory.
 
 use std::time::{Duration, Instant};
 

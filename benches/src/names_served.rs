@@ -1,4 +1,5 @@
-//! P12: questions a second on one core, beside unbound with the same names as local data; dnsperf asks from another core.
+//! P12: questions a second on one core, beside unbound with the same names as local data; dnsperf asks from
+//! another core.
 
 use std::{
     fmt::Write as _,

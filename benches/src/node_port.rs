@@ -1,8 +1,10 @@
-//! P7: what a NodePort whose backend is elsewhere adds to bare forwarding, for each packet and for each connection.
+//! P7: what a NodePort whose backend is elsewhere adds to bare forwarding, for each packet and for each
+//! connection.
 //!
-//! A client, a backend and three nodes on one bridge. The first node routes between two addresses that lie behind it and is
-//! all that "bare" means; our worker and a node with kube-proxy's nftables rules serve a NodePort that leads to the same
-//! backend, which sees their address. Both ends are one thread, so that the time is the path's.
+//! A client, a backend and three nodes on one bridge. The first node routes between two addresses that lie
+//! behind it and is all that "bare" means; our worker and a node with kube-proxy's nftables rules serve a
+//! NodePort that leads to the same backend, which sees their address. Both ends are one thread, so that the
+//! time is the path's.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},

@@ -1,5 +1,5 @@
-//! P6: pod to pod between two nodes over VXLAN, beside flannel's set-up (bridge, vxlan device, masquerade by iptables) in
-//! the same lab.
+//! P6: pod to pod between two nodes over VXLAN, beside flannel's set-up (bridge, vxlan device, masquerade by
+//! iptables) in the same lab.
 
 use std::{
     fs,

@@ -43,7 +43,8 @@ pub fn load_iptables(node: &Node, services: &[Service]) -> Result<()> {
     load(node, "rules.ipt", &iptables(services), "iptables-legacy-restore < /opt/rules.ipt")
 }
 
-/// Forgets every connection that the node's rules have translated: what is tracked grows with each run, and slows the next.
+/// Forgets every connection that the node's rules have translated: what is tracked grows with each run, and
+/// slows the next.
 ///
 /// # Errors
 /// When `conntrack` fails.
@@ -173,8 +174,8 @@ fn iptables(services: &[Service]) -> String {
     )
 }
 
-/// One endpoint of each is written, and only the services that are dialled, which have just one, get the random
-/// choice: a connection's path stays what it is, and the kernel takes minutes for 10,000 unnamed maps.
+/// One endpoint of each is written, and only the services that are dialled, which have just one, get the
+/// random choice: a connection's path stays what it is, and the kernel takes minutes for 10,000 unnamed maps.
 fn written(service: &Service) -> &[SocketAddrV4] {
     service.endpoints.get(..1).unwrap_or_default()
 }

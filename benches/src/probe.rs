@@ -1,4 +1,5 @@
-//! The ends of a measurement: this program again, started in a node's namespaces and cgroup, on a core of its own.
+//! The ends of a measurement: this program again, started in a node's namespaces and cgroup, on a core of its
+//! own.
 
 use std::{
     io::{BufRead, BufReader, Read, Write as _},

@@ -1,4 +1,5 @@
-//! P17: a machine alone: from `skerry up` on nothing until its node is Ready, and what it costs while nothing happens.
+//! P17: a machine alone: from `skerry up` on nothing until its node is Ready, and what it costs while nothing
+//! happens.
 
 use std::{
     fs, io,

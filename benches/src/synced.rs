@@ -1,5 +1,5 @@
-//! `skerry proxy` on a node of its own, beside an API server that holds many services, from its start until the last of
-//! them works.
+//! `skerry proxy` on a node of its own, beside an API server that holds many services, from its start until
+//! the last of them works.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},

@@ -41,7 +41,8 @@ pub enum Source {
     InCluster,
     /// Files in PEM, renewed there by somebody.
     Files {
-        /// URLs of one cluster's API servers: `https://ADDRESS:6443`. The next is tried while one does not answer.
+        /// URLs of one cluster's API servers: `https://ADDRESS:6443`. The next is tried while one does not
+        /// answer.
         servers: Vec<String>,
         authority: PathBuf,
         certificate: PathBuf,
@@ -97,7 +98,8 @@ impl Connection {
         self.dialler.speaking(&[b"http/1.1"]).dial().await
     }
 
-    /// The server's addresses, as far as they can be found out: its name may not be known before the network is there.
+    /// The server's addresses, as far as they can be found out: its name may not be known before the network
+    /// is there.
     pub async fn addresses(&self) -> Vec<IpAddr> {
         let Some(host) = self.server.host() else { return Vec::new() };
         let host = host.trim_start_matches('[').trim_end_matches(']');

@@ -62,7 +62,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `None` for what is no `http://HOST…` or `https://HOST…`. `server_name` stands in for the host in the certificate.
+    /// `None` for what is no `http://HOST…` or `https://HOST…`. `server_name` stands in for the host in the
+    /// certificate.
     pub fn of(uri: &Uri, server_name: Option<&str>) -> Option<Server> {
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let is_tls = match uri.scheme_str() {

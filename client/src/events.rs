@@ -1,4 +1,5 @@
-//! Events (core/v1 and events.k8s.io/v1): news about objects for people, never state that anything depends on.
+//! Events (core/v1 and events.k8s.io/v1): news about objects for people, never state that anything depends
+//! on.
 
 mod note;
 mod rate;

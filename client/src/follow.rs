@@ -25,8 +25,8 @@ pub struct Options {
     pub shortest_pause: Duration,
     /// … doubled up to this.
     pub longest_pause: Duration,
-    /// There may be no such objects to see: the server does not know the kind or does not show it (404, 403). That is told
-    /// as [`News::Absent`], and asked again after `absent_pause`.
+    /// There may be no such objects to see: the server does not know the kind or does not show it (404, 403).
+    /// That is told as [`News::Absent`], and asked again after `absent_pause`.
     pub may_be_absent: bool,
     pub absent_pause: Duration,
 }
@@ -78,7 +78,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Watches from one revision that the server answers with an error before we list anew.
 const MAX_REFUSALS: u32 = 5;
 
-/// Follows one kind for as long as [`Follow::next`] is called; while the server is away it tries again, ever more slowly.
+/// Follows one kind for as long as [`Follow::next`] is called; while the server is away it tries again, ever
+/// more slowly.
 ///
 /// Nothing is read ahead: who is slow holds up the watch, never memory.
 pub struct Follow {
@@ -317,7 +318,8 @@ impl Follow {
         Ok(step)
     }
 
-    /// The server has ended the watch in good order. One that ends at once is asked for again no faster than one that failed.
+    /// The server has ended the watch in good order. One that ends at once is asked for again no faster than
+    /// one that failed.
     fn ended(&mut self, since: Instant, heard: bool) {
         self.stage = Stage::Open;
         if heard || since.elapsed() > self.options.longest_pause {

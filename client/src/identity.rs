@@ -21,8 +21,8 @@ pub enum IdentityError {
     Pair { certificate: PathBuf, key: PathBuf, source: rustls::Error },
 }
 
-/// Shows at each handshake what the files hold then. While they can't be read, or do not fit each other because they are
-/// just being replaced, what they held before is shown.
+/// Shows at each handshake what the files hold then. While they can't be read, or do not fit each other
+/// because they are just being replaced, what they held before is shown.
 #[derive(Debug)]
 pub struct FileIdentity {
     certificate: PathBuf,

@@ -1,4 +1,5 @@
-//! One object of a list, a watch or an answer, read by itself: one that can't be read says so and stops no other.
+//! One object of a list, a watch or an answer, read by itself: one that can't be read says so and stops no
+//! other.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

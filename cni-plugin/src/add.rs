@@ -1,5 +1,5 @@
-//! ADD: in an order in which a kill at any point leaves nothing that DEL does not find, and no packet passes before it
-//! is checked: record, pair (down), tables and programs, the pod's end, the host's end up.
+//! ADD: in an order in which a kill at any point leaves nothing that DEL does not find, and no packet passes
+//! before it is checked: record, pair (down), tables and programs, the pod's end, the host's end up.
 
 use std::{
     collections::BTreeMap,
@@ -217,8 +217,8 @@ fn enable_ipv6(ifname: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The node speaks to its pods as their router; where the router's address is on no device (the agent's VXLAN device
-/// was removed), as itself.
+/// The node speaks to its pods as their router; where the router's address is on no device (the agent's VXLAN
+/// device was removed), as itself.
 fn host_route(
     host: &mut Netlink,
     wire: &Wire,
@@ -235,8 +235,8 @@ fn host_route(
     }
 }
 
-/// The end that came up first sends only once the kernel has noticed its carrier, and until then drops what the pod
-/// says. Asking makes it notice (Linux 6.8); older ones get a moment.
+/// The end that came up first sends only once the kernel has noticed its carrier, and until then drops what
+/// the pod says. Asking makes it notice (Linux 6.8); older ones get a moment.
 fn await_carrier(pod: &mut Netlink, ifname: &str) -> Result<(), Failure> {
     let deadline = Instant::now() + CARRIER_PATIENCE;
     loop {

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::{datapath::Hooks, range::Range};
 
-/// What a pod may send, in bytes, where neither the configuration nor the agent says: Ethernet less VXLAN's 50.
+/// What a pod may send, in bytes, where neither the configuration nor the agent says: Ethernet less VXLAN's
+/// 50.
 pub const DEFAULT_MTU: u32 = 1450;
 /// The least that IPv6 may have on a link (RFC 8200 section 5), and more than IPv4 asks for.
 const MIN_MTU: u64 = 1280;
@@ -23,8 +24,8 @@ const SIDECARS: [&str; 4] = [
     "kuma.io/sidecar-injected",
 ];
 
-/// A configuration whose syntax is right. What only ADD needs is looked at only there ([`Conf::ranges`] …): a DEL must
-/// work with a configuration that has gone bad since.
+/// A configuration whose syntax is right. What only ADD needs is looked at only there ([`Conf::ranges`] …): a
+/// DEL must work with a configuration that has gone bad since.
 #[derive(Debug, Default)]
 pub struct Conf {
     fields: Map<String, Value>,
@@ -47,7 +48,8 @@ impl Conf {
         }
     }
 
-    /// The network's name, by the specification's rule: letters, digits, `_`, `.`, `-`, the first no punctuation.
+    /// The network's name, by the specification's rule: letters, digits, `_`, `.`, `-`, the first no
+    /// punctuation.
     pub fn name(&self) -> Result<&str, Error> {
         let name = self.text("name")?.unwrap_or_default();
         let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -60,7 +62,8 @@ impl Conf {
         ))
     }
 
-    /// containerd before 2.0 sets a pod's `lo` up by a plugin of this type, which it wants beside the network's.
+    /// containerd before 2.0 sets a pod's `lo` up by a plugin of this type, which it wants beside the
+    /// network's.
     pub fn is_loopback(&self) -> bool {
         self.field("type").and_then(Value::as_str) == Some("loopback")
     }
@@ -93,8 +96,8 @@ impl Conf {
         self.path("pinRoot", proxy_abi::PIN_ROOT)
     }
 
-    /// `attach`: `clsact` (filters: what the agent writes; quicker, and for kernels before 6.6) or `tcx` (pinned links: where
-    /// nothing is said).
+    /// `attach`: `clsact` (filters: what the agent writes; quicker, and for kernels before 6.6) or `tcx`
+    /// (pinned links: where nothing is said).
     pub fn hooks(&self) -> Result<Hooks, Error> {
         match self.text("attach")? {
             None | Some("tcx") => Ok(Hooks::Tcx),
@@ -112,7 +115,8 @@ impl Conf {
         self.path("bootIdFile", "/proc/sys/kernel/random/boot_id")
     }
 
-    /// Addresses that the runtime asks for (`runtimeConfig.ips`, else `args.cni.ips`), a prefix length cut off.
+    /// Addresses that the runtime asks for (`runtimeConfig.ips`, else `args.cni.ips`), a prefix length cut
+    /// off.
     pub fn requested_addresses(&self) -> Result<Vec<IpAddr>, Error> {
         let Some((field, value)) = self.capability("ips") else { return Ok(Vec::new()) };
         let texts =
@@ -129,8 +133,9 @@ impl Conf {
         Ok(Some(mac))
     }
 
-    /// Whether the socket hooks must leave the pod alone, as its annotations say (`runtimeConfig`, by containerd and CRI-O): in
-    /// words (`skerry.io/socket-lb`), or because a mesh's injector has put a sidecar into it, which must see what is dialled.
+    /// Whether the socket hooks must leave the pod alone, as its annotations say (`runtimeConfig`, by
+    /// containerd and CRI-O): in words (`skerry.io/socket-lb`), or because a mesh's injector has put a
+    /// sidecar into it, which must see what is dialled.
     pub fn is_left_out(&self) -> Result<bool, Error> {
         const OURS: &str = "skerry.io/socket-lb";
         let Some((field, value)) = self.capability("io.kubernetes.cri.pod-annotations") else {

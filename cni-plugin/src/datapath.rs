@@ -50,11 +50,12 @@ impl DatapathError {
 const PROGRAMS: [(&str, Direction); 2] =
     [(prog::FROM_POD, Direction::Ingress), (prog::TO_POD, Direction::Egress)];
 
-/// How programs are attached to the host's end. The agent's network configuration asks for filters, which are quicker; links
-/// are for who writes another.
+/// How programs are attached to the host's end. The agent's network configuration asks for filters, which are
+/// quicker; links are for who writes another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hooks {
-    /// Pinned TCX links. Each waits for an RCU grace period, about 8 ms, under the lock of all network configuration.
+    /// Pinned TCX links. Each waits for an RCU grace period, about 8 ms, under the lock of all network
+    /// configuration.
     Tcx,
     /// Filters, which go with the device.
     Clsact,
@@ -120,7 +121,8 @@ impl Datapath {
         })
     }
 
-    /// Writes the pod into the tables, who may speak first: a packet that comes early is dropped as spoofed, not passed.
+    /// Writes the pod into the tables, who may speak first: a packet that comes early is dropped as spoofed,
+    /// not passed.
     pub fn publish(&self, entry: &Entry) -> Result<(), DatapathError> {
         if entry.left_out != 0 {
             self.left_out()?.update(&entry.left_out, &0, Update::Any)?;

@@ -1,4 +1,5 @@
-//! DEL: undoes what there is, and goes on after a failure. Nothing of it needs the namespace, the agent or its tables.
+//! DEL: undoes what there is, and goes on after a failure. Nothing of it needs the namespace, the agent or
+//! its tables.
 
 use std::net::IpAddr;
 
@@ -28,8 +29,8 @@ pub fn del(conf: &Conf, request: &Attachment) -> Result<(), Failure> {
     }
 }
 
-/// Not added, deleted before, or the state was lost: what bears the container's name goes, unless it is the device of
-/// another one that happens to have the same name.
+/// Not added, deleted before, or the state was lost: what bears the container's name goes, unless it is the
+/// device of another one that happens to have the same name.
 fn remove_unknown(conf: &Conf, store: Option<&Store>, request: &Attachment) -> Result<(), Failure> {
     let device = identity::host_ifname(&request.container_id, &request.ifname);
     let keys = store.map_or(Ok(Vec::new()), Store::keys)?;
@@ -46,8 +47,8 @@ fn host_ifname(key: &str) -> String {
     identity::host_ifname(id, ifname)
 }
 
-/// Removes all of one attachment: tables, pins, devices, and only then its addresses and its record, so that whoever
-/// gets an address next finds nothing of ours in its way.
+/// Removes all of one attachment: tables, pins, devices, and only then its addresses and its record, so that
+/// whoever gets an address next finds nothing of ours in its way.
 pub fn remove(conf: &Conf, store: &Store, claim: &Claim) -> Result<(), Failure> {
     let device = host_ifname(&claim.key);
     let (ifindex, mac) = claim.record.as_ref().map_or((0, None), |r| (r.host_ifindex, parse_mac(&r.mac)));

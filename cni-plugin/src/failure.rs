@@ -1,5 +1,5 @@
-//! What went wrong, as the runtime is told: a code of the specification (or one of ours from 100 on), a short message,
-//! and the whole chain of causes in the details.
+//! What went wrong, as the runtime is told: a code of the specification (or one of ours from 100 on), a short
+//! message, and the whole chain of causes in the details.
 
 use std::path::PathBuf;
 

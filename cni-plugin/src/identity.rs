@@ -1,13 +1,14 @@
 //! Names that follow from the container: pure, the same at every call.
 
-/// What an attachment is called in files: container id and interface name, neither of which can hold a `@` or a `/`
-/// (the specification's rule for ids; refused for interface names).
+/// What an attachment is called in files: container id and interface name, neither of which can hold a `@` or
+/// a `/` (the specification's rule for ids; refused for interface names).
 pub fn key(container_id: &str, ifname: &str) -> String {
     format!("{container_id}@{ifname}")
 }
 
-/// The host side of the pair: `sk` and 40 bits of hash, well inside the 15 bytes of a device name. Two containers of
-/// one node with the same name are a matter of one in a million million; the second one's ADD is then refused.
+/// The host side of the pair: `sk` and 40 bits of hash, well inside the 15 bytes of a device name. Two
+/// containers of one node with the same name are a matter of one in a million million; the second one's ADD
+/// is then refused.
 pub fn host_ifname(container_id: &str, ifname: &str) -> String {
     format!("sk{:010x}", hash(b"name", container_id, ifname) >> 24)
 }

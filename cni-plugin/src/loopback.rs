@@ -1,5 +1,5 @@
-//! The `loopback` plugin: sets `lo` up in a pod's namespace. One program answers for both types, so that a runtime that
-//! asks for `loopback` beside the network's plugin (containerd before 2.0) needs nobody else's.
+//! The `loopback` plugin: sets `lo` up in a pod's namespace. One program answers for both types, so that a
+//! runtime that asks for `loopback` beside the network's plugin (containerd before 2.0) needs nobody else's.
 
 use std::{
     fs::File,
@@ -30,8 +30,8 @@ const LO: &str = "lo";
 /// The kernel makes `lo` first in every namespace.
 const LO_INDEX: u32 = 1;
 
-/// The device is the namespace's own: DEL leaves it to go with it, as a namespace that other containers share must
-/// keep it.
+/// The device is the namespace's own: DEL leaves it to go with it, as a namespace that other containers share
+/// must keep it.
 pub fn answer(conf: &Conf, version: SpecVersion, request: &Request) -> Result<Option<Value>, Failure> {
     match request {
         Request::Add(attachment) => {

@@ -63,8 +63,8 @@ impl Netlink {
         Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE) })
     }
 
-    /// Sends all steps in one go and gives back what each was answered besides its acknowledgement. The kernel does
-    /// them in order and does not stop at one that fails: the first failure is the error.
+    /// Sends all steps in one go and gives back what each was answered besides its acknowledgement. The
+    /// kernel does them in order and does not stop at one that fails: the first failure is the error.
     pub fn run(&mut self, steps: &[Step]) -> Result<Vec<Option<RouteNetlinkMessage>>, NetlinkError> {
         let Some(first) = steps.first() else { return Ok(Vec::new()) };
         let base = self.sequence + 1;

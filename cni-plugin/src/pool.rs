@@ -18,8 +18,8 @@ pub enum PoolError {
     TwoOfOneFamily { first: IpAddr, second: IpAddr },
 }
 
-/// One address for each family that `ranges` have, IPv4 first, with the range it is from. `last` tells which address of
-/// a range was given last.
+/// One address for each family that `ranges` have, IPv4 first, with the range it is from. `last` tells which
+/// address of a range was given last.
 pub fn choose(
     ranges: &[Range],
     requested: &[IpAddr],

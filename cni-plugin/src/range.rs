@@ -6,7 +6,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// A pod CIDR of this node. Its first host address is the router's; network and broadcast address are nobody's.
+/// A pod CIDR of this node. Its first host address is the router's; network and broadcast address are
+/// nobody's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
     v6: bool,

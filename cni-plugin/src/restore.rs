@@ -28,7 +28,8 @@ pub struct Restored {
     pub unreadable: Vec<String>,
 }
 
-/// The records of this boot, whoever works on them, and what is no record. Nothing where the plugin was never called.
+/// The records of this boot, whoever works on them, and what is no record. Nothing where the plugin was never
+/// called.
 ///
 /// # Errors
 /// The folder can't be read.
@@ -46,8 +47,9 @@ pub fn records(state_dir: &Path) -> Result<(Vec<Record>, Vec<String>), StateErro
     Ok((found, unreadable))
 }
 
-/// Writes what the tables below `pin_root` lack of the attachments whose devices are there. One that a call is at work on is left to
-/// that call; an address that another has by now is that one's. To be called in the node's network namespace.
+/// Writes what the tables below `pin_root` lack of the attachments whose devices are there. One that a call
+/// is at work on is left to that call; an address that another has by now is that one's. To be called in the
+/// node's network namespace.
 ///
 /// # Errors
 /// The tables or the folder can't be read or written.

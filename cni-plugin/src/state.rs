@@ -7,10 +7,11 @@
 //! STATE_DIR/BOOT_ID/last/10.244.1.0_24        symlink to the address given last
 //! ```
 //!
-//! Each step is one atomic call of the file system, so that a kill between any two leaves nothing that a DEL by
-//! container id does not find: the record comes before its addresses and goes after them. An address belongs to the one
-//! that its symlink names; a stale DEL sees that and leaves it alone. Whoever works on an attachment holds a lock on its
-//! record, which ends with the process. After a reboot the folder of the old boot id is swept away.
+//! Each step is one atomic call of the file system, so that a kill between any two leaves nothing that a DEL
+//! by container id does not find: the record comes before its addresses and goes after them. An address
+//! belongs to the one that its symlink names; a stale DEL sees that and leaves it alone. Whoever works on an
+//! attachment holds a lock on its record, which ends with the process. After a reboot the folder of the old
+//! boot id is swept away.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -119,9 +120,9 @@ impl Store {
         Ok(folder.is_dir().then_some(Store { folder }))
     }
 
-    /// Chooses addresses and writes them down. `is_dead` tells of a record whose pod is certainly gone: those are freed
-    /// when nothing else is left. `is_used` tells of an address that packets are led to a pod by, whatever stands written here:
-    /// what was written may have been lost.
+    /// Chooses addresses and writes them down. `is_dead` tells of a record whose pod is certainly gone: those
+    /// are freed when nothing else is left. `is_used` tells of an address that packets are led to a pod by,
+    /// whatever stands written here: what was written may have been lost.
     pub fn claim(
         &self,
         mut record: Record,

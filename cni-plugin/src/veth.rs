@@ -75,7 +75,8 @@ pub fn create(wire: &Wire, netns: RawFd) -> Step {
     }
 }
 
-/// Everything inside the pod, sent from its namespace: the end comes up here, but nothing passes until the host's does.
+/// Everything inside the pod, sent from its namespace: the end comes up here, but nothing passes until the
+/// host's does.
 pub fn pod_side(wire: &Wire, ifindex: u32) -> Vec<Step> {
     let name = format!("{} in the pod", wire.pod_ifname);
     let mut steps = vec![no_link_local(&name, ifindex), up(&name, ifindex)];
@@ -94,8 +95,8 @@ pub fn host_side(wire: &Wire, ifindex: u32) -> Vec<Step> {
     [no_link_local(name, ifindex)].into_iter().chain(neighbours).chain([up(name, ifindex)]).collect()
 }
 
-/// The way to one of the pod's addresses. With `source` the node speaks to the pod as its router; that needs the
-/// address to be on a device of the node.
+/// The way to one of the pod's addresses. With `source` the node speaks to the pod as its router; that needs
+/// the address to be on a device of the node.
 pub fn host_route(wire: &Wire, ifindex: u32, address: IpAddr, source: Option<IpAddr>) -> Step {
     let mut route = route_message(address, full_length(address), RouteScope::Link);
     route.attributes = vec![RouteAttribute::Destination(address.into()), RouteAttribute::Oif(ifindex)];

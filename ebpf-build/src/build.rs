@@ -28,8 +28,8 @@ pub enum BuildError {
     NoSuchObject { path: PathBuf },
 }
 
-/// Compiles `proxy-ebpf` and returns the object's path. A second call finds nothing to do: all callers share one target
-/// folder, `target/bpf` of the workspace, and cargo's lock on it puts concurrent builds in a line.
+/// Compiles `proxy-ebpf` and returns the object's path. A second call finds nothing to do: all callers share
+/// one target folder, `target/bpf` of the workspace, and cargo's lock on it puts concurrent builds in a line.
 ///
 /// # Errors
 /// No usable toolchain, or the compilation failed.
@@ -90,8 +90,8 @@ fn rustflags() -> String {
     .join("\x1f")
 }
 
-/// `bpf-linker` opens the first `libLLVM*` it finds in this variable: the one of rustup's stable toolchain has the version it
-/// was built against. A distribution's library folder must not come before it.
+/// `bpf-linker` opens the first `libLLVM*` it finds in this variable: the one of rustup's stable toolchain
+/// has the version it was built against. A distribution's library folder must not come before it.
 fn linker_library_path() -> Option<OsString> {
     let mut rustc = Command::new("rustc");
     clear_cargo_environment(&mut rustc).args(["--print", "sysroot"]);

@@ -1,4 +1,5 @@
-//! Compiles the kernel programs (`proxy-ebpf`) for `bpfel-unknown-none`, once for everyone who embeds or loads them.
+//! Compiles the kernel programs (`proxy-ebpf`) for `bpfel-unknown-none`, once for everyone who embeds or
+//! loads them.
 //!
 //! A build script calls [`build`] and [`watch`]; `xtask` and CI call [`build`] and [`check_no_panics`].
 

@@ -14,7 +14,8 @@ pub enum SymbolError {
     CanPanic { path: PathBuf, symbol: String },
 }
 
-/// Checks that no panic path was left in the object: its symbols name neither `core::panicking` nor the panic handler.
+/// Checks that no panic path was left in the object: its symbols name neither `core::panicking` nor the panic
+/// handler.
 ///
 /// # Errors
 /// The first such symbol, or the object can't be read.

@@ -28,8 +28,8 @@ pub struct NoToolchain {
 }
 
 impl Toolchain {
-    /// The first usable one of: `$EBPF_RUSTC`, rustup's `$EBPF_TOOLCHAIN` (nightly), the compiler of this build, the
-    /// distribution's `/usr/bin/rustc`.
+    /// The first usable one of: `$EBPF_RUSTC`, rustup's `$EBPF_TOOLCHAIN` (nightly), the compiler of this
+    /// build, the distribution's `/usr/bin/rustc`.
     ///
     /// # Errors
     /// None is usable; the error lists what each lacks and how to install one.
@@ -135,7 +135,8 @@ pub(crate) fn clear_cargo_environment(command: &mut Command) -> &mut Command {
     ] {
         command.env_remove(variable);
     }
-    // What cargo tells a build script about its own package would make the nested one build anew for each caller.
+    // What cargo tells a build script about its own package would make the nested one build anew for each
+    // caller.
     for (variable, _) in env::vars_os() {
         let name = variable.to_string_lossy();
         let told = ["CARGO_CFG_", "CARGO_FEATURE_", "CARGO_PKG_", "CARGO_MANIFEST_", "DEP_"];

@@ -1,5 +1,5 @@
-//! Many elements by one system call (Linux 5.6; tries 5.16), or one by one where the kernel or the map's type has no
-//! batches.
+//! Many elements by one system call (Linux 5.6; tries 5.16), or one by one where the kernel or the map's type
+//! has no batches.
 
 use std::io;
 

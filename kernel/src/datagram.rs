@@ -1,5 +1,5 @@
-//! What a server of datagrams needs and the standard library does not have: many of them by one system call, answers from
-//! the address that was asked, and sockets that are handed from one process to another.
+//! What a server of datagrams needs and the standard library does not have: many of them by one system call,
+//! answers from the address that was asked, and sockets that are handed from one process to another.
 
 use std::{
     io,
@@ -79,7 +79,8 @@ pub fn answer_from_where_asked(socket: &UdpSocket) -> Result<(), Error> {
     sys::tell_destination(socket.as_fd(), is_v6).map_err(failed)
 }
 
-/// Sends each answer. One that the kernel does not take (nobody is there, no route) is passed over; how many were.
+/// Sends each answer. One that the kernel does not take (nobody is there, no route) is passed over; how many
+/// were.
 pub fn send_answers(socket: &UdpSocket, answers: &[(Asker, &[u8])]) -> usize {
     let (mut at, mut refused) = (0, 0);
     let all: Vec<(&sys::Peer, &[u8])> = answers.iter().map(|(asker, bytes)| (&asker.0, *bytes)).collect();
@@ -93,7 +94,8 @@ pub fn send_answers(socket: &UdpSocket, answers: &[(Asker, &[u8])]) -> usize {
     refused
 }
 
-/// Sends bytes, at least one, and with them descriptors, at most 32: the other process has them then, too. Blocks.
+/// Sends bytes, at least one, and with them descriptors, at most 32: the other process has them then, too.
+/// Blocks.
 ///
 /// # Errors
 /// The socket's; none or too many descriptors.

@@ -44,17 +44,19 @@ pub fn unmount(path: &Path) -> Result<(), Error> {
     sys::unmount(path).map_err(|e| Error::system("unmount", path.display(), e))
 }
 
-/// Where the cgroup v2 hierarchy is mounted in the caller's mount namespace: `/sys/fs/cgroup` on systemd machines of
-/// today, `/sys/fs/cgroup/unified` on hybrid ones, wherever a container has the host's. `None`: nowhere.
+/// Where the cgroup v2 hierarchy is mounted in the caller's mount namespace: `/sys/fs/cgroup` on systemd
+/// machines of today, `/sys/fs/cgroup/unified` on hybrid ones, wherever a container has the host's. `None`:
+/// nowhere.
 pub fn cgroup2_mount() -> Result<Option<PathBuf>, Error> {
     const PATH: &str = "/proc/self/mountinfo";
     let text = std::fs::read_to_string(PATH).map_err(|e| Error::system("read", PATH, e))?;
     Ok(find_mount(&text, "cgroup2"))
 }
 
-/// `proc_pid_mountinfo(5)`: the mount point is field five, the type the first after a lone dash. Only a mount of the
-/// hierarchy's root counts (field four), or of the highest folder above the caller's own cgroup where the caller has a cgroup
-/// namespace: a container sees its own cgroup as `/`, and the host's hierarchy that was mounted into it as `/../..`.
+/// `proc_pid_mountinfo(5)`: the mount point is field five, the type the first after a lone dash. Only a mount
+/// of the hierarchy's root counts (field four), or of the highest folder above the caller's own cgroup where
+/// the caller has a cgroup namespace: a container sees its own cgroup as `/`, and the host's hierarchy that
+/// was mounted into it as `/../..`.
 fn find_mount(mountinfo: &str, kind: &str) -> Option<PathBuf> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;

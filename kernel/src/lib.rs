@@ -1,8 +1,8 @@
 //! A small synchronous face of `bpf(2)`: maps, programs, links and their pins by raw system calls.
 //!
-//! For processes that start often and live for milliseconds (the CNI plugin), and for the calls that aya 0.14 does not
-//! have (batches, replacing a cgroup link's program, queries by attachment). Nothing is cached, nothing is spawned,
-//! nothing is loaded at start. All `unsafe` is in `sys`.
+//! For processes that start often and live for milliseconds (the CNI plugin), and for the calls that aya 0.14
+//! does not have (batches, replacing a cgroup link's program, queries by attachment). Nothing is cached,
+//! nothing is spawned, nothing is loaded at start. All `unsafe` is in `sys`.
 //!
 //! - [`Map`], [`PerCpuMap`]: typed views of a map; opening one compares the kernel's sizes with the types'.
 //! - [`Program`], [`Link`]: what runs and where; [`tcx_attachments`], [`cgroup_attachments`] ask a hook.

@@ -10,7 +10,8 @@ use crate::{
     sys::{self, Command},
 };
 
-/// An attachment of a program to a hook. It ends when the last descriptor and pin are gone, or by [`Link::detach`].
+/// An attachment of a program to a hook. It ends when the last descriptor and pin are gone, or by
+/// [`Link::detach`].
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
@@ -132,8 +133,8 @@ impl Link {
         Link::create(attribute, name)
     }
 
-    /// Attaches an XDP program to a device of the caller's network namespace (Linux 5.9). One program a device:
-    /// [`Error::is_busy`] where another's is.
+    /// Attaches an XDP program to a device of the caller's network namespace (Linux 5.9). One program a
+    /// device: [`Error::is_busy`] where another's is.
     pub fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<Link, Error> {
         /// `BPF_XDP` of `enum bpf_attach_type`.
         const XDP: u32 = 37;
@@ -188,8 +189,8 @@ impl Link {
         Link { fd, name: name.to_owned() }
     }
 
-    /// Once the pin is unlinked and no descriptor is left, the program still runs for a grace period (RCU): who needs
-    /// the end at once calls [`Link::detach`] first.
+    /// Once the pin is unlinked and no descriptor is left, the program still runs for a grace period (RCU):
+    /// who needs the end at once calls [`Link::detach`] first.
     pub fn pin(&self, path: &Path) -> Result<(), Error> {
         sys::pin(self.fd(), path).map_err(|e| Error::system("pin link at", path.display(), e))
     }

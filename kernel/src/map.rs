@@ -195,8 +195,8 @@ impl<K: Pod, V: Pod> Map<K, V> {
         }
     }
 
-    /// The key after `key`, or the first one. A key that is gone meanwhile starts a hash map over: bound the walk, as
-    /// [`Map::entries`] does.
+    /// The key after `key`, or the first one. A key that is gone meanwhile starts a hash map over: bound the
+    /// walk, as [`Map::entries`] does.
     pub fn next_key(&self, key: Option<&K>) -> Result<Option<K>, Error> {
         let mut next = K::zeroed();
         match self.raw.next_key(key.map(bytemuck::bytes_of), bytemuck::bytes_of_mut(&mut next)) {

@@ -1,8 +1,8 @@
 use crate::sys;
 
-/// Freed memory goes back to the kernel from here on. Left alone, glibc raises its thresholds with the first large block that
-/// is freed (mallopt(3), `M_MMAP_THRESHOLD`) and keeps what a list of ten thousand objects took while it was read; and each
-/// thread that allocates beside others gets an arena of its own.
+/// Freed memory goes back to the kernel from here on. Left alone, glibc raises its thresholds with the first
+/// large block that is freed (mallopt(3), `M_MMAP_THRESHOLD`) and keeps what a list of ten thousand objects
+/// took while it was read; and each thread that allocates beside others gets an arena of its own.
 ///
 /// To be called before the first thread is started. Elsewhere than on glibc it does nothing.
 pub fn return_freed_memory() {
@@ -14,14 +14,14 @@ pub fn return_freed_memory() {
     ]);
 }
 
-/// Gives back what lies free between blocks that live on: what [`return_freed_memory`] does at the end of the heap only. Walks
-/// the whole heap (malloc_trim(3)): to be called once, after much was allocated and freed.
+/// Gives back what lies free between blocks that live on: what [`return_freed_memory`] does at the end of the
+/// heap only. Walks the whole heap (malloc_trim(3)): to be called once, after much was allocated and freed.
 pub fn return_free_pages() {
     sys::trim_malloc();
 }
 
-/// As many open files as the system allows, for a process that serves many connections; the soft limit is there for programs
-/// that call select(2). Returns how many.
+/// As many open files as the system allows, for a process that serves many connections; the soft limit is
+/// there for programs that call select(2). Returns how many.
 ///
 /// # Errors
 /// Those of setrlimit(2).

@@ -5,8 +5,8 @@ use std::{
 
 use crate::{Error, sys};
 
-/// Runs `f` on a thread of its own inside a network namespace; sockets it makes stay there. The calling thread never
-/// leaves its own namespace, whatever goes wrong. `name` is for the error text.
+/// Runs `f` on a thread of its own inside a network namespace; sockets it makes stay there. The calling
+/// thread never leaves its own namespace, whatever goes wrong. `name` is for the error text.
 pub fn in_netns<T: Send>(
     netns: BorrowedFd<'_>,
     name: &str,
@@ -47,8 +47,8 @@ pub fn ifname(index: u32) -> Result<String, Error> {
     sys::if_indextoname(index).map_err(|e| Error::system("find device with number", index, e))
 }
 
-/// The address of a family that the machine speaks from towards the outside, by its routes at the moment. `None`: there is no
-/// way out. Nothing is sent.
+/// The address of a family that the machine speaks from towards the outside, by its routes at the moment.
+/// `None`: there is no way out. Nothing is sent.
 pub fn source_towards_outside(is_v4: bool) -> Option<IpAddr> {
     // Documentation addresses (RFC 5737, RFC 3849): connect only asks the routing table.
     let (any, outside) = if is_v4 { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };

@@ -22,7 +22,8 @@ pub(crate) struct Answer {
 }
 
 impl Batch {
-    /// `numbers`: what follows the family and its padding in the message's fixed part (`struct tcmsg`, `struct ifinfomsg`).
+    /// `numbers`: what follows the family and its padding in the message's fixed part (`struct tcmsg`,
+    /// `struct ifinfomsg`).
     pub fn message(&mut self, kind: u16, flags: i32, numbers: &[u32], body: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
         self.count += 1;

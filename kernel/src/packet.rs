@@ -49,8 +49,8 @@ impl ClassicInstruction {
     }
 }
 
-/// Frames of one device and one EtherType, past the network stack: received beside the stack, sent below it. Nothing of it
-/// is left when it is closed, also by a kill. Calls never block.
+/// Frames of one device and one EtherType, past the network stack: received beside the stack, sent below it.
+/// Nothing of it is left when it is closed, also by a kill. Calls never block.
 #[derive(Debug)]
 pub struct PacketSocket(File);
 
@@ -61,8 +61,8 @@ impl PacketSocket {
     /// Receives frames of `ether_type` that come in on `device` (its number) and that `filter` lets through.
     ///
     /// # Errors
-    /// Without CAP_NET_RAW, without such a device, or when the filter is no valid program (it has 4,096 instructions at
-    /// most).
+    /// Without CAP_NET_RAW, without such a device, or when the filter is no valid program (it has 4,096
+    /// instructions at most).
     pub fn open(device: u32, ether_type: u16, filter: &[ClassicInstruction]) -> Result<PacketSocket, Error> {
         let failed = |operation| move |source| Error::system(operation, format!("device #{device}"), source);
         let socket = PacketSocket(sys::packet::open().map_err(failed("open a packet socket for"))?.into());

@@ -6,8 +6,8 @@ use std::{
 
 use crate::{Error, sys};
 
-/// What is pinned, held open: maps, programs and links live on when their pins go (somebody removed them, or unmounted the
-/// file system), and can be pinned again.
+/// What is pinned, held open: maps, programs and links live on when their pins go (somebody removed them, or
+/// unmounted the file system), and can be pinned again.
 #[derive(Debug, Default)]
 pub struct Holder {
     held: BTreeMap<PathBuf, OwnedFd>,

@@ -12,9 +12,9 @@ pub struct Ran {
 }
 
 impl Program {
-    /// Runs the program `repeat` times over one packet (`BPF_PROG_TEST_RUN`), in the caller's network namespace. What a run
-    /// changes in the packet is there for the next. `context`: a `__sk_buff` or an `xdp_md` in the kernel's layout, or
-    /// nothing. `room`: bytes for the packet as it is left.
+    /// Runs the program `repeat` times over one packet (`BPF_PROG_TEST_RUN`), in the caller's network
+    /// namespace. What a run changes in the packet is there for the next. `context`: a `__sk_buff` or an
+    /// `xdp_md` in the kernel's layout, or nothing. `room`: bytes for the packet as it is left.
     pub fn test_run(&self, packet: &[u8], context: &[u8], repeat: u32, room: usize) -> Result<Ran, Error> {
         let mut output = vec![0; room];
         let (answer, ns) = run::test_run(self.fd(), packet, context, &mut output, repeat)
@@ -22,9 +22,10 @@ impl Program {
         Ok(Ran { answer, ns, output })
     }
 
-    /// Makes `count` frames out of one packet, `batch` at a time (1–256), and lets them go where this XDP program's answers say, as if
-    /// they had come in by device `ifindex` of the caller's network namespace (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18).
-    /// Frames are used again without being made anew: the program writes what it wants them to hold.
+    /// Makes `count` frames out of one packet, `batch` at a time (1–256), and lets them go where this XDP
+    /// program's answers say, as if they had come in by device `ifindex` of the caller's network namespace
+    /// (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18). Frames are used again without being made anew: the program
+    /// writes what it wants them to hold.
     pub fn live_frames(&self, packet: &[u8], ifindex: u32, count: u32, batch: u32) -> Result<(), Error> {
         let context = xdp_context(ifindex, packet.len());
         run::live_frames(self.fd(), packet, &context, count, batch)

@@ -91,7 +91,8 @@ attribute! { ProgramQuery {
 /// # Safety
 /// Every pointer in `attribute` must be valid for what `command` reads and writes behind it.
 unsafe fn bpf<A: Pod>(command: Command, attribute: &mut A) -> io::Result<i32> {
-    // SAFETY: the attribute is valid for its own size, reads and writes; its pointers are the caller's promise.
+    // SAFETY: the attribute is valid for its own size, reads and writes; its pointers are the caller's
+    // promise.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as i32, attribute as *mut A, size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
@@ -135,8 +136,8 @@ pub(crate) fn get(path: &Path) -> io::Result<OwnedFd> {
     unsafe { bpf(Command::Get, &mut attribute) }.map(owned)
 }
 
-/// The first bytes of the kernel's info struct about a map, a program or a link. `I` must be zeroed where the kernel
-/// would take a pointer from it (it is: `Zeroable::zeroed`).
+/// The first bytes of the kernel's info struct about a map, a program or a link. `I` must be zeroed where the
+/// kernel would take a pointer from it (it is: `Zeroable::zeroed`).
 pub(crate) fn info<I: Pod>(fd: BorrowedFd<'_>) -> io::Result<I> {
     let mut info = I::zeroed();
     let mut attribute = InfoByFd { fd: raw(fd), length: size_of::<I>() as u32, info: (&raw mut info) as u64 };
@@ -161,7 +162,8 @@ pub(crate) fn load(
         expected_attach_type: attach_type,
         ..Zeroable::zeroed()
     };
-    // SAFETY: `count` instructions of eight bytes and a NUL-terminated licence, both alive across the call; no log.
+    // SAFETY: `count` instructions of eight bytes and a NUL-terminated licence, both alive across the call;
+    // no log.
     unsafe { bpf(Command::ProgramLoad, &mut attribute) }.map(owned)
 }
 
@@ -201,8 +203,8 @@ pub(crate) struct RawMap {
 }
 
 impl RawMap {
-    /// `value_size` is what one look-up writes: for per-CPU maps the values of all possible CPUs. The caller has asked
-    /// the kernel for both.
+    /// `value_size` is what one look-up writes: for per-CPU maps the values of all possible CPUs. The caller
+    /// has asked the kernel for both.
     pub(crate) fn new(fd: OwnedFd, key_size: usize, value_size: usize) -> RawMap {
         RawMap { fd, key_size, value_size }
     }
@@ -291,8 +293,8 @@ impl RawMap {
         vec![0; self.key_size.max(4)]
     }
 
-    /// Reads up to `count` elements from `from` on (`None`: the beginning) and leaves the mark to go on from in `next`.
-    /// The number read counts with ENOENT (the end) as well.
+    /// Reads up to `count` elements from `from` on (`None`: the beginning) and leaves the mark to go on from
+    /// in `next`. The number read counts with ENOENT (the end) as well.
     pub(crate) fn lookup_batch(
         &self,
         from: Option<&[u8]>,
@@ -314,13 +316,15 @@ impl RawMap {
             map_fd: raw(self.fd()),
             ..Zeroable::zeroed()
         };
-        // SAFETY: the kernel writes at most `count` keys and values and one place mark, which is a u32 or a key.
+        // SAFETY: the kernel writes at most `count` keys and values and one place mark, which is a u32 or a
+        // key.
         let result = unsafe { bpf(Command::MapLookupBatch, &mut attribute) }.map(drop);
         (attribute.count as usize, result)
     }
 }
 
-/// The kernel writes the count back only when it got as far as an element; before that it still is what was asked.
+/// The kernel writes the count back only when it got as far as an element; before that it still is what was
+/// asked.
 fn counted(result: io::Result<()>, written: u32, asked: usize) -> (usize, io::Result<()>) {
     let done = match &result {
         Err(_) if written as usize >= asked => 0,
@@ -344,7 +348,8 @@ pub(crate) fn filesystem_type(path: &Path) -> io::Result<i64> {
 
 pub(crate) fn mount(kind: &CStr, path: &Path, flags: u64, options: &CStr) -> io::Result<()> {
     let path = c_path(path)?;
-    // SAFETY: four NUL-terminated strings that live across the call; both file systems take a string of options.
+    // SAFETY: four NUL-terminated strings that live across the call; both file systems take a string of
+    // options.
     let result =
         unsafe { libc::mount(kind.as_ptr(), path.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

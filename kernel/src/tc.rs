@@ -1,9 +1,9 @@
 //! Direct-action BPF filters on a device's `clsact` qdisc: the older way to a tc hook (Linux 4.5).
 //!
-//! Why beside TCX: a TCX attachment waits for a whole RCU grace period while it holds the lock that all network
-//! configuration takes (8–16 ms each on two idle CPUs at 250 Hz, and again when the device goes); a filter is in place
-//! after 0.1 ms. A filter is replaced as atomically as a link's program, and goes with its device. What it lacks is an
-//! owner: anybody may replace or delete it.
+//! Why beside TCX: a TCX attachment waits for a whole RCU grace period while it holds the lock that all
+//! network configuration takes (8–16 ms each on two idle CPUs at 250 Hz, and again when the device goes); a
+//! filter is in place after 0.1 ms. A filter is replaced as atomically as a link's program, and goes with its
+//! device. What it lacks is an owner: anybody may replace or delete it.
 
 use std::{io, os::fd::BorrowedFd};
 
@@ -45,8 +45,9 @@ pub struct Filter<'a> {
     pub name: &'a str,
 }
 
-/// Puts the programs on a device of the caller's network namespace, in the place of those that stood there under this
-/// module's preference; makes the `clsact` qdisc first. No packet meets a moment without a program that was there.
+/// Puts the programs on a device of the caller's network namespace, in the place of those that stood there
+/// under this module's preference; makes the `clsact` qdisc first. No packet meets a moment without a program
+/// that was there.
 pub fn attach_filters(ifindex: u32, filters: &[Filter<'_>]) -> Result<(), Error> {
     let mut batch = Batch::default();
     batch.qdisc(ifindex);

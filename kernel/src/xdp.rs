@@ -52,7 +52,8 @@ impl XdpChoice {
     }
 }
 
-/// Where the XDP program of a device of the caller's network namespace runs; `None`: it has none, or one in its hardware.
+/// Where the XDP program of a device of the caller's network namespace runs; `None`: it has none, or one in
+/// its hardware.
 pub fn xdp_mode(ifindex: u32) -> Result<Option<XdpMode>, Error> {
     let mut batch = Batch::default();
     batch.message(RTM_GETLINK, 0, &[ifindex, 0, 0], |_| {});

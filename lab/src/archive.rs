@@ -1,4 +1,5 @@
-//! A container image as a docker-archive tar: one layer, made from a list of files in about a tenth of a second.
+//! A container image as a docker-archive tar: one layer, made from a list of files in about a tenth of a
+//! second.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -96,7 +97,8 @@ impl Recipe {
             "architecture": architecture()?, "os": "linux", "created": "1970-01-01T00:00:00Z",
             "config": {
                 "Entrypoint": self.entrypoint, "Cmd": self.cmd, "StopSignal": self.stop_signal,
-                // curl's LDAP library looks the host's name up as it is loaded: 10 s where no DNS server answers.
+                // curl's LDAP library looks the host's name up as it is loaded: 10 s where no DNS server
+                // answers.
                 "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LDAPNOINIT=1"],
                 "WorkingDir": "/",
             },

@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long killed processes may take to be gone: a process that writes a core or waits for a disk needs a while.
+/// How long killed processes may take to be gone: a process that writes a core or waits for a disk needs a
+/// while.
 const EMPTY: Duration = Duration::from_secs(20);
 /// Between two looks at what sends no event (v1 folders).
 const LOOK: Duration = Duration::from_millis(5);
@@ -82,7 +83,8 @@ impl Cgroup {
         let deadline = Instant::now() + EMPTY;
         for tree in trees {
             let dir = tree.join(&self.path);
-            // A v1 folder is busy until the last killed process has been reaped, and says nothing when that was.
+            // A v1 folder is busy until the last killed process has been reaped, and says nothing when that
+            // was.
             while let Err(error) = remove_tree(&dir) {
                 if Instant::now() > deadline {
                     return Err(error).with_context(|| format!("remove {}", dir.display()));
@@ -98,7 +100,8 @@ impl Cgroup {
         for part in Path::new(&self.path) {
             let have = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
             for controller in have.split_whitespace() {
-                // Refused where processes stand in `dir` itself: then limits don't bind, which tests of limits show.
+                // Refused where processes stand in `dir` itself: then limits don't bind, which tests of
+                // limits show.
                 let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
             }
             dir.push(part);

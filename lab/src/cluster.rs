@@ -81,7 +81,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster in `lab`, or takes up new programs in one that runs there already; ready when all nodes are.
+    /// Starts a cluster in `lab`, or takes up new programs in one that runs there already; ready when all
+    /// nodes are.
     ///
     /// # Errors
     /// When something does not start: the text has the last lines of its log.

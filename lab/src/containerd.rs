@@ -1,4 +1,5 @@
-//! The configuration of a containerd of our own: own folders, own socket, nothing shared with one that is there.
+//! The configuration of a containerd of our own: own folders, own socket, nothing shared with one that is
+//! there.
 
 use std::{
     os::unix::net::UnixDatagram,
@@ -9,7 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::{Daemon, images};
 
-/// What differs between users of the lab's containerd. By default the usual places, which are a node's own in a lab.
+/// What differs between users of the lab's containerd. By default the usual places, which are a node's own in
+/// a lab.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub root: String,

@@ -81,8 +81,8 @@ pub fn unpacked(package: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// A fresh machine has no package lists, or those of the day that its image was made: they name versions that are gone and
-/// lack packages that came since. Where the mirror can't be reached old lists must do.
+/// A fresh machine has no package lists, or those of the day that its image was made: they name versions that
+/// are gone and lack packages that came since. Where the mirror can't be reached old lists must do.
 fn update_once() -> Result<()> {
     static DONE: OnceLock<()> = OnceLock::new();
     if DONE.get().is_some() {

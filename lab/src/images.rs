@@ -1,4 +1,5 @@
-//! The images of the walkthrough, built on the spot from Debian's packages, since no registry may be in reach.
+//! The images of the walkthrough, built on the spot from Debian's packages, since no registry may be in
+//! reach.
 
 use std::{
     fs,
@@ -10,7 +11,8 @@ use anyhow::{Context, Result};
 
 use crate::{archive::Recipe, command, debian, paths};
 
-/// The packages from which the images are made; nginx and stress are unpacked beside the machine, not installed.
+/// The packages from which the images are made; nginx and stress are unpacked beside the machine, not
+/// installed.
 pub const PACKAGES: &[&str] =
     &["busybox-static", "bash", "curl", "gcc", "libc6-dev", "libpcre2-8-0", "libssl3", "zlib1g", "libcrypt1"];
 
@@ -20,8 +22,8 @@ pub const NGINX: &str = "docker.io/library/nginx:latest";
 pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
 pub const STRESS: &str = "docker.io/polinux/stress:latest";
 pub const FLUENTD: &str = "quay.io/fluentd_elasticsearch/fluentd:v2.5.2";
-/// A server of ours that says who answers and who asked, over TCP and UDP: `echo-server PORT`, 8080 if none. Not one of the
-/// walkthrough's.
+/// A server of ours that says who answers and who asked, over TCP and UDP: `echo-server PORT`, 8080 if none.
+/// Not one of the walkthrough's.
 pub const ECHO: &str = "docker.io/library/echo:latest";
 
 /// An archive in `target/images` with all its names.
@@ -33,7 +35,8 @@ pub struct Image {
 
 type Maker = fn() -> Result<Recipe>;
 
-/// What is made, under the names that manifests use. The version tags are names only: the content is Debian's.
+/// What is made, under the names that manifests use. The version tags are names only: the content is
+/// Debian's.
 const IMAGES: &[(&str, &[&str], Maker)] = &[
     ("pause", &[PAUSE, "registry.k8s.io/pause:3.6", "registry.k8s.io/pause:3.9"], pause),
     ("nginx", &[NGINX, "docker.io/library/nginx:1.14.2", "docker.io/library/nginx:1.16.1"], nginx),

@@ -26,7 +26,8 @@ pub struct Lab {
     name: String,
     subnet: Subnet,
     persists: bool,
-    /// Held as long as the owner lives; a lab whose lock is free and that doesn't persist was left by a crash.
+    /// Held as long as the owner lives; a lab whose lock is free and that doesn't persist was left by a
+    /// crash.
     _lock: Option<Flock<fs::File>>,
 }
 

@@ -1,8 +1,10 @@
-//! Several nodes on one machine: network namespaces, containerd, images, faults. Tests, benches and `xtask lab` use it.
+//! Several nodes on one machine: network namespaces, containerd, images, faults. Tests, benches and `xtask
+//! lab` use it.
 //!
-//! A node has a network namespace with a cable to the lab's bridge, a mount namespace in which `/run`, `/var/lib`,
-//! `/var/log`, `/opt`, `/etc` and `/sys/fs/bpf` are its own, a host name, a cgroup, and a containerd. Nothing of the
-//! machine's is changed but for one interface of ours, through which a shell reaches the nodes.
+//! A node has a network namespace with a cable to the lab's bridge, a mount namespace in which `/run`,
+//! `/var/lib`, `/var/log`, `/opt`, `/etc` and `/sys/fs/bpf` are its own, a host name, a cgroup, and a
+//! containerd. Nothing of the machine's is changed but for one interface of ours, through which a shell
+//! reaches the nodes.
 
 mod archive;
 mod cgroup;

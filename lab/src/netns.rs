@@ -109,8 +109,8 @@ impl Drop for Netns {
     }
 }
 
-/// `ip netns add`, one at a time on this machine: the first ones ever would both mount `/run/netns` onto itself, and
-/// the second mount hides what the first has made.
+/// `ip netns add`, one at a time on this machine: the first ones ever would both mount `/run/netns` onto
+/// itself, and the second mount hides what the first has made.
 pub(crate) fn add(name: &str) -> Result<(), NetnsError> {
     let lock = |source| NetnsError::Lock { source };
     let file = File::create("/run/skerry-lab.lock").map_err(lock)?;

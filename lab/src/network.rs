@@ -1,4 +1,5 @@
-//! The underlay: a bridge in a namespace of its own; nodes, an outside client and the person's shell are plugged in.
+//! The underlay: a bridge in a namespace of its own; nodes, an outside client and the person's shell are
+//! plugged in.
 
 use std::{fs, path::Path};
 

@@ -64,7 +64,8 @@ impl Node {
         &self.cgroup
     }
 
-    /// The network namespace; a process that stands for one of the node is started by [`Node::command`] instead.
+    /// The network namespace; a process that stands for one of the node is started by [`Node::command`]
+    /// instead.
     pub fn netns(&self) -> Netns {
         Netns::existing(&self.netns_name())
     }
@@ -84,7 +85,8 @@ impl Node {
         self.run_dir().join("containerd/containerd.sock")
     }
 
-    /// A path of the node (below `/run`, `/var/lib`, `/var/log`, `/opt` or `/etc`) as it is reached from outside.
+    /// A path of the node (below `/run`, `/var/lib`, `/var/log`, `/opt` or `/etc`) as it is reached from
+    /// outside.
     ///
     /// # Errors
     /// When the node isn't up.

@@ -22,14 +22,16 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// A program of this workspace: from `$SKERRY_BIN_DIR`, else from beside the running test, else `target/release`.
+/// A program of this workspace: from `$SKERRY_BIN_DIR`, else from beside the running test, else
+/// `target/release`.
 ///
 /// # Errors
 /// When none of the three has it; the text names the command that builds it.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| {
         let dir = exe.parent()?;
-        // Only a test program takes what was built with it: xtask itself is a debug build that starts release builds.
+        // Only a test program takes what was built with it: xtask itself is a debug build that starts release
+        // builds.
         dir.ends_with("deps").then(|| dir.parent().map(Path::to_path_buf))?
     });
     let dirs =

@@ -7,8 +7,8 @@ pub const SKIPS: &str = "SKERRY_SKIPS";
 
 /// Records that `test` is not run, and why; the caller then returns.
 ///
-/// The line goes to standard error and, where `$SKERRY_SKIPS` names a file, to its end. The runner names each skip
-/// in its summary and fails on one that it did not expect: a skip must never look like a pass.
+/// The line goes to standard error and, where `$SKERRY_SKIPS` names a file, to its end. The runner names each
+/// skip in its summary and fails on one that it did not expect: a skip must never look like a pass.
 pub fn skipped(test: &str, why: &str) {
     let (test, why) = (one_line(test), one_line(why));
     eprintln!("skipped: {test}: {why}");

@@ -65,8 +65,8 @@ impl Subnet {
         Ipv4Addr::new(a, b, c, number)
     }
 
-    /// The same one in the lab's /64 of unique local addresses (RFC 4193), which follows from the IPv4 range and so is the
-    /// lab's alone too.
+    /// The same one in the lab's /64 of unique local addresses (RFC 4193), which follows from the IPv4 range
+    /// and so is the lab's alone too.
     pub fn host6(self, number: u8) -> Ipv6Addr {
         let [a, b, c] = self.0;
         Ipv6Addr::new(0xfd73, 0x6b65, u16::from_be_bytes([a, b]), c.into(), 0, 0, 0, number.into())

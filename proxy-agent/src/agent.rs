@@ -74,8 +74,8 @@ pub struct Progress {
     pub event_to_maps: Duration,
 }
 
-/// Runs the proxy of one node until `shutdown`. What was set up stays in force after it returns, so that a restart loses
-/// nothing; [`crate::cleanup`] takes it away.
+/// Runs the proxy of one node until `shutdown`. What was set up stays in force after it returns, so that a
+/// restart loses nothing; [`crate::cleanup`] takes it away.
 ///
 /// # Errors
 /// What keeps the proxy from starting. Once it runs, failures are logged, counted and tried again.
@@ -99,8 +99,8 @@ pub async fn run_with_progress(
     Ok(())
 }
 
-/// Until `shutdown`, or until larger maps are needed: then it returns their sizes. Starting over is what a restart is, and
-/// loses as little.
+/// Until `shutdown`, or until larger maps are needed: then it returns their sizes. Starting over is what a
+/// restart is, and loses as little.
 async fn serve_until(
     config: &Config,
     shutdown: &CancellationToken,

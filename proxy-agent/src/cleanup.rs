@@ -31,9 +31,10 @@ pub enum CleanupError {
     Remove { path: PathBuf, source: std::io::Error },
 }
 
-/// Takes everything away that the proxy set up on this node, in the reverse order: network configuration, attachments,
-/// pins, device with its addresses and routes, settings. May be called again, after a crash too; goes on after errors
-/// and returns them all. The proxy must not run. Pods' devices belong to the CNI plugin and stay.
+/// Takes everything away that the proxy set up on this node, in the reverse order: network configuration,
+/// attachments, pins, device with its addresses and routes, settings. May be called again, after a crash too;
+/// goes on after errors and returns them all. The proxy must not run. Pods' devices belong to the CNI plugin
+/// and stay.
 pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
     let mut errors: Vec<CleanupError> = Vec::new();
     errors.extend(conflist::remove(&config.cni_conf_dir).err().map(Into::into));
@@ -52,8 +53,8 @@ pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
     for folder in pins.folders() {
         errors.extend(remove_tree(&folder).err());
     }
-    // Before the settings: a BPF file system of ours is unmounted only when it is empty. (Fails where the root is the
-    // mount itself; that folder goes at the end.)
+    // Before the settings: a BPF file system of ours is unmounted only when it is empty. (Fails where the
+    // root is the mount itself; that folder goes at the end.)
     std::fs::remove_dir(&config.pin_root).ok();
     match Network::open() {
         Ok(network) => errors.extend(network.remove_overlay().await.err().map(Into::into)),

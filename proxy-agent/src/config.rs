@@ -20,24 +20,25 @@ pub const MOST_BALANCERS: usize = proxy_abi::Facts::BALANCERS;
 pub struct Config {
     /// Name of our Node object.
     pub node_name: String,
-    /// The addresses other nodes reach us by, at most one of each family. Of a family that is not here: the uplink's first. None:
-    /// what the machine has at the moment, found again when that changes.
+    /// The addresses other nodes reach us by, at most one of each family. Of a family that is not here: the
+    /// uplink's first. None: what the machine has at the moment, found again when that changes.
     pub node_ips: Vec<IpAddr>,
-    /// The device towards other nodes. `None`: the one that holds the first of `node_ips`, else that of the default route.
+    /// The device towards other nodes. `None`: the one that holds the first of `node_ips`, else that of the
+    /// default route.
     pub uplink: Option<String>,
-    /// Further devices that lead out of the node: NodePorts are served there, and what pods send out of them gets the node's
-    /// address there. `None`: all Ethernet devices by which anything can leave.
+    /// Further devices that lead out of the node: NodePorts are served there, and what pods send out of them
+    /// gets the node's address there. `None`: all Ethernet devices by which anything can leave.
     pub other_uplinks: Option<Vec<String>>,
     /// `None`: the service account of the pod we run in.
     pub kubeconfig: Option<PathBuf>,
-    /// Where pods of the whole cluster have their addresses: what Nodes claim elsewhere is not believed. Empty: not known; then
-    /// claims are bounded by nodes' addresses and Services' ranges.
+    /// Where pods of the whole cluster have their addresses: what Nodes claim elsewhere is not believed.
+    /// Empty: not known; then claims are bounded by nodes' addresses and Services' ranges.
     pub cluster_cidrs: Vec<IpNetwork>,
     /// ClusterIP ranges where the API server has no ServiceCIDR objects that name them.
     pub service_cidrs: Vec<IpNetwork>,
     pub node_ports: RangeInclusive<u16>,
-    /// The node's addresses that NodePorts are served on lie in these ranges. Empty: on all of them. Always only on those that
-    /// packets reach by the ways out.
+    /// The node's addresses that NodePorts are served on lie in these ranges. Empty: on all of them. Always
+    /// only on those that packets reach by the ways out.
     pub node_port_addresses: Vec<IpNetwork>,
     /// Where Services' externalIPs may lie. `None`: anywhere; empty: nowhere (CVE-2020-8554).
     pub external_ips: Option<Vec<IpNetwork>>,
@@ -51,7 +52,8 @@ pub struct Config {
     pub masquerade: bool,
     /// A folder on a BPF file system; where there is none, one is mounted.
     pub pin_root: PathBuf,
-    /// The cgroup v2 folder above everything that runs on this node. `None`: the root of the mounted hierarchy.
+    /// The cgroup v2 folder above everything that runs on this node. `None`: the root of the mounted
+    /// hierarchy.
     pub cgroup_root: Option<PathBuf>,
     /// Where the container runtime looks for network configurations.
     pub cni_conf_dir: PathBuf,
@@ -63,16 +65,17 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Where `/metrics`, `/healthz` and `/readyz` are served. `None`: nowhere.
     pub metrics_bind: Option<SocketAddr>,
-    /// The same, and `/proxyMode`, where tools look for kube-proxy. `None`: nowhere. Somebody else's holding it keeps nothing from
-    /// starting.
+    /// The same, and `/proxyMode`, where tools look for kube-proxy. `None`: nowhere. Somebody else's holding
+    /// it keeps nothing from starting.
     pub tools_bind: Option<SocketAddr>,
-    /// Where `/healthz` and `/livez` are served as kube-proxy does it, for load balancers that ask whether the node should
-    /// get traffic. `None`: nowhere. Somebody else's holding it keeps nothing from starting.
+    /// Where `/healthz` and `/livez` are served as kube-proxy does it, for load balancers that ask whether
+    /// the node should get traffic. `None`: nowhere. Somebody else's holding it keeps nothing from starting.
     pub healthz_bind: Option<SocketAddr>,
-    /// Where what comes for backends elsewhere turns round before the uplink's network stack. `None`: nowhere.
+    /// Where what comes for backends elsewhere turns round before the uplink's network stack. `None`:
+    /// nowhere.
     pub uplink_xdp: Option<XdpChoice>,
-    /// Addresses of balancers in front of nodes (`skerry lb` in mode dsr): the packets that they send inside others are
-    /// unwrapped, by the program that `uplink_xdp` asks for. At most [`MOST_BALANCERS`] ranges.
+    /// Addresses of balancers in front of nodes (`skerry lb` in mode dsr): the packets that they send inside
+    /// others are unwrapped, by the program that `uplink_xdp` asks for. At most [`MOST_BALANCERS`] ranges.
     pub unwrap_from: Vec<IpNetwork>,
     /// How Services are served that don't say it by annotations.
     pub service_defaults: ServiceDefaults,
@@ -80,7 +83,8 @@ pub struct Config {
     pub socket_lb: SocketLb,
     /// Who else hears of Services, EndpointSlices and Nodes: what answers for names.
     pub names: Option<Arc<dyn Names>>,
-    /// Answer ARP and neighbour discovery on the uplink for load-balancer addresses that Skerry's own controller gave.
+    /// Answer ARP and neighbour discovery on the uplink for load-balancer addresses that Skerry's own
+    /// controller gave.
     pub announce: bool,
     /// At least; more where the cluster's Services need it.
     pub map_sizes: MapSizes,
@@ -88,7 +92,8 @@ pub struct Config {
     pub max_service_bytes: u64,
     /// How long slots that no frontend points to any more rest before they are used again.
     pub slot_grace: Duration,
-    /// How long a watch lasts before it is asked for anew. One that is silent for an eighth longer counts as dead. Whole seconds.
+    /// How long a watch lasts before it is asked for anew. One that is silent for an eighth longer counts as
+    /// dead. Whole seconds.
     pub watch_lasts: Duration,
     /// Between two comparisons of the maps with what should be in them.
     pub resync_interval: Duration,
@@ -103,8 +108,8 @@ pub struct Config {
 pub enum SocketLb {
     /// Those of pods and of the node.
     All,
-    /// Those of the node's own processes. What redirects a pod's connections inside of it (a service mesh's sidecar) then sees
-    /// the service's address; pods' packets are translated on their devices.
+    /// Those of the node's own processes. What redirects a pod's connections inside of it (a service mesh's
+    /// sidecar) then sees the service's address; pods' packets are translated on their devices.
     Host,
 }
 
@@ -119,8 +124,8 @@ pub struct CniBinary {
     pub dir: PathBuf,
 }
 
-/// Elements of the maps that grow with the cluster. Those of Services (all but the last three) are made anew where they are
-/// pinned and smaller, and never shrink; the others keep the size that they were made with.
+/// Elements of the maps that grow with the cluster. Those of Services (all but the last three) are made anew
+/// where they are pinned and smaller, and never shrink; the others keep the size that they were made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MapSizes {
     pub frontends: u32,

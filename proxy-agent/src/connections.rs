@@ -42,7 +42,8 @@ pub(crate) struct Connections {
     pub resets: channel::Sender<Resets>,
 }
 
-/// Starts who collects silent flows and who ends connections to endpoints that are gone; they end with `tasks`.
+/// Starts who collects silent flows and who ends connections to endpoints that are gone; they end with
+/// `tasks`.
 ///
 /// # Errors
 /// The tables can't be opened.

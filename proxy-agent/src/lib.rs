@@ -1,5 +1,5 @@
-//! The service proxy of one node: watches the API, keeps the kernel programs' maps as they should be, and sees to it
-//! that the programs run where they should.
+//! The service proxy of one node: watches the API, keeps the kernel programs' maps as they should be, and
+//! sees to it that the programs run where they should.
 //!
 //! * [`run`]: the daemon (`agent`); [`cleanup`]: takes away what it set up.
 //! * `api`: watching and writing the API.

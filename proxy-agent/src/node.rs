@@ -1,5 +1,5 @@
-//! Devices and routes: this node's side of the proxy. What hangs together is brought to what the tables say in one place
-//! ([`Node`]), in an order in which no packet meets a moment without a program.
+//! Devices and routes: this node's side of the proxy. What hangs together is brought to what the tables say
+//! in one place ([`Node`]), in an order in which no packet meets a moment without a program.
 
 mod around;
 pub(crate) mod conflist;
@@ -101,8 +101,8 @@ pub(crate) struct Start {
 }
 
 impl Node {
-    /// Makes the device, takes up or makes the maps, loads the programs and puts them in the place of those that run. No
-    /// packet meets a moment without a program.
+    /// Makes the device, takes up or makes the maps, loads the programs and puts them in the place of those
+    /// that run. No packet meets a moment without a program.
     pub async fn start(config: Config) -> Result<Start, NodeError> {
         let cgroup = cgroup_root(&config)?;
         let mut settings = Settings::open(&config.run_dir)?;
@@ -168,8 +168,9 @@ impl Node {
         start(node)
     }
 
-    /// Brings device, addresses, routes, facts, attachments and the network configuration to what the tables say; does
-    /// nothing where nothing is to do. `None`: the cluster's nodes are not known yet, what concerns them stays as it is.
+    /// Brings device, addresses, routes, facts, attachments and the network configuration to what the tables
+    /// say; does nothing where nothing is to do. `None`: the cluster's nodes are not known yet, what concerns
+    /// them stays as it is.
     pub async fn settle(&mut self, tables: Option<&NodeTables>) -> Result<Changes, NodeError> {
         if self.is_held_back {
             return Ok(Changes::default());
@@ -228,8 +229,8 @@ impl Node {
         self.servers = servers;
     }
 
-    /// Attaches what is not attached. Flows that an older version's programs keep elsewhere come along, those too that they
-    /// recorded until they were replaced.
+    /// Attaches what is not attached. Flows that an older version's programs keep elsewhere come along, those
+    /// too that they recorded until they were replaced.
     fn put_in_place(&mut self) -> Result<Changes, NodeError> {
         self.write_ways_out()?;
         let pins = Pins::new(&self.config.pin_root);
@@ -245,7 +246,8 @@ impl Node {
         self.uplink.index
     }
 
-    /// The maps say what they should. Whether the programs waited for that: they are attached by the next [`Node::settle`].
+    /// The maps say what they should. Whether the programs waited for that: they are attached by the next
+    /// [`Node::settle`].
     pub fn maps_are_filled(&mut self) -> bool {
         std::mem::take(&mut self.is_held_back)
     }

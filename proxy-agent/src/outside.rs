@@ -1,4 +1,5 @@
-//! What others than our own packets ask this node about: who has a load-balancer address, who has healthy endpoints.
+//! What others than our own packets ask this node about: who has a load-balancer address, who has healthy
+//! endpoints.
 
 pub(crate) mod announced;
 mod health_check;
@@ -16,7 +17,8 @@ use crate::{
     tell::{metrics::Metrics, serve::Readiness},
 };
 
-/// How long an agent that has just started waits for the API server before it answers for what its predecessor did.
+/// How long an agent that has just started waits for the API server before it answers for what its
+/// predecessor did.
 const RECALL: Duration = Duration::from_secs(5);
 
 /// What this part needs of the configuration.
@@ -24,7 +26,8 @@ pub(crate) struct Config {
     /// Whether load-balancer addresses are answered for.
     pub announce: bool,
     pub healthz_bind: Option<SocketAddr>,
-    /// The node's addresses that health checks of Services are served on lie in these ranges. Empty: on all of them.
+    /// The node's addresses that health checks of Services are served on lie in these ranges. Empty: on all
+    /// of them.
     pub node_port_addresses: Vec<IpNetwork>,
     /// Where the addresses that are answered for are noted.
     pub run_dir: PathBuf,

@@ -13,8 +13,8 @@ const BATCH: usize = 256;
 #[error("wait for the ring of drop records")]
 pub struct RingError(#[source] io::Error);
 
-/// The records that the programs leave of packets that they drop. The ring must be read even if nobody wants to know: what
-/// does not fit is lost.
+/// The records that the programs leave of packets that they drop. The ring must be read even if nobody wants
+/// to know: what does not fit is lost.
 pub struct DropRing {
     ring: AsyncFd<RingBuf<MapData>>,
 }

@@ -3,8 +3,8 @@ use std::{collections::HashMap, path::Path};
 use proxy_abi::{Facts, Flow, Peer, Seat, SocketKey, SocketOrigin, Tuple, flow_flag, flow_state, map};
 use skerry_kernel::{Error, Map};
 
-/// The connection table, which the programs fill and we keep clean. A flow has two entries, one for each direction; that of
-/// its first packet is the forward one.
+/// The connection table, which the programs fill and we keep clean. A flow has two entries, one for each
+/// direction; that of its first packet is the forward one.
 pub struct FlowTable {
     flows: Map<Tuple, Flow>,
 }
@@ -48,8 +48,8 @@ impl FlowTable {
         Ok(found)
     }
 
-    /// Forgets flows by their forward entry: their next packet meets none, and is balanced anew or refused. Returns how many
-    /// were there.
+    /// Forgets flows by their forward entry: their next packet meets none, and is balanced anew or refused.
+    /// Returns how many were there.
     ///
     /// # Errors
     /// The table can't be read or written.
@@ -64,8 +64,8 @@ impl FlowTable {
         Ok(both.len() / 2)
     }
 
-    /// Removes flows that were silent in both directions for longer than their state allows ([`Facts::is_silent`]).
-    /// `now_s`: [`monotonic_s`].
+    /// Removes flows that were silent in both directions for longer than their state allows
+    /// ([`Facts::is_silent`]). `now_s`: [`monotonic_s`].
     ///
     /// # Errors
     /// The table can't be read or written.
@@ -96,8 +96,8 @@ impl FlowTable {
     }
 }
 
-/// The largest number of a service that a connection knows: a service that gets it anew would be taken for the old one.
-/// `maps`: the folder of the pinned maps.
+/// The largest number of a service that a connection knows: a service that gets it anew would be taken for
+/// the old one. `maps`: the folder of the pinned maps.
 ///
 /// # Errors
 /// A map is not there or can't be read.

@@ -1,5 +1,5 @@
-//! The pinned maps as a process sees them that fills them: what the agent of a node and the balancer in front of nodes have in
-//! common below the plan.
+//! The pinned maps as a process sees them that fills them: what the agent of a node and the balancer in front
+//! of nodes have in common below the plan.
 //!
 //! * [`Reconciler`]: brings the maps to what is wanted, again after whatever failed.
 //! * [`Tables`], [`PinnedTables`]: where plans are executed.

@@ -5,7 +5,8 @@ use skerry_kernel::Error;
 
 use crate::tables::Tables;
 
-/// Holds what is wanted and what is there, and brings the second to the first. Synchronous; time is an argument.
+/// Holds what is wanted and what is there, and brings the second to the first. Synchronous; time is an
+/// argument.
 pub struct Reconciler<W, T> {
     pub wants: W,
     pub actual: Actual,
@@ -34,7 +35,8 @@ impl<W: Wants, T: Tables> Reconciler<W, T> {
         Reconciler { wants, actual, tables, limits, is_blind: false }
     }
 
-    /// What is not wanted is removed from the maps, once [`Wants::is_complete`]. `now_ms` is any monotonic clock.
+    /// What is not wanted is removed from the maps, once [`Wants::is_complete`]. `now_ms` is any monotonic
+    /// clock.
     ///
     /// # Errors
     /// The maps could not be read or written. The next call begins by reading them again.
@@ -57,7 +59,8 @@ impl<W: Wants, T: Tables> Reconciler<W, T> {
         })
     }
 
-    /// Compares the maps with our picture of them. Returns how many entries differed; then the next sync repairs them.
+    /// Compares the maps with our picture of them. Returns how many entries differed; then the next sync
+    /// repairs them.
     ///
     /// # Errors
     /// The maps could not be read.

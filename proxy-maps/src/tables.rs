@@ -53,8 +53,8 @@ impl PinnedTables {
         })
     }
 
-    /// The sizes that the maps really have: one that was pinned before keeps its own. `ids_until`: numbers of services that
-    /// connections may know.
+    /// The sizes that the maps really have: one that was pinned before keeps its own. `ids_until`: numbers of
+    /// services that connections may know.
     pub fn limits(&self, grace_ms: u64, ids_until: u32) -> Limits {
         Limits {
             frontends: self.frontends.info().max_entries,
@@ -111,7 +111,8 @@ enum Kind {
     DeleteFrontends,
     SetMembers,
     DeleteMembers,
-    /// Changes of nodes and of source ranges: few, and the trie has batches only from Linux 5.16 on. They don't wait.
+    /// Changes of nodes and of source ranges: few, and the trie has batches only from Linux 5.16 on. They
+    /// don't wait.
     Single,
 }
 

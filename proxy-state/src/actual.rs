@@ -36,8 +36,8 @@ pub struct Dump {
     pub endpoints: BTreeMap<Addr, Endpoint>,
 }
 
-/// What is in the maps, and who owns which part of it. A [`crate::plan`] moves it to the state *after* the plan; when an
-/// operation fails, the truth is read back with [`Actual::restore`].
+/// What is in the maps, and who owns which part of it. A [`crate::plan`] moves it to the state *after* the
+/// plan; when an operation fails, the truth is read back with [`Actual::restore`].
 #[derive(Debug)]
 pub struct Actual {
     pub(crate) limits: Limits,
@@ -98,8 +98,8 @@ pub(crate) struct PortRecord {
 }
 
 impl Actual {
-    /// From what the maps hold. Ids and generations go on from there; runs that no frontend points to (left by a process
-    /// that was killed) are retired as of `now_ms`.
+    /// From what the maps hold. Ids and generations go on from there; runs that no frontend points to (left
+    /// by a process that was killed) are retired as of `now_ms`.
     pub fn restore(limits: Limits, dump: Dump, now_ms: u64) -> Actual {
         let mut actual = Actual {
             limits,
@@ -158,9 +158,9 @@ impl Actual {
         frontends + slots + members + ranges + cidrs + peers + endpoints
     }
 
-    /// Whether a UDP flow would be balanced to its backend today: its frontend is there, is still the same service port,
-    /// and the backend stands in its run. Flows that were only masqueraded are current unless a service has since taken
-    /// the address they go to. `key` and `flow` are of the forward entry.
+    /// Whether a UDP flow would be balanced to its backend today: its frontend is there, is still the same
+    /// service port, and the backend stands in its run. Flows that were only masqueraded are current unless a
+    /// service has since taken the address they go to. `key` and `flow` are of the forward entry.
     pub fn udp_flow_is_current(&self, key: &Tuple, flow: &Flow) -> bool {
         if key.proto != proto::UDP || flow.flags & flow_flag::REVERSE != 0 {
             return true;

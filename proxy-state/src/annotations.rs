@@ -5,8 +5,9 @@ use crate::{api, maglev, model::shortened};
 /// How Services are served that say nothing of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Defaults {
-    /// Answers to clients outside leave from the backend's node. Such a Service is balanced by Maglev, whatever `is_maglev` says:
-    /// who sees one direction only can forget a connection, and finds its backend again.
+    /// Answers to clients outside leave from the backend's node. Such a Service is balanced by Maglev,
+    /// whatever `is_maglev` says: who sees one direction only can forget a connection, and finds its backend
+    /// again.
     pub is_direct: bool,
     /// Backends are named by Maglev tables, not drawn at random.
     pub is_maglev: bool,
@@ -105,8 +106,8 @@ impl Reader<'_> {
     }
 }
 
-/// Elements of the Maglev tables that a Service's annotations ask for, or that it gets without a word of them; 0: its backends
-/// are drawn at random.
+/// Elements of the Maglev tables that a Service's annotations ask for, or that it gets without a word of
+/// them; 0: its backends are drawn at random.
 pub fn maglev_size(annotations: &api::Annotations) -> u32 {
     Asked::of(annotations, true, &Defaults { is_maglev: true, ..Defaults::default() }).maglev
 }

@@ -13,10 +13,11 @@ use crate::{
 impl State {
     /// The load-balancer addresses that this node answers for on its link (ARP, neighbour discovery).
     ///
-    /// Each address has one node, by rendezvous hashing over (address, node): every node comes to the same result from
-    /// what it watches, and when a node goes only its own addresses move. Nodes that are Ready, stay and are not
-    /// excluded from load balancers stand for election; for a Service with `externalTrafficPolicy: Local` only those with
-    /// an endpoint of it, and where several Services share the address those that suit all of them.
+    /// Each address has one node, by rendezvous hashing over (address, node): every node comes to the same
+    /// result from what it watches, and when a node goes only its own addresses move. Nodes that are Ready,
+    /// stay and are not excluded from load balancers stand for election; for a Service with
+    /// `externalTrafficPolicy: Local` only those with an endpoint of it, and where several Services share the
+    /// address those that suit all of them.
     pub fn announced(&self) -> BTreeSet<IpAddr> {
         let nodes: Vec<Candidate> = self
             .nodes
@@ -57,8 +58,8 @@ impl State {
         standing.into_iter().max_by_key(|node| (weight(addr, node.hash), node.name)).map(|node| node.name)
     }
 
-    /// Those of `nodes` that have a ready endpoint of the service; if none has, those with one that terminates but still
-    /// serves (KEP-1669).
+    /// Those of `nodes` that have a ready endpoint of the service; if none has, those with one that
+    /// terminates but still serves (KEP-1669).
     fn hosts(&self, service: &ObjectKey, is_v4: bool, nodes: &[Candidate]) -> HashSet<NodeHash> {
         let with = |all: u8, none: u8| -> HashSet<NodeHash> {
             let slices = self.slices_of.get(service).into_iter().flatten();

@@ -1,5 +1,6 @@
-//! The fields of Service, EndpointSlice, Node and ServiceCIDR that the proxy needs, as they stand in the API's JSON. Unknown fields
-//! are skipped while parsing, `null` means absent. These values live only from the wire to [`crate::State`].
+//! The fields of Service, EndpointSlice, Node and ServiceCIDR that the proxy needs, as they stand in the
+//! API's JSON. Unknown fields are skipped while parsing, `null` means absent. These values live only from the
+//! wire to [`crate::State`].
 
 use std::{fmt, net::IpAddr};
 
@@ -13,8 +14,8 @@ use skerry_vocabulary::ObjectKey;
 
 use crate::ip::{parse_ip, unfit};
 
-/// Condition of a Service whose load-balancer addresses Skerry's own controller has given: only these are announced by
-/// the nodes. Addresses that somebody else has given are somebody else's to announce.
+/// Condition of a Service whose load-balancer addresses Skerry's own controller has given: only these are
+/// announced by the nodes. Addresses that somebody else has given are somebody else's to announce.
 pub const ADDRESS_ASSIGNED: &str = "skerry.io/AddressAssigned";
 
 /// Taint of a node that the cluster autoscaler is about to remove.
@@ -54,7 +55,8 @@ wire! {
         annotations: Annotations,
     }
 
-    /// The annotations of a Service, an EndpointSlice or a Node that the proxy or the balancer in front of nodes looks at.
+    /// The annotations of a Service, an EndpointSlice or a Node that the proxy or the balancer in front of
+    /// nodes looks at.
     pub struct Annotations {
         /// `random` (the default) or `maglev`.
         #[serde(rename = "service.skerry.io/balancing")]
@@ -62,7 +64,8 @@ wire! {
         /// Elements of its Maglev tables.
         #[serde(rename = "service.skerry.io/maglev-table-size")]
         maglev_table_size: Option<String>,
-        /// Of an EndpointSlice: the share of each of its endpoints, against those of the Service's other slices.
+        /// Of an EndpointSlice: the share of each of its endpoints, against those of the Service's other
+        /// slices.
         #[serde(rename = "service.skerry.io/weight")]
         weight: Option<String>,
         /// How the balancer in front of nodes forwards: `snat` (the default) or `dsr`.
@@ -71,11 +74,13 @@ wire! {
         /// Of a Node: its share of that balancer's new connections, against the other nodes'.
         #[serde(rename = "skerry.io/balancer-weight")]
         balancer_weight: Option<String>,
-        /// Of a Service: `true` ends connections to endpoints that are gone; `false` (the default) leaves them alone.
+        /// Of a Service: `true` ends connections to endpoints that are gone; `false` (the default) leaves
+        /// them alone.
         #[serde(rename = "service.skerry.io/reset-on-endpoint-removal")]
         reset_on_endpoint_removal: Option<String>,
-        /// Of a Service: how packets from outside reach backends on other nodes: `snat`, answers come back through the node
-        /// that the client has reached, or `dsr`, the backend's node answers itself. What the agent's configuration says if absent.
+        /// Of a Service: how packets from outside reach backends on other nodes: `snat`, answers come back
+        /// through the node that the client has reached, or `dsr`, the backend's node answers itself. What
+        /// the agent's configuration says if absent.
         #[serde(rename = "service.skerry.io/forwarding-mode")]
         forwarding_mode: Option<String>,
     }

@@ -4,8 +4,8 @@ use proxy_abi::FrontendKey;
 
 use crate::model::ObjectKey;
 
-/// Which services want which frontend. Nearly always one; where several do (externalIPs that overlap), the oldest has
-/// it, and the next gets it when that one lets go.
+/// Which services want which frontend. Nearly always one; where several do (externalIPs that overlap), the
+/// oldest has it, and the next gets it when that one lets go.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     one: HashMap<FrontendKey, ObjectKey>,

@@ -14,8 +14,8 @@ pub enum Scope {
     Cluster,
     /// Only this node's (internalTrafficPolicy `Local`).
     Node,
-    /// Only this node's for clients outside of the cluster, the whole cluster's for those inside (externalTrafficPolicy
-    /// `Local`).
+    /// Only this node's for clients outside of the cluster, the whole cluster's for those inside
+    /// (externalTrafficPolicy `Local`).
     External,
 }
 
@@ -164,8 +164,8 @@ impl State {
         }
     }
 
-    /// Whether 8 bytes say which of a node's pods is meant (`DIRECT_MAC_TAG`): all of them share the others. Nodes' ranges are
-    /// of one size.
+    /// Whether 8 bytes say which of a node's pods is meant (`DIRECT_MAC_TAG`): all of them share the others.
+    /// Nodes' ranges are of one size.
     fn can_name_backends(&self, is_v4: bool) -> bool {
         let own = self.nodes.get(&ObjectKey::new("", &self.node_name));
         is_v4

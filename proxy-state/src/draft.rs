@@ -11,8 +11,9 @@ use crate::{
     wants::Wants,
 };
 
-/// A plan in the making. Operations are kept apart by kind, since their order is what makes a plan safe to stop: erase
-/// rested runs, write new runs, flip frontends, mark addresses, delete what nobody wants any more.
+/// A plan in the making. Operations are kept apart by kind, since their order is what makes a plan safe to
+/// stop: erase rested runs, write new runs, flip frontends, mark addresses, delete what nobody wants any
+/// more.
 pub(crate) struct Draft<'a> {
     actual: &'a mut Actual,
     now_ms: u64,
@@ -25,7 +26,8 @@ pub(crate) struct Draft<'a> {
     deletes: Vec<Op>,
     extra_deletes: Vec<Op>,
     nodes: Vec<Op>,
-    /// Frontends that their record let go, with the service id they had then: somebody else may have taken them since.
+    /// Frontends that their record let go, with the service id they had then: somebody else may have taken
+    /// them since.
     released: Vec<(FrontendKey, u32)>,
     refused: Vec<Refusal>,
     /// Something of the service at hand waits for a run that rests.
@@ -180,7 +182,8 @@ impl<'a> Draft<'a> {
         self.refused.len() == refused_before
     }
 
-    /// The run that the maps held for this table before we were started, recognised by the frontends that point to it.
+    /// The run that the maps held for this table before we were started, recognised by the frontends that
+    /// point to it.
     fn adopt(&mut self, table: &ServicePortTable) -> Option<PortRecord> {
         let actual = &mut *self.actual;
         let service_id = table
@@ -287,7 +290,8 @@ impl<'a> Draft<'a> {
         full.is_none()
     }
 
-    /// Adds what is missing now; what `before` had and is no longer wanted goes when nothing needs it any more.
+    /// Adds what is missing now; what `before` had and is no longer wanted goes when nothing needs it any
+    /// more.
     fn set_extras(&mut self, wanted: Option<&Extras>, before: Option<&Extras>) {
         let empty = Extras::default();
         let (wanted, before) = (wanted.unwrap_or(&empty), before.unwrap_or(&empty));

@@ -4,8 +4,8 @@ use proxy_abi::{Addr, Member, SourceRangeKey, member_of};
 
 use crate::layout::Layout;
 
-/// Entries besides frontends and slots that bear a service port's id: who is a member (for sessionAffinity), and who may
-/// use its load-balancer addresses.
+/// Entries besides frontends and slots that bear a service port's id: who is a member (for sessionAffinity),
+/// and who may use its load-balancer addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Extras {
     pub members: BTreeMap<Member, u32>,

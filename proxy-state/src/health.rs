@@ -10,7 +10,8 @@ use crate::{
 pub struct Health {
     /// By `healthCheckNodePort`.
     pub services: BTreeMap<u16, ServiceHealth>,
-    /// Whether the node should get new connections at all: it is in the cluster and not about to leave (KEP-3836).
+    /// Whether the node should get new connections at all: it is in the cluster and not about to leave
+    /// (KEP-3836).
     pub is_eligible: bool,
 }
 
@@ -18,13 +19,14 @@ pub struct Health {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceHealth {
     pub service: ObjectKey,
-    /// This node's ready endpoints, each address once. Terminating ones don't count, though they may still serve: a load
-    /// balancer is to look elsewhere in time.
+    /// This node's ready endpoints, each address once. Terminating ones don't count, though they may still
+    /// serve: a load balancer is to look elsewhere in time.
     pub local_endpoints: usize,
 }
 
 impl State {
-    /// The answers to health checks. Two Services with one port, which the API does not let through: the older has it.
+    /// The answers to health checks. Two Services with one port, which the API does not let through: the
+    /// older has it.
     pub fn health(&self) -> Health {
         let mut services: BTreeMap<u16, (u64, ServiceHealth)> = BTreeMap::new();
         for key in &self.outside {

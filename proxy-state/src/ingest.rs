@@ -73,8 +73,8 @@ impl State {
         }
     }
 
-    /// Only externalIPs in these ranges are served, of services applied from now on (CVE-2020-8554: whoever may write a
-    /// Service could take over traffic to any address). Empty: none.
+    /// Only externalIPs in these ranges are served, of services applied from now on (CVE-2020-8554: whoever
+    /// may write a Service could take over traffic to any address). Empty: none.
     pub fn limit_external_ips(&mut self, cidrs: &[IpNetwork]) {
         self.external_ip_cidrs = Some(cidrs.into());
     }

@@ -3,8 +3,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use proxy_abi::Addr;
 
-/// Reads an address as Kubernetes' older validation let it through: white space around it and leading zeros in IPv4
-/// octets (read as decimal, `010.0.0.1` is `10.0.0.1`) are tolerated.
+/// Reads an address as Kubernetes' older validation let it through: white space around it and leading zeros
+/// in IPv4 octets (read as decimal, `010.0.0.1` is `10.0.0.1`) are tolerated.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     if text.contains(':') {
@@ -29,9 +29,9 @@ pub fn parse_cidr(text: &str) -> Option<IpNetwork> {
     IpNetwork::new(network.network(), network.prefix()).ok()
 }
 
-/// Whether an address may be a backend or an external address of a service. Loopback and link-local ones would let
-/// whoever may write EndpointSlices reach the node's own services (CVE-2021-25737); v4-mapped ones never appear on the
-/// wire.
+/// Whether an address may be a backend or an external address of a service. Loopback and link-local ones
+/// would let whoever may write EndpointSlices reach the node's own services (CVE-2021-25737); v4-mapped ones
+/// never appear on the wire.
 ///
 /// `None`: it may; else what it is.
 pub(crate) fn unfit(ip: IpAddr) -> Option<&'static str> {
@@ -50,7 +50,8 @@ pub(crate) fn unfit(ip: IpAddr) -> Option<&'static str> {
     .or(is_other)
 }
 
-/// [`parse_ip`] of what may be a backend or an external address: nothing of loopback, link-local, multicast and the like.
+/// [`parse_ip`] of what may be a backend or an external address: nothing of loopback, link-local, multicast
+/// and the like.
 pub fn routable_addr(text: &str) -> Option<Addr> {
     parse_ip(text).filter(|ip| unfit(*ip).is_none()).map(Addr::from)
 }

@@ -23,7 +23,8 @@ pub(crate) struct Weighed {
 /// A backend and its weight.
 type Share = (Backend, u32);
 
-/// Elements that a window gets at most because its backends have different weights: beyond it shares are rounded.
+/// Elements that a window gets at most because its backends have different weights: beyond it shares are
+/// rounded.
 const MOST_REPEATED: u64 = 4_096;
 
 /// A stretch of [`Layout::backends`].
@@ -114,8 +115,8 @@ impl Layout {
     }
 }
 
-/// KEP-1669: the ready ones; if there is none, those that terminate but still serve. Of the ready ones those that are meant
-/// for this place, where the EndpointSlices say so of each (KEP-2433, KEP-4444).
+/// KEP-1669: the ready ones; if there is none, those that terminate but still serve. Of the ready ones those
+/// that are meant for this place, where the EndpointSlices say so of each (KEP-2433, KEP-4444).
 fn cluster(endpoints: &Endpoints) -> Vec<Share> {
     let ready = || endpoints.values().filter(|endpoint| endpoint.flags & endpoint_flag::READY != 0);
     let everyone = |hinted: u8| ready().all(|endpoint| endpoint.flags & hinted != 0);

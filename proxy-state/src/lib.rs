@@ -1,7 +1,7 @@
 //! From what is wanted to the tables of the kernel programs: `ingest → desired → plan`.
 //!
-//! Pure and synchronous: values go in (objects, dumps of the maps, the time), values come out (an ordered list of map
-//! operations). Nothing here waits, locks, logs or touches a map.
+//! Pure and synchronous: values go in (objects, dumps of the maps, the time), values come out (an ordered
+//! list of map operations). Nothing here waits, locks, logs or touches a map.
 //!
 //! * [`api`]: the few fields of Service, EndpointSlice and Node that matter, read tolerantly from API JSON.
 //! * [`State`] (ingest): the objects, kept compactly, with their indexes and what is dirty.

@@ -1,11 +1,13 @@
-//! Maglev hashing: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4.
+//! Maglev hashing: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016,
+//! section 3.4.
 
 use crate::{desired::Backend, model::fnv1a};
 
-/// Table sizes that an annotation may ask for; others are rounded up. Primes: each backend's walk must reach every element.
+/// Table sizes that an annotation may ask for; others are rounded up. Primes: each backend's walk must reach
+/// every element.
 const SIZES: [u32; 9] = [251, 509, 1021, 2039, 4093, 8191, 16_381, 32_749, 65_521];
-/// Elements a backend at least. What moves besides the share of the backend that goes shrinks with it: with 800 a change of
-/// one in 20 moves 1.19/20 of the flows, with 200 1.37/20 (measured by the test below).
+/// Elements a backend at least. What moves besides the share of the backend that goes shrinks with it: with
+/// 800 a change of one in 20 moves 1.19/20 of the flows, with 200 1.37/20 (measured by the test below).
 const ELEMENTS_PER_BACKEND: u32 = 800;
 pub(crate) const DEFAULT_SIZE: u32 = 1021;
 
@@ -14,10 +16,10 @@ pub(crate) fn size(asked: u32) -> u32 {
     SIZES.into_iter().find(|size| *size >= asked).unwrap_or(SIZES[SIZES.len() - 1])
 }
 
-/// A table in which each backend takes as many turns as its weight says, and has nearly that share of the elements; one with
-/// weight 0 has none. It depends on the backends alone, not on their order or history: every node makes the same. Backends are
-/// told apart by address and port only, so that one that begins to terminate keeps its place. `size` is raised where there
-/// are too many backends for it.
+/// A table in which each backend takes as many turns as its weight says, and has nearly that share of the
+/// elements; one with weight 0 has none. It depends on the backends alone, not on their order or history:
+/// every node makes the same. Backends are told apart by address and port only, so that one that begins to
+/// terminate keeps its place. `size` is raised where there are too many backends for it.
 pub fn weighted(backends: &[(Backend, u32)], size: u32) -> Vec<Backend> {
     let mut sorted: Vec<(Backend, u32)> =
         backends.iter().filter(|(_, weight)| *weight > 0).copied().collect();

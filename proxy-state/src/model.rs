@@ -28,7 +28,8 @@ pub(crate) struct Service {
     pub affinity_s: u32,
     /// Elements of its Maglev tables; 0: backends are drawn at random.
     pub maglev: u32,
-    /// Who may use its load-balancer addresses: prefixes with their length in the 128-bit form. `None`: everyone.
+    /// Who may use its load-balancer addresses: prefixes with their length in the 128-bit form. `None`:
+    /// everyone.
     pub source_ranges: Option<Box<[(Addr, u32)]>>,
     /// `healthCheckNodePort`; 0: none.
     pub health_port: u16,
@@ -58,7 +59,8 @@ pub(crate) struct Port {
 const DEFAULT_AFFINITY_S: u32 = 10_800;
 
 impl Service {
-    /// `None` for what a proxy must ignore: headless by label or for want of an address, ExternalName, or another proxy's.
+    /// `None` for what a proxy must ignore: headless by label or for want of an address, ExternalName, or
+    /// another proxy's.
     ///
     /// `may_be_external`: what the configuration says of an external address; `defaults`: of the rest.
     pub fn from_api(
@@ -153,7 +155,8 @@ pub(crate) struct Slice {
     pub service: ObjectKey,
     pub ports: Box<[SlicePort]>,
     pub endpoints: Box<[Endpoint]>,
-    /// For each endpoint the hash of its node's name: the names of a large cluster's endpoints would take megabytes.
+    /// For each endpoint the hash of its node's name: the names of a large cluster's endpoints would take
+    /// megabytes.
     pub nodes: Box<[NodeHash]>,
     /// Which zones each endpoint is meant for, by hash; `None` where no endpoint is meant for any.
     pub zones: Option<Box<[Box<[NodeHash]>]>>,
@@ -208,7 +211,8 @@ pub(crate) mod endpoint_flag {
 }
 
 impl Slice {
-    /// `None` for slices that belong to no service, are none of this proxy's or hold names instead of addresses.
+    /// `None` for slices that belong to no service, are none of this proxy's or hold names instead of
+    /// addresses.
     pub fn from_api(slice: &api::EndpointSlice, node_name: &str) -> Option<Slice> {
         if slice.metadata.is_left_to_others() {
             return None;

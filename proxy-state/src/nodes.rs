@@ -25,7 +25,8 @@ pub struct NodeTables {
     pub own: Vec<IpNetwork>,
     /// Pod CIDRs of other nodes that have an address.
     pub remote: BTreeSet<IpNetwork>,
-    /// ClusterIP ranges of all ServiceCIDRs, the widest first, none within another. Empty where there are no such objects.
+    /// ClusterIP ranges of all ServiceCIDRs, the widest first, none within another. Empty where there are no
+    /// such objects.
     pub service_ranges: Vec<IpNetwork>,
     /// What of Nodes' claims is not believed.
     pub warnings: BTreeMap<ObjectKey, Vec<Warning>>,

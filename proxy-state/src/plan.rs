@@ -13,9 +13,9 @@ use crate::{
     warnings::{Cause, Warning},
 };
 
-/// One map operation. Executing a plan's operations in order, and stopping after any of them, leaves maps that every
-/// packet can be served from: a run, its members and who may use it are written before a frontend points to it, and erased
-/// after that.
+/// One map operation. Executing a plan's operations in order, and stopping after any of them, leaves maps
+/// that every packet can be served from: a run, its members and who may use it are written before a frontend
+/// points to it, and erased after that.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Op {
     WriteSlots {
@@ -106,7 +106,8 @@ pub struct Plan {
     pub ops: Vec<Op>,
     /// These stay as they were and are tried again with the next plan.
     pub refused: Vec<Refusal>,
-    /// A UDP frontend or its backends changed: look through the UDP flows with [`Actual::udp_flow_is_current`].
+    /// A UDP frontend or its backends changed: look through the UDP flows with
+    /// [`Actual::udp_flow_is_current`].
     pub udp_changed: bool,
     /// When the next retired run can be freed (same clock as `now_ms`).
     pub due_ms: Option<u64>,
@@ -138,8 +139,8 @@ impl Refusal {
         }
     }
 
-    /// For the service's owner, without the figures that change from one attempt to the next. `None`: it concerns no
-    /// service.
+    /// For the service's owner, without the figures that change from one attempt to the next. `None`: it
+    /// concerns no service.
     pub fn warning(&self) -> Option<(&ObjectKey, Warning)> {
         let (service, map, capacity) = match self {
             Refusal::Slots { service, source } => (service, map::SLOTS, source.capacity),
@@ -154,8 +155,9 @@ impl Refusal {
     }
 }
 
-/// Works out the operations from `actual` to what is wanted. Looks only at what is dirty, or at everything after
-/// [`Actual::restore`]; costs O(change). `actual` becomes the state after the plan. `now_ms` is any monotonic clock.
+/// Works out the operations from `actual` to what is wanted. Looks only at what is dirty, or at everything
+/// after [`Actual::restore`]; costs O(change). `actual` becomes the state after the plan. `now_ms` is any
+/// monotonic clock.
 pub fn plan(wants: &mut impl Wants, actual: &mut Actual, now_ms: u64) -> Plan {
     if std::mem::take(&mut actual.is_restored) {
         wants.mark_all_dirty();

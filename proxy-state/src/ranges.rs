@@ -1,5 +1,5 @@
-//! What of Nodes' claims is believed. A Node is written by its own machine and by whoever may join: a range that it claims
-//! makes every node route, so it counts only where pods may live and nobody else is.
+//! What of Nodes' claims is believed. A Node is written by its own machine and by whoever may join: a range
+//! that it claims makes every node route, so it counts only where pods may live and nobody else is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -295,7 +295,8 @@ impl<'a> Believed<'a> {
         (span(*range).1 >= at).then_some((*range, *node))
     }
 
-    /// Of the ranges that are taken at most the one that begins last before the end of this one touches it, or none does.
+    /// Of the ranges that are taken at most the one that begins last before the end of this one touches it,
+    /// or none does.
     fn taken_from(&self, range: IpNetwork, name: &ObjectKey) -> Option<Doubt> {
         let own = span(range);
         let (_, (by, node)) = self.taken.range(..=own.1).next_back()?;

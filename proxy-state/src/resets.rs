@@ -1,4 +1,5 @@
-//! Connections to endpoints that are gone, of Services that want them ended (`service.skerry.io/reset-on-endpoint-removal`).
+//! Connections to endpoints that are gone, of Services that want them ended
+//! (`service.skerry.io/reset-on-endpoint-removal`).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,17 +22,18 @@ impl Resets {
         self.endpoints.is_empty()
     }
 
-    /// Whether a TCP connection that `service_id` was asked for, and that got `backend`, is to be ended: none of the
-    /// Service's slices has the endpoint, ready or not. Numbers that are not known (of Services that are gone, or that do
-    /// not want it) say no.
+    /// Whether a TCP connection that `service_id` was asked for, and that got `backend`, is to be ended: none
+    /// of the Service's slices has the endpoint, ready or not. Numbers that are not known (of Services that
+    /// are gone, or that do not want it) say no.
     pub fn is_gone(&self, service_id: u32, backend: (Addr, Be16)) -> bool {
         self.endpoints.get(&service_id).is_some_and(|endpoints| !endpoints.contains(&backend))
     }
 }
 
 impl State {
-    /// The Services that want connections ended, with all endpoints of their TCP ports: also those that are not ready or
-    /// terminate, which may finish what they have begun. `actual`: which numbers the maps know them by.
+    /// The Services that want connections ended, with all endpoints of their TCP ports: also those that are
+    /// not ready or terminate, which may finish what they have begun. `actual`: which numbers the maps know
+    /// them by.
     pub fn resets(&self, actual: &Actual) -> Resets {
         let mut resets = Resets::default();
         for key in &self.resetting {
@@ -50,8 +52,8 @@ impl State {
     }
 }
 
-/// What is to be ended, once it has been so for a while: an endpoint on its way from one EndpointSlice to another is in
-/// neither for a moment.
+/// What is to be ended, once it has been so for a while: an endpoint on its way from one EndpointSlice to
+/// another is in neither for a moment.
 #[derive(Debug)]
 pub struct Standing<T> {
     /// Since when, by any monotonic clock.
@@ -73,8 +75,8 @@ impl<T: Copy + Eq + Hash> Standing<T> {
         Standing { since_ms: HashMap::new(), for_ms }
     }
 
-    /// `stale`: everything that is at this moment. What is not any more begins anew if it comes back. What is due stays
-    /// so, until it is no longer among `stale`.
+    /// `stale`: everything that is at this moment. What is not any more begins anew if it comes back. What is
+    /// due stays so, until it is no longer among `stale`.
     pub fn look(&mut self, stale: &[T], now_ms: u64) -> Stale<T> {
         self.since_ms =
             stale.iter().map(|found| (*found, self.since_ms.get(found).copied().unwrap_or(now_ms))).collect();

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Hands out contiguous runs of slots: the smallest hole that fits, sizes rounded up to four classes a doubling (at most
-/// a quarter is wasted, and a hole that a run leaves fits the next run of its class).
+/// Hands out contiguous runs of slots: the smallest hole that fits, sizes rounded up to four classes a
+/// doubling (at most a quarter is wasted, and a hole that a run leaves fits the next run of its class).
 #[derive(Clone, Debug)]
 pub struct RunAllocator {
     capacity: u32,
@@ -57,7 +57,8 @@ impl RunAllocator {
         Ok(first)
     }
 
-    /// Marks a run that is in the map already. False if it overlaps another or leaves the map; nothing changes then.
+    /// Marks a run that is in the map already. False if it overlaps another or leaves the map; nothing
+    /// changes then.
     pub fn reserve(&mut self, first: u32, count: u32) -> bool {
         let Some((hole, hole_len)) = self.holes.range(..=first).next_back().map(|(a, b)| (*a, *b)) else {
             return false;

@@ -1,4 +1,5 @@
-//! Whoever wants tables: a cluster's Services ([`State`]), or who names them one by one ([`Listed`]). One planner plans them all.
+//! Whoever wants tables: a cluster's Services ([`State`]), or who names them one by one ([`Listed`]). One
+//! planner plans them all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,8 @@ use proxy_abi::FrontendKey;
 
 use crate::{claims::Claims, desired::ServiceTables, ingest::State, model::ObjectKey, nodes::NodeTables};
 
-/// What the planner asks of whom it plans for. An owner is whatever has tables of its own: a Service, a virtual address.
+/// What the planner asks of whom it plans for. An owner is whatever has tables of its own: a Service, a
+/// virtual address.
 pub trait Wants {
     /// What may have changed since this was last asked.
     fn take_dirty(&mut self) -> Dirty;
@@ -26,7 +28,8 @@ pub trait Wants {
     /// What all owners share.
     fn node_tables(&self) -> NodeTables;
 
-    /// Whether all owners are known. Before that what an earlier process left in the maps, and nobody has asked for yet, stays.
+    /// Whether all owners are known. Before that what an earlier process left in the maps, and nobody has
+    /// asked for yet, stays.
     fn is_complete(&self) -> bool;
 }
 
@@ -81,8 +84,8 @@ impl Wants for State {
     }
 }
 
-/// Tables that somebody names outright. Of two owners that name one frontend the first by name has it, and the other gets it
-/// when that one lets go.
+/// Tables that somebody names outright. Of two owners that name one frontend the first by name has it, and
+/// the other gets it when that one lets go.
 #[derive(Debug, Default)]
 pub struct Listed {
     owners: BTreeMap<ObjectKey, ServiceTables>,
@@ -92,8 +95,9 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// What is wanted from now on. If this `is_all`, owners that are not named want nothing any more, and never again does
-    /// anything stay for want of knowledge; if not, those that were named before go on as they were.
+    /// What is wanted from now on. If this `is_all`, owners that are not named want nothing any more, and
+    /// never again does anything stay for want of knowledge; if not, those that were named before go on as
+    /// they were.
     pub fn set(&mut self, wanted: BTreeMap<ObjectKey, ServiceTables>, is_all: bool) {
         if is_all {
             let gone: Vec<ObjectKey> =

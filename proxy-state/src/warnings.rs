@@ -11,8 +11,8 @@ use crate::{
     model::{MOST_WEIGHT, ObjectKey, Service, fnv1a, node_hash},
 };
 
-/// What its owner should know about a Service: something of it is not served, or is served and looks like a mistake. Of a Node:
-/// what of its claims is not believed ([`crate::NodeTables::warnings`]).
+/// What its owner should know about a Service: something of it is not served, or is served and looks like a
+/// mistake. Of a Node: what of its claims is not believed ([`crate::NodeTables::warnings`]).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Warning {
     pub cause: Cause,
@@ -25,12 +25,13 @@ pub struct Warning {
 pub enum Cause {
     /// An older Service has one of its addresses and ports.
     AddressTaken,
-    /// One of its addresses is that of a Node. It is served, as kube-proxy does it: the Node's own services on these ports
-    /// are hidden.
+    /// One of its addresses is that of a Node. It is served, as kube-proxy does it: the Node's own services
+    /// on these ports are hidden.
     AddressOfNode,
     /// One of its external addresses is another Service's ClusterIP.
     AddressOfService,
-    /// External addresses that reach a node itself, or that the configuration forbids; a Node's address among pods.
+    /// External addresses that reach a node itself, or that the configuration forbids; a Node's address among
+    /// pods.
     AddressRefused,
     /// Loopback, link-local and multicast addresses in its EndpointSlices.
     EndpointRefused,
@@ -123,7 +124,8 @@ impl LeftOut {
 }
 
 impl State {
-    /// What is wrong with a service, in the order of [`Cause`]; [`Cause::DoesNotFit`] is known to a plan only.
+    /// What is wrong with a service, in the order of [`Cause`]; [`Cause::DoesNotFit`] is known to a plan
+    /// only.
     pub fn warnings(&self, key: &ObjectKey) -> Vec<Warning> {
         let Some(service) = self.services.get(key) else { return Vec::new() };
         [
@@ -139,8 +141,8 @@ impl State {
         .collect()
     }
 
-    /// The node that tells what all of them see, so that an Event is not written by each: rendezvous hashing over (service,
-    /// node) among the nodes that are Ready, or among all where none is.
+    /// The node that tells what all of them see, so that an Event is not written by each: rendezvous hashing
+    /// over (service, node) among the nodes that are Ready, or among all where none is.
     pub fn tells_of(&self, service: &ObjectKey) -> bool {
         let (namespace, name) = service.parts();
         let seed = fnv1a(node_hash(namespace), name.as_bytes());

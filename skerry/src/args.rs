@@ -106,7 +106,8 @@ pub struct NodeOptions {
     /// The node's name; the host's if absent
     #[arg(long)]
     pub node_name: Option<String>,
-    /// The node's own address, or one of each family; if absent the machine's default addresses, found again when they change
+    /// The node's own address, or one of each family; if absent the machine's default addresses, found again
+    /// when they change
     #[arg(long = "node-ip", value_delimiter = ',')]
     pub node_ips: Vec<IpAddr>,
     /// key=value, repeated
@@ -148,8 +149,8 @@ pub struct TunnelOptions {
     /// The device that leads to the other nodes; the one with the node's address if absent
     #[arg(long)]
     pub uplink: Option<String>,
-    /// Further devices that lead out of the node, where NodePorts are served and pods' packets get the node's address, too: `auto`
-    /// (all Ethernet devices by which anything can leave), `none`, or their names
+    /// Further devices that lead out of the node, where NodePorts are served and pods' packets get the node's
+    /// address, too: `auto` (all Ethernet devices by which anything can leave), `none`, or their names
     #[arg(long, default_value = "auto", value_name = "auto|none|NAME,…")]
     #[serde(with = "text")]
     pub other_uplinks: OtherUplinks,
@@ -182,28 +183,30 @@ pub struct TunnelOptions {
     /// Answer ARP and neighbour discovery for load-balancer addresses
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub announce: bool,
-    /// What comes for backends on other nodes turns round before the network stack: XDP on the uplink, in the driver, behind
-    /// it, or in the driver where it can
+    /// What comes for backends on other nodes turns round before the network stack: XDP on the uplink, in the
+    /// driver, behind it, or in the driver where it can
     #[arg(long, default_value = "off")]
     pub uplink_xdp: UplinkXdp,
-    /// Addresses of balancers in front of the nodes (`skerry lb` in mode dsr) whose packets inside others are unwrapped, at most
-    /// four ranges; needs --uplink-xdp
+    /// Addresses of balancers in front of the nodes (`skerry lb` in mode dsr) whose packets inside others are
+    /// unwrapped, at most four ranges; needs --uplink-xdp
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     #[serde(with = "texts")]
     pub unwrap_from: Vec<IpNetwork>,
-    /// Whose connections to Services are translated at the socket: everyone's, or only those of the node's own processes: a
-    /// service mesh's sidecar then sees what its pod has dialled
+    /// Whose connections to Services are translated at the socket: everyone's, or only those of the node's
+    /// own processes: a service mesh's sidecar then sees what its pod has dialled
     #[arg(long, default_value = "all")]
     pub socket_lb: SocketLb,
-    /// How clients outside reach backends on other nodes, of Services that don't say (service.skerry.io/forwarding-mode):
-    /// answers come back through the node that they reached, or the backend's node answers itself (direct server return)
+    /// How clients outside reach backends on other nodes, of Services that don't say
+    /// (service.skerry.io/forwarding-mode): answers come back through the node that they reached, or the
+    /// backend's node answers itself (direct server return)
     #[arg(long, default_value = "snat")]
     pub load_balancer_mode: LoadBalancerMode,
-    /// How backends are drawn, of Services that don't say (service.skerry.io/balancing); with `--load-balancer-mode dsr` maglev
+    /// How backends are drawn, of Services that don't say (service.skerry.io/balancing); with
+    /// `--load-balancer-mode dsr` maglev
     #[arg(long, default_value = "random")]
     pub balancing: Balancing,
-    /// Elements of a Maglev table at least, of Services that don't say (service.skerry.io/maglev-table-size): 251 to 65521, rounded up
-    /// to a prime of ours
+    /// Elements of a Maglev table at least, of Services that don't say (service.skerry.io/maglev-table-size):
+    /// 251 to 65521, rounded up to a prime of ours
     #[arg(long, default_value_t = 1021, value_parser = clap::value_parser!(u32).range(1..=65_521))]
     pub maglev_table_size: u32,
 }
@@ -336,8 +339,9 @@ pub struct ProxyArgs {
     /// What does not outlive a reboot: locks, sockets, addresses given to pods
     #[arg(long, default_value = "/run/skerry")]
     pub run_dir: PathBuf,
-    /// Addresses of all pods (--cluster-cidr of the controller manager): ranges that Nodes claim elsewhere are not believed.
-    /// $CLUSTER_CIDR; if absent those that hold a node's address or touch a ServiceCIDR are not
+    /// Addresses of all pods (--cluster-cidr of the controller manager): ranges that Nodes claim elsewhere
+    /// are not believed. $CLUSTER_CIDR; if absent those that hold a node's address or touch a ServiceCIDR are
+    /// not
     #[arg(long = "cluster-cidr", env = "CLUSTER_CIDR", value_delimiter = ',')]
     pub cluster_cidrs: Vec<IpNetwork>,
     /// Remove what kube-proxy has left on this machine, once our own programs serve

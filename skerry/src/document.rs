@@ -1,5 +1,6 @@
-//! What a child process is told, as one document: the very values that the flags of `skerry server`, `skerry node` and `skerry dns` make. So
-//! there is one list of options, and what `up` was told can't get lost on its way.
+//! What a child process is told, as one document: the very values that the flags of `skerry server`, `skerry
+//! node` and `skerry dns` make. So there is one list of options, and what `up` was told can't get lost on its
+//! way.
 
 use std::{
     fs,
@@ -16,7 +17,8 @@ use crate::{
     paths::write_private,
 };
 
-/// Of the documents' form. A child is started from the same file as its parent, but that may be replaced meanwhile.
+/// Of the documents' form. A child is started from the same file as its parent, but that may be replaced
+/// meanwhile.
 const VERSION: u32 = 1;
 
 /// One child's document. What is in it may be secret: it is written for root alone.

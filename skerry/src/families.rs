@@ -16,8 +16,8 @@ fn name(is_v4: bool) -> &'static str {
     if is_v4 { "IPv4" } else { "IPv6" }
 }
 
-/// Whether a cluster can be made of these ranges: one of each family at most, and services of no family that pods have
-/// not. The first range's family is the cluster's own: that of the `kubernetes` Service.
+/// Whether a cluster can be made of these ranges: one of each family at most, and services of no family that
+/// pods have not. The first range's family is the cluster's own: that of the `kubernetes` Service.
 pub fn check(cluster: &ClusterArgs) -> anyhow::Result<()> {
     for (flag, ranges) in [("--pod-cidr", &cluster.pod_cidrs), ("--service-cidr", &cluster.service_cidrs)] {
         for is_v4 in [true, false] {
@@ -40,7 +40,8 @@ pub fn check(cluster: &ClusterArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The node's addresses, those given or this machine's default one of each of the cluster's families, at the moment.
+/// The node's addresses, those given or this machine's default one of each of the cluster's families, at the
+/// moment.
 pub fn node_addresses(given: &[IpAddr], cluster: &ClusterArgs) -> anyhow::Result<Vec<IpAddr>> {
     for is_v4 in [true, false] {
         let count = given.iter().filter(|ip| ip.is_ipv4() == is_v4).count();
@@ -83,7 +84,8 @@ pub fn listen_address(asked: SocketAddr) -> SocketAddr {
 /// Addresses and routes change in bursts.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Tells the node's addresses anew whenever the machine's change, for ever. While it has none of a family what was known stays.
+/// Tells the node's addresses anew whenever the machine's change, for ever. While it has none of a family
+/// what was known stays.
 pub async fn follow(cluster: ClusterArgs, to: watch::Sender<Vec<IpAddr>>) -> anyhow::Result<()> {
     let (tell, mut changed) = mpsc::channel(1);
     let listening = proxy_agent::monitor(tell)?;

@@ -7,8 +7,9 @@ use skerry_balancer::{Options, Rules, Source, XdpChoice};
 
 /// A file names virtual addresses and backends:
 ///
-/// vips: [{address, port, protocol: TCP|UDP, mode: snat|dsr, balancing: maglev|random, backends: [{address, port, weight}],
-/// healthCheck: {type: tcp|http|node, path, port, interval, timeout, rise, fall}, whenAllDown: all|none}]
+/// vips: [{address, port, protocol: TCP|UDP, mode: snat|dsr, balancing: maglev|random, backends: [{address,
+/// port, weight}], healthCheck: {type: tcp|http|node, path, port, interval, timeout, rise, fall},
+/// whenAllDown: all|none}]
 #[derive(Clone, Debug, Args)]
 pub struct LbArgs {
     /// YAML or JSON; read again on SIGHUP
@@ -23,10 +24,12 @@ pub struct LbArgs {
     /// Besides Services without loadBalancerClass, balance those of this one
     #[arg(long)]
     pub load_balancer_class: Option<String>,
-    /// How a cluster's nodes are asked for their health; Services of policy Local are asked at their healthCheckNodePort
+    /// How a cluster's nodes are asked for their health; Services of policy Local are asked at their
+    /// healthCheckNodePort
     #[arg(long, default_value = "kube-proxy", value_enum)]
     pub health_check: HealthCheck,
-    /// Who of a cluster's nodes gets new connections when all are down by the checks (a file says `whenAllDown`)
+    /// Who of a cluster's nodes gets new connections when all are down by the checks (a file says
+    /// `whenAllDown`)
     #[arg(long, default_value = "all", value_enum)]
     pub when_all_down: WhenAllDown,
     /// Device that clients' packets come in by, repeated; that of the default route if absent

@@ -1,7 +1,7 @@
 //! The binary that a person types.
 //!
-//! One file, several processes: `server` faces the network and has no privileges, `node` has them and faces nobody;
-//! `up` starts both and minds them.
+//! One file, several processes: `server` faces the network and has no privileges, `node` has them and faces
+//! nobody; `up` starts both and minds them.
 
 mod args;
 mod cli;

@@ -1,5 +1,5 @@
-//! How a process tells its supervisor that it is ready: sd_notify(3), by a datagram to the socket that `NOTIFY_SOCKET`
-//! names. `skerry up` listens for its children; under systemd a unit may say `Type=notify`.
+//! How a process tells its supervisor that it is ready: sd_notify(3), by a datagram to the socket that
+//! `NOTIFY_SOCKET` names. `skerry up` listens for its children; under systemd a unit may say `Type=notify`.
 
 use std::{
     os::{
@@ -17,7 +17,8 @@ use tokio::net::UnixDatagram;
 pub const VARIABLE: &str = "NOTIFY_SOCKET";
 const READY: &[u8] = b"READY=1";
 
-/// The way to the supervisor. Made before privileges are dropped: to connect needs the right to write to the socket.
+/// The way to the supervisor. Made before privileges are dropped: to connect needs the right to write to the
+/// socket.
 pub struct Supervisor(Option<net::UnixDatagram>);
 
 impl Supervisor {

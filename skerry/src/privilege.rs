@@ -5,8 +5,8 @@ use std::{fs, os::unix::fs::lchown, path::Path};
 use anyhow::{Context, ensure};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
-/// Hands `dir` to user and group `id` and becomes them; nothing that is executed later can get more again. Must be
-/// called before the first thread is started. Does nothing where the process is not root.
+/// Hands `dir` to user and group `id` and becomes them; nothing that is executed later can get more again.
+/// Must be called before the first thread is started. Does nothing where the process is not root.
 pub fn drop_to(id: u32, dir: &Path) -> anyhow::Result<()> {
     if !Uid::effective().is_root() {
         return Ok(());

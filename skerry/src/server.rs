@@ -111,8 +111,8 @@ async fn serve(args: ServerArgs, advertise: IpAddr, supervisor: Supervisor) -> a
 /// Objects that are named at most; of the others the number is said.
 const MAX_NAMED: usize = 10;
 
-/// `/readyz` tells of the controllers and the scheduler, too: they decide nothing before their caches are filled, and leave
-/// as it is what they can't read.
+/// `/readyz` tells of the controllers and the scheduler, too: they decide nothing before their caches are
+/// filled, and leave as it is what they can't read.
 fn readiness(controllers: &Readers, scheduler: &Readers) -> Readiness {
     let (unread, unscheduled) = (controllers.clone(), scheduler.clone());
     let (controllers, scheduler) = (controllers.clone(), scheduler.clone());

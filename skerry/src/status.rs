@@ -20,7 +20,8 @@ pub fn run(args: FolderArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(report(&args))
 }
 
-/// Prints a line for each process, for the API and for each node. Fails where something that was started does not work.
+/// Prints a line for each process, for the API and for each node. Fails where something that was started does
+/// not work.
 async fn report(args: &FolderArgs) -> anyhow::Result<ExitCode> {
     let paths = Paths(args);
     let mut well = true;

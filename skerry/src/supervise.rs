@@ -108,8 +108,8 @@ pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
 /// How long a child may take to end after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
-/// How long to wait before a child is started again. It grows only by starts that fail by themselves: not for one that was
-/// ready, however short a time, nor for one that somebody killed.
+/// How long to wait before a child is started again. It grows only by starts that fail by themselves: not for
+/// one that was ready, however short a time, nor for one that somebody killed.
 #[derive(Debug)]
 struct Pause(Duration);
 
@@ -153,8 +153,8 @@ impl End {
     }
 }
 
-/// A child process that is started again whenever it ends, until `shutdown`; then SIGTERM, and SIGKILL after a grace
-/// period. It says at `ear` that it is ready.
+/// A child process that is started again whenever it ends, until `shutdown`; then SIGTERM, and SIGKILL after
+/// a grace period. It says at `ear` that it is ready.
 pub async fn keep_running(
     name: &str,
     program: PathBuf,

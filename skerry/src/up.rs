@@ -114,8 +114,8 @@ fn own_server(bind: SocketAddr, advertise: IpAddr) -> SocketAddr {
     SocketAddr::new(ip, bind.port())
 }
 
-/// What server and node are told: all that was typed, and what follows from it. `node_ips`: the machine's addresses, given or
-/// found.
+/// What server and node are told: all that was typed, and what follows from it. `node_ips`: the machine's
+/// addresses, given or found.
 pub fn children(args: &UpArgs, advertise: IpAddr, node_ips: &[IpAddr]) -> (ServerArgs, NodeArgs) {
     let mut server = ServerArgs { advertise: Some(advertise), ..args.server.clone() };
     // The server is reached by every address of its node.

@@ -1,5 +1,5 @@
-//! `skerry lb` in front of a cluster of both families: by its own address, then directly (packets inside packets, which the
-//! nodes unwrap).
+//! `skerry lb` in front of a cluster of both families: by its own address, then directly (packets inside
+//! packets, which the nodes unwrap).
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,5 @@
-//! On a machine where Docker and another network plugin have been: what is in the way is named, and pods work past it.
+//! On a machine where Docker and another network plugin have been: what is in the way is named, and pods work
+//! past it.
 
 use std::time::Duration;
 

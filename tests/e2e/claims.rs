@@ -1,4 +1,5 @@
-//! Claims of the built-in class: bound at the first pod, kept over pods, removed from the node's disk at the end.
+//! Claims of the built-in class: bound at the first pod, kept over pods, removed from the node's disk at the
+//! end.
 
 use std::process::Command;
 

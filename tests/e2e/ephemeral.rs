@@ -37,7 +37,8 @@ fn debug(world: &World, ns: &str, options: &str, script: &str, input: &str) -> R
     Ok(said)
 }
 
-/// Waits for what the container has written: the runtime may tell of its end before it has written the last of it.
+/// Waits for what the container has written: the runtime may tell of its end before it has written the last
+/// of it.
 fn logged(world: &World, ns: &str, name: &str, text: &str) -> Result<()> {
     eventually(&format!("the log of {name} has {text:?}"), SOON, || {
         let log = world.type_in(&format!("logs scnginx -n {ns} -c {name}"))?;

@@ -1,4 +1,5 @@
-//! `cargo xtask up --host` on a namespace that stands for a machine: our own containerd beside the one that is there.
+//! `cargo xtask up --host` on a namespace that stands for a machine: our own containerd beside the one that
+//! is there.
 
 use anyhow::{Context, Result, ensure};
 use skerry_lab::{Lab, containerd, paths};

@@ -1,5 +1,5 @@
-//! Services of type LoadBalancer without a cloud: addresses from a pool, announced by ARP; health checks for those who
-//! balance themselves.
+//! Services of type LoadBalancer without a cloud: addresses from a pool, announced by ARP; health checks for
+//! those who balance themselves.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -102,7 +102,8 @@ pub fn has_address_and_health_checks(world: &World) -> Result<()> {
         .type_in(&format!("exec {pod} -n balanced -- curl -sSf --max-time 3 http://{ip}"))
         .context("from the pod")?;
 
-    // Local: the pod's node answers for the address, the client's own address arrives, health checks tell who has pods.
+    // Local: the pod's node answers for the address, the client's own address arrives, health checks tell who
+    // has pods.
     world.type_in(r#"patch service web -n balanced -p {"spec":{"externalTrafficPolicy":"Local"}}"#)?;
     let port = world.json("get service web -n balanced")?["spec"]["healthCheckNodePort"].as_u64();
     let port = port.context("healthCheckNodePort")?;
@@ -221,7 +222,8 @@ fn taken_over(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// The node's daemons are killed and its Node is taken out; how long, from the command on, the client sent there still.
+/// The node's daemons are killed and its Node is taken out; how long, from the command on, the client sent
+/// there still.
 fn goes(world: &World, node: &Node, ip: IpAddr) -> Result<Duration> {
     world.with_cluster(|cluster| cluster.kill(node))?;
     let begun = Instant::now();

@@ -41,7 +41,8 @@ fn answers(world: &World) -> Result<()> {
     let curl = format!("curl -sS --max-time 3 http://{cluster_ip}:8080");
     let page = world.type_in(&format!("exec {} -n {NAMESPACE} -- {curl}", name_of(&pods[0])))?;
     ensure!(page.contains("Welcome to nginx!"), "from a pod: {page}");
-    // Neither kubectl nor the node's own table cuts them; a slice's own name is generated, its label names the service.
+    // Neither kubectl nor the node's own table cuts them; a slice's own name is generated, its label names
+    // the service.
     let listed = world.type_in(&format!("get service,deployment -n {NAMESPACE}"))?;
     ensure!(listed.contains(SERVICE), "{listed}");
     let selector = format!("kubernetes.io/service-name={SERVICE}");

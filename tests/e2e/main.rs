@@ -98,7 +98,8 @@ const CASES: &[(&str, Case)] = &[
     ("two_families_required_of_a_cluster_of_one_are_refused", dual_stack::required_on_one_family_is_refused),
 ];
 
-/// Cases that disturb all others, or have a machine of their own: one after another, when the others are done.
+/// Cases that disturb all others, or have a machine of their own: one after another, when the others are
+/// done.
 const ALONE: &[(&str, Case)] = &[
     ("a_restarted_server_keeps_everything", restarts::server_keeps_everything),
     ("a_budget_holds_evictions_back", disruption::a_budget_holds_evictions_back),

@@ -119,7 +119,8 @@ pub fn outlive_server_and_process(world: &World) -> Result<()> {
         Ok(())
     };
     eventually("the name is found", SOON, || is_found(&node))?;
-    // The process is killed: the question waits in the socket and is answered by its successor, whoever has asked.
+    // The process is killed: the question waits in the socket and is answered by its successor, whoever has
+    // asked.
     for _ in 0..3 {
         let pid = eventually("the process says its number", SOON, || {
             let text = node.sh("head -n 1 /run/skerry/dns.pid")?;

@@ -54,7 +54,8 @@ pub fn answers(world: &World) -> Result<()> {
     let cluster_ip = service["spec"]["clusterIP"].as_str().context("a ClusterIP")?.to_owned();
     for node in world.nodes()? {
         let address = SocketAddr::new(node.ip().into(), node_port);
-        // From this shell, through our end of the lab's bridge; the first answer may wait for the rules to arrive.
+        // From this shell, through our end of the lab's bridge; the first answer may wait for the rules to
+        // arrive.
         let page = eventually(&format!("{} answers", node.name()), SOON, || get(address))?;
         ensure!(page.contains("Welcome to nginx!"), "{page}");
         world

@@ -1,4 +1,5 @@
-//! A node that our own node agent does not run on, as on a cluster of another make: a machine and its Node object.
+//! A node that our own node agent does not run on, as on a cluster of another make: a machine and its Node
+//! object.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use skerry_tests::eventually;
 
 const SOON: Duration = Duration::from_secs(40);
 
-/// A machine of the cluster's lab, with our programs but none of our processes, and its Node object, whose pod range the
-/// server's controller has chosen.
+/// A machine of the cluster's lab, with our programs but none of our processes, and its Node object, whose
+/// pod range the server's controller has chosen.
 pub fn join(cluster: &Cluster, name: &str) -> Result<Node> {
     let node = cluster.lab().node(name)?;
     skerry_lab::cluster::install(&node)?;
@@ -29,7 +30,8 @@ pub fn join(cluster: &Cluster, name: &str) -> Result<Node> {
     Ok(node)
 }
 
-/// A kubeconfig with the rights of the server's own node: it may read what a node's proxy reads. Everything is in it.
+/// A kubeconfig with the rights of the server's own node: it may read what a node's proxy reads. Everything
+/// is in it.
 pub fn kubeconfig(cluster: &Cluster) -> Result<String> {
     Ok(json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c",

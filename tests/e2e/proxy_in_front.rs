@@ -1,5 +1,5 @@
-//! Row 16 with what people have: nginx as a TCP proxy in front of the workers' NodePorts. Requests spread; a worker whose cable
-//! is pulled is left out, and costs no request.
+//! Row 16 with what people have: nginx as a TCP proxy in front of the workers' NodePorts. Requests spread; a
+//! worker whose cable is pulled is left out, and costs no request.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

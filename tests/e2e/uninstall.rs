@@ -61,8 +61,8 @@ fn listing(node: &Node) -> Result<BTreeSet<String>> {
         "grep -r . /proc/sys/net/ipv4 /proc/sys/net/ipv6 /proc/sys/net/core 2>/dev/null | grep -v random",
         "find /sys/fs/bpf",
         "bpftool cgroup tree /sys/fs/cgroup/unified 2>/dev/null | grep -i skerry",
-        // What containerd and its CNI library keep for themselves is their affair; containers are listed below. The
-        // process id is the lab's note.
+        // What containerd and its CNI library keep for themselves is their affair; containers are listed
+        // below. The process id is the lab's note.
         "find /run /var/lib /var/log /opt /etc \\( -path '*/containerd/*' -o -path '/var/lib/cni*' \\) -prune -o -print \
          | grep -v '^/run/skerry.pid$'",
         "ctr -n k8s.io containers list -q",

@@ -1,5 +1,6 @@
-//! Row 16: `skerry lb` in front of the workers' NodePorts, by native XDP on the lab's bridge. Requests spread; a worker whose
-//! cable is pulled gets none within the health check's time, and no request fails after that.
+//! Row 16: `skerry lb` in front of the workers' NodePorts, by native XDP on the lab's bridge. Requests
+//! spread; a worker whose cable is pulled gets none within the health check's time, and no request fails
+//! after that.
 
 use std::{
     collections::HashSet,
@@ -74,7 +75,8 @@ pub fn spreads_and_leaves_a_killed_node_out(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// A pod on each worker behind a NodePort that leads to a worker's own only: the workers' addresses and the port.
+/// A pod on each worker behind a NodePort that leads to a worker's own only: the workers' addresses and the
+/// port.
 pub fn workers_with_a_pod<'a>(
     world: &'a World,
     namespace: &str,

@@ -1,5 +1,5 @@
-//! `skerry lb` with a cluster's Services as its source: a Service appears, changes its policy, its nodes change, the API server
-//! is away, the Service goes.
+//! `skerry lb` with a cluster's Services as its source: a Service appears, changes its policy, its nodes
+//! change, the API server is away, the Service goes.
 
 use std::{
     collections::HashSet,
@@ -59,7 +59,8 @@ pub fn serves_what_it_asks_for(world: &World) -> Result<()> {
     };
     spreads_over(&WORKERS).with_context(|| daemon.tail(20))?;
 
-    // The policy Local: nodes are asked at the Service's own port, and one without endpoints is none of the backends.
+    // The policy Local: nodes are asked at the Service's own port, and one without endpoints is none of the
+    // backends.
     let local = r#"{"spec":{"externalTrafficPolicy":"Local"}}"#;
     world.type_in(&format!("patch service front-lb -n front-lb --type=merge -p {local}"))?;
     let only = r#"{"spec":{"template":{"spec":{"nodeSelector":{"kubernetes.io/hostname":"node2"}}}}}"#;

@@ -2,8 +2,8 @@ use std::{fmt, sync::Arc};
 
 /// The name of an object within its kind: `NAMESPACE/NAME`, or the bare name of one that is in no namespace.
 ///
-/// One allocation, shared by its clones. In its order the objects of one namespace stand together, since no name holds a
-/// `/`: they begin at `ObjectKey::new(namespace, "")`.
+/// One allocation, shared by its clones. In its order the objects of one namespace stand together, since no
+/// name holds a `/`: they begin at `ObjectKey::new(namespace, "")`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ObjectKey(Arc<str>);
 

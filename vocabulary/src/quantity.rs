@@ -29,8 +29,8 @@ pub enum QuantityError {
 }
 
 impl Quantity {
-    /// Reads a quantity. What is too big for upstream (2^63 - 1) is capped there; what is finer than a billionth is
-    /// rounded up.
+    /// Reads a quantity. What is too big for upstream (2^63 - 1) is capped there; what is finer than a
+    /// billionth is rounded up.
     ///
     /// # Errors
     /// In upstream's words.

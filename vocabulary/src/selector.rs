@@ -1,4 +1,5 @@
-//! What selectors ask of labels and fields, <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/>.
+//! What selectors ask of labels and fields,
+//! <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/>.
 
 /// How one requirement of a selector compares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,8 +27,8 @@ impl Operator {
         })
     }
 
-    /// Whether the requirement holds of `value`, the label's or field's (`None`: it is not there). `Gt` and `Lt` hold of no
-    /// more and no less than one value that is an integer.
+    /// Whether the requirement holds of `value`, the label's or field's (`None`: it is not there). `Gt` and
+    /// `Lt` hold of no more and no less than one value that is an integer.
     pub fn holds<'a>(self, value: Option<&str>, values: impl IntoIterator<Item = &'a str>) -> bool {
         let mut values = values.into_iter();
         match self {

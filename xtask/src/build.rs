@@ -47,8 +47,8 @@ pub fn programs() -> Result<()> {
 /// # Errors
 /// As of [`programs`].
 pub fn binaries(names: &[&str]) -> Result<()> {
-    // All packages are selected, though few are compiled: so cargo chooses the same features of every dependency
-    // as for the tests and benches, and nothing is built twice.
+    // All packages are selected, though few are compiled: so cargo chooses the same features of every
+    // dependency as for the tests and benches, and nothing is built twice.
     let bins = names.iter().flat_map(|name| ["--bin", name]);
     succeed(cargo().args(["build", "--release"]).args(WORKSPACE).args(bins))
 }
@@ -119,8 +119,8 @@ pub fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Cargo as a person would start it: what `cargo run` tells xtask of its own package stays behind, since build scripts
-/// that look at it (ring's) would run again, and all that rests on them would be built again.
+/// Cargo as a person would start it: what `cargo run` tells xtask of its own package stays behind, since
+/// build scripts that look at it (ring's) would run again, and all that rests on them would be built again.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(paths::workspace());

@@ -20,7 +20,8 @@ const MAX_NODES: usize = 32;
 
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// Workers beside the server node, which then takes no ordinary pods; without any it takes them itself, too
+    /// Workers beside the server node, which then takes no ordinary pods; without any it takes them itself,
+    /// too
     #[arg(long, alias = "workers", value_name = "N", value_parser = workers)]
     nodes: Option<usize>,
     /// On the machine itself instead of in namespaces

@@ -1,4 +1,5 @@
-//! The checks that need no root: formatting, clippy for both worlds, the object's panics, what pure crates reach.
+//! The checks that need no root: formatting, clippy for both worlds, the object's panics, what pure crates
+//! reach.
 
 use std::process::Command;
 
@@ -41,7 +42,8 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// What a person runs after each change: formatting, clippy, and the tests that need neither root nor the kernel.
+/// What a person runs after each change: formatting, clippy, and the tests that need neither root nor the
+/// kernel.
 ///
 /// # Errors
 /// On the first check that fails; its messages are above.

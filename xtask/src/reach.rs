@@ -1,4 +1,5 @@
-//! The pure crates can't reach a runtime, a client or the kernel: what they decide can be tested without them.
+//! The pure crates can't reach a runtime, a client or the kernel: what they decide can be tested without
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 

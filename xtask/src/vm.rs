@@ -1,7 +1,8 @@
 //! `vm-test`: test programs of this workspace under other kernels, Debian's own, in virtual machines.
 //!
-//! A guest has this machine's root folder as its own, read-only, so that a program that was built here starts there as it is;
-//! what it writes to is memory, and its logs come out through a shared folder. Nothing of a kernel is installed here.
+//! A guest has this machine's root folder as its own, read-only, so that a program that was built here starts
+//! there as it is; what it writes to is memory, and its logs come out through a shared folder. Nothing of a
+//! kernel is installed here.
 
 mod archive;
 mod guest;
@@ -56,7 +57,8 @@ const ENTRIES: &[Entry] = &[
     Entry { args: ON_SLOW_CPUS, ..entry("proxy-agent", "traffic", 900) },
     Entry { args: &["--test-threads=1"], ..entry("proxy-agent", "wishes", 600) },
 ];
-/// One at a time, since clients are busy all the while; what is about sizes and times is the real CPU's to tell.
+/// One at a time, since clients are busy all the while; what is about sizes and times is the real CPU's to
+/// tell.
 const ON_SLOW_CPUS: &[&str] =
     &["--test-threads=1", "--skip=ten_thousand", "--skip=twenty", "--skip=maps_that_grow"];
 /// It starts `skerry lb` as users have it.
@@ -82,8 +84,8 @@ pub struct Args {
 }
 
 /// # Errors
-/// When a kernel can't be had, the tests can't be built or a guest does not come to its end. Tests that fail give exit
-/// code 1.
+/// When a kernel can't be had, the tests can't be built or a guest does not come to its end. Tests that fail
+/// give exit code 1.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let begun = Instant::now();
     setup::run()?;

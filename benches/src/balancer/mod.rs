@@ -1,5 +1,5 @@
-//! P15: the balancer alone (`skerry lb`): its packets per second as a share of a bare program's, and connections through it
-//! beside those through HAProxy and nginx.
+//! P15: the balancer alone (`skerry lb`): its packets per second as a share of a bare program's, and
+//! connections through it beside those through HAProxy and nginx.
 
 mod packets;
 mod proxies;

@@ -1,9 +1,9 @@
-//! Packets per second of the balancer's program in the driver, as a share of a program that only sends each packet back
-//! (`XDP_TX`).
+//! Packets per second of the balancer's program in the driver, as a share of a program that only sends each
+//! packet back (`XDP_TX`).
 //!
-//! Two machines on cables of the lab's bridge. The kernel makes the frames (`BPF_F_TEST_XDP_LIVE_FRAMES`) at the bridge's
-//! end of a cable and drops there what comes back, both by small programs of ours: all on one core, so that making and
-//! dropping are a part of either figure.
+//! Two machines on cables of the lab's bridge. The kernel makes the frames (`BPF_F_TEST_XDP_LIVE_FRAMES`) at
+//! the bridge's end of a cable and drops there what comes back, both by small programs of ours: all on one
+//! core, so that making and dropping are a part of either figure.
 
 use std::{
     net::Ipv4Addr,
@@ -73,8 +73,8 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
                 let which = (round + step) % 2;
                 let rate = loop {
                     match sides[which].rate(&wire, flows, frames) {
-                        // The ring between the two ends ran over before a program saw the frames: the kernel had moved its
-                        // reader to a thread that waits for this one.
+                        // The ring between the two ends ran over before a program saw the frames: the kernel
+                        // had moved its reader to a thread that waits for this one.
                         Err(_) if again > 0 => again -= 1,
                         rate => break rate.with_context(|| counted(&balancer))?,
                     }
@@ -231,7 +231,8 @@ fn maker(packet: &[u8], flows: Flows) -> Vec<Instruction> {
         let word = i32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
         instruction(code::STORE_WORD_IMM, 2, 0, (index * 4) as i16, word)
     });
-    // Bytes lie as in memory: 512 ports of 16384 and more, or the lower three bytes of a source of 10.0.0.0/8.
+    // Bytes lie as in memory: 512 ports of 16384 and more, or the lower three bytes of a source of
+    // 10.0.0.0/8.
     let (mask, bits, store, at) = match flows {
         Flows::Known => (0x03ff, 0x0040, code::STORE_HALF, SOURCE_PORT),
         Flows::New => (i32::from_ne_bytes([0, 255, 255, 255]), 10, code::STORE_WORD, SOURCE),

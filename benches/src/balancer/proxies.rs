@@ -1,8 +1,9 @@
 //! TCP connections and requests through the balancer, and through HAProxy and nginx in its place.
 //!
-//! Three machines on one bridge, each with one of them, that lead to the same backend; "bare" is the client that dials the
-//! backend itself. Both ends are one thread. A proxy works beside it, on the other core, and is woken for each connection and
-//! each request, as it must be; the balancer's program works where the packet is.
+//! Three machines on one bridge, each with one of them, that lead to the same backend; "bare" is the client
+//! that dials the backend itself. Both ends are one thread. A proxy works beside it, on the other core, and
+//! is woken for each connection and each request, as it must be; the balancer's program works where the
+//! packet is.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},

@@ -1,4 +1,5 @@
-//! The figures that were accepted last: a file of the repository, so that a change of them is seen in a review.
+//! The figures that were accepted last: a file of the repository, so that a change of them is seen in a
+//! review.
 
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::PathBuf};
 

@@ -1,5 +1,6 @@
-//! P16: what each program costs: its instructions, those that the verifier walks, and the time that it takes over named
-//! packets, beside the figures that were accepted last (`benches/baseline/p16.json`; `--accept` writes them anew).
+//! P16: what each program costs: its instructions, those that the verifier walks, and the time that it takes
+//! over named packets, beside the figures that were accepted last (`benches/baseline/p16.json`; `--accept`
+//! writes them anew).
 
 mod baseline;
 #[expect(

@@ -1,7 +1,7 @@
 //! The time that programs take over rows of the datapath's case table, in the kernel by `BPF_PROG_TEST_RUN`.
 //!
-//! One packet a run, since a run leaves its packet changed; in turn with an empty program, whose time is taken off. A new flow
-//! finds the tables as the row has them each time, a known one finds itself.
+//! One packet a run, since a run leaves its packet changed; in turn with an empty program, whose time is
+//! taken off. A new flow finds the tables as the row has them each time, a known one finds itself.
 
 use std::os::fd::AsFd;
 
@@ -208,7 +208,8 @@ fn program(hook: Hook) -> Result<&'static str> {
     })
 }
 
-/// Puts the row's maps in the place of what was there. Flows that a row begins with are none of the samples' business.
+/// Puts the row's maps in the place of what was there. Flows that a row begins with are none of the samples'
+/// business.
 fn fill(object: &mut Object, state: &State, uplink: u32) -> Result<()> {
     object.clear()?;
     let mut facts = state.facts;

@@ -1,7 +1,8 @@
 //! The task that writes events for many, none of whom waits.
 //!
-//! The same text about the same object raises the count of the event that is there. One object gets no more than a burst and
-//! then few events, so that one that flaps takes nothing from the others; all together stay below a rate.
+//! The same text about the same object raises the count of the event that is there. One object gets no more
+//! than a burst and then few events, so that one that flaps takes nothing from the others; all together stay
+//! below a rate.
 
 use std::{
     borrow::Cow,
@@ -27,7 +28,8 @@ use super::{
     write,
 };
 
-/// Events on their way to the task, and as many distinct ones that wait for the API server; more are dropped and counted.
+/// Events on their way to the task, and as many distinct ones that wait for the API server; more are dropped
+/// and counted.
 const QUEUE: usize = 1024;
 /// Events remembered for counting, and objects for their rate; the oldest is forgotten first.
 const REMEMBERED: usize = 4096;
@@ -66,8 +68,8 @@ impl Recorder {
     }
 }
 
-/// A recorder and the task that writes its events until `shutdown` (what is queued then is lost: events are news, not
-/// state), or until the last clone of the recorder is gone and everything is written.
+/// A recorder and the task that writes its events until `shutdown` (what is queued then is lost: events are
+/// news, not state), or until the last clone of the recorder is gone and everything is written.
 pub fn record(
     client: Client,
     teller: Teller,

@@ -390,7 +390,8 @@ fn nonsense_is_answered_with_an_error_object() {
     assert!(node.pairs().is_empty() && !node.state().exists());
 }
 
-/// The folder of addresses is gone while pods run, and then their entries in the tables, too: the kernel still knows them.
+/// The folder of addresses is gone while pods run, and then their entries in the tables, too: the kernel
+/// still knows them.
 #[test]
 fn a_lost_state_gives_no_address_that_a_pod_has() {
     let node = Node::new("ipam");

@@ -34,7 +34,8 @@ impl Peer {
         let storage: *const libc::sockaddr_storage = &self.name;
         match i32::from(self.name.ss_family) {
             libc::AF_INET if self.name_bytes as usize >= size_of::<libc::sockaddr_in>() => {
-                // SAFETY: the storage is large enough and aligned for each form of address, and the kernel wrote this one.
+                // SAFETY: the storage is large enough and aligned for each form of address, and the kernel
+                // wrote this one.
                 let v4 = unsafe { storage.cast::<libc::sockaddr_in>().read() };
                 let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
                 Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
@@ -84,7 +85,8 @@ impl Peer {
         Some((header.cmsg_level, header.cmsg_type, data))
     }
 
-    /// Makes of what came with a question what goes with its answer: the same address of ours, by whatever device.
+    /// Makes of what came with a question what goes with its answer: the same address of ours, by whatever
+    /// device.
     fn turn(&mut self) {
         let head = size_of::<libc::cmsghdr>();
         match self.info().map(|(level, kind, _)| (level, kind)) {
@@ -116,8 +118,8 @@ pub(crate) fn tell_destination(socket: BorrowedFd<'_>, is_v6: bool) -> io::Resul
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Waits for a datagram and takes those that are there, as many as there are buffers: of each the peer, and how long it is.
-/// One that was longer than its buffer has length 0.
+/// Waits for a datagram and takes those that are there, as many as there are buffers: of each the peer, and
+/// how long it is. One that was longer than its buffer has length 0.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffers: &mut [Vec<u8>],
@@ -141,8 +143,8 @@ pub(crate) fn receive(
             header
         })
         .collect();
-    // SAFETY: each header points to a buffer, a name and a control buffer of the lengths that it says, all of which are
-    // borrowed for the call and used through nothing else.
+    // SAFETY: each header points to a buffer, a name and a control buffer of the lengths that it says, all of
+    // which are borrowed for the call and used through nothing else.
     let done = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
@@ -162,8 +164,8 @@ pub(crate) fn receive(
     Ok(done)
 }
 
-/// Sends each answer to its peer, from the address that the peer has asked at. How many the kernel took before it had
-/// something against one.
+/// Sends each answer to its peer, from the address that the peer has asked at. How many the kernel took
+/// before it had something against one.
 pub(crate) fn answer(socket: BorrowedFd<'_>, answers: &[(&Peer, &[u8])]) -> io::Result<usize> {
     let mut peers: Vec<Peer> = answers.iter().map(|(peer, _)| **peer).collect();
     let mut vectors: Vec<libc::iovec> = answers
@@ -185,7 +187,8 @@ pub(crate) fn answer(socket: BorrowedFd<'_>, answers: &[(&Peer, &[u8])]) -> io::
             header
         })
         .collect();
-    // SAFETY: each header points to bytes, a name and a control message that live across the call; sending only reads them.
+    // SAFETY: each header points to bytes, a name and a control message that live across the call; sending
+    // only reads them.
     let done =
         unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, 0) };
     usize::try_from(done).map_err(|_| io::Error::last_os_error())
@@ -245,8 +248,8 @@ pub(crate) fn take(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usiz
     let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC) };
     let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
     let mut taken = Vec::new();
-    // SAFETY: the kernel wrote whole control messages into the room; each is looked at within its own length. The
-    // descriptors in it are new and nobody else's.
+    // SAFETY: the kernel wrote whole control messages into the room; each is looked at within its own length.
+    // The descriptors in it are new and nobody else's.
     unsafe {
         let mut message = libc::CMSG_FIRSTHDR(&header);
         while !message.is_null() {

@@ -28,8 +28,8 @@ struct TestRun {
     reserved: u32,
 }
 
-/// The answer, and nanoseconds that a run took on average. The packet as it was left goes to `output`, whose length is
-/// then how much of it there is.
+/// The answer, and nanoseconds that a run took on average. The packet as it was left goes to `output`, whose
+/// length is then how much of it there is.
 pub(crate) fn test_run(
     program: BorrowedFd<'_>,
     packet: &[u8],
@@ -42,8 +42,8 @@ pub(crate) fn test_run(
         data_out: if output.is_empty() { 0 } else { output.as_mut_ptr() as u64 },
         ..asked(program, packet, context, repeat)
     };
-    // SAFETY: packet and context are read, at most `data_size_out` bytes of the output are written; all live across the
-    // call.
+    // SAFETY: packet and context are read, at most `data_size_out` bytes of the output are written; all live
+    // across the call.
     unsafe { bpf(Command::TestRun, &mut attribute) }?;
     output.truncate(attribute.data_size_out as usize);
     Ok((attribute.answer, attribute.duration))

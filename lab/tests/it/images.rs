@@ -16,7 +16,8 @@ fn the_walkthroughs_images_run() {
     }
     // Below the node's own cgroup, so that the lab's end is theirs.
     let ctr_run = |name: &str| format!("ctr -n k8s.io run --cgroup /{}/node1/{name}", lab.name());
-    // `ctr` itself loses what a container writes that ends before its pipes are open: the shim writes into a file.
+    // `ctr` itself loses what a container writes that ends before its pipes are open: the shim writes into a
+    // file.
     let out = tempfile::tempdir().unwrap();
     let run = |image: &str, name: &str, what: &str| {
         let file = out.path().join(name);

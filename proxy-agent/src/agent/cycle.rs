@@ -127,8 +127,8 @@ impl Agent {
         }
     }
 
-    /// Brings the maps up to date, then what follows from nodes. Nothing before every watch has listed once: until then
-    /// what an earlier agent wrote stays in force.
+    /// Brings the maps up to date, then what follows from nodes. Nothing before every watch has listed once:
+    /// until then what an earlier agent wrote stays in force.
     async fn sync(&mut self) {
         self.due.sync_at = None;
         if !self.intake.is_complete() {
@@ -196,7 +196,8 @@ impl Agent {
         }
     }
 
-    /// The timed comparison of the maps with what we believe of them; what differs is repaired by the next sync.
+    /// The timed comparison of the maps with what we believe of them; what differs is repaired by the next
+    /// sync.
     async fn compare(&mut self) {
         if !self.intake.is_complete() {
             return;

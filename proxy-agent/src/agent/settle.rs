@@ -1,4 +1,5 @@
-//! What follows from the node: its set-up is kept whole, and what Nodes claim is judged by what it has around it.
+//! What follows from the node: its set-up is kept whole, and what Nodes claim is judged by what it has around
+//! it.
 
 use std::time::Duration;
 

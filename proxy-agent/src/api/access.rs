@@ -25,7 +25,8 @@ pub(crate) fn lock(run_dir: &Path) -> Result<File, AgentError> {
 /// Name of the lock file in the run folder.
 pub(crate) const LOCK: &str = "proxy.lock";
 
-/// The server's addresses, as far as they can be found out: its name may not be known before the network is there.
+/// The server's addresses, as far as they can be found out: its name may not be known before the network is
+/// there.
 pub(crate) async fn addresses(server: &Connection) -> Vec<IpAddr> {
     let found = server.addresses().await;
     if found.is_empty() {

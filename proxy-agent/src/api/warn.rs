@@ -12,8 +12,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{agent::at, tell::metrics::Metrics};
 
-/// Warnings that stand, shared by the loop that finds them and the task that tells the API server: a slow server holds
-/// nobody up, and there is never more to tell than Services that have a warning.
+/// Warnings that stand, shared by the loop that finds them and the task that tells the API server: a slow
+/// server holds nobody up, and there is never more to tell than Services that have a warning.
 #[derive(Clone, Default)]
 pub(crate) struct Warnings(Arc<Shared>);
 
@@ -41,8 +41,9 @@ struct Concern {
 }
 
 impl Warnings {
-    /// After a plan: looks at the services that it looked at, and at those with a warning where nodes changed, since another
-    /// node may now be the one to tell. `besides`: what the state of a Service alone doesn't say, and what of Nodes is not believed.
+    /// After a plan: looks at the services that it looked at, and at those with a warning where nodes
+    /// changed, since another node may now be the one to tell. `besides`: what the state of a Service alone
+    /// doesn't say, and what of Nodes is not believed.
     pub fn note(
         &self,
         state: &State,
@@ -130,7 +131,8 @@ impl Concern {
 /// How long until a warning that stands is told again, at first and at most. Events live for an hour.
 const REPEAT_MIN: Duration = Duration::from_secs(5);
 const REPEAT_MAX: Duration = Duration::from_secs(1800);
-/// What a node may load the API server with (client-go's figures for one source are 25 and five minutes, for one object).
+/// What a node may load the API server with (client-go's figures for one source are 25 and five minutes, for
+/// one object).
 const RATE: Rate = Rate { burst: 25, refill: Duration::from_secs(5) };
 
 /// Writes an Event for each warning as it comes up, and counts it on while it stands, until it is dropped.
@@ -218,7 +220,8 @@ impl Teller {
                     continue;
                 };
                 match self.told.get_mut(&id).filter(|told| told.uid == *uid) {
-                    // Another note is another Event: the API lets nothing of one be changed but its count. It waits its turn.
+                    // Another note is another Event: the API lets nothing of one be changed but its count. It
+                    // waits its turn.
                     Some(told) => {
                         if told.warning != *warning {
                             told.name = None;

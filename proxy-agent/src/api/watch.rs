@@ -28,8 +28,8 @@ impl Kind {
         }
     }
 
-    /// Whether there may be no such objects to see: API servers before 1.33 don't have ServiceCIDRs, and a role written for
-    /// an older agent doesn't allow them.
+    /// Whether there may be no such objects to see: API servers before 1.33 don't have ServiceCIDRs, and a
+    /// role written for an older agent doesn't allow them.
     fn may_be_absent(self) -> bool {
         self == Kind::ServiceCidrs
     }
@@ -109,7 +109,8 @@ pub(crate) async fn follow(
     }
 }
 
-/// An object that we can't read (its shape is not Kubernetes') is left out and named; the others are not held up.
+/// An object that we can't read (its shape is not Kubernetes') is left out and named; the others are not held
+/// up.
 fn parse(kind: Kind, object: skerry_client::Object<'_>) -> Option<(ObjectKey, Object)> {
     fn read<T: DeserializeOwned>(
         object: skerry_client::Object<'_>,

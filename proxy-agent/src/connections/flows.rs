@@ -31,8 +31,9 @@ impl Flows {
         Ok(Flows { table: FlowTable::open(&pins.maps())?, sockets: Map::open(&pins.map(map::SOCKETS))? })
     }
 
-    /// Ends UDP flows whose backend, frontend or service is gone, so that their next packet is balanced anew. Compares
-    /// levels, not edges: a service that was deleted while we were away is found as well. Returns how many ended.
+    /// Ends UDP flows whose backend, frontend or service is gone, so that their next packet is balanced anew.
+    /// Compares levels, not edges: a service that was deleted while we were away is found as well. Returns
+    /// how many ended.
     pub fn end_stale_udp(&self, actual: &Actual) -> Result<usize, FlowsError> {
         let stale = self.table.find(|key, flow| !actual.udp_flow_is_current(key, flow))?;
         let mut ended = self.table.forget(&stale)?;
@@ -51,7 +52,8 @@ impl Flows {
         Ok(ended + sockets::end(Protocol::Udp, &connected.collect())?)
     }
 
-    /// The TCP flows, by their forward entry, that `is_gone` says of their service's number and their backend.
+    /// The TCP flows, by their forward entry, that `is_gone` says of their service's number and their
+    /// backend.
     pub fn tcp_by_backend(&self, is_gone: impl Fn(u32, (Addr, Be16)) -> bool) -> Result<Vec<Tuple>, Error> {
         self.table.find(|key, flow| {
             let is_open = flow.service_id != 0 && flow.state != flow_state::CLOSING;
@@ -84,8 +86,8 @@ pub(crate) async fn collect_forever(table: FlowTable, pins: Pins, every: Duratio
     }
 }
 
-/// A socket's datagrams stick to a backend (`CHOICE`: service address → backend); answers are shown as coming from the
-/// service (backend → service address).
+/// A socket's datagrams stick to a backend (`CHOICE`: service address → backend); answers are shown as coming
+/// from the service (backend → service address).
 fn socket_is_current(actual: &Actual, key: &SocketKey, origin: &SocketOrigin) -> bool {
     let pair = |service: (Addr, Be16), backend: (Addr, Be16)| {
         actual.udp_backend_is_current(service, origin.service_id, backend)

@@ -7,8 +7,8 @@ use std::{
 
 use cni_plugin::{StateError, records};
 
-/// Paths of the namespaces of all pods that are attached, each once; none where the plugin was never called. What is no record is
-/// passed over: the plugin tells of it itself when its pod goes.
+/// Paths of the namespaces of all pods that are attached, each once; none where the plugin was never called.
+/// What is no record is passed over: the plugin tells of it itself when its pod goes.
 pub(crate) fn paths(cni_state_dir: &Path) -> Result<BTreeSet<PathBuf>, StateError> {
     let (found, unreadable) = records(cni_state_dir)?;
     if !unreadable.is_empty() {

@@ -1,5 +1,5 @@
-//! Ends TCP connections to endpoints that are gone, of Services that ask for it. Compares levels, not edges: what an earlier
-//! agent has left is found as well.
+//! Ends TCP connections to endpoints that are gone, of Services that ask for it. Compares levels, not edges:
+//! what an earlier agent has left is found as well.
 
 use std::{
     collections::HashSet,
@@ -28,7 +28,8 @@ use crate::{
 };
 use skerry_vocabulary::chain;
 
-/// So long an endpoint must be gone from all slices: one that moves from one slice to another is in neither for a moment.
+/// So long an endpoint must be gone from all slices: one that moves from one slice to another is in neither
+/// for a moment.
 const GONE_FOR: Duration = Duration::from_secs(1);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(5);
@@ -78,7 +79,8 @@ pub(crate) struct Resetter {
     flows: Flows,
     cni_state_dir: PathBuf,
     standing: Standing<Connection>,
-    /// Sockets that were looked for everywhere: their entries in `PEERS` stay until another socket takes the place.
+    /// Sockets that were looked for everywhere: their entries in `PEERS` stay until another socket takes the
+    /// place.
     done: HashSet<Connected>,
     is_warned: bool,
 }
@@ -172,7 +174,8 @@ fn end_in(path: &Path, sockets: &HashSet<Connected>) -> Result<usize, ResetError
     Ok(ended.map_err(ResetError::Enter)??)
 }
 
-/// Looks whenever `resets` has changed, and as long as something is about to be due; off the loop that events wait for.
+/// Looks whenever `resets` has changed, and as long as something is about to be due; off the loop that events
+/// wait for.
 pub(crate) async fn reset_forever(
     resetter: Resetter,
     mut resets: channel::Receiver<Resets>,
@@ -187,7 +190,8 @@ pub(crate) async fn reset_forever(
                 if changed.is_err() {
                     return;
                 }
-                // Once more afterwards: a program that read a frontend just before may make a connection after this look.
+                // Once more afterwards: a program that read a frontend just before may make a connection
+                // after this look.
                 look_at = Some(Instant::now() + GONE_FOR);
             }
             () = at(look_at) => look_at = None,
@@ -230,7 +234,8 @@ pub(crate) async fn reset_forever(
     }
 }
 
-/// What cannot be done at all is said once, everything else each time; of many namespaces the first stands for all.
+/// What cannot be done at all is said once, everything else each time; of many namespaces the first stands
+/// for all.
 fn report(errors: &[ResetError], is_warned: &mut bool) {
     let (for_good, others): (Vec<_>, Vec<_>) = errors.iter().partition(|error| error.is_for_good());
     if let Some(first) = for_good.first()

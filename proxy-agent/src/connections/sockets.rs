@@ -26,8 +26,8 @@ impl Protocol {
         }
     }
 
-    /// A bit for each state (`net/tcp_states.h`). Of TCP those in which somebody may wait for the peer: SYN_SENT,
-    /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2 and CLOSE_WAIT.
+    /// A bit for each state (`net/tcp_states.h`). Of TCP those in which somebody may wait for the peer:
+    /// SYN_SENT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2 and CLOSE_WAIT.
     fn states(self) -> u32 {
         match self {
             Protocol::Udp => u32::MAX,
@@ -116,9 +116,9 @@ struct Answer {
     id: SocketId,
 }
 
-/// Ends those of the sockets of the calling thread's network namespace that are in `stuck`: their owners get ECONNABORTED
-/// and make new ones, which are balanced anew. A connected socket's peer can't be changed from outside, so this is the only
-/// way off a backend that is gone. Returns how many ended.
+/// Ends those of the sockets of the calling thread's network namespace that are in `stuck`: their owners get
+/// ECONNABORTED and make new ones, which are balanced anew. A connected socket's peer can't be changed from
+/// outside, so this is the only way off a backend that is gone. Returns how many ended.
 pub(crate) fn end(protocol: Protocol, stuck: &HashSet<Connected>) -> Result<usize, SocketsError> {
     if stuck.is_empty() {
         return Ok(0);

@@ -13,7 +13,8 @@ use skerry_kernel::Update;
 use super::{Node, NodeError, network::reached};
 
 impl Node {
-    /// What Nodes may not take away: this node's own addresses, its gateways, the way to the API server, routes of others.
+    /// What Nodes may not take away: this node's own addresses, its gateways, the way to the API server,
+    /// routes of others.
     pub async fn bounds(&self, claimed: &HashSet<IpNetwork>) -> Result<Bounds, NodeError> {
         let around = self.network.surroundings(claimed).await?;
         let ways_out = self.ways_out();
@@ -70,8 +71,8 @@ fn own_flags(ip: IpAddr, is_reached: bool, node_port_addresses: &[IpNetwork]) ->
     endpoint_flag::NODE | if serves { endpoint_flag::NODE_PORT } else { 0 }
 }
 
-/// The loopback addresses that NodePorts are served on: where a chosen range lies within the loopback. One that merely covers
-/// it (`0.0.0.0/0`) does not ask for that.
+/// The loopback addresses that NodePorts are served on: where a chosen range lies within the loopback. One
+/// that merely covers it (`0.0.0.0/0`) does not ask for that.
 fn served_loopback(node_port_addresses: &[IpNetwork]) -> impl Iterator<Item = IpAddr> {
     [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)].into_iter().filter(|ip| {
         node_port_addresses.iter().any(|cidr| cidr.network().is_loopback() && cidr.contains(*ip))

@@ -24,8 +24,8 @@ pub enum ConflistError {
 /// Name of the plugin's binary: `type` in the configuration.
 pub(crate) const PLUGIN: &str = "skerry-cni";
 
-/// Tells the container runtime that pods can be connected now. The last thing that is done at start; writes only what
-/// has changed. Version 1.0.0 because containerd 1.6 refuses ADD under 1.1.0.
+/// Tells the container runtime that pods can be connected now. The last thing that is done at start; writes
+/// only what has changed. Version 1.0.0 because containerd 1.6 refuses ADD under 1.1.0.
 pub(crate) fn write(
     dir: &Path,
     mtu: u32,
@@ -76,9 +76,9 @@ pub(crate) fn foreign_before_ours(dir: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// Copies the plugin to where the runtime looks for it. containerd before 2.0 wants a `loopback` plugin there as well:
-/// where there is none the same program answers for it, as a copy of its own, so that whoever copies another one over
-/// it later does not write into ours.
+/// Copies the plugin to where the runtime looks for it. containerd before 2.0 wants a `loopback` plugin there
+/// as well: where there is none the same program answers for it, as a copy of its own, so that whoever copies
+/// another one over it later does not write into ours.
 pub(crate) fn install(binary: &CniBinary) -> Result<(), ConflistError> {
     let failed = |to: &Path| {
         let to = to.to_owned();
@@ -107,7 +107,8 @@ fn install_as(to: &Path, contents: &[u8], there: Option<&[u8]>) -> std::io::Resu
     std::fs::rename(&fresh, to)
 }
 
-/// Takes the CNI plugin out of the runtime's folder, and its copy that stands in for `loopback`; one of others stays.
+/// Takes the CNI plugin out of the runtime's folder, and its copy that stands in for `loopback`; one of
+/// others stays.
 ///
 /// # Errors
 /// What could not be removed.

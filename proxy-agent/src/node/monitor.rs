@@ -11,8 +11,8 @@ use crate::node::network::ROUTE_PROTOCOL;
 #[error("listen for changes of devices, addresses and routes")]
 pub struct MonitorError(#[source] std::io::Error);
 
-/// Says when devices, addresses or default routes changed in a way that may concern a node. The socket is open when this returns; a
-/// burst of changes is one message.
+/// Says when devices, addresses or default routes changed in a way that may concern a node. The socket is
+/// open when this returns; a burst of changes is one message.
 ///
 /// # Errors
 /// The kernel refuses the socket.
@@ -48,7 +48,8 @@ pub fn monitor(to: mpsc::Sender<()>) -> Result<impl Future<Output = ()>, Monitor
     })
 }
 
-/// Pods' devices come and go all the time, and each gets a link-local address by itself: these are none of ours.
+/// Pods' devices come and go all the time, and each gets a link-local address by itself: these are none of
+/// ours.
 fn concerns_us(message: &RouteNetlinkMessage) -> bool {
     use netlink_packet_route::link::LinkAttribute;
     match message {

@@ -128,8 +128,8 @@ impl Network {
         Ok(Network { handle })
     }
 
-    /// The device towards the other nodes and the node's addresses there: what the configuration says, and of what it doesn't say
-    /// what the machine has at the moment.
+    /// The device towards the other nodes and the node's addresses there: what the configuration says, and of
+    /// what it doesn't say what the machine has at the moment.
     pub async fn find_uplink(&self, config: &Config) -> Result<Uplink, NetworkError> {
         let given = &config.node_ips;
         let addresses = self.addresses().await?;

@@ -6,8 +6,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// What we changed on the machine and what stood there before, so that [`crate::cleanup`] can put it back. Kept in a
-/// file of the run folder, which goes with a reboot as the settings do.
+/// What we changed on the machine and what stood there before, so that [`crate::cleanup`] can put it back.
+/// Kept in a file of the run folder, which goes with a reboot as the settings do.
 #[derive(Debug)]
 pub(crate) struct Settings {
     file: PathBuf,
@@ -40,7 +40,8 @@ pub enum SettingsError {
 
 const FILE: &str = "proxy-settings.json";
 const PROC_SYS: &str = "/proc/sys";
-/// Where a container without privileges, whose own `/proc/sys` is read-only, has the settings of its network namespace.
+/// Where a container without privileges, whose own `/proc/sys` is read-only, has the settings of its network
+/// namespace.
 const PROC_SYS_OF_HOST: &str = "/host/proc/sys";
 
 impl Settings {
@@ -63,16 +64,16 @@ impl Settings {
         has_v6_pods: bool,
     ) -> Result<(), SettingsError> {
         self.raise("net/ipv4/ip_forward", |_| Some("1"))?;
-        // Strict reverse path filtering (1) would drop what is balanced on arrival; the kernel takes the larger of
-        // `all` and the device's.
+        // Strict reverse path filtering (1) would drop what is balanced on arrival; the kernel takes the
+        // larger of `all` and the device's.
         self.raise("net/ipv4/conf/all/rp_filter", |value| (value == "1").then_some("2"))?;
         for uplink in uplinks {
             self.raise(&format!("net/ipv4/conf/{uplink}/rp_filter"), |value| (value == "1").then_some("2"))?;
         }
         write(&format!("net/ipv4/conf/{overlay}/rp_filter"), "0")?;
         if has_v6_pods {
-            // A router listens to no advertisements unless told so (2): without this the node would lose the default route
-            // and the addresses that it has from them.
+            // A router listens to no advertisements unless told so (2): without this the node would lose the
+            // default route and the addresses that it has from them.
             for uplink in uplinks {
                 self.raise(&format!("net/ipv6/conf/{uplink}/accept_ra"), |value| {
                     (value == "1").then_some("2")
@@ -88,7 +89,8 @@ impl Settings {
         self.keep()
     }
 
-    /// Puts every setting back and forgets it. A BPF file system of ours that others have pins on by now stays.
+    /// Puts every setting back and forgets it. A BPF file system of ours that others have pins on by now
+    /// stays.
     pub fn restore(mut self) -> Vec<SettingsError> {
         let mut errors = Vec::new();
         if let Some(path) = self.record.mount.take()

@@ -1,5 +1,5 @@
-//! What was answered for last, for an agent that starts while the API server is away. It lies in the run folder, so it does
-//! not outlive a boot.
+//! What was answered for last, for an agent that starts while the API server is away. It lies in the run
+//! folder, so it does not outlive a boot.
 
 use std::{
     collections::BTreeSet,

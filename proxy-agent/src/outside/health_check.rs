@@ -1,5 +1,6 @@
-//! What load balancers ask: for each Service with a `healthCheckNodePort` how many endpoints this node has, and at one port
-//! for all whether the node should get traffic at all. Paths, shapes and headers are kube-proxy's.
+//! What load balancers ask: for each Service with a `healthCheckNodePort` how many endpoints this node has,
+//! and at one port for all whether the node should get traffic at all. Paths, shapes and headers are
+//! kube-proxy's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +35,8 @@ use skerry_vocabulary::chain;
 
 /// Where the number of local endpoints stands besides the body (kube-proxy since 1.28).
 const WEIGHT: &str = "x-load-balancing-endpoint-weight";
-/// Changes that could not be written to the maps for longer make the proxy unhealthy; kube-proxy waits as long.
+/// Changes that could not be written to the maps for longer make the proxy unhealthy; kube-proxy waits as
+/// long.
 const STUCK: Duration = Duration::from_secs(60);
 
 /// A port for health checks could not be had.
@@ -224,8 +226,8 @@ fn service_answer(health: &ServiceHealth, is_healthy: bool) -> Response<Full<Byt
     response
 }
 
-/// `/livez` is for whoever restarts the proxy, `/healthz` for who sends traffic: of a node that is about to go only the
-/// latter keeps away (KEP-3836).
+/// `/livez` is for whoever restarts the proxy, `/healthz` for who sends traffic: of a node that is about to
+/// go only the latter keeps away (KEP-3836).
 fn node_answer(
     path: &str,
     is_healthy: bool,

@@ -96,7 +96,8 @@ pub(crate) struct Changes {
     pub repinned: u32,
 }
 
-/// Keeps every program at its hook: through pinned links, which stay when we go, or, on devices, through filters, which do too.
+/// Keeps every program at its hook: through pinned links, which stay when we go, or, on devices, through
+/// filters, which do too.
 pub(crate) struct Attachments {
     /// Whether the node's own devices have links (Linux 6.6); else filters, as pods' devices have.
     has_tcx: bool,
@@ -143,8 +144,8 @@ impl Attachments {
         Ok(Attachments { has_tcx, pins, programs: with_ids, cgroup, cgroup_path, cgroup_id, hooks, held })
     }
 
-    /// Brings every attachment to the loaded programs: kept links get them by an atomic update, missing ones are made.
-    /// Called at start, on a timer and when devices change; does nothing where nothing is to do.
+    /// Brings every attachment to the loaded programs: kept links get them by an atomic update, missing ones
+    /// are made. Called at start, on a timer and when devices change; does nothing where nothing is to do.
     pub fn ensure(&mut self) -> Result<Changes, AttachError> {
         let mut changes = Changes { repinned: self.restore_pins()?, ..Changes::default() };
         for (hook, direction) in OVERLAY_HOOKS {
@@ -171,8 +172,8 @@ impl Attachments {
         Ok(changes)
     }
 
-    /// Pins again what has lost its pin, with the folders and the file system below them. What it was pinned to goes on all the
-    /// while, since we hold it. Nothing to do is the rule.
+    /// Pins again what has lost its pin, with the folders and the file system below them. What it was pinned
+    /// to goes on all the while, since we hold it. Nothing to do is the rule.
     pub fn restore_pins(&self) -> Result<u32, AttachError> {
         self.held.restore().map_err(AttachError::Hold)
     }
@@ -259,7 +260,8 @@ impl Attachments {
         let index = ifindex(device).map_err(failed)?;
         let target = LinkTarget::Xdp { ifindex: index };
         let path = self.pins.link(hook, device);
-        // Ours runs where it may not any more. No link moves; until the new one is there the tc program does everything.
+        // Ours runs where it may not any more. No link moves; until the new one is there the tc program does
+        // everything.
         let now = xdp_mode(index).map_err(failed)?;
         if now.is_some_and(|now| !choice.allows(now))
             && let Ok(link) = Link::open(&path)
@@ -323,7 +325,8 @@ impl Attachments {
             || (device == self.hooks.overlay && OVERLAY_HOOKS.iter().any(|(name, _)| *name == hook))
     }
 
-    /// Pods' links get the new programs; pins whose device is gone (of pods, or of an uplink that was renamed) go too.
+    /// Pods' links get the new programs; pins whose device is gone (of pods, or of an uplink that was
+    /// renamed) go too.
     fn pods_and_leftovers(&self, changes: &mut Changes) -> Result<(), AttachError> {
         for name in self.pins.link_names()? {
             let Some((hook, device)) = Pins::hook_and_device(&name) else { continue };

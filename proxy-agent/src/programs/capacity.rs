@@ -1,5 +1,5 @@
-//! How large the maps of services are to be. They are made anew, larger, as an upgrade makes them: what is attached goes on
-//! by the old ones until the new ones are filled.
+//! How large the maps of services are to be. They are made anew, larger, as an upgrade makes them: what is
+//! attached goes on by the old ones until the new ones are filled.
 
 use bytemuck::Pod;
 use proxy_abi::{Frontend, FrontendKey, MAPS, Member, Slot, SourceRangeKey, map};
@@ -20,7 +20,8 @@ pub(crate) enum EnlargeError {
     Map(#[from] Error),
 }
 
-/// The sizes to ask for when this is wanted, or `None`: it fits, or was asked for already, or takes more than `max_bytes`.
+/// The sizes to ask for when this is wanted, or `None`: it fits, or was asked for already, or takes more than
+/// `max_bytes`.
 pub(crate) fn larger(demand: &Demand, now: &Limits, asked: &MapSizes, max_bytes: u64) -> Option<MapSizes> {
     let size = |demand: u64, now: u32, asked: u32| {
         // A quarter more, so that the next Service finds room.
@@ -51,11 +52,12 @@ pub(crate) fn larger(demand: &Demand, now: &Limits, asked: &MapSizes, max_bytes:
     Some(sizes)
 }
 
-/// Makes the maps of services anew where one is smaller than it should be, all of them: frontends and the slots that they
-/// point to belong together. True if so. What is attached keeps the old ones.
+/// Makes the maps of services anew where one is smaller than it should be, all of them: frontends and the
+/// slots that they point to belong together. True if so. What is attached keeps the old ones.
 pub(crate) fn enlarge(pins: &Pins, sizes: &MapSizes) -> Result<bool, EnlargeError> {
     let fresh = |name: &str| pins.map(&format!("{name}-new"));
-    // Killed between the first and the last of them: the rest follows, or frontends would point into other slots.
+    // Killed between the first and the last of them: the rest follows, or frontends would point into other
+    // slots.
     let names = tables(sizes).map(|(name, _)| name);
     if !fresh(names[0]).exists() && fresh(map::FRONTENDS).exists() {
         for name in names.into_iter().filter(|name| fresh(name).exists()) {
@@ -103,11 +105,13 @@ fn pin<K: Pod, V: Pod>(spec: &MapSpec<'_>, path: &std::path::Path) -> Result<(),
     Map::<K, V>::create(spec)?.pin(path)
 }
 
-/// The maps that say what Services there are: frontends point into the slots, and name the others' entries by number. They are
-/// changed together, or programs of another version would see elements of theirs given to somebody else.
+/// The maps that say what Services there are: frontends point into the slots, and name the others' entries by
+/// number. They are changed together, or programs of another version would see elements of theirs given to
+/// somebody else.
 pub(crate) const OF_SERVICES: [&str; 4] = [map::SOURCE_RANGES, map::MEMBERS, map::SLOTS, map::FRONTENDS];
 
-/// In the order in which they are put in place: the frontends last, so that whoever finds the old ones finds all old.
+/// In the order in which they are put in place: the frontends last, so that whoever finds the old ones finds
+/// all old.
 fn tables(sizes: &MapSizes) -> [(&'static str, u32); 4] {
     let sizes = [sizes.source_ranges, sizes.members, sizes.slots, sizes.frontends];
     std::array::from_fn(|index| (OF_SERVICES[index], sizes[index]))
@@ -134,8 +138,8 @@ pub(crate) fn default_max_bytes() -> u64 {
     memory_bytes().map_or(64 << 20, |bytes| bytes / 8)
 }
 
-/// Entries of flows, two a connection: what a sixteenth of the machine's memory holds, within bounds. Memory is taken only
-/// for those that there are.
+/// Entries of flows, two a connection: what a sixteenth of the machine's memory holds, within bounds. Memory
+/// is taken only for those that there are.
 pub(crate) fn default_flows() -> u32 {
     const BOUNDS: (u64, u64) = (65_536, 524_288);
     let room = memory_bytes().unwrap_or(0) / 16 / element_bytes(map::FLOWS);

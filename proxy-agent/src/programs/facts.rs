@@ -17,7 +17,8 @@ pub(crate) struct Found<'a> {
     pub flow_queue: u32,
     /// `None`: our Node is not known yet; what the maps say stays.
     pub routers: Option<&'a [IpAddr]>,
-    /// What ServiceCIDR objects say; none: what the configuration says. `None`: not known yet; what the maps say stays.
+    /// What ServiceCIDR objects say; none: what the configuration says. `None`: not known yet; what the maps
+    /// say stays.
     pub service_ranges: Option<&'a [IpNetwork]>,
 }
 
@@ -90,8 +91,9 @@ const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
 /// Ports below may not be bound by everybody: answers to them look odd to firewalls.
 const FIRST_UNPRIVILEGED: u16 = 1024;
 
-/// Where SNAT takes its source ports from by default. A translated flow is told from the node's own by all five numbers,
-/// so what counts is to stay off the ports that the kernel gives to sockets which dial out, and off the NodePorts.
+/// Where SNAT takes its source ports from by default. A translated flow is told from the node's own by all
+/// five numbers, so what counts is to stay off the ports that the kernel gives to sockets which dial out, and
+/// off the NodePorts.
 fn default_snat_ports(node_ports: &RangeInclusive<u16>) -> RangeInclusive<u16> {
     let text = settings::read("net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut numbers = text.split_whitespace().map_while(|number| number.parse::<u16>().ok());

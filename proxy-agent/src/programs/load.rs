@@ -36,8 +36,8 @@ const MOST_THREADS: usize = 4;
 pub(crate) struct Programs {
     pub by_name: HashMap<&'static str, Program>,
     pub events: RingBuf<MapData>,
-    /// The maps were another version's or too small: some are new and empty. What is attached still reads the old ones, and must stay
-    /// until the new ones are filled.
+    /// The maps were another version's or too small: some are new and empty. What is attached still reads the
+    /// old ones, and must stay until the new ones are filled.
     pub must_fill: bool,
     /// No agent was here before: the maps are empty.
     pub are_fresh: bool,
@@ -78,8 +78,9 @@ pub enum LoadError {
 
 /// `besides`: a program that not every node has.
 ///
-/// Creates or takes up the pinned maps (below folders that [`Pins::prepare`] made) and loads the programs against them. Nothing is attached yet, and what is
-/// attached is not touched; the program pins show the new programs when this returns.
+/// Creates or takes up the pinned maps (below folders that [`Pins::prepare`] made) and loads the programs
+/// against them. Nothing is attached yet, and what is attached is not touched; the program pins show the new
+/// programs when this returns.
 pub(crate) fn load(
     pins: &Pins,
     sizes: &MapSizes,
@@ -179,10 +180,10 @@ fn load_program(pins: &Pins, name: &'static str, program: &mut Loaded) -> Result
     Ok(program)
 }
 
-/// Unpins maps that another version made in another layout: what it attached keeps them, for as long as it runs. Of the maps of
-/// Services all go with one, the frontends first: without them the next agent goes on here if this one is killed. Flows are moved
-/// aside where they can be [adopted](old_flows). Pods and sockets must be kept, or nothing is changed. Returns whether an agent
-/// of another version wrote last.
+/// Unpins maps that another version made in another layout: what it attached keeps them, for as long as it
+/// runs. Of the maps of Services all go with one, the frontends first: without them the next agent goes on
+/// here if this one is killed. Flows are moved aside where they can be [adopted](old_flows). Pods and sockets
+/// must be kept, or nothing is changed. Returns whether an agent of another version wrote last.
 fn make_room(pins: &Pins) -> Result<bool, LoadError> {
     let found = abi_version(pins)?;
     let mut others = Vec::new();
@@ -234,8 +235,8 @@ fn abi_version(pins: &Pins) -> Result<u32, LoadError> {
     }
 }
 
-/// Programs are attached, and the frontends that the next ones would use are not written yet: an agent was killed between
-/// making and filling them, or is just about to do both.
+/// Programs are attached, and the frontends that the next ones would use are not written yet: an agent was
+/// killed between making and filling them, or is just about to do both.
 fn is_to_be_filled(pins: &Pins) -> Result<bool, LoadError> {
     let path = pins.map(map::FRONTENDS);
     if !path.exists() || pins.link_names()?.is_empty() {

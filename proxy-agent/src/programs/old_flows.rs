@@ -1,9 +1,9 @@
-//! Flows that programs of older versions keep, in other places or another layout: they come along, or an upgrade would cut
-//! connections.
+//! Flows that programs of older versions keep, in other places or another layout: they come along, or an
+//! upgrade would cut connections.
 //!
-//! Up to ABI 5 a flow had no [`Path`](proxy_abi::Path), up to ABI 3 it was in `FLOWS_NEW` until it was answered. What is
-//! attached when an agent starts goes on with the old tables until it is replaced, so they are copied when the new table is
-//! made, and once more when all programs use it.
+//! Up to ABI 5 a flow had no [`Path`](proxy_abi::Path), up to ABI 3 it was in `FLOWS_NEW` until it was
+//! answered. What is attached when an agent starts goes on with the old tables until it is replaced, so they
+//! are copied when the new table is made, and once more when all programs use it.
 
 use std::path::PathBuf;
 
@@ -54,8 +54,8 @@ pub(crate) fn entries(pins: &Pins) -> Result<Vec<(Tuple, Flow)>, Error> {
     Ok(all)
 }
 
-/// Copies them to where programs of today look for them; of a flow that is there already the one holds that had a packet
-/// last. Returns how many entries were copied. Those for which there is no room stay behind.
+/// Copies them to where programs of today look for them; of a flow that is there already the one holds that
+/// had a packet last. Returns how many entries were copied. Those for which there is no room stay behind.
 pub(crate) fn adopt(pins: &Pins) -> Result<usize, Error> {
     let old = entries(pins)?;
     if old.is_empty() {

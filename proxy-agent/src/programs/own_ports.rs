@@ -14,8 +14,8 @@ pub(crate) fn is_missing(pins: &Pins) -> bool {
     has_flows && !pins.map(map::OWN_PORTS).exists()
 }
 
-/// Marks the ports of all flows that came in from outside, adopted ones among them. One mark too many costs a look-up, so a
-/// flow's both ports get both.
+/// Marks the ports of all flows that came in from outside, adopted ones among them. One mark too many costs a
+/// look-up, so a flow's both ports get both.
 pub(crate) fn mark(pins: &Pins) -> Result<(), Error> {
     let marks: Map<u32, OwnPorts> = Map::open(&pins.map(map::OWN_PORTS))?;
     let flows: Map<Tuple, Flow> = Map::open(&pins.map(map::FLOWS))?;

@@ -48,8 +48,8 @@ impl Pins {
         self.root.join("progs").join(name)
     }
 
-    /// `hook` is the program's name; `device` is `cgroup` for the socket hooks. The BPF file system allows no dots in
-    /// names (`eth0.100`), and devices' names have no colons.
+    /// `hook` is the program's name; `device` is `cgroup` for the socket hooks. The BPF file system allows no
+    /// dots in names (`eth0.100`), and devices' names have no colons.
     pub fn link(&self, hook: &str, device: &str) -> PathBuf {
         self.links().join(format!("{hook}-{}", device.replace('.', ":")))
     }
@@ -64,7 +64,8 @@ impl Pins {
         self.root.join("links")
     }
 
-    /// Mounts a BPF file system if the root is not on one, and makes the folders. Returns where it had to mount.
+    /// Mounts a BPF file system if the root is not on one, and makes the folders. Returns where it had to
+    /// mount.
     pub fn prepare(&self) -> Result<Option<PathBuf>, PinsError> {
         let existing = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let failed = |path: &Path| {

@@ -9,7 +9,8 @@ use skerry_vocabulary::chain;
 
 use crate::tell::admin::Line;
 
-/// Tells whoever follows of each dropped packet, until it is dropped itself. The ring is emptied even when nobody listens.
+/// Tells whoever follows of each dropped packet, until it is dropped itself. The ring is emptied even when
+/// nobody listens.
 pub(crate) async fn follow_drops(ring: RingBuf<MapData>, followers: Sender<Line>) {
     let Err(error) = tell_each(ring, followers).await;
     tracing::warn!(error = chain(&error), "drop records are not read");

@@ -93,8 +93,8 @@ where
     }
 }
 
-/// Answers each request by its path alone, on a connection of its own, until it is dropped. Connections to addresses of
-/// ours that `serves` refuses are closed at once.
+/// Answers each request by its path alone, on a connection of its own, until it is dropped. Connections to
+/// addresses of ours that `serves` refuses are closed at once.
 pub async fn answer(
     listener: TcpListener,
     serves: impl Fn(IpAddr) -> bool,

@@ -57,7 +57,8 @@ fn a_node_that_claims_others_addresses_takes_nothing_and_is_told() {
         let (underlay, api) = (Underlay::new(), Api::new());
         let (here, agent) = begin(&underlay, &api, cluster);
         let lan = routes(&here, "172.31.0.0/24");
-        // The nodes' own network, a pod of another, the way to the metadata of a cloud; the first even as the oldest of all.
+        // The nodes' own network, a pod of another, the way to the metadata of a cloud; the first even as the
+        // oldest of all.
         node(&api, "lan", "2025-01-01T00:00:00Z", "192.0.2.9", "172.31.0.0/24");
         node(&api, "pod", YOUNG, "172.31.0.67", "10.244.2.4/30");
         node(&api, "meta", YOUNG, "172.31.0.68", "169.254.169.0/24");

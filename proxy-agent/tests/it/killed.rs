@@ -1,5 +1,5 @@
-//! The agent is killed after each of its bpf(2) calls, one start after the other: maps, links and programs half-way in every
-//! place. What it left must serve, and the next one must make it whole.
+//! The agent is killed after each of its bpf(2) calls, one start after the other: maps, links and programs
+//! half-way in every place. What it left must serve, and the next one must make it whole.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 

@@ -1,5 +1,5 @@
-//! The agent on nodes of namespaces, one module a behaviour. Starts itself as a client, a server or an agent in other
-//! namespaces and cgroups, so it has a `main` of its own.
+//! The agent on nodes of namespaces, one module a behaviour. Starts itself as a client, a server or an agent
+//! in other namespaces and cgroups, so it has a `main` of its own.
 
 mod changes;
 mod claims;

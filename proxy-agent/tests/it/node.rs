@@ -305,7 +305,8 @@ fn a_foreign_vxlan_device_and_a_second_agent_are_refused_by_name() {
     assert!(error.contains("another proxy runs") && error.contains("proxy.lock"), "{error}");
 }
 
-/// The younger of two with one address, an endpoint on the loopback: told once, counted on, and over when it is over.
+/// The younger of two with one address, an endpoint on the loopback: told once, counted on, and over when it
+/// is over.
 fn a_services_owner_is_told_by_events() {
     let (underlay, api) = (Underlay::new(), Api::new());
     let node = underlay.node("tells", 1);
@@ -421,7 +422,8 @@ fn maps_are_as_large_as_the_clusters_services_need() {
     agent.wait_ready();
     assert_eq!(frontends(&node).len(), 120);
     assert_eq!(capacity(&node, map::FRONTENDS), 256, "computed before the first is written");
-    // More than 1024 hold: however few of them are known when the map grows, it grows to the same size in the end.
+    // More than 1024 hold: however few of them are known when the map grows, it grows to the same size in the
+    // end.
     services(40..345);
     eventually("they grew while it ran", || (frontends(&node).len() == 1035).then_some(()));
     assert_eq!(capacity(&node, map::FRONTENDS), 2048);
@@ -434,7 +436,8 @@ fn maps_are_as_large_as_the_clusters_services_need() {
     agent.stop().unwrap();
 }
 
-/// A watch whose connection is there and says nothing: what is known stays in force, and what was missed is found.
+/// A watch whose connection is there and says nothing: what is known stays in force, and what was missed is
+/// found.
 fn a_watch_that_stalls_without_closing_is_given_up_and_nothing_is_missed() {
     let (underlay, api) = (Underlay::new(), Api::new());
     let node = underlay.node("stalls", 1);

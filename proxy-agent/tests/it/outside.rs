@@ -1,4 +1,5 @@
-//! What somebody on the link sees of load-balancer addresses and health checks: real ARP, neighbour discovery and HTTP.
+//! What somebody on the link sees of load-balancer addresses and health checks: real ARP, neighbour discovery
+//! and HTTP.
 
 use std::{
     io::{Read, Write},
@@ -157,7 +158,8 @@ fn nobody_answers_for_an_address_that_was_released_or_is_not_ours() {
     // Nothing is left behind by an agent that ends.
     agent.stop().unwrap();
     assert!(!is_answered(V4) && !is_answered(V6));
-    // One that starts while the API server is away goes on where the last one was, until it is told otherwise.
+    // One that starts while the API server is away goes on where the last one was, until it is told
+    // otherwise.
     api.set_away(true);
     let agent = Agent::start(&a, a.config());
     eventually("answered as before", || (is_answered(V4) && is_answered(V6)).then_some(()));

@@ -1,5 +1,6 @@
-//! The agent as the largest clusters have it: 10,000 Services, 5,000 Nodes, 1,000 changes a second, 100,000 endpoints in one
-//! Service. Figures are printed; what is asserted is that nothing is lost, and that nothing is grossly wrong.
+//! The agent as the largest clusters have it: 10,000 Services, 5,000 Nodes, 1,000 changes a second, 100,000
+//! endpoints in one Service. Figures are printed; what is asserted is that nothing is lost, and that nothing
+//! is grossly wrong.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -84,8 +85,8 @@ impl<'a> Subject<'a> {
         self.frontends.lookup(&key).unwrap()
     }
 
-    /// The backends of all services by ClusterIP: the whole maps are read, each slot is checked as a reader would. `None`:
-    /// they changed meanwhile.
+    /// The backends of all services by ClusterIP: the whole maps are read, each slot is checked as a reader
+    /// would. `None`: they changed meanwhile.
     fn backends(&self) -> Option<HashMap<Ipv4Addr, BTreeSet<Ipv4Addr>>> {
         let v4 = |addr: proxy_abi::Addr| match addr.to_ip() {
             std::net::IpAddr::V4(ip) => ip,

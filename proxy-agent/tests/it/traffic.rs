@@ -137,13 +137,14 @@ fn follows() {
 enum End {
     Leave,
     Kill,
-    /// By its own leave; the next one finds maps that another version made: the same programs run on, by maps that the new
-    /// one can't use.
+    /// By its own leave; the next one finds maps that another version made: the same programs run on, by maps
+    /// that the new one can't use.
     OtherVersion,
 }
 
-/// The agent of the near node runs as a process of its own and is ended and started again many times, while new and long-lived connections run through a ClusterIP from a pod's socket hooks and through a
-/// NodePort from outside.
+/// The agent of the near node runs as a process of its own and is ended and started again many times, while
+/// new and long-lived connections run through a ClusterIP from a pod's socket hooks and through a NodePort
+/// from outside.
 fn restarts(times: u32, end: End) {
     let mut scene = Scene::new("TCP");
     // The first agent of this node has set it up; from here on it is a child.
@@ -383,8 +384,8 @@ fn udp_moves() {
     assert_eq!(scene.servers.len(), 2);
 }
 
-/// Budgets P4 and P5 in a debug build on a busy machine: the bounds here are for what is grossly wrong, the figures are
-/// printed.
+/// Budgets P4 and P5 in a debug build on a busy machine: the bounds here are for what is grossly wrong, the
+/// figures are printed.
 fn many() {
     const SERVICES: u16 = 10_000;
     crate::support::log();

@@ -64,7 +64,8 @@ pub fn cases() -> Vec<Case> {
             quoting("192.0.2.77", &udp(a, "203.0.113.9:53"), 11, 0).hop().for_mac(POD_A_MAC),
         ),
         case("what is said of a packet that can't be told is the stack's", out())
-            // A later fragment has no ports, and nobody knows where those of a header that is too short would be.
+            // A later fragment has no ports, and nobody knows where those of a header that is too short would
+            // be.
             .passes(Hook::FromUplink, about_changed(7, 1))
             .passes(Hook::FromUplink, about_changed(0, 0x44))
             .passes(Hook::FromUplink, about_changed(0, 0x65)),

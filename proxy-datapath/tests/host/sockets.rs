@@ -144,7 +144,8 @@ fn a_service_without_endpoints_refuses() {
     assert_eq!(sock_connect(&mut socket, &maps()), SocketVerdict::Refuse);
 }
 
-/// A packet is to vanish, which only a packet can: a pod's connection is left to its device. The node's own has none before it.
+/// A packet is to vanish, which only a packet can: a pod's connection is left to its device. The node's own
+/// has none before it.
 #[test]
 fn what_must_be_dropped_is_left_to_a_pods_device_and_refused_to_the_node() {
     let state = State::standard()

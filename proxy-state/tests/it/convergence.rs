@@ -1,4 +1,5 @@
-//! From any interrupted apply, `apply(plan(desired, actual)) == desired`, and then there is nothing left to do.
+//! From any interrupted apply, `apply(plan(desired, actual)) == desired`, and then there is nothing left to
+//! do.
 
 use std::collections::HashSet;
 
@@ -163,7 +164,8 @@ proptest! {
         prop_assert_eq!(&world.maps.pod_cidrs, &fresh.maps.pod_cidrs);
         prop_assert_eq!(&world.maps.tunnel_peers, &fresh.maps.tunnel_peers);
 
-        // Retired runs are freed once they have rested, and then nothing is left: not now, and not for a restart.
+        // Retired runs are freed once they have rested, and then nothing is left: not now, and not for a
+        // restart.
         world.now_ms += LIMITS.grace_ms;
         world.sync();
         let rest = world.plan();

@@ -208,7 +208,8 @@ enum Event {
         wish: Wish,
         is_all: bool,
     },
-    /// Applies a plan, but is killed after this share of its operations; the next process knows nothing of what is wanted.
+    /// Applies a plan, but is killed after this share of its operations; the next process knows nothing of
+    /// what is wanted.
     Killed {
         share: f64,
     },
@@ -247,8 +248,8 @@ fn told(wish: &Wish) -> BTreeMap<ObjectKey, ServiceTables> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// What is wanted in the end is all that is there, from any interrupted apply; and until all is known nothing that an
-    /// earlier process served, and that nobody has named since, changes.
+    /// What is wanted in the end is all that is there, from any interrupted apply; and until all is known
+    /// nothing that an earlier process served, and that nobody has named since, changes.
     #[test]
     fn any_interrupted_apply_converges_to_what_is_named(
         events in prop::collection::vec(event(), 1..40),

@@ -137,7 +137,8 @@ fn a_local_service_is_announced_where_its_endpoints_are() {
         cluster.endpoints("web", &[("10.244.1.1", host, true, true, false)]);
         assert_eq!(cluster.announcers(ip), [host]);
     }
-    // Of a terminating one and a ready one, the ready one's node; a terminating one alone is better than none.
+    // Of a terminating one and a ready one, the ready one's node; a terminating one alone is better than
+    // none.
     cluster
         .endpoints("web", &[("10.244.1.1", "a", false, true, true), ("10.244.2.1", "b", true, true, false)]);
     assert_eq!(cluster.announcers(ip), ["b"]);

@@ -1,5 +1,5 @@
-//! What of Nodes' claims is believed: ranges where pods may live and nobody else is, each an older Node's before a younger
-//! one's, whatever order they are heard of in.
+//! What of Nodes' claims is believed: ranges where pods may live and nobody else is, each an older Node's
+//! before a younger one's, whatever order they are heard of in.
 
 use std::collections::BTreeSet;
 
@@ -128,7 +128,8 @@ fn where_the_clusters_ranges_are_not_known_nodes_and_services_bound_them() {
     }
 }
 
-/// A Node that is older than all others, with the network of this node: what this node has itself outweighs age.
+/// A Node that is older than all others, with the network of this node: what this node has itself outweighs
+/// age.
 #[test]
 fn an_old_node_takes_no_network_that_this_node_is_in() {
     let mut bounds = Bounds::default();
@@ -140,7 +141,8 @@ fn an_old_node_takes_no_network_that_this_node_is_in() {
     assert_eq!(causes, [Cause::PodRangeUnusable], "{note}");
 }
 
-/// A Node cannot take a pod's traffic, nor make a pod a peer of the tunnel, by an address among another's pods.
+/// A Node cannot take a pod's traffic, nor make a pod a peer of the tunnel, by an address among another's
+/// pods.
 #[test]
 fn an_address_among_pods_is_no_nodes() {
     for bounds in [Bounds::default(), within(&["10.244.0.0/16", "fd00:10:244::/48"])] {

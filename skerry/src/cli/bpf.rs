@@ -295,7 +295,8 @@ fn sockets(maps: &Maps) -> anyhow::Result<Sheet> {
     let mut sheet = Sheet::new(&["protocol", "service-address", "backend", "service", "cookie", "kind"]);
     for (key, origin) in maps.entries::<SocketKey, SocketOrigin>(map::SOCKETS)? {
         let (one, other) = (socket(key.addr, key.port), socket(origin.addr, origin.port));
-        // By the service's address: the backend that its datagrams stick to; by the backend: what getpeername shows.
+        // By the service's address: the backend that its datagrams stick to; by the backend: what getpeername
+        // shows.
         let is_choice = origin.flags & socket_flag::CHOICE != 0;
         let (service, backend) = if is_choice { (one, other) } else { (other, one) };
         sheet.row(vec![

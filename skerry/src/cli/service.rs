@@ -191,7 +191,8 @@ impl Tables {
         let mut sheet = Sheet::new(&["address", "backend", "for", "share", "flows", "flags"]);
         let frontends = self.frontends.iter().filter(|(key, _)| names.get(key).is_some_and(|n| n == name));
         for (key, frontend) in frontends {
-            // Elements in the window for outsiders and in that for insiders: a backend of more weight has more of them.
+            // Elements in the window for outsiders and in that for insiders: a backend of more weight has
+            // more of them.
             let mut seen: BTreeMap<(Addr, Be16), ([u32; 2], u16)> = BTreeMap::new();
             for (of, window) in [&frontend.outside, &frontend.inside].into_iter().enumerate() {
                 for slot in self.window(window, frontend) {

@@ -35,7 +35,8 @@ pub fn run(args: LookupArgs) -> anyhow::Result<ExitCode> {
         Some(from) => {
             let (namespace, name) = from.split_once('/').unwrap_or(("default", from));
             let pod: Pod = args.api.pod(namespace, name)?;
-            // Where the pod asks the node's own resolvers nothing of the cluster is known; any address will do here.
+            // Where the pod asks the node's own resolvers nothing of the cluster is known; any address will
+            // do here.
             let servers = vec![std::net::Ipv4Addr::UNSPECIFIED.into()];
             let cluster = ClusterDns { servers: servers.clone(), domain: args.cluster_domain.clone() };
             let dns = config(&pod, &cluster, &host);

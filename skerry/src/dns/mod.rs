@@ -1,4 +1,5 @@
-//! Cluster DNS: `skerry dns`, the process without privileges; what `skerry node` does for it; `skerry dns lookup`.
+//! Cluster DNS: `skerry dns`, the process without privileges; what `skerry node` does for it; `skerry dns
+//! lookup`.
 
 mod feed;
 mod lookup;
@@ -51,7 +52,8 @@ pub struct DnsOptions {
     /// The domain of the cluster's names
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// Where this node answers for names, on all of its addresses (the cluster's clients alone); 0: it does not
+    /// Where this node answers for names, on all of its addresses (the cluster's clients alone); 0: it does
+    /// not
     #[arg(long, default_value_t = 10_053)]
     pub dns_port: u16,
     /// Where the DNS process serves Prometheus metrics; 0: nowhere

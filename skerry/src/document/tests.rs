@@ -132,7 +132,8 @@ fn every_option_of_up_reaches_the_children_that_have_it() {
             let by_hand = changed(&by_hand(child, &[]), &self::by_hand(child, &words));
             let by_up = changed(&self::by_up(&[])[index], &self::by_up(&words)[index]);
             assert!(!by_hand.is_empty(), "--{flag} has its default value");
-            // A node's addresses are its server's names, too; and it has the way to the token from the folders.
+            // A node's addresses are its server's names, too; and it has the way to the token from the
+            // folders.
             let by_up: BTreeMap<_, _> =
                 by_up.into_iter().filter(|(path, _)| !path.ends_with(".token-file")).collect();
             let is_server_address = |path: &str| path == ".node.server" && flag == "bind";

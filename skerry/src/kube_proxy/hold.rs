@@ -1,8 +1,9 @@
 //! nftables: kube-proxy's tables go in one transaction with the coming of an empty one of ours.
 //!
-//! The kernel translates the packets of a tracked connection in its NAT hooks, and takes these away with the last chain of
-//! type `nat`. kube-proxy's table has its own chains: without it, connections that were made through it would meet the service's
-//! address untranslated and be reset. Our table holds the hooks, has no rule, and goes when no such connection is left.
+//! The kernel translates the packets of a tracked connection in its NAT hooks, and takes these away with the
+//! last chain of type `nat`. kube-proxy's table has its own chains: without it, connections that were made
+//! through it would meet the service's address untranslated and be reset. Our table holds the hooks, has no
+//! rule, and goes when no such connection is left.
 
 use std::fmt::Write as _;
 

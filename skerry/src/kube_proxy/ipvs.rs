@@ -1,12 +1,13 @@
-//! Which IPVS virtual servers are kube-proxy's: those on the addresses that its device holds, and the NodePorts. Pure.
+//! Which IPVS virtual servers are kube-proxy's: those on the addresses that its device holds, and the
+//! NodePorts. Pure.
 
 use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, ops::RangeInclusive};
 
-/// The arguments of `ipvsadm -D` for each virtual server of kube-proxy's, from `ipvsadm-save -n` (or `ipvsadm -S -n`),
-/// whose lines are `-A -t 10.96.0.1:443 -s rr` for a virtual server and `-a …` for its real ones.
+/// The arguments of `ipvsadm -D` for each virtual server of kube-proxy's, from `ipvsadm-save -n` (or `ipvsadm
+/// -S -n`), whose lines are `-A -t 10.96.0.1:443 -s rr` for a virtual server and `-a …` for its real ones.
 ///
-/// `held`: addresses of [`super::names::IPVS_DEVICE`], which no one else gives any. A NodePort is served on the machine's own addresses
-/// (`own`), so there the port decides.
+/// `held`: addresses of [`super::names::IPVS_DEVICE`], which no one else gives any. A NodePort is served on
+/// the machine's own addresses (`own`), so there the port decides.
 pub fn virtual_servers(
     saved: &str,
     held: &BTreeSet<IpAddr>,

@@ -1,8 +1,10 @@
-//! Takes away what kube-proxy leaves on a machine, in any of its modes: iptables of both flavours, nftables, ipvs.
+//! Takes away what kube-proxy leaves on a machine, in any of its modes: iptables of both flavours, nftables,
+//! ipvs.
 //!
-//! Only kube-proxy's own things go (`names`). `rules` and `ipvs` decide over what the machine's programs list; here they are
-//! run. Meant for the moment when our programs serve already: a new connection then never misses a rule. Connections that
-//! were made through a rule live on: the kernel's connection table translates them, and `hold` sees to it that it goes on.
+//! Only kube-proxy's own things go (`names`). `rules` and `ipvs` decide over what the machine's programs
+//! list; here they are run. Meant for the moment when our programs serve already: a new connection then never
+//! misses a rule. Connections that were made through a rule live on: the kernel's connection table translates
+//! them, and `hold` sees to it that it goes on.
 
 mod hold;
 mod ipvs;
@@ -24,7 +26,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct CleanArgs {
-    /// Ports of NodePort services, first-last: in the mode ipvs they tell kube-proxy's virtual servers from others
+    /// Ports of NodePort services, first-last: in the mode ipvs they tell kube-proxy's virtual servers from
+    /// others
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     pub nodeport_range: (u16, u16),
 }
@@ -62,8 +65,8 @@ pub fn clean(node_ports: &RangeInclusive<u16>) -> Report {
     report
 }
 
-/// Beside the running proxy: cleans once its programs are in their places and the maps are written, and ends when nothing is
-/// left. A kube-proxy that still runs would write its rules again: it has to be gone before.
+/// Beside the running proxy: cleans once its programs are in their places and the maps are written, and ends
+/// when nothing is left. A kube-proxy that still runs would write its rules again: it has to be gone before.
 pub async fn clean_when_ready(mut progress: watch::Receiver<Progress>, node_ports: RangeInclusive<u16>) {
     if progress.wait_for(|progress| progress.is_ready && progress.syncs > 0).await.is_err() {
         return;

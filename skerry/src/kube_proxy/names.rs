@@ -1,6 +1,6 @@
-//! What kube-proxy calls its things. Others have names that begin with `KUBE-` too: the kubelet (`KUBE-FIREWALL`,
-//! `KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT`), kube-router (`KUBE-ROUTER-…`, `KUBE-POD-FW-…`, `KUBE-NWPLCY-…`). So each
-//! name counts, not the prefix.
+//! What kube-proxy calls its things. Others have names that begin with `KUBE-` too: the kubelet
+//! (`KUBE-FIREWALL`, `KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT`), kube-router (`KUBE-ROUTER-…`,
+//! `KUBE-POD-FW-…`, `KUBE-NWPLCY-…`). So each name counts, not the prefix.
 
 /// The chains that the built-in chains jump to, in the modes iptables and ipvs (1.19 to 1.36).
 const ENTRIES: &[&str] = &[
@@ -17,7 +17,8 @@ const ENTRIES: &[&str] = &[
     "KUBE-SOURCE-RANGES-FIREWALL",
 ];
 
-/// Chains that only other chains of kube-proxy lead to, or none: a canary tells it that somebody flushed the table.
+/// Chains that only other chains of kube-proxy lead to, or none: a canary tells it that somebody flushed the
+/// table.
 const INNER: &[&str] = &["KUBE-PROXY-CANARY", "KUBE-LOAD-BALANCER", MARK];
 
 /// A chain for each service or endpoint: what follows is a hash of its name.
@@ -53,7 +54,8 @@ const SETS: &[&str] = &[
     "IPVS-IPS",
 ];
 
-/// Whether a chain of a table is kube-proxy's. `KUBE-FIREWALL` in `filter` is the kubelet's, in `nat` it is ipvs mode's.
+/// Whether a chain of a table is kube-proxy's. `KUBE-FIREWALL` in `filter` is the kubelet's, in `nat` it is
+/// ipvs mode's.
 pub fn is_chain(table: &str, chain: &str) -> bool {
     let hashed = |prefix: &str| chain.strip_prefix(prefix).is_some_and(|hash| !hash.is_empty());
     is_entry(table, chain) || INNER.contains(&chain) || HASHED.iter().any(|prefix| hashed(prefix))

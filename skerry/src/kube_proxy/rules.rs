@@ -1,4 +1,5 @@
-//! From the text of `iptables-save` to the input of `iptables-restore --noflush` that takes kube-proxy's part away. Pure.
+//! From the text of `iptables-save` to the input of `iptables-restore --noflush` that takes kube-proxy's part
+//! away. Pure.
 
 use std::{collections::BTreeMap, collections::BTreeSet, fmt::Write as _};
 
@@ -143,7 +144,8 @@ fn target(rule: &str) -> Option<&str> {
     words.next()
 }
 
-/// Words of a rule; a quoted one, in which `\` takes the next character as it is, counts as one and keeps its quotes.
+/// Words of a rule; a quoted one, in which `\` takes the next character as it is, counts as one and keeps its
+/// quotes.
 fn words(rule: &str) -> impl Iterator<Item = &str> {
     let mut rest = rule;
     std::iter::from_fn(move || {

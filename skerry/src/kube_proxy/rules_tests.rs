@@ -126,7 +126,8 @@ fn what_somebody_else_uses_stays_with_all_that_it_needs() {
     );
     let kept: Vec<_> = done.kept.iter().map(|kept| (kept.chain.as_str(), kept.used_by.as_str())).collect();
     assert_eq!(kept, [("KUBE-MARK-MASQ", "CNI-DN-1"), ("KUBE-POSTROUTING", "CNI-DN-1")]);
-    // A rule that somebody wrote into a built-in chain, to an inner chain of kube-proxy's, is not kube-proxy's.
+    // A rule that somebody wrote into a built-in chain, to an inner chain of kube-proxy's, is not
+    // kube-proxy's.
     let by_hand = "*nat\n:OUTPUT ACCEPT [0:0]\n:KUBE-SVC-A - [0:0]\n:KUBE-SEP-B - [0:0]\n:KUBE-SEP-C - [0:0]\n\
         -A OUTPUT -d 192.0.2.1/32 -j KUBE-SVC-A\n-A KUBE-SVC-A -g KUBE-SEP-B\nCOMMIT\n";
     let done = removal(by_hand);

@@ -1,4 +1,5 @@
-//! The API server alone, for trying things by hand: `cargo run -p skerry-apiserver --example serve -- FOLDER PORT`.
+//! The API server alone, for trying things by hand: `cargo run -p skerry-apiserver --example serve -- FOLDER
+//! PORT`.
 
 use std::{path::PathBuf, sync::Arc};
 

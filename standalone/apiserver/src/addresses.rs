@@ -18,7 +18,8 @@ const SETTLING: Duration = Duration::from_secs(1);
 /// Addresses that are taken in: more than a machine has by itself.
 const MAX_ADDRESSES: usize = 64;
 
-/// By which others can reach this machine: of devices that are up, without loopback and link-local ones. At most 64.
+/// By which others can reach this machine: of devices that are up, without loopback and link-local ones. At
+/// most 64.
 pub fn of_this_machine() -> nix::Result<BTreeSet<IpAddr>> {
     let found = getifaddrs()?.filter(|one| one.flags.contains(InterfaceFlags::IFF_UP)).filter_map(|one| {
         let address = one.address?;

@@ -57,7 +57,8 @@ fn is_default_class(class: &Value) -> bool {
         .any(|name| annotations[*name] == "true")
 }
 
-/// Refuses what an update may not do because of other objects: a claim grows only where its class can make it grow.
+/// Refuses what an update may not do because of other objects: a claim grows only where its class can make it
+/// grow.
 pub async fn admit_update(api: &Api, kind: &Kind, old: &Value, new: &Value) -> Result<(), ApiError> {
     if kind.storage != "persistentvolumeclaims" {
         return Ok(());
@@ -162,7 +163,8 @@ async fn set_priority(api: &Api, kind: &Kind, pod: &mut Value) -> Result<(), Api
     Ok(())
 }
 
-/// The number comes from the class alone: nobody puts a pod before all others by typing one. (0 is what defaults put there.)
+/// The number comes from the class alone: nobody puts a pod before all others by typing one. (0 is what
+/// defaults put there.)
 fn no_other_priority(kind: &Kind, pod: &Value, computed: i64) -> Result<(), ApiError> {
     match pod.pointer("/spec/priority").and_then(Value::as_i64) {
         Some(given) if given != 0 && given != computed => {

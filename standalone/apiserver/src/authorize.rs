@@ -1,7 +1,7 @@
 //! Who may do what: a pure function of the client's identity and the request.
 //!
-//! A node's rights depend on which pods are bound to it. Where they do, the answer is [`Decision::When`], and the
-//! caller, who can read the store, evaluates the named condition before anything happens.
+//! A node's rights depend on which pods are bound to it. Where they do, the answer is [`Decision::When`], and
+//! the caller, who can read the store, evaluates the named condition before anything happens.
 
 use crate::{
     pki::Subject,
@@ -34,8 +34,8 @@ pub enum Decision {
 pub enum Condition {
     /// The pod of the request is bound to this node.
     PodOfNode(String),
-    /// A pod bound to this node mentions the Secret, the ConfigMap or the claim of the request, or a claim that is bound
-    /// to its volume.
+    /// A pod bound to this node mentions the Secret, the ConfigMap or the claim of the request, or a claim
+    /// that is bound to its volume.
     ReferencedByPodsOf(String),
     /// The volume of the request is a folder of this node.
     VolumeOfNode(String),

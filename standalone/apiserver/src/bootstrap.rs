@@ -1,5 +1,5 @@
-//! What the server keeps by itself: the system's namespaces and priority classes, the class of local volumes, the ServiceCIDR of its own ranges, and the
-//! `kubernetes` Service with its Endpoints and its slice.
+//! What the server keeps by itself: the system's namespaces and priority classes, the class of local volumes,
+//! the ServiceCIDR of its own ranges, and the `kubernetes` Service with its Endpoints and its slice.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -65,8 +65,9 @@ pub async fn bootstrap(api: &Api) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The Service of the cluster's DNS, where none is yet: somebody's own stays as it is. It has no selector: the controllers
-/// write its endpoints, which are the nodes that say that they answer. `None` where the ranges have no room for it.
+/// The Service of the cluster's DNS, where none is yet: somebody's own stays as it is. It has no selector:
+/// the controllers write its endpoints, which are the nodes that say that they answer. `None` where the
+/// ranges have no room for it.
 fn dns_service(ranges: &[IpNetwork]) -> Option<Value> {
     let ips: Vec<String> =
         ranges.iter().filter_map(|range| claims::dns_service_ip(*range)).map(|ip| ip.to_string()).collect();

@@ -1,8 +1,8 @@
 //! Who is served, and how much of the server one of them may have.
 //!
-//! Requests in flight, watches, joins, large bodies and connections are [`Places`]: each client has a fair share, so nobody
-//! locks everybody out. Connections whose peer has not shown a certificate are [`Strangers`]: a newcomer always gets in, at
-//! the cost of the oldest idle one of whoever has the most.
+//! Requests in flight, watches, joins, large bodies and connections are [`Places`]: each client has a fair
+//! share, so nobody locks everybody out. Connections whose peer has not shown a certificate are
+//! [`Strangers`]: a newcomer always gets in, at the cost of the oldest idle one of whoever has the most.
 
 use std::{
     cmp::Reverse,
@@ -39,7 +39,8 @@ pub fn origin(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// Of a number of places a client gets as many as are left to the others, and the last eighth is for those who have none.
+/// Of a number of places a client gets as many as are left to the others, and the last eighth is for those
+/// who have none.
 #[derive(Debug)]
 pub struct Places {
     limit: usize,
@@ -171,7 +172,8 @@ impl Present {
     }
 }
 
-/// Of the idle connections, in order of arrival, the first of the origin that has the most (the newcomer counted).
+/// Of the idle connections, in order of arrival, the first of the origin that has the most (the newcomer
+/// counted).
 fn victim(all: impl Iterator<Item = (u64, IpAddr, bool)> + Clone, newcomer: Option<IpAddr>) -> Option<u64> {
     let mut counts: HashMap<IpAddr, usize> = HashMap::new();
     for origin in all.clone().map(|(_, origin, _)| origin).chain(newcomer) {

@@ -68,7 +68,8 @@ impl Readiness {
         self.unreadable.iter().map(|(name, count)| (*name, count()))
     }
 
-    /// A line for each part, whether one has failed, and whether any has something to say. Strangers are not told what.
+    /// A line for each part, whether one has failed, and whether any has something to say. Strangers are not
+    /// told what.
     pub(crate) fn lines(&self, to_stranger: bool) -> (String, bool, bool) {
         let (mut text, mut failed, mut noted) = (String::new(), false, false);
         let told = |what: String| if to_stranger { "reason withheld".to_owned() } else { what };

@@ -1,6 +1,7 @@
 //! Into a pod's containers: log, exec, attach, port-forward, over the node's tunnel.
 //!
-//! Requests and answers are streamed; an upgraded connection is spliced as opaque bytes, each direction closed on its own.
+//! Requests and answers are streamed; an upgraded connection is spliced as opaque bytes, each direction
+//! closed on its own.
 
 use std::{num::IntErrorKind, sync::Arc};
 
@@ -29,7 +30,8 @@ const HOP_HEADERS: &[HeaderName] = &[
     header::AUTHORIZATION,
 ];
 
-/// The client's side of a connection that is to change its protocol, and its place among the long-running requests.
+/// The client's side of a connection that is to change its protocol, and its place among the long-running
+/// requests.
 pub struct Upgrade {
     pub client: hyper::upgrade::OnUpgrade,
     pub place: crate::clients::Place,
@@ -89,7 +91,8 @@ pub async fn connect(
     Ok(answer)
 }
 
-/// The node's body as ours. The client's sender lives in the body's connection; dropping the body ends the exchange.
+/// The node's body as ours. The client's sender lives in the body's connection; dropping the body ends the
+/// exchange.
 pub fn relay(body: hyper::body::Incoming) -> respond::Body {
     let frames = http_body_util::BodyStream::new(body).map(|frame| frame.map_err(std::io::Error::other));
     http_body_util::StreamBody::new(frames).boxed_unsync()

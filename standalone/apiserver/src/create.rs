@@ -69,7 +69,8 @@ fn identify(call: &Call, mut object: Value) -> Result<Value, ApiError> {
     Ok(object)
 }
 
-/// Refuses a body that names another namespace than the URL. What a cluster-wide object says of one is dropped.
+/// Refuses a body that names another namespace than the URL. What a cluster-wide object says of one is
+/// dropped.
 pub fn settle_namespace(call: &Call, object: &mut Value) -> Result<(), ApiError> {
     let given = text(object, "/metadata/namespace");
     if call.kind.namespaced && !given.is_empty() && given != call.request.namespace {

@@ -1,4 +1,5 @@
-//! What the server hands out at start: kubeconfigs with embedded certificates, and the token by which nodes join.
+//! What the server hands out at start: kubeconfigs with embedded certificates, and the token by which nodes
+//! join.
 
 use std::{
     net::IpAddr,

@@ -263,7 +263,8 @@ fn decide(kind: &Kind, old: &Value, options: &Options, now: jiff::Timestamp) -> 
     Step::Mark(mark(kind, old, &finalizers, grace, now))
 }
 
-/// The seconds a pod gets to end; 0 for everything else, for pods that no node runs and for those that have ended.
+/// The seconds a pod gets to end; 0 for everything else, for pods that no node runs and for those that have
+/// ended.
 fn grace_seconds(kind: &Kind, object: &Value, options: &Options) -> i64 {
     let ended = matches!(text(object, "/status/phase"), "Failed" | "Succeeded");
     if kind.storage != "pods" || text(object, "/spec/nodeName").is_empty() || ended {

@@ -152,7 +152,8 @@ async fn end_of(held: Held) {
     }
 }
 
-/// Small answers are not held back, and a peer that has vanished is noticed also by a tunnel or a spliced connection.
+/// Small answers are not held back, and a peer that has vanished is noticed also by a tunnel or a spliced
+/// connection.
 fn tune(stream: &TcpStream) -> nix::Result<()> {
     use nix::sys::socket::{setsockopt, sockopt};
     setsockopt(stream, sockopt::TcpNoDelay, &true)?;

@@ -1,7 +1,8 @@
 //! One shared watch per kind: every change is taken from the store once, and encoded once for all watchers.
 //!
-//! A hub keeps a bounded window of the newest events. A watcher has a place in it and reads at its own pace; one that
-//! falls out of the window, or starts before it, replays from the store until it has caught up (`watch.rs`).
+//! A hub keeps a bounded window of the newest events. A watcher has a place in it and reads at its own pace;
+//! one that falls out of the window, or starts before it, replays from the store until it has caught up
+//! (`watch.rs`).
 //!
 //! Invariant: a transaction writes at most one key of a kind, so one revision is at most one event of a hub.
 
@@ -122,7 +123,8 @@ impl Event {
         Some(self.previous.get_or_init(|| Index::of_entry(kind, entry)))
     }
 
-    /// The bytes an event of `event_type` shows: the state before, for a deletion (also one that a selector makes).
+    /// The bytes an event of `event_type` shows: the state before, for a deletion (also one that a selector
+    /// makes).
     pub fn shown(&self, event_type: EventType) -> &[u8] {
         let entry = if event_type == EventType::Deleted { self.previous() } else { self.current() };
         entry.map_or(&[], |entry| &entry.value)

@@ -1,5 +1,5 @@
-//! How a machine becomes a node: it checks our authority by the token's hash, proves that it has the token's secret, and
-//! gets a client certificate for its name.
+//! How a machine becomes a node: it checks our authority by the token's hash, proves that it has the token's
+//! secret, and gets a client certificate for its name.
 
 use std::sync::Arc;
 
@@ -52,7 +52,8 @@ fn has_secret(api: &Api, headers: &HeaderMap) -> bool {
     Sha256::digest(given.trim()) == Sha256::digest(&api.join_secret)
 }
 
-/// `POST /skerry/v1/join`, of who was let in by [`check`]: with the token's secret, or with a node's own certificate, which is how it is renewed.
+/// `POST /skerry/v1/join`, of who was let in by [`check`]: with the token's secret, or with a node's own
+/// certificate, which is how it is renewed.
 pub fn join(
     api: &Arc<Api>,
     identity: Option<&Subject>,

@@ -1,5 +1,5 @@
-//! Requests with large bodies: reading a YAML of 3 MiB takes a processor for seconds, and must not take it from the threads
-//! that serve everybody.
+//! Requests with large bodies: reading a YAML of 3 MiB takes a processor for seconds, and must not take it
+//! from the threads that serve everybody.
 
 use std::sync::Arc;
 
@@ -30,8 +30,8 @@ impl Default for Large {
 }
 
 impl Large {
-    /// Runs `work`, which reads a body of `length` bytes; large ones of a client one after the other, so that a client
-    /// with many holds up itself only.
+    /// Runs `work`, which reads a body of `length` bytes; large ones of a client one after the other, so that
+    /// a client with many holds up itself only.
     ///
     /// # Errors
     /// 429 where the client has too many that wait.

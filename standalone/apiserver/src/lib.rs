@@ -1,9 +1,10 @@
 //! The embedded Kubernetes API server.
 //!
 //! A request's way (`pipeline`): TLS and client certificate (`door`, `pki`) → what the URL asks for
-//! (`request`) → may it (`authorize`, pure; `conditions`, what depends on the store) → is it served (`verbs`) →
-//! bounds (`clients`, `large`) → one generic handler for every kind of the schema's table (`list`, `watch`, `create`, `update`,
-//! `delete`; `restriction`, what a node may write) → the answer in the shape asked for (`respond`).
+//! (`request`) → may it (`authorize`, pure; `conditions`, what depends on the store) → is it served (`verbs`)
+//! → bounds (`clients`, `large`) → one generic handler for every kind of the schema's table (`list`, `watch`,
+//! `create`, `update`, `delete`; `restriction`, what a node may write) → the answer in the shape asked for
+//! (`respond`).
 //!
 //! - Objects are stored so that an answer is a prefix and the stored bytes (`object`).
 //! - Watchers of a kind share one hub; an event is encoded once (`hub`).

@@ -1,6 +1,7 @@
 //! Content negotiation: what the client sent, and what it wants back.
 //!
-//! Answers are JSON; bodies may be YAML or protobuf (`body.rs`) as well, and each refusal names what it would take.
+//! Answers are JSON; bodies may be YAML or protobuf (`body.rs`) as well, and each refusal names what it would
+//! take.
 
 use http::{HeaderMap, header};
 use skerry_schema::Format;

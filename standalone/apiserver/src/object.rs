@@ -1,7 +1,8 @@
 //! Objects as JSON values, and the form they are stored in.
 //!
-//! Stored: JSON with `metadata` first, without `apiVersion`, `kind` and `metadata.resourceVersion`. All three are known
-//! without parsing, so a response is a short prefix and the stored bytes from [`STORED_HEAD`]'s end on.
+//! Stored: JSON with `metadata` first, without `apiVersion`, `kind` and `metadata.resourceVersion`. All three
+//! are known without parsing, so a response is a short prefix and the stored bytes from [`STORED_HEAD`]'s end
+//! on.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};

@@ -1,7 +1,8 @@
 //! The cluster's own certificate authority, and what it signs.
 //!
-//! Everything is load-or-create: a second start with the same folder changes nothing but what is about to expire or no
-//! longer fits (the serving certificate follows its names). Every file is written beside itself and renamed, mode 0600.
+//! Everything is load-or-create: a second start with the same folder changes nothing but what is about to
+//! expire or no longer fits (the serving certificate follows its names). Every file is written beside itself
+//! and renamed, mode 0600.
 
 use std::{
     io::Write,
@@ -125,7 +126,8 @@ impl Authority {
         hex(&Sha256::digest(&self.certificate))
     }
 
-    /// The serving certificate in `folder`, signed anew when its names are not exactly `names` or it nears its end.
+    /// The serving certificate in `folder`, signed anew when its names are not exactly `names` or it nears
+    /// its end.
     pub fn serving(&self, folder: &Path, names: &[String]) -> Result<Pair, PkiError> {
         let (certificate_path, key_path) = (folder.join("serving.crt"), folder.join("serving.key"));
         if let Some(pair) = read_pair(&certificate_path, &key_path)?

@@ -23,7 +23,8 @@ impl Query {
         self.0.iter().filter(move |(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
-    /// Whether a flag is set: `watch`, `watch=true` and `watch=1` are, `stdin=False` (Python's spelling) is not.
+    /// Whether a flag is set: `watch`, `watch=true` and `watch=1` are, `stdin=False` (Python's spelling) is
+    /// not.
     pub fn flag(&self, key: &str) -> bool {
         self.get(key).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }

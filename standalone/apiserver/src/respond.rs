@@ -13,7 +13,8 @@ use crate::{error::ApiError, media::MetaVersion, request::Query};
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub type Reply = Response<Body>;
 
-/// The most warnings one response carries, and the longest text of one in bytes: headers are bounded at the client.
+/// The most warnings one response carries, and the longest text of one in bytes: headers are bounded at the
+/// client.
 const MAX_WARNINGS: usize = 16;
 const MAX_WARNING_BYTES: usize = 512;
 

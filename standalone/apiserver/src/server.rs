@@ -225,8 +225,8 @@ impl ResolvesServerCert for Serving {
     }
 }
 
-/// Under what the server is called: what was given, and each address of the machine where it listens on all of them. What
-/// was found is found again whenever it may have changed.
+/// Under what the server is called: what was given, and each address of the machine where it listens on all
+/// of them. What was found is found again whenever it may have changed.
 #[derive(Clone, Debug)]
 struct Names {
     given: Vec<String>,
@@ -248,7 +248,8 @@ impl Names {
     }
 }
 
-/// Signs anew what nears its end, daily, and the serving certificate when the machine's addresses have changed.
+/// Signs anew what nears its end, daily, and the serving certificate when the machine's addresses have
+/// changed.
 async fn renew(api: Arc<Api>, paths: Paths, urls: Urls, names: Names, certificate: Arc<Serving>) {
     let mut interval = tokio::time::interval(RENEWAL_INTERVAL);
     let mut changes = addresses::Changes::open(names.is_everywhere);

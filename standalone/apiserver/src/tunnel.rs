@@ -1,7 +1,7 @@
 //! Connections that nodes have opened to us, and single HTTP/1.1 exchanges over them.
 //!
-//! One yamux connection a node: we are its client and open a stream for each exchange. The newest connection of a node
-//! wins, since the node would not dial again while the old one worked.
+//! One yamux connection a node: we are its client and open a stream for each exchange. The newest connection
+//! of a node wins, since the node would not dial again while the old one worked.
 
 use std::{
     collections::HashMap,

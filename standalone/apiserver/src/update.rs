@@ -179,8 +179,8 @@ pub fn patched(
 
 /// Reads the object, has `make` turn it into what it shall be, and writes that.
 ///
-/// A `resourceVersion` in the outcome must be the current one (409). Where another write comes in between, everything is
-/// done again, at most [`MAX_TRIES`] times.
+/// A `resourceVersion` in the outcome must be the current one (409). Where another write comes in between,
+/// everything is done again, at most [`MAX_TRIES`] times.
 pub async fn change(
     api: &Api,
     place: &Place<'_>,

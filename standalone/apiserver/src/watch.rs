@@ -22,7 +22,8 @@ use crate::{
     respond::{self, Reply, RowObject},
 };
 
-/// A watch without `timeoutSeconds` ends after this long, plus up to as much again so that they do not end together.
+/// A watch without `timeoutSeconds` ends after this long, plus up to as much again so that they do not end
+/// together.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(1_800);
 /// The longest a client may ask for.
 const MAX_LIFETIME_SECONDS: u64 = 86_400;
@@ -62,7 +63,8 @@ impl Options {
             filter: Filter::of(kind, query)?,
             bookmarks,
             lifetime,
-            // Without a version, or from "any", a watch starts with the state (as the list that was not made).
+            // Without a version, or from "any", a watch starts with the state (as the list that was not
+            // made).
             initial_events: send.unwrap_or(matches!(asked, None | Some(0))),
             marks_end: send == Some(true) && bookmarks,
             after: asked.filter(|&revision| revision > 0),
@@ -205,7 +207,8 @@ impl Watcher {
         frames.collect::<Vec<_>>().into_iter()
     }
 
-    /// Waits for something to happen; what is to be sent of it. Cancel-safe: nothing is taken before the last await.
+    /// Waits for something to happen; what is to be sent of it. Cancel-safe: nothing is taken before the last
+    /// await.
     async fn advance(&mut self) -> Vec<Bytes> {
         match &mut self.source {
             Source::Seek => self.seek(),
@@ -223,7 +226,8 @@ impl Watcher {
                     }
                     Vec::new()
                 }
-                // Too slow for the store's queue: go on from where we are, if its history still reaches back that far.
+                // Too slow for the store's queue: go on from where we are, if its history still reaches back
+                // that far.
                 Some(WatchItem::Lagged) => {
                     self.source = Source::Seek;
                     Vec::new()
@@ -286,7 +290,8 @@ impl Watcher {
         vec![line("ERROR", &error.status())]
     }
 
-    /// The line for an event, if this watcher is to see it: entering the selection is ADDED, leaving it DELETED.
+    /// The line for an event, if this watcher is to see it: entering the selection is ADDED, leaving it
+    /// DELETED.
     fn show(&self, event: &Event) -> Option<Bytes> {
         if !event.key().starts_with(&self.prefix) {
             return None;

@@ -1,4 +1,5 @@
-//! The one cache that all controllers share: which kinds are watched, what they are indexed by, what is dropped.
+//! The one cache that all controllers share: which kinds are watched, what they are indexed by, what is
+//! dropped.
 
 use std::sync::Arc;
 
@@ -55,7 +56,8 @@ impl Part {
     }
 }
 
-/// The cache's kinds, a line each: `NAME: KIND, SCOPE, which objects, what they are indexed by, what is dropped of them`.
+/// The cache's kinds, a line each: `NAME: KIND, SCOPE, which objects, what they are indexed by, what is
+/// dropped of them`.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident: $kind:ty, $scope:ident, $part:expr, $terms:expr, $trim:expr;)*) => {
         /// Caches and writes of every kind that a controller reads.
@@ -78,8 +80,8 @@ macro_rules! kinds {
                 })*
             }
 
-            /// Returns once every cache holds its first list: before that a decision would take "not listed yet" for
-            /// "gone".
+            /// Returns once every cache holds its first list: before that a decision would take "not listed
+            /// yet" for "gone".
             pub async fn synced(&self) {
                 $(self.$name.store.synced().await;)*
             }
@@ -183,7 +185,8 @@ fn trim<K: Resource>(object: &mut K) {
     }
 }
 
-/// Controllers read of a container its name and ports; the rest (environment, probes, mounts) is most of a pod.
+/// Controllers read of a container its name and ports; the rest (environment, probes, mounts) is most of a
+/// pod.
 fn trim_pod(pod: &mut Pod) {
     trim(pod);
     // A DaemonSet's pod that is not bound yet says there for which node it is.

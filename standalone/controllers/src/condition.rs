@@ -40,8 +40,8 @@ pub fn find<'a, C: Condition>(conditions: &'a [C], type_: &str) -> Option<&'a C>
     conditions.iter().find(|condition| condition.type_() == type_)
 }
 
-/// Puts the condition in. One with the same status and reason stays as it is; one with the same status keeps the time of
-/// its last transition.
+/// Puts the condition in. One with the same status and reason stays as it is; one with the same status keeps
+/// the time of its last transition.
 pub fn set<C: Condition>(conditions: &mut Vec<C>, mut new: C) {
     let there = conditions.iter().position(|condition| condition.type_() == new.type_());
     if let Some(index) = there {

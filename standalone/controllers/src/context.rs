@@ -57,7 +57,8 @@ impl Context {
     }
 }
 
-/// Now, as the API writes times: whole seconds. Decisions and what they write then agree with what is read back.
+/// Now, as the API writes times: whole seconds. Decisions and what they write then agree with what is read
+/// back.
 pub fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))

@@ -1,7 +1,7 @@
 //! CronJob: starts a Job whenever its schedule says so.
 //!
-//! Nothing is remembered but in the status: `lastScheduleTime` says up to when starts were seen to, and a Job's name is its
-//! minute, so that a start which was cut short is found again and none is made twice.
+//! Nothing is remembered but in the status: `lastScheduleTime` says up to when starts were seen to, and a
+//! Job's name is its minute, so that a start which was cut short is found again and none is made twice.
 
 mod job;
 mod plan;

@@ -17,8 +17,8 @@ use crate::owner::{adoption, claim, controller_of, controller_reference, disowni
 #[derive(Debug, Default)]
 pub struct Claimed {
     pub pods: Vec<Arc<Pod>>,
-    /// What could be read of pods that are there and unreadable, its own and those that it would adopt: they count, and
-    /// nothing is done to them.
+    /// What could be read of pods that are there and unreadable, its own and those that it would adopt: they
+    /// count, and nothing is done to them.
     pub unreadable: Vec<Arc<Pod>>,
 }
 
@@ -108,7 +108,8 @@ pub struct Failure {
     pub error: WriteError,
 }
 
-/// Creates in batches of 1, 2, 4, …: when pods cannot be created at all (quota, webhook) one failure is enough.
+/// Creates in batches of 1, 2, 4, …: when pods cannot be created at all (quota, webhook) one failure is
+/// enough.
 pub async fn create_pods<O>(context: &Context, owner: &O, pods: &[Pod]) -> Result<(), Failure>
 where
     O: Resource<DynamicType = ()>,

@@ -169,8 +169,8 @@ async fn carry_out(
     }
 }
 
-/// A set of the wanted name is there. If it is ours and of the same template the cache just lags behind; else the
-/// name's hash collided, and the counter that goes into it is raised.
+/// A set of the wanted name is there. If it is ours and of the same template the cache just lags behind; else
+/// the name's hash collided, and the counter that goes into it is raised.
 async fn settle_collision(
     context: &Context,
     key: &ObjectKey,

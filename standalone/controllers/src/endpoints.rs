@@ -84,7 +84,8 @@ pub fn is_ours(endpoints: &Endpoints) -> bool {
     endpoints.labels().get(MANAGED_BY).is_some_and(|by| by == MANAGER)
 }
 
-/// Whether these say something else than what the slices say that were made with them, when the Service had a selector.
+/// Whether these say something else than what the slices say that were made with them, when the Service had a
+/// selector.
 fn is_edited(endpoints: &Endpoints, service: &Service, slices: &[Arc<EndpointSlice>]) -> bool {
     if service.metadata.deletion_timestamp.is_some()
         || service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName")
@@ -110,7 +111,8 @@ fn is_edited(endpoints: &Endpoints, service: &Service, slices: &[Arc<EndpointSli
     !said.iter().all(is_known) || (!is_cut && !stays.all(is_said))
 }
 
-/// Addresses of the Service's first family, in their order; those of pods that end are left out, unless unready ones count.
+/// Addresses of the Service's first family, in their order; those of pods that end are left out, unless
+/// unready ones count.
 fn wanted(service: &Service, groups: Vec<Group>) -> Endpoints {
     let first = groups.first().map(|group| group.family);
     let even_unready =

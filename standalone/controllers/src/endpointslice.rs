@@ -27,7 +27,8 @@ pub use place::service_labels;
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Label of a slice: who keeps it.
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// Our value of [`MANAGED_BY`]: the one that upstream's controller uses, so that either takes over from the other.
+/// Our value of [`MANAGED_BY`]: the one that upstream's controller uses, so that either takes over from the
+/// other.
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
 
 /// Registers what makes a Service's slices be looked at.
@@ -103,7 +104,8 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     let Some(service) = cache.services.store.get(&key) else { return Ok(Next::Change) };
     let slices = slices_of(&context, &key, MANAGER);
     let Some(selector) = desired::selector(&service) else {
-        // They stay as they are until somebody writes the Service's Endpoints by hand, and those are mirrored.
+        // They stay as they are until somebody writes the Service's Endpoints by hand, and those are
+        // mirrored.
         let is_replaced = !slices_of(&context, &key, mirror::MANAGER).is_empty();
         let plan = Plan { delete: slices, ..Default::default() };
         return if is_replaced { carry_out(&context, &*service, plan).await } else { Ok(Next::Change) };
@@ -125,8 +127,8 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
     carry_out(&context, &*service, plan).await
 }
 
-/// The pods that a Service selects, and those that it selects and that can't be read. One that changes sides meanwhile is
-/// on one of them at least.
+/// The pods that a Service selects, and those that it selects and that can't be read. One that changes sides
+/// meanwhile is on one of them at least.
 pub fn selected(
     context: &Context,
     namespace: &str,
@@ -162,8 +164,8 @@ fn tell_of_hints(
     }
 }
 
-/// The slices of a Service that `manager` keeps. One that can't be read is among them with what can be read of it: it is
-/// ours to write, and writing makes it readable again.
+/// The slices of a Service that `manager` keeps. One that can't be read is among them with what can be read
+/// of it: it is ours to write, and writing makes it readable again.
 pub fn slices_of(context: &Context, service: &ObjectKey, manager: &str) -> Vec<Arc<EndpointSlice>> {
     let label = Term::Label {
         namespace: service.namespace().into(),

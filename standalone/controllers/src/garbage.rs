@@ -1,7 +1,8 @@
 //! Garbage collection by owner references: background, foreground, orphan.
 //!
-//! Every kind that can be listed, watched and deleted is watched by its metadata alone (PartialObjectMetadata). There
-//! is no graph beside these caches: they are indexed by the uids of owners, and that is the graph.
+//! Every kind that can be listed, watched and deleted is watched by its metadata alone
+//! (PartialObjectMetadata). There is no graph beside these caches: they are indexed by the uids of owners,
+//! and that is the graph.
 
 mod inventory;
 mod judge;
@@ -133,7 +134,8 @@ async fn end(
     Ok(Next::Change)
 }
 
-/// Uids of the objects that hold this one's deletion in the foreground back, and whether each waits for its own.
+/// Uids of the objects that hold this one's deletion in the foreground back, and whether each waits for its
+/// own.
 fn blockers(inventory: &Inventory, uid: &str) -> Vec<(String, bool)> {
     let blocks = |meta: &Meta| {
         let owners = meta.metadata.owner_references.iter().flatten();

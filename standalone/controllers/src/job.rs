@@ -1,7 +1,8 @@
 //! Job: runs pods until enough have succeeded or too many have failed.
 //!
-//! Pods carry a finalizer until they are counted (KEP-2307): an ended pod is first noted in the status as uncounted, then
-//! loses the finalizer, and only when that is gone is it added to the counts. A crash in between counts nothing twice.
+//! Pods carry a finalizer until they are counted (KEP-2307): an ended pod is first noted in the status as
+//! uncounted, then loses the finalizer, and only when that is gone is it added to the counts. A crash in
+//! between counts nothing twice.
 
 mod indexes;
 pub mod orphans;

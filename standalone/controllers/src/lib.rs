@@ -1,9 +1,10 @@
 //! The controllers: loops that bring what is there towards what the API objects ask for.
 //!
-//! Each controller is two halves. The pure half takes a snapshot (objects, `now`) and returns a plan; it never awaits,
-//! locks or logs. The thin half takes keys from its work queue, reads the snapshot from the one shared [`cache`],
-//! and carries the plan out through the Kubernetes API. Nothing polls: keys come from watch events, and from timers only
-//! where Kubernetes itself has a clock (lease grace, tolerationSeconds, minReadySeconds, progressDeadlineSeconds).
+//! Each controller is two halves. The pure half takes a snapshot (objects, `now`) and returns a plan; it
+//! never awaits, locks or logs. The thin half takes keys from its work queue, reads the snapshot from the one
+//! shared [`cache`], and carries the plan out through the Kubernetes API. Nothing polls: keys come from watch
+//! events, and from timers only where Kubernetes itself has a clock (lease grace, tolerationSeconds,
+//! minReadySeconds, progressDeadlineSeconds).
 //!
 //! They speak the Kubernetes API alone, so they also run against an upstream API server.
 #![forbid(unsafe_code)]

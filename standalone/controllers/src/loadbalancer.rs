@@ -1,7 +1,9 @@
-//! Addresses for Services of type LoadBalancer where no cloud gives them: out of pools that a ConfigMap names.
+//! Addresses for Services of type LoadBalancer where no cloud gives them: out of pools that a ConfigMap
+//! names.
 //!
-//! The statuses are the only memory: who has which address stands there, with a condition that marks it as ours and tells
-//! the nodes to answer for it. All Services are looked at together under one key, so two never get the same address.
+//! The statuses are the only memory: who has which address stands there, with a condition that marks it as
+//! ours and tells the nodes to answer for it. All Services are looked at together under one key, so two never
+//! get the same address.
 
 mod plan;
 mod pools;
@@ -29,7 +31,8 @@ pub const CONFIG_NAMESPACE: &str = "kube-system";
 pub const CONFIG_NAME: &str = "skerry-load-balancer";
 /// `spec.loadBalancerClass` of the Services that want us; those without a class get us, too.
 const CLASS: &str = "skerry.io/pool";
-/// Condition of the status that marks addresses as ours. The proxies look for it (`proxy_state::api::ADDRESS_ASSIGNED`).
+/// Condition of the status that marks addresses as ours. The proxies look for it
+/// (`proxy_state::api::ADDRESS_ASSIGNED`).
 const CONDITION: &str = "skerry.io/AddressAssigned";
 /// Annotation: addresses asked for, comma-separated.
 const ADDRESSES: &str = "skerry.io/load-balancer-ips";

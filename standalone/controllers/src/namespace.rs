@@ -107,7 +107,8 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Er
 
 /// Deletes every object of the kind; how many are left. Asks the API server itself: a cache may lag behind.
 async fn empty(context: &Context, kind: &WatchedKind, namespace: &str) -> Result<usize, Error> {
-    // Whatever the objects say, they can be counted and deleted: metadata one by one, and answers are not read.
+    // Whatever the objects say, they can be counted and deleted: metadata one by one, and answers are not
+    // read.
     let api: Api<Item<Meta>> = Api::namespaced_with(context.client.clone(), namespace, &kind.resource);
     let delete = Request::new(api.resource_url());
     let all = ListParams::default();

@@ -35,8 +35,8 @@ pub struct Claims<K> {
     pub release: Vec<Arc<K>>,
 }
 
-/// Sorts `candidates`. An owner that is being deleted adopts nothing, an object that is being deleted is neither adopted
-/// nor released, and an owner that selects everything selects nothing.
+/// Sorts `candidates`. An owner that is being deleted adopts nothing, an object that is being deleted is
+/// neither adopted nor released, and an owner that selects everything selects nothing.
 pub fn claim<O: Resource, K: Resource>(
     owner: &O,
     selector: &LabelSelector,
@@ -65,8 +65,8 @@ pub fn claim<O: Resource, K: Resource>(
     claims
 }
 
-/// Merge patch that makes `owner` the controller. Carries uid and revision, so that neither a namesake nor an object
-/// that someone else adopted meanwhile is taken.
+/// Merge patch that makes `owner` the controller. Carries uid and revision, so that neither a namesake nor an
+/// object that someone else adopted meanwhile is taken.
 pub fn adoption<K: Resource>(object: &K, owner: OwnerReference) -> Value {
     let mut owners = object.meta().owner_references.clone().unwrap_or_default();
     owners.push(owner);

@@ -1,5 +1,5 @@
-//! Pods that nobody else ends: those of nodes that are gone, those that were deleted before they had a node, and too
-//! many ended ones.
+//! Pods that nobody else ends: those of nodes that are gone, those that were deleted before they had a node,
+//! and too many ended ones.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -52,7 +52,8 @@ where
     let mut collisions = None;
     loop {
         let hash = template_hash(template, collisions);
-        // Whose name has this hash is of this template, or of one whose hash collides: then no other name would help.
+        // Whose name has this hash is of this template, or of one whose hash collides: then no other name
+        // would help.
         let name = format!("{}-{hash}", owner.name_any());
         if let Some(same) = unreadable.iter().find(|revision| revision.name_any() == name) {
             return Ok(same.clone());

@@ -75,8 +75,8 @@ pub enum Error {
 /// Runs every controller until `shutdown`.
 ///
 /// # Errors
-/// When the kubeconfig cannot be used or a node range does not fit into its cluster range. An API server that is away is
-/// no error: the watches try again.
+/// When the kubeconfig cannot be used or a node range does not fit into its cluster range. An API server that
+/// is away is no error: the watches try again.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let client = connect(&Source::Kubeconfig(config.kubeconfig.clone())).await?.client;
     let ranges = crate::node::Ranges::new(&config.cluster_cidrs, config.node_mask_v4, config.node_mask_v6)?;

@@ -1,4 +1,5 @@
-//! ServiceCIDRs (KEP-1880): says that they can be used, and keeps one that is being deleted until no Service needs it.
+//! ServiceCIDRs (KEP-1880): says that they can be used, and keeps one that is being deleted until no Service
+//! needs it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -90,8 +91,8 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Er
     let all = cidrs.store.list();
     let others = all.iter().filter(|other| other.metadata.deletion_timestamp.is_none());
     let others: Vec<IpNetwork> = others.flat_map(|other| ranges(other)).collect();
-    // Past the cache: a Service that was made just before the deletion has its address in the range. Of one that can't be
-    // read its addresses mostly can.
+    // Past the cache: a Service that was made just before the deletion has its address in the range. Of one
+    // that can't be read its addresses mostly can.
     let services = Api::<Item<Service>>::all(context.client.clone()).list(&ListParams::default()).await;
     let services = services.map_err(|error| Error::List(Box::new(error)))?;
     let ips: Vec<IpAddr> = services.into_iter().flat_map(|service| addresses(&service.any())).collect();

@@ -1,9 +1,10 @@
 //! PersistentVolumes and their claims: who has which, who makes and removes them, and what keeps them there.
 //!
-//! Both sides name each other: `spec.claimRef` of the volume with the claim's uid, then `spec.volumeName` of the claim. The
-//! volume's side comes first, under the version that was decided on, so that no two claims get one volume. Volumes of the
-//! built-in provisioner (`skerry.io/local-path`) are folders of a node. The node's agent makes the folder when a pod mounts
-//! it, and removes it when the volume is to go; a finalizer keeps the object until then.
+//! Both sides name each other: `spec.claimRef` of the volume with the claim's uid, then `spec.volumeName` of
+//! the claim. The volume's side comes first, under the version that was decided on, so that no two claims get
+//! one volume. Volumes of the built-in provisioner (`skerry.io/local-path`) are folders of a node. The node's
+//! agent makes the folder when a pod mounts it, and removes it when the volume is to go; a finalizer keeps
+//! the object until then.
 
 mod claim;
 mod local;

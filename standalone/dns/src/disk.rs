@@ -1,8 +1,8 @@
 //! What was said last, so that a process that has just begun knows the names while the API server is away.
 //!
-//! One file: eight bytes that say what it is, then records: the CRC-32 of a frame of [`crate::feed`], and the frame. A change
-//! is appended when it comes; when the file is twice as long as what is in force it is written anew, beside, and renamed. What
-//! follows a record that is not whole is not believed, and cut off.
+//! One file: eight bytes that say what it is, then records: the CRC-32 of a frame of [`crate::feed`], and the
+//! frame. A change is appended when it comes; when the file is twice as long as what is in force it is
+//! written anew, beside, and renamed. What follows a record that is not whole is not believed, and cut off.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -112,7 +112,8 @@ impl Journal {
         self.bytes > REWRITE_FROM_BYTES.max(self.compact_bytes * 2)
     }
 
-    /// What a rewritten file holds. Apart from [`Journal::replace`], since that waits for the disk and the zone may not.
+    /// What a rewritten file holds. Apart from [`Journal::replace`], since that waits for the disk and the
+    /// zone may not.
     ///
     /// # Errors
     /// When a change is too long for a frame.

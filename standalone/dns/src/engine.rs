@@ -133,7 +133,8 @@ impl Engine {
         done
     }
 
-    /// What to do from now on; `servers` are the node's own resolvers. Those that lead back here are found and named.
+    /// What to do from now on; `servers` are the node's own resolvers. Those that lead back here are found
+    /// and named.
     pub fn configure(self: &Arc<Self>, settings: Settings, servers: &[std::net::SocketAddr]) {
         let own: Vec<IpAddr> = self.zone().servers().to_vec();
         let usable = |servers: &[std::net::SocketAddr]| -> Vec<std::net::SocketAddr> {
@@ -396,7 +397,8 @@ fn key(request: &Request, name: &Name) -> Key {
     }
 }
 
-/// What others say goes behind the aliases that lead to it. They were asked in lower case; the client may not have.
+/// What others say goes behind the aliases that lead to it. They were asked in lower case; the client may not
+/// have.
 fn joined(aliases: Vec<Record>, mut content: Content, name: &Name) -> Content {
     for record in content.answers.iter_mut().filter(|record| record.name == *name) {
         record.name = name.clone();

@@ -1,8 +1,9 @@
-//! Cluster DNS: the names of Services and of what is behind them, as the Kubernetes DNS specification 1.1 has them, and the
-//! way to everybody else's.
+//! Cluster DNS: the names of Services and of what is behind them, as the Kubernetes DNS specification 1.1 has
+//! them, and the way to everybody else's.
 //!
-//! The process has no privileges. The agent of its node, which watches the API anyway, says what there is by a Unix socket and
-//! hands over the sockets on which names are asked for ([`feed`]); what it said last is on disk ([`disk`]).
+//! The process has no privileges. The agent of its node, which watches the API anyway, says what there is by
+//! a Unix socket and hands over the sockets on which names are asked for ([`feed`]); what it said last is on
+//! disk ([`disk`]).
 //!
 //! - [`model`]: what of Services, EndpointSlices and Nodes names are made of.
 //! - [`zone`]: that state, and what a question for one of the cluster's names is answered. Pure.

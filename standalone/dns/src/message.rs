@@ -111,8 +111,8 @@ impl Request {
         self.head.checking_disabled
     }
 
-    /// The answer's bytes: as much as the transport carries. What is left out is marked, so that the client asks by TCP;
-    /// one that can't (musl before 1.2.4) has the first records at least.
+    /// The answer's bytes: as much as the transport carries. What is left out is marked, so that the client
+    /// asks by TCP; one that can't (musl before 1.2.4) has the first records at least.
     pub fn answer(&self, content: Content) -> Vec<u8> {
         let mut message = self.message(content);
         match message.to_vec() {

@@ -96,7 +96,8 @@ impl Dropped {
     }
 }
 
-/// Whose name was asked for: zones beyond these two are not told apart, or anybody could make as many as he likes.
+/// Whose name was asked for: zones beyond these two are not told apart, or anybody could make as many as he
+/// likes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Whose {
     Cluster,

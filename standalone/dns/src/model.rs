@@ -1,5 +1,5 @@
-//! What names are made of: of Services, EndpointSlices and Nodes only the fields that an answer depends on. The same values
-//! go through the agent's socket, into the state on disk and into the zone.
+//! What names are made of: of Services, EndpointSlices and Nodes only the fields that an answer depends on.
+//! The same values go through the agent's socket, into the state on disk and into the zone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -107,8 +107,8 @@ pub fn dashed(address: IpAddr) -> String {
     }
 }
 
-/// The other way round. An IPv6 address begins or ends with `-` where its text does with `:`; Kubernetes then puts a `0`
-/// there, which is the same address.
+/// The other way round. An IPv6 address begins or ends with `-` where its text does with `:`; Kubernetes then
+/// puts a `0` there, which is the same address.
 pub fn undashed(label: &str) -> Option<IpAddr> {
     if let Ok(v4) = label.replace('-', ".").parse::<Ipv4Addr>() {
         return Some(v4.into());

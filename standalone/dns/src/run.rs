@@ -29,7 +29,8 @@ use crate::{
 pub struct Config {
     /// Of the cluster, as pods search it; ends in a dot.
     pub domain: Name,
-    /// Where pods and Services have their addresses: who asks from elsewhere, and is no Node, is not answered.
+    /// Where pods and Services have their addresses: who asks from elsewhere, and is no Node, is not
+    /// answered.
     pub ranges: Vec<IpNetwork>,
     /// Of the DNS Service.
     pub servers: Vec<IpAddr>,

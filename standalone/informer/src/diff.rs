@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// The merge patch that turns `old` into `new`, or `None` when they are equal already. Members that `new` lacks become
-/// `null`, arrays are replaced whole (RFC 7386 knows no other way).
+/// The merge patch that turns `old` into `new`, or `None` when they are equal already. Members that `new`
+/// lacks become `null`, arrays are replaced whole (RFC 7386 knows no other way).
 ///
 /// Both sides are what the API server would send: a `null` member counts as absent.
 pub fn merge_diff<T: Serialize>(old: &T, new: &T) -> Option<Value> {

@@ -103,8 +103,8 @@ impl<K> Object for K where
 }
 
 impl<K: Object> Kind<K> {
-    /// The client side of this kind in `namespace` (all of them when empty; ignored for cluster-scoped kinds). What the
-    /// API server answers may be unreadable where what was asked for is done.
+    /// The client side of this kind in `namespace` (all of them when empty; ignored for cluster-scoped
+    /// kinds). What the API server answers may be unreadable where what was asked for is done.
     pub fn api(&self, namespace: &str) -> Api<Item<K>> {
         (self.api)(self.client.clone(), namespace)
     }
@@ -152,8 +152,8 @@ impl<K: Object> Kind<K> {
         .boxed()
     }
 
-    /// Merge patch of the status alone; nothing else in `patch` has effect. Pass the revision the decision was taken
-    /// on to have a stale decision refused (409).
+    /// Merge patch of the status alone; nothing else in `patch` has effect. Pass the revision the decision
+    /// was taken on to have a stale decision refused (409).
     pub fn patch_status<'a>(
         &'a self,
         key: &'a ObjectKey,
@@ -184,7 +184,8 @@ impl<K: Object> Kind<K> {
             let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
             match self.api(key.namespace()).delete(key.name(), &params.preconditions(preconditions)).await {
                 Ok(answer) => {
-                    // The object, when it lives on for its grace period or finalizers; its last state or a Status else.
+                    // The object, when it lives on for its grace period or finalizers; its last state or a
+                    // Status else.
                     let lives_on = answer.left().filter(|left| {
                         let meta = left.meta();
                         meta.deletion_timestamp.is_some()

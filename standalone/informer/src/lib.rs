@@ -1,12 +1,14 @@
-//! One indexed cache of the API that is told of changes by watches, with what decisions over it need: work queues keyed
-//! by object, merge patches, and Kubernetes' rules (selectors, quantities, taints) for typed objects.
+//! One indexed cache of the API that is told of changes by watches, with what decisions over it need: work
+//! queues keyed by object, merge patches, and Kubernetes' rules (selectors, quantities, taints) for typed
+//! objects.
 //!
-//! The cache reads our own writes: what the API server answered to a write is put into the cache at once, and watch
-//! events older than it are ignored (see [`Store::wrote`]). Decisions taken over the cache therefore never act twice
-//! on the same state, without a table of expectations.
+//! The cache reads our own writes: what the API server answered to a write is put into the cache at once, and
+//! watch events older than it are ignored (see [`Store::wrote`]). Decisions taken over the cache therefore
+//! never act twice on the same state, without a table of expectations.
 //!
-//! Objects are read one by one ([`Item`]): one that can't be read is named, stays in the cache as unreadable, and stops no
-//! other. Look-ups answer with what is readable; who would take "not there" for an answer asks [`Store::exists`].
+//! Objects are read one by one ([`Item`]): one that can't be read is named, stays in the cache as unreadable,
+//! and stops no other. Look-ups answer with what is readable; who would take "not there" for an answer asks
+//! [`Store::exists`].
 #![forbid(unsafe_code)]
 
 mod diff;

@@ -1,5 +1,5 @@
-//! Work queue keyed by object: each key waits at most once, is worked on by one worker at a time, and backs off on its
-//! own when it fails.
+//! Work queue keyed by object: each key waits at most once, is worked on by one worker at a time, and backs
+//! off on its own when it fails.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -14,8 +14,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest delay between two tries of a failing key.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// Bounded by the number of distinct keys, which is the number of objects in the cache: a key that is added while it
-/// waits is not added again.
+/// Bounded by the number of distinct keys, which is the number of objects in the cache: a key that is added
+/// while it waits is not added again.
 pub struct Queue<T> {
     state: Mutex<State<T>>,
     changed: Notify,
@@ -90,8 +90,8 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         }
     }
 
-    /// Gives the key back. `failed` keys come again after their back-off; a key that was added meanwhile comes again
-    /// at once.
+    /// Gives the key back. `failed` keys come again after their back-off; a key that was added meanwhile
+    /// comes again at once.
     pub fn done(&self, key: T, failed: bool) {
         {
             let mut state = self.lock();

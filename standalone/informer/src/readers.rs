@@ -1,4 +1,5 @@
-//! How the caches of this process do: which are not filled yet, which objects can't be read. For readiness and metrics.
+//! How the caches of this process do: which are not filled yet, which objects can't be read. For readiness
+//! and metrics.
 
 use std::collections::BTreeSet;
 use std::fmt;

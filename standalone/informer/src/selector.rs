@@ -13,8 +13,8 @@ pub fn matches_labels(wanted: &Labels, labels: Option<&Labels>) -> bool {
     wanted.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
 }
 
-/// Whether the selector picks an object with these labels. The empty selector picks everything; an operator that is
-/// not known picks nothing.
+/// Whether the selector picks an object with these labels. The empty selector picks everything; an operator
+/// that is not known picks nothing.
 pub fn matches_selector(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
     selector.match_labels.as_ref().is_none_or(|wanted| matches_labels(wanted, labels))
         && selector.match_expressions.iter().flatten().all(|expression| {

@@ -92,8 +92,8 @@ struct State<K> {
     index: HashMap<Term, HashSet<ObjectKey>>,
     /// Revision up to which the watch has told us everything.
     seen: u64,
-    /// Uids that a delete of our own has ended and whose last watch event is still to come. Emptied by that event and
-    /// by every list, so it is bounded by the deletes in flight.
+    /// Uids that a delete of our own has ended and whose last watch event is still to come. Emptied by that
+    /// event and by every list, so it is bounded by the deletes in flight.
     ended: HashSet<String>,
 }
 
@@ -134,7 +134,8 @@ impl<K: Resource> Store<K> {
         *self.synced.borrow()
     }
 
-    /// The object, if it is there and can be read. Where `None` would be taken for "gone", ask [`Self::exists`].
+    /// The object, if it is there and can be read. Where `None` would be taken for "gone", ask
+    /// [`Self::exists`].
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
         self.read().objects.get(key).and_then(Entry::readable)
     }
@@ -187,8 +188,8 @@ impl<K: Resource> Store<K> {
         self.of_term(term, Entry::unreadable)
     }
 
-    /// Readable objects of a namespace that have all of `wanted`'s labels; walks only the rarest label's objects. All of
-    /// the namespace when `wanted` is empty. Needs label terms.
+    /// Readable objects of a namespace that have all of `wanted`'s labels; walks only the rarest label's
+    /// objects. All of the namespace when `wanted` is empty. Needs label terms.
     pub fn with_labels(&self, namespace: &str, wanted: &BTreeMap<String, String>) -> Vec<Arc<K>> {
         self.of_labels(namespace, wanted, Entry::readable)
     }
@@ -235,8 +236,8 @@ impl<K: Resource> Store<K> {
 
     /// Takes the API server's answer to a create, update, patch or graceful delete of ours into the cache.
     ///
-    /// Revisions of one kind grow in the order of writes (KEP-5504), so an answer that is not newer than what the watch
-    /// has already told is dropped: the watch may even have told of the object's end since.
+    /// Revisions of one kind grow in the order of writes (KEP-5504), so an answer that is not newer than what
+    /// the watch has already told is dropped: the watch may even have told of the object's end since.
     ///
     /// An answer that can't be read is left to the watch, which tells of it again: then it is named.
     pub fn wrote(&self, object: impl Into<Item<K>>) {
@@ -246,7 +247,8 @@ impl<K: Resource> Store<K> {
         }
     }
 
-    /// Takes out an object that a delete of ours ended at once. Its late watch events are ignored until the last.
+    /// Takes out an object that a delete of ours ended at once. Its late watch events are ignored until the
+    /// last.
     pub fn ended(&self, key: &ObjectKey, uid: &str) {
         let change = {
             let mut state = self.write();
@@ -290,9 +292,11 @@ impl<K: Resource> Store<K> {
         state.seen = state.seen.max(revision);
     }
 
-    /// A complete list: replaces the cache, but keeps objects that we wrote after its revision. What is to be named.
+    /// A complete list: replaces the cache, but keeps objects that we wrote after its revision. What is to be
+    /// named.
     ///
-    /// A list that is older than what the server has told before is that of a server that was set back: then it counts.
+    /// A list that is older than what the server has told before is that of a server that was set back: then
+    /// it counts.
     pub(crate) fn listed<I: Into<Item<K>>>(&self, objects: Vec<I>, revision_of_list: u64) -> Vec<Unread> {
         let objects: Vec<Item<K>> = objects.into_iter().map(Into::into).collect();
         let present: HashSet<ObjectKey> = objects.iter().map(key_of).collect();

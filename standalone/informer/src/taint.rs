@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-/// Whether one of the tolerations tolerates the taint. An empty key with `Exists` tolerates every taint, an empty
-/// effect every effect.
+/// Whether one of the tolerations tolerates the taint. An empty key with `Exists` tolerates every taint, an
+/// empty effect every effect.
 pub fn tolerated<'a>(taint: &Taint, tolerations: impl IntoIterator<Item = &'a Toleration>) -> bool {
     tolerations.into_iter().any(|toleration| tolerates(toleration, taint))
 }

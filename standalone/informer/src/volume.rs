@@ -100,7 +100,8 @@ pub fn mismatch(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Opt
 
 /// The volume that the claim is given: one that was made for it, else the smallest free one that fits.
 ///
-/// With a node it must reach it. `only_reserved`: the node is still to be chosen, so only one that is the claim's already.
+/// With a node it must reach it. `only_reserved`: the node is still to be chosen, so only one that is the
+/// claim's already.
 pub fn best<'a, V: AsRef<PersistentVolume>>(
     claim: &PersistentVolumeClaim,
     volumes: impl IntoIterator<Item = &'a V>,

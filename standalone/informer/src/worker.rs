@@ -23,7 +23,8 @@ pub enum Next {
     After(Duration),
 }
 
-/// What is done with a key, boxed, so that the workers are compiled once for a sort of key and not for each controller.
+/// What is done with a key, boxed, so that the workers are compiled once for a sort of key and not for each
+/// controller.
 pub type Work<T> = Arc<dyn Fn(T) -> BoxFuture<'static, Result<Next, Failure>> + Send + Sync>;
 type Failure = Box<dyn std::error::Error + Send>;
 
@@ -40,8 +41,8 @@ where
     })
 }
 
-/// Runs `count` workers that hand keys of `queue` to `work`, until `shutdown`. A failing key is tried again after its
-/// back-off; a conflict with another writer (409) is no news and is logged low.
+/// Runs `count` workers that hand keys of `queue` to `work`, until `shutdown`. A failing key is tried again
+/// after its back-off; a conflict with another writer (409) is no news and is logged low.
 pub async fn run_workers<T>(
     name: &'static str,
     queue: Arc<Queue<T>>,
@@ -79,8 +80,8 @@ pub async fn run_workers<T>(
     run_to_end(workers).await;
 }
 
-/// Waits for every task. A panic in one of them goes on in the caller: half a controller that runs is worse than a
-/// process that its supervisor starts afresh.
+/// Waits for every task. A panic in one of them goes on in the caller: half a controller that runs is worse
+/// than a process that its supervisor starts afresh.
 pub async fn run_to_end(mut tasks: JoinSet<()>) {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended

@@ -15,8 +15,8 @@ pub enum AccessError {
     Connect(#[from] ConnectError),
 }
 
-/// A client of the API server, and what the tunnel dials. A certificate that is renewed in its file is shown from the next
-/// connection on.
+/// A client of the API server, and what the tunnel dials. A certificate that is renewed in its file is shown
+/// from the next connection on.
 pub async fn reach(access: &ServerAccess) -> Result<Connection, AccessError> {
     let source = match access {
         ServerAccess::Joined { server, dir } => {

@@ -1,5 +1,5 @@
-//! cgroup folders of pods: the runtime makes them and leaves them behind. What a pod as a whole is limited to is written
-//! into them here, since the runtime knows containers only.
+//! cgroup folders of pods: the runtime makes them and leaves them behind. What a pod as a whole is limited to
+//! is written into them here, since the runtime knows containers only.
 
 use std::{
     fs, io,
@@ -39,8 +39,9 @@ fn write_first(folders: &[PathBuf], files: &[(&str, String)]) -> io::Result<()> 
     Err(io::Error::new(io::ErrorKind::NotFound, format!("no cgroup of the pod has {}", files[0].0)))
 }
 
-/// Removes a pod's folder, and what is in it, from every cgroup tree that is mounted. Folders with processes in them
-/// stay (the kernel refuses), as does what cannot be removed for another reason; the next pod's end tries nothing of it.
+/// Removes a pod's folder, and what is in it, from every cgroup tree that is mounted. Folders with processes
+/// in them stay (the kernel refuses), as does what cannot be removed for another reason; the next pod's end
+/// tries nothing of it.
 pub fn remove(cgroup: &str) {
     let relative = folder(cgroup);
     let is_below = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));

@@ -29,8 +29,8 @@ pub enum CleanupError {
     Folder { path: PathBuf, source: std::io::Error },
 }
 
-/// Ends the node's pods, removes their records, volumes, logs and cgroups, and the agent's own folder. Pods of others
-/// on the same runtime are left alone. Doing it again is harmless; all that went wrong is returned.
+/// Ends the node's pods, removes their records, volumes, logs and cgroups, and the agent's own folder. Pods
+/// of others on the same runtime are left alone. Doing it again is harmless; all that went wrong is returned.
 pub async fn cleanup(config: &Config) -> Vec<CleanupError> {
     let mut errors = Vec::new();
     let listed = match Cri::new(&config.runtime_socket) {

@@ -37,7 +37,8 @@ pub struct Reserved {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node_name: String,
-    /// The node's own addresses, which may change; the first of each family goes into pods on the host's network.
+    /// The node's own addresses, which may change; the first of each family goes into pods on the host's
+    /// network.
     pub node_ips: watch::Receiver<Vec<IpAddr>>,
     /// What keeps the node's network from working, if anything: such a node is not Ready.
     pub network_fault: watch::Receiver<Option<String>>,

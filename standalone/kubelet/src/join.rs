@@ -61,8 +61,8 @@ const AUTHORITY: &str = "ca.crt";
 const CERTIFICATE: &str = "node.crt";
 const KEY: &str = "node.key";
 
-/// Gets the node's certificate from the server and writes it to `dir` (0700, files 0600). What is there and good for
-/// more than a third of its life is used again.
+/// Gets the node's certificate from the server and writes it to `dir` (0700, files 0600). What is there and
+/// good for more than a third of its life is used again.
 ///
 /// # Errors
 /// When the token is malformed or wrong, the server can't be reached, or the files can't be written.
@@ -201,7 +201,8 @@ fn answered(server: &Server, body: &[u8], key: String) -> Result<Credentials, Jo
     Ok(Credentials { authority: answer.ca, certificate: answer.certificate, key })
 }
 
-/// Key first, certificate last, each by rename: what can be read together belongs together, or `join` does it anew.
+/// Key first, certificate last, each by rename: what can be read together belongs together, or `join` does it
+/// anew.
 fn write(dir: &Path, credentials: &Credentials) -> Result<(), JoinError> {
     let failed = |operation, path: &Path| {
         let path = path.to_owned();

@@ -1,8 +1,9 @@
-//! The node agent: runs the pods that the API server binds to this node, on a container runtime reached over CRI.
+//! The node agent: runs the pods that the API server binds to this node, on a container runtime reached over
+//! CRI.
 //!
 //! Told by watches and by containerd's event stream. Each pod has a worker of its own around a pure core:
-//! [`pods::decide`] says what to do next, [`pods::status`] what to report. Restarting the agent or the runtime leaves
-//! pods running: what is there is read back from the runtime's labels.
+//! [`pods::decide`] says what to do next, [`pods::status`] what to report. Restarting the agent or the
+//! runtime leaves pods running: what is there is read back from the runtime's labels.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Removes the folders of this node's volumes that are to go, and says so: a finalizer holds each object until then.
+//! Removes the folders of this node's volumes that are to go, and says so: a finalizer holds each object
+//! until then.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

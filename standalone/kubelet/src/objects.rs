@@ -1,4 +1,5 @@
-//! ConfigMaps, Secrets and RuntimeClasses that pods name: one watch an object, shared by the node's pods, ended with the last of them.
+//! ConfigMaps, Secrets and RuntimeClasses that pods name: one watch an object, shared by the node's pods,
+//! ended with the last of them.
 
 use std::{
     collections::HashMap,
@@ -80,7 +81,8 @@ impl<K: DeserializeOwned + Send + Sync + 'static> Objects<K> {
     }
 }
 
-/// Keeps `sender` at what the API server has of the one object that `target` names, for as long as it is awaited.
+/// Keeps `sender` at what the API server has of the one object that `target` names, for as long as it is
+/// awaited.
 pub async fn follow<K: DeserializeOwned>(client: Client, target: Target, sender: watch::Sender<Known<K>>) {
     let mut events = Follow::new(client, target, Options::default());
     let mut found = false;

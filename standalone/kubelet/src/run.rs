@@ -43,8 +43,8 @@ pub enum KubeletError {
 /// Runs the node agent until `shutdown`; pods run on after it.
 ///
 /// # Errors
-/// When the runtime does not answer, folders can't be made or credentials are not usable. An API server that is away
-/// is no error: it is waited for.
+/// When the runtime does not answer, folders can't be made or credentials are not usable. An API server that
+/// is away is no error: it is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), KubeletError> {
     for path in [&config.root_dir, &config.pod_log_dir] {
         std::fs::create_dir_all(path)

@@ -1,6 +1,7 @@
 //! The variables by which programs in pods find the API server (`KUBERNETES_SERVICE_HOST` …).
 //!
-//! Variables of other Services (`enableServiceLinks`) are not made: they would need every Service on every node.
+//! Variables of other Services (`enableServiceLinks`) are not made: they would need every Service on every
+//! node.
 
 use std::collections::BTreeMap;
 

@@ -6,10 +6,12 @@ use kube::{Resource, ResourceExt as _};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-/// How far a watch may be behind the answer to a write. Later an older version is no echo: the server was set back.
+/// How far a watch may be behind the answer to a write. Later an older version is no echo: the server was set
+/// back.
 const ECHO_LIMIT: Duration = Duration::from_secs(10);
 
-/// One object as the API server has it, by what was heard last: from a watch, or as the answer to a write of our own.
+/// One object as the API server has it, by what was heard last: from a watch, or as the answer to a write of
+/// our own.
 pub struct Stored<K> {
     object: Arc<K>,
     seen: Arc<K>,
@@ -25,7 +27,8 @@ impl<K: Resource> Stored<K> {
         &self.object
     }
 
-    /// What the watch says, unless the answer to a write was newer. Versions that are no numbers cannot be compared.
+    /// What the watch says, unless the answer to a write was newer. Versions that are no numbers cannot be
+    /// compared.
     pub fn see(&mut self, object: Arc<K>, now: Instant) {
         if Arc::ptr_eq(&self.seen, &object) {
             return;

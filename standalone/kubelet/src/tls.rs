@@ -84,7 +84,8 @@ pub fn config(
     })
 }
 
-/// Any certificate will do: for the authority's own certificate, which is checked by its hash, and for HTTPS probes.
+/// Any certificate will do: for the authority's own certificate, which is checked by its hash, and for HTTPS
+/// probes.
 pub fn unverified() -> Result<ClientConfig, TlsError> {
     skerry_tls::unverified().map_err(|source| TlsError::Config { source })
 }

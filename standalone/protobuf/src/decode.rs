@@ -9,8 +9,8 @@ use crate::{
     wire::{Payload, Reader},
 };
 
-/// Reads the fields of `message` into `object`. Fields that the table does not know are passed over, as a server of an
-/// older version does.
+/// Reads the fields of `message` into `object`. Fields that the table does not know are passed over, as a
+/// server of an older version does.
 pub fn read_into(
     object: &mut Map<String, Value>,
     message: &'static str,

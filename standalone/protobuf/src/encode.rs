@@ -1,4 +1,5 @@
-//! A JSON object to a message's bytes: fields in the order of their numbers, map entries in the order of their keys.
+//! A JSON object to a message's bytes: fields in the order of their numbers, map entries in the order of
+//! their keys.
 
 use serde_json::{Map, Value};
 

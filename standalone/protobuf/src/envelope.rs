@@ -37,8 +37,8 @@ pub fn encode(object: &Value) -> Result<Vec<u8>, ProtobufError> {
     Ok(out)
 }
 
-/// A frame of a watch: four bytes of length in network byte order, then a `meta.v1.WatchEvent` whose object is an
-/// envelope (`application/vnd.kubernetes.protobuf;stream=watch`).
+/// A frame of a watch: four bytes of length in network byte order, then a `meta.v1.WatchEvent` whose object
+/// is an envelope (`application/vnd.kubernetes.protobuf;stream=watch`).
 pub fn encode_watch_event(event: &str, object: &Value) -> Result<Vec<u8>, ProtobufError> {
     let mut raw = Vec::new();
     put_bytes(&mut raw, 1, &encode(object)?);
@@ -83,7 +83,8 @@ pub(crate) fn decode_at(body: &[u8], depth: usize) -> Result<Value, ProtobufErro
     Ok(object.into())
 }
 
-/// The message of a kind. Options, Status and the like belong to meta/v1 under whatever version they are sent.
+/// The message of a kind. Options, Status and the like belong to meta/v1 under whatever version they are
+/// sent.
 fn message(api_version: &str, kind: &str) -> Result<&'static str, ProtobufError> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("core", api_version));
     let package = match group {

@@ -56,8 +56,8 @@ pub fn name(message: &str) -> Option<&'static str> {
     table().get_key_value(message).map(|(name, _)| *name)
 }
 
-/// Lines `>message`, then `number name type flags` for each field; flags: `r` repeated, `m` map, `p` nullable,
-/// `o` and `z` left away when empty, `i` inline, `-` none.
+/// Lines `>message`, then `number name type flags` for each field; flags: `r` repeated, `m` map, `p`
+/// nullable, `o` and `z` left away when empty, `i` inline, `-` none.
 fn parse(text: &'static str) -> HashMap<&'static str, Fields> {
     let mut table: HashMap<&'static str, Fields> = HashMap::new();
     let mut message = "";

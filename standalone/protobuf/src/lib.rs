@@ -1,7 +1,8 @@
 //! The protobuf form of Kubernetes objects (`application/vnd.kubernetes.protobuf`), to and from JSON values.
 //!
-//! Driven by one table, `fields.txt`: for every message its field numbers, JSON names, types and whether an absent
-//! and a zero value differ. The numbers are facts of Kubernetes' `generated.proto` files (release 1.36).
+//! Driven by one table, `fields.txt`: for every message its field numbers, JSON names, types and whether an
+//! absent and a zero value differ. The numbers are facts of Kubernetes' `generated.proto` files (release
+//! 1.36).
 //!
 //! On the wire an object is the four bytes `k8s\0` and a `runtime.Unknown` that names apiVersion and kind.
 

@@ -14,7 +14,8 @@ fn fixtures() -> Option<PathBuf> {
     folder.is_dir().then_some(folder)
 }
 
-/// JSON with nulls and what a zero value leaves away removed, so that two spellings of one object compare equal.
+/// JSON with nulls and what a zero value leaves away removed, so that two spellings of one object compare
+/// equal.
 fn plain(value: Value) -> Value {
     match value {
         Value::Object(entries) => {
@@ -47,8 +48,8 @@ fn every_fixture_is_read_from_protobuf_and_written_back_to_the_byte() {
         if !skerry_protobuf::is_supported(&text("apiVersion"), &text("kind")) {
             continue;
         }
-        // The fixtures are of 1.35: 1.36 took this field of the pod's spec away again. What was sent to be dropped
-        // (`after_roundtrip`) has no equal either.
+        // The fixtures are of 1.35: 1.36 took this field of the pod's spec away again. What was sent to be
+        // dropped (`after_roundtrip`) has no equal either.
         let comparable = !json.to_string().contains("workloadRef") && !stem.ends_with("after_roundtrip");
         seen += 1;
         compared += usize::from(comparable);

@@ -1,4 +1,5 @@
-//! The volumes of pods that were given a node: what is written for them, and which pods wait until theirs are bound.
+//! The volumes of pods that were given a node: what is written for them, and which pods wait until theirs are
+//! bound.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use skerry_informer::{Kind, ObjectKey, Store, WriteError, key_of};
 use crate::pod::PodInfo;
 use crate::volumes::{Choice, Known, Unreadable};
 
-/// How long a pod waits for its volumes before it is scheduled anew, in milliseconds (upstream's `bindTimeoutSeconds`).
+/// How long a pod waits for its volumes before it is scheduled anew, in milliseconds (upstream's
+/// `bindTimeoutSeconds`).
 const TIMEOUT_MS: u64 = 600_000;
 
 /// Caches of claims, volumes and classes.
@@ -47,8 +49,8 @@ impl Known for Volumes {
 }
 
 impl Volumes {
-    /// Says for each claim which volume it takes, or on which node one is to be made. Under the versions that were decided
-    /// on: of two pods one gets a volume, the other looks again.
+    /// Says for each claim which volume it takes, or on which node one is to be made. Under the versions that
+    /// were decided on: of two pods one gets a volume, the other looks again.
     pub async fn reserve(&self, choices: Vec<Choice>, node: &str) -> Result<(), WriteError> {
         for choice in choices {
             match choice {

@@ -34,7 +34,8 @@ pub struct Diagnosis {
     pub crowded: Vec<usize>,
 }
 
-/// Decides for one pod. `start` is where the search begins: it is moved on, so that with many nodes each gets its turn.
+/// Decides for one pod. `start` is where the search begins: it is moved on, so that with many nodes each gets
+/// its turn.
 pub fn schedule(
     pod: &PodInfo,
     nodes: &Nodes,

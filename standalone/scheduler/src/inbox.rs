@@ -1,4 +1,5 @@
-//! What changed since the core looked last: each object at most once, so it is bounded by the number of objects.
+//! What changed since the core looked last: each object at most once, so it is bounded by the number of
+//! objects.
 
 use std::collections::HashSet;
 use std::sync::Mutex;

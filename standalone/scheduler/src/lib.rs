@@ -1,8 +1,9 @@
 //! The scheduler: filter, score, bind.
 //!
-//! Its core is pure and synchronous: [`nodes`] holds columns per node with what is placed (and assumed) there,
-//! [`plugins`] filter and score nodes for one pod, [`cycle`] puts them together, [`queue`] orders the waiting pods and
-//! knows which event may help which. The shell ([`run`]) feeds it from watches, and binds off the main path.
+//! Its core is pure and synchronous: [`nodes`] holds columns per node with what is placed (and assumed)
+//! there, [`plugins`] filter and score nodes for one pod, [`cycle`] puts them together, [`queue`] orders the
+//! waiting pods and knows which event may help which. The shell ([`run`]) feeds it from watches, and binds
+//! off the main path.
 //!
 //! It speaks the Kubernetes API alone, so it also runs against an upstream API server.
 #![forbid(unsafe_code)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::cycle::Diagnosis;
 use crate::preempt::Preemption;
 
-/// `0/4 nodes are available: 1 node(s) had …, 3 Insufficient cpu. preemption: …`; of preemption nothing is said where it
-/// helps.
+/// `0/4 nodes are available: 1 node(s) had …, 3 Insufficient cpu. preemption: …`; of preemption nothing is
+/// said where it helps.
 pub fn unschedulable(diagnosis: &Diagnosis, preemption: &Preemption) -> String {
     if diagnosis.nodes == 0 {
         return "no nodes available to schedule pods".into();

@@ -52,7 +52,8 @@ pub struct NodeChange {
 pub struct Nodes {
     slots: HashMap<String, usize>,
     free: Vec<usize>,
-    /// `None` for a free slot, and for a node that pods are bound to but that is not there (any more, or yet).
+    /// `None` for a free slot, and for a node that pods are bound to but that is not there (any more, or
+    /// yet).
     facts: Vec<Option<Arc<NodeFacts>>>,
     names: Vec<String>,
     requested: Vec<Resources>,
@@ -96,8 +97,8 @@ impl Nodes {
         self.recycle(slot);
     }
 
-    /// Places a pod on a node: bound, or assumed to be bound soon. Placing it again is no change, placing it elsewhere
-    /// moves it. Ended pods take no room.
+    /// Places a pod on a node: bound, or assumed to be bound soon. Placing it again is no change, placing it
+    /// elsewhere moves it. Ended pods take no room.
     pub fn place(&mut self, pod: Arc<PodInfo>, node: &str) {
         if pod.terminal {
             self.unplace(&pod.uid);

@@ -69,7 +69,8 @@ impl<'a> Attempt<'a> {
 }
 
 type Filter = fn(&Attempt<'_>, usize, &NodeFacts) -> Result<(), Refusal>;
-/// A score from 0 to [`MAX_SCORE`] for each of the slots, or `None` when the plugin has no opinion on this pod.
+/// A score from 0 to [`MAX_SCORE`] for each of the slots, or `None` when the plugin has no opinion on this
+/// pod.
 type Score = fn(&Attempt<'_>, &[usize]) -> Option<Vec<i64>>;
 
 pub struct Plugin {

@@ -1,5 +1,5 @@
-//! Preemption: which pods of lower priority must go so that a pod fits. Pure; the order of what is tried and preferred
-//! is upstream's (`pkg/scheduler/framework/preemption`).
+//! Preemption: which pods of lower priority must go so that a pod fits. Pure; the order of what is tried and
+//! preferred is upstream's (`pkg/scheduler/framework/preemption`).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
@@ -78,7 +78,8 @@ struct Candidate {
     violations: usize,
 }
 
-/// Seeks victims on the nodes that `diagnosis` says would take the pod if others left. `nodes` is as before afterwards.
+/// Seeks victims on the nodes that `diagnosis` says would take the pod if others left. `nodes` is as before
+/// afterwards.
 pub fn preempt(
     pod: &PodInfo,
     nodes: &mut Nodes,
@@ -157,7 +158,8 @@ fn victims_on(
     chosen
 }
 
-/// Puts back whom the pod leaves room for: those that a budget protects first, and the more important ones first.
+/// Puts back whom the pod leaves room for: those that a budget protects first, and the more important ones
+/// first.
 fn spare(
     pod: &PodInfo,
     nodes: &mut Nodes,
@@ -211,8 +213,9 @@ fn importance(pod: &PodInfo) -> (Reverse<i32>, Option<jiff::Timestamp>) {
     (Reverse(pod.priority), pod.started.or(Some(jiff::Timestamp::MAX)))
 }
 
-/// What upstream compares, in its order: budgets that are broken, the highest priority among the victims, the sum of
-/// their priorities, their number, and how long the most important of them have run (the shorter the better).
+/// What upstream compares, in its order: budgets that are broken, the highest priority among the victims, the
+/// sum of their priorities, their number, and how long the most important of them have run (the shorter the
+/// better).
 type Cost = (usize, i32, i64, usize, Reverse<Option<jiff::Timestamp>>, String);
 
 fn cost(candidate: &Candidate, nodes: &Nodes) -> Cost {

@@ -138,8 +138,8 @@ impl Queue {
         None
     }
 
-    /// Whether this very pod waits here for an event, its spec and labels as they were: then a change of its status is
-    /// no reason to try again.
+    /// Whether this very pod waits here for an event, its spec and labels as they were: then a change of its
+    /// status is no reason to try again.
     pub fn waits_unchanged(&self, pod: &PodInfo) -> bool {
         self.pods.get(&pod.key).is_some_and(|waiting| {
             let was = &waiting.pod;

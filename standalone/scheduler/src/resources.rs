@@ -66,8 +66,9 @@ impl Resources {
 }
 
 /// What a pod asks for, by the rule of
-/// <https://kubernetes.io/docs/concepts/workloads/pods/init-containers/#resource-sharing-within-containers>: the greater of the
-/// sum over its containers and the needs while it starts, plus overhead. `value` reads one container's.
+/// <https://kubernetes.io/docs/concepts/workloads/pods/init-containers/#resource-sharing-within-containers>:
+/// the greater of the sum over its containers and the needs while it starts, plus overhead. `value` reads one
+/// container's.
 fn over_containers(spec: &PodSpec, value: impl Fn(&Container) -> Resources) -> Resources {
     let mut running = Resources::default();
     for container in &spec.containers {

@@ -250,7 +250,8 @@ impl Shell {
         }
     }
 
-    /// A pod that can't be read is given no node; where it has one it keeps its room there, as far as that is known.
+    /// A pod that can't be read is given no node; where it has one it keeps its room there, as far as that is
+    /// known.
     fn take_unreadable(&mut self, key: &ObjectKey, pod: &Pod) {
         self.queue.forget(key);
         let info = Arc::new(PodInfo::of(pod));
@@ -272,7 +273,8 @@ impl Shell {
         let pod = self.with_nomination(pod);
         let namespaces = self.namespace_labels(&pod);
         let demands = Demands::of(&pod, &self.volumes);
-        // Room that is kept for others of its priority or above is taken; and they may not be there in the end.
+        // Room that is kept for others of its priority or above is taken; and they may not be there in the
+        // end.
         let guests = self.take_in_nominated(&pod);
         let mut decision = schedule(&pod, &self.core, &namespaces, &demands, &mut self.start);
         guests.iter().for_each(|uid| _ = self.core.unplace(uid));
@@ -312,7 +314,8 @@ impl Shell {
         }
     }
 
-    /// Places other pods of at least this priority where room is kept for them; their uids, to be taken off again.
+    /// Places other pods of at least this priority where room is kept for them; their uids, to be taken off
+    /// again.
     fn take_in_nominated(&mut self, pod: &PodInfo) -> Vec<String> {
         let (core, waiting) = (&mut self.core, &self.nominated);
         let mut guests = Vec::new();
@@ -438,7 +441,8 @@ impl Shell {
                 self.recorder.event(about, EventType::Normal, "Scheduled", text);
             }
             Err(error) => {
-                // The watch may have told meanwhile that the pod is bound after all (an answer that was lost).
+                // The watch may have told meanwhile that the pod is bound after all (an answer that was
+                // lost).
                 let there = self.pods.store.get(&pod.key);
                 let bound = there.or_else(|| self.pods.store.unreadable_at(&pod.key)).is_some_and(|there| {
                     there.uid().as_ref() == Some(&pod.uid)

@@ -1,4 +1,5 @@
-//! Writes the shape tables as Rust constants that hold numbers only, so that they stay in the binary's read-only pages.
+//! Writes the shape tables as Rust constants that hold numbers only, so that they stay in the binary's
+//! read-only pages.
 
 use std::{collections::BTreeMap, fmt::Write};
 

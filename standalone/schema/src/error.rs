@@ -127,7 +127,8 @@ fn with_detail(head: String, detail: &str) -> String {
     if detail.is_empty() { head } else { format!("{head}: {detail}") }
 }
 
-/// The longest value that is repeated in a message, in bytes: a 3 MiB string must not come back in its own complaint.
+/// The longest value that is repeated in a message, in bytes: a 3 MiB string must not come back in its own
+/// complaint.
 const SHOWN_BYTES: usize = 1024;
 
 fn shown(value: &Value) -> String {

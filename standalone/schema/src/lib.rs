@@ -1,4 +1,5 @@
-//! What the API server must know about the kinds of Kubernetes 1.36: tables, and pure functions over JSON values.
+//! What the API server must know about the kinds of Kubernetes 1.36: tables, and pure functions over JSON
+//! values.
 //!
 //! - [`kinds`], [`find`], [`groups`]: which kinds there are, their paths, verbs and subresources.
 //! - [`decode`], [`check`]: a request body to a checked value; unknown and duplicate fields, wrong types.

@@ -1,18 +1,19 @@
-//! What one object may be, however it came about: a body, what a patch made of it, what defaults added. The bounds hold
-//! before anything recurses over the value.
+//! What one object may be, however it came about: a body, what a patch made of it, what defaults added. The
+//! bounds hold before anything recurses over the value.
 
 use serde_json::Value;
 
 use crate::{FieldError, Reason};
 
-/// How deep lists and objects may nest. Lists, watch events and tables put up to three more levels around an object,
-/// and readers (serde_json among them) give up at 127.
+/// How deep lists and objects may nest. Lists, watch events and tables put up to three more levels around an
+/// object, and readers (serde_json among them) give up at 127.
 pub const MAX_DEPTH: usize = 120;
 
 /// Bytes of JSON, about.
 pub const MAX_BYTES: usize = 3 << 20;
 
-/// Scalars, lists and objects together: an EndpointSlice of 1,000 endpoints with 100 addresses each has 110,000.
+/// Scalars, lists and objects together: an EndpointSlice of 1,000 endpoints with 100 addresses each has
+/// 110,000.
 pub const MAX_VALUES: usize = 150_000;
 
 /// Entries of any one list or map. Some have less by the table of rules.

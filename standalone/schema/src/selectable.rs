@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::Kind;
 
-/// The label and where its value stands in the stored object; beside `metadata.name` and `metadata.namespace`.
+/// The label and where its value stands in the stored object; beside `metadata.name` and
+/// `metadata.namespace`.
 fn extra(kind: &Kind) -> &'static [(&'static str, &'static str)] {
     match (kind.group, kind.kind) {
         ("", "Pod") => &[
@@ -57,8 +58,8 @@ fn extra(kind: &Kind) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// The selectable fields of `object` (in the form of `kind`) with their values; a missing field has its type's zero:
-/// `""`, `false` or `0`.
+/// The selectable fields of `object` (in the form of `kind`) with their values; a missing field has its
+/// type's zero: `""`, `false` or `0`.
 pub fn selectable_fields(kind: &Kind, object: &Value) -> Vec<(&'static str, String)> {
     let value = |label: &str, pointer: &str| match object.pointer(pointer) {
         Some(Value::String(text)) => text.clone(),

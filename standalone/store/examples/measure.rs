@@ -1,4 +1,5 @@
-//! Bytes and flushes per commit, one writer and many: `cargo run --release -p skerry-store --example measure [FOLDER]`.
+//! Bytes and flushes per commit, one writer and many: `cargo run --release -p skerry-store --example measure
+//! [FOLDER]`.
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 

@@ -36,8 +36,8 @@ pub struct Txn {
     pub ops: Vec<Op>,
 }
 
-/// The keys that start with `prefix` and sort after `after` (exclusive), at most `limit` (0: all), at `revision`
-/// (`None`: the newest).
+/// The keys that start with `prefix` and sort after `after` (exclusive), at most `limit` (0: all), at
+/// `revision` (`None`: the newest).
 #[derive(Clone, Debug, Default)]
 pub struct Range {
     pub prefix: String,
@@ -90,7 +90,8 @@ impl Change {
 #[derive(Clone, Debug)]
 pub enum WatchItem {
     Change(Arc<Change>),
-    /// All changes up to this revision have been yielded (sent after a replay, and after [`Store::request_progress`]).
+    /// All changes up to this revision have been yielded (sent after a replay, and after
+    /// [`Store::request_progress`]).
     Progress(u64),
     /// The watcher fell so far behind that the store let go of it: list again. The stream ends here.
     Lagged,
@@ -111,8 +112,8 @@ pub enum StoreError {
     Compacted { asked: u64, oldest: u64 },
     #[error("revision {asked} is not reached yet, the newest is {newest}")]
     Future { asked: u64, newest: u64 },
-    /// The disk (or etcd) refused. After a failed flush nobody knows what reached the disk: the store takes no more
-    /// writes until it is opened again.
+    /// The disk (or etcd) refused. After a failed flush nobody knows what reached the disk: the store takes
+    /// no more writes until it is opened again.
     #[error("store: {operation}")]
     Io { operation: String, source: std::io::Error },
     #[error("the store failed earlier ({why}): restart the server, it recovers what was confirmed")]

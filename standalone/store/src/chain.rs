@@ -1,9 +1,10 @@
 //! What a store must find when it is opened: which files, of which lengths and checksums. Pure.
 //!
-//! `MANIFEST` names the chain: one snapshot, the logs after it that are full, and the one that is being written. It is
-//! replaced whenever the chain changes, never by a commit. How far the open log had come is said by `MARK`, which is
-//! overwritten after each flush of the log and not flushed itself: whatever of it survives was true of the log before.
-//! So a mark is a floor, exact after a process was killed and at most a little low after a power cut.
+//! `MANIFEST` names the chain: one snapshot, the logs after it that are full, and the one that is being
+//! written. It is replaced whenever the chain changes, never by a commit. How far the open log had come is
+//! said by `MARK`, which is overwritten after each flush of the log and not flushed itself: whatever of it
+//! survives was true of the log before. So a mark is a floor, exact after a process was killed and at most a
+//! little low after a power cut.
 
 use std::fmt::Write as _;
 

@@ -1,7 +1,7 @@
 //! The store's folder: what `chain` describes, and a lock. With `recover` the only place that touches files.
 //!
-//! `snapshot-SEQ` holds everything up to the start of `log-SEQ`. Whatever becomes part of the chain is durable before
-//! `MANIFEST` names it, and what a new `MANIFEST` leaves out is deleted after that.
+//! `snapshot-SEQ` holds everything up to the start of `log-SEQ`. Whatever becomes part of the chain is
+//! durable before `MANIFEST` names it, and what a new `MANIFEST` leaves out is deleted after that.
 
 use std::{
     fs::{File, OpenOptions},
@@ -183,7 +183,8 @@ impl Folder {
         Ok(log)
     }
 
-    /// Writes a snapshot that the logs from `sequence` on follow, then deletes what is older. Returns its length.
+    /// Writes a snapshot that the logs from `sequence` on follow, then deletes what is older. Returns its
+    /// length.
     pub fn write_snapshot(&self, sequence: u64, revision: u64, content: &[Write]) -> Result<u64, StoreError> {
         let snapshot = self.write_snapshot_file(sequence, revision, content)?;
         // Both the old chain and the new one are whole until the new one is known to be durable.

@@ -1,8 +1,8 @@
 //! The embedded store: the tables in memory, an append-only log with group commit below them.
 //!
-//! A transaction is checked and applied under the lock, invisible; one writer thread appends whatever has gathered,
-//! flushes once, then makes the whole group visible in revision order and answers. Readers never see what a power cut
-//! could take back.
+//! A transaction is checked and applied under the lock, invisible; one writer thread appends whatever has
+//! gathered, flushes once, then makes the whole group visible in revision order and answers. Readers never
+//! see what a power cut could take back.
 
 use std::{
     path::Path,
@@ -26,8 +26,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Options {
     pub retention: Retention,
-    /// Keys below these prefixes are confirmed from memory and written at most every `relaxed_flush`: after a crash
-    /// they may be that much older. Their revisions are never used again all the same.
+    /// Keys below these prefixes are confirmed from memory and written at most every `relaxed_flush`: after a
+    /// crash they may be that much older. Their revisions are never used again all the same.
     pub relaxed_prefixes: Vec<String>,
     pub relaxed_flush: Duration,
     /// A snapshot is taken once the log has more bytes than this and than twice the last snapshot.
@@ -86,7 +86,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    // A panic while a lock is held leaves no half-done state: each section's last step is the one that counts.
+    // A panic while a lock is held leaves no half-done state: each section's last step is the one that
+    // counts.
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }

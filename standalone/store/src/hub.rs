@@ -21,7 +21,8 @@ struct Watcher {
     lagged: Arc<AtomicBool>,
 }
 
-/// All watchers of a store. Called under the store's lock, so that a watch misses nothing and sees nothing twice.
+/// All watchers of a store. Called under the store's lock, so that a watch misses nothing and sees nothing
+/// twice.
 pub struct Hub {
     watchers: Vec<Watcher>,
     /// Items that a watcher may leave unread before it is let go.

@@ -1,7 +1,7 @@
 //! The store below the API server: keys to bytes, in one revision order, durable before it answers.
 //!
-//! [`Store`] is small enough that etcd can stand behind it: revisions are numbers that only grow, a [`Txn`] is a
-//! compare-and-write of several keys, and a watch replays what was committed after a revision.
+//! [`Store`] is small enough that etcd can stand behind it: revisions are numbers that only grow, a [`Txn`]
+//! is a compare-and-write of several keys, and a watch replays what was committed after a revision.
 
 mod api;
 mod chain;

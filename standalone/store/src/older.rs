@@ -1,7 +1,7 @@
 //! What a folder without a manifest holds: nothing, a store of the first format, or a loss.
 //!
-//! The first format knew its files by their names alone: the newest snapshot and every log from its number on. It is
-//! read once; the store then goes on in a chain of the second.
+//! The first format knew its files by their names alone: the newest snapshot and every log from its number
+//! on. It is read once; the store then goes on in a chain of the second.
 
 use bytes::Bytes;
 

@@ -1,13 +1,14 @@
 //! How a transaction lies on the disk.
 //!
-//! A record is `magic u32 | length u32 | crc32 u32 | payload`, all little-endian; the checksum covers length and payload.
-//! The payload is `durable_before u64 | revision u64 | room u32 | count u32`, then per write `mod u64 | create u64 |
-//! key_length u32 | value_length u32 | key | value`, where `value_length` `u32::MAX` is a deletion.
+//! A record is `magic u32 | length u32 | crc32 u32 | payload`, all little-endian; the checksum covers length
+//! and payload. The payload is `durable_before u64 | revision u64 | room u32 | count u32`, then per write
+//! `mod u64 | create u64 | key_length u32 | value_length u32 | key | value`, where `value_length` `u32::MAX`
+//! is a deletion.
 //!
-//! `durable_before` is the file offset that was known to be on the disk when the record was written; `room` is what the
-//! group behind the record may have at most. A broken record is a torn tail, and may be cut off, unless the tail is
-//! longer than one group or a whole record behind it says that the break was durable once: that is damage, and the store
-//! refuses to start rather than lose what it had confirmed.
+//! `durable_before` is the file offset that was known to be on the disk when the record was written; `room`
+//! is what the group behind the record may have at most. A broken record is a torn tail, and may be cut off,
+//! unless the tail is longer than one group or a whole record behind it says that the break was durable once:
+//! that is damage, and the store refuses to start rather than lose what it had confirmed.
 //!
 //! The first format's records have another magic and no `room`; its groups had no limit.
 

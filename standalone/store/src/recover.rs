@@ -34,7 +34,8 @@ impl Recovered {
         Recovered { writes: Vec::new(), revision: 1, next: Next::Begin { sequence: 0 } }
     }
 
-    /// Takes in the whole records from `offset` on. Returns where they end, and the room that the last one announced.
+    /// Takes in the whole records from `offset` on. Returns where they end, and the room that the last one
+    /// announced.
     pub fn take(&mut self, format: Format, data: &Bytes, offset: usize) -> (usize, usize) {
         let (mut end, mut room) = (offset, GROUP_BYTES);
         while let Found::Record { record, end: next } = record::decode(format, data, end) {

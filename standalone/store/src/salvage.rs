@@ -1,4 +1,5 @@
-//! Goes on with what can be read of a damaged folder, once, because somebody has asked for it: by a file `SALVAGE` in it.
+//! Goes on with what can be read of a damaged folder, once, because somebody has asked for it: by a file
+//! `SALVAGE` in it.
 //!
 //! Nothing is deleted: what is not taken over as it stands is moved into a folder beside.
 
@@ -12,8 +13,8 @@ use crate::{
     recover::{Next, Recovered},
 };
 
-/// What was lost had revisions, and clients that know them: they are not given out again, and who asks for what came after
-/// them is told to list anew.
+/// What was lost had revisions, and clients that know them: they are not given out again, and who asks for
+/// what came after them is told to list anew.
 const REVISIONS_LEFT_OUT: u64 = 1 << 20;
 
 pub fn recover(folder: &Folder) -> Result<Recovered, StoreError> {

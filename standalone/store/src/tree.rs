@@ -1,5 +1,5 @@
-//! The tables in memory: every key's versions back to the oldest revision kept, and the changes in revision order.
-//! Pure: no locks, no files.
+//! The tables in memory: every key's versions back to the oldest revision kept, and the changes in revision
+//! order. Pure: no locks, no files.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -126,8 +126,8 @@ impl Tree {
         self.oldest = revision;
     }
 
-    /// Checks every expectation against the newest writes (also those not yet visible) and applies the transaction
-    /// under the next revision. The result stays invisible until [`Tree::publish`].
+    /// Checks every expectation against the newest writes (also those not yet visible) and applies the
+    /// transaction under the next revision. The result stays invisible until [`Tree::publish`].
     pub fn apply(&mut self, ops: &[Op]) -> Result<(u64, Vec<Write>), StoreError> {
         for op in ops {
             let (Op::Put { key, expect, .. } | Op::Delete { key, expect }) = op;

@@ -66,8 +66,8 @@ impl Writer {
         self.finish_snapshot(true);
     }
 
-    /// Blocks until something is pending or relaxed keys are due; `None`: closing and nothing is left. What is pending
-    /// beyond a group's limit stays for the next one.
+    /// Blocks until something is pending or relaxed keys are due; `None`: closing and nothing is left. What
+    /// is pending beyond a group's limit stays for the next one.
     fn wait(&self) -> Option<Vec<Pending>> {
         let mut queue = self.shared.queue();
         loop {
@@ -142,7 +142,8 @@ impl Writer {
             return Ok(());
         }
         if self.buffer.len() > GROUP_BYTES {
-            // One large transaction: were it torn, the tail would be longer than one that nobody has announced.
+            // One large transaction: were it torn, the tail would be longer than one that nobody has
+            // announced.
             let mut announcement = Vec::new();
             let (durable, room) = (self.log.durable().length, self.buffer.len());
             record::encode_with_room(&mut announcement, durable, self.ceiling, room, &[]);
@@ -159,7 +160,8 @@ impl Writer {
             let cut = self.log.cut();
             return Err((error, cut.is_err()));
         }
-        // After a failed fsync the kernel may have dropped the pages and marked them clean: no second try tells.
+        // After a failed fsync the kernel may have dropped the pages and marked them clean: no second try
+        // tells.
         self.log.sync().map_err(|error| (error, true))?;
         let mut stats = self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.flushes += 1;

@@ -1,5 +1,5 @@
-//! TLS with peers whose certificate nobody could have signed for: pods, by their addresses, and an authority that is
-//! not known yet.
+//! TLS with peers whose certificate nobody could have signed for: pods, by their addresses, and an authority
+//! that is not known yet.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;

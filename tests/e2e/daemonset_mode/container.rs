@@ -1,4 +1,5 @@
-//! The DaemonSet's container on a node without a node agent: an OCI bundle that runc runs, as containerd would have it.
+//! The DaemonSet's container on a node without a node agent: an OCI bundle that runc runs, as containerd
+//! would have it.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +24,8 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Lays the image out and writes the specification. `kubeconfig`: the content of a file that stands for the token.
+    /// Lays the image out and writes the specification. `kubeconfig`: the content of a file that stands for
+    /// the token.
     pub fn make(node: Node, container: &Container, kubeconfig: &str) -> Result<Bundle> {
         let inside = "/opt/agent".to_owned();
         let dir = node.dir().join("opt/agent");

@@ -1,8 +1,10 @@
-//! `skerry proxy` as `deploy/` has it: in a container with the named capabilities and host paths and no more, on a node that
-//! our own node agent does not run on, asking the API server only for what the ClusterRole allows.
+//! `skerry proxy` as `deploy/` has it: in a container with the named capabilities and host paths and no more,
+//! on a node that our own node agent does not run on, asking the API server only for what the ClusterRole
+//! allows.
 //!
-//! The API server has no service-account tokens yet: a kubeconfig lies where the token would, and leads to a recorder, which judges each
-//! request by the ClusterRole and passes it on under the administrator's certificate: a node's may only speak for that node.
+//! The API server has no service-account tokens yet: a kubeconfig lies where the token would, and leads to a
+//! recorder, which judges each request by the ClusterRole and passes it on under the administrator's
+//! certificate: a node's may only speak for that node.
 
 mod container;
 mod manifest;
@@ -178,7 +180,8 @@ fn serves(
     Ok(())
 }
 
-/// What a container runtime does with the plugin and the configuration that the container has installed on the host.
+/// What a container runtime does with the plugin and the configuration that the container has installed on
+/// the host.
 fn add_pod(node: &Node) -> Result<()> {
     let list: Value = serde_json::from_str(&node.sh("cat /etc/cni/net.d/10-skerry.conflist")?)?;
     let mut conf = list["plugins"][0].clone();
@@ -221,7 +224,8 @@ fn answers_for_load_balancers(cluster: &Cluster, node: &Node) -> Result<()> {
     })
 }
 
-/// Services that want an address which an older one has: one of the two nodes tells of each, and counts on while it stands.
+/// Services that want an address which an older one has: one of the two nodes tells of each, and counts on
+/// while it stands.
 fn owners_are_told(kubectl: &Kubectl, node: &str) -> Result<()> {
     let service = |n: u8| {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("claims-{n}")},

@@ -1,4 +1,5 @@
-//! Stands between the agent and the API server: notes every request, and refuses what the ClusterRole does not allow.
+//! Stands between the agent and the API server: notes every request, and refuses what the ClusterRole does
+//! not allow.
 
 use std::{
     collections::BTreeSet,

@@ -72,8 +72,8 @@ impl Client<'_> {
         answers.into_iter().next().context("an answer")
     }
 
-    /// Requests, each on a connection or from a socket of its own, until two backends have answered or it is clear that
-    /// only one does. Not more of them than that: each leaves an entry in the nodes' tables.
+    /// Requests, each on a connection or from a socket of its own, until two backends have answered or it is
+    /// clear that only one does. Not more of them than that: each leaves an entry in the nodes' tables.
     pub fn ask_both(&self, protocol: Protocol, to: SocketAddr) -> Result<BTreeSet<Answer>> {
         self.ask_until(protocol, to, 2)
     }

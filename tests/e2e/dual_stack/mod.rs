@@ -93,7 +93,8 @@ fn addresses(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// ClusterIP and NodePort, TCP and UDP, each family, from outside, from every node and from pods: both backends answer.
+/// ClusterIP and NodePort, TCP and UDP, each family, from outside, from every node and from pods: both
+/// backends answer.
 fn services_from_everywhere(scene: &Scene) -> Result<()> {
     let pods = scene.pods("app=echo", 2)?;
     let backends: BTreeSet<String> = pods.iter().map(name_of).collect();
@@ -122,7 +123,8 @@ fn services_from_everywhere(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Clients outside are answered by the backends' nodes, which see them by their own address; clients inside as ever.
+/// Clients outside are answered by the backends' nodes, which see them by their own address; clients inside
+/// as ever.
 fn direct_return(scene: &Scene) -> Result<()> {
     const BYTES: usize = 1_000_000;
     scene.kubectl().run("annotate service echo service.skerry.io/forwarding-mode=dsr")?;

@@ -92,7 +92,8 @@ impl Scene {
         [self.outside()].into_iter().chain(nodes).chain(pods).collect()
     }
 
-    /// The addresses that a client may reach a service by: the ClusterIP from inside, and the NodePort of every node.
+    /// The addresses that a client may reach a service by: the ClusterIP from inside, and the NodePort of
+    /// every node.
     pub fn ways(
         &self,
         service: &str,

@@ -1,5 +1,5 @@
-//! From kube-proxy to Skerry under load: its rules go, those of others stay, no request is lost, and connections that were made
-//! through a rule live on.
+//! From kube-proxy to Skerry under load: its rules go, those of others stay, no request is lost, and
+//! connections that were made through a rule live on.
 
 mod rules;
 
@@ -71,7 +71,8 @@ fn moves(
         .run(|| skerry_tests::get(outside))
         .context("enter the client")?
         .context("kube-proxy's NodePort")?;
-    // Of the node's network but not of its cgroup: no hook of ours sees it, its packets are translated by the rule.
+    // Of the node's network but not of its cgroup: no hook of ours sees it, its packets are translated by the
+    // rule.
     let mut kept = node.netns().run(|| Kept::open(inside)).context("enter the node")??;
     kept.ask().context("kube-proxy's ClusterIP")?;
     let mut far = client.run(|| Kept::open(outside)).context("enter the client")??;
@@ -104,7 +105,8 @@ fn moves(
     ensure!(report.failed == 0, "{} of {} failed: {:?}", report.failed, report.requests, report.failures);
     ensure!(local.failed.is_empty(), "of {} from the node failed: {}", local.done, local.failed);
 
-    // Entries of closed connections live for two minutes more. With the last one goes the empty table that kept it alive.
+    // Entries of closed connections live for two minutes more. With the last one goes the empty table that
+    // kept it alive.
     drop((kept, far));
     eventually("nothing of ours is left", SOON, || {
         node.sh("conntrack -F 2>/dev/null")?;

@@ -1,4 +1,5 @@
-//! What kube-proxy leaves for one Service with a NodePort and one endpoint, in each of its modes that the kernel here has.
+//! What kube-proxy leaves for one Service with a NodePort and one endpoint, in each of its modes that the
+//! kernel here has.
 
 use std::net::Ipv4Addr;
 
@@ -70,8 +71,8 @@ pub fn nftables(service: &Service) -> String {
     )
 }
 
-/// Rules of others, some of whose names look alike. For `iptables-restore --noflush`. The built-in chains are named because the
-/// nft flavour makes them when they are first used, and nobody takes them away again.
+/// Rules of others, some of whose names look alike. For `iptables-restore --noflush`. The built-in chains are
+/// named because the nft flavour makes them when they are first used, and nobody takes them away again.
 pub const OTHERS: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n\
     :DOCKER - [0:0]\n-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n\
     -A DOCKER -p tcp -m tcp --dport 4444 -j DNAT --to-destination 192.0.2.7:80\nCOMMIT\n\

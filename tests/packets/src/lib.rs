@@ -1,5 +1,5 @@
-//! The kernel programs in the kernel: the rows of the datapath's case table by `BPF_PROG_TEST_RUN`, and scenarios in
-//! network namespaces with hand-written maps. No agent, no CNI plugin.
+//! The kernel programs in the kernel: the rows of the datapath's case table by `BPF_PROG_TEST_RUN`, and
+//! scenarios in network namespaces with hand-written maps. No agent, no CNI plugin.
 
 mod object;
 mod summed;

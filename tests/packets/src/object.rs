@@ -170,10 +170,12 @@ impl Object {
             .map_err(|source| ObjectError::TestRun { name: name.to_owned(), source: Box::new(source) })
     }
 
-    /// As [`Object::test_run`], over a packet that its device has summed up (CHECKSUM_COMPLETE); the answer alone.
+    /// As [`Object::test_run`], over a packet that its device has summed up (CHECKSUM_COMPLETE); the answer
+    /// alone.
     ///
     /// # Errors
-    /// As for [`Object::test_run`]; EBADMSG where the packet's sum was not kept up with what the program did to it.
+    /// As for [`Object::test_run`]; EBADMSG where the packet's sum was not kept up with what the program did
+    /// to it.
     pub fn test_run_summed(&mut self, name: &str, ifindex: u32, packet: &[u8]) -> Result<i32, ObjectError> {
         let program = self.classifier(name)?;
         let fd = program.fd().map_err(|source| verify_error(name, source))?;
@@ -181,8 +183,8 @@ impl Object {
             .map_err(|source| ObjectError::SummedRun { name: name.to_owned(), source })
     }
 
-    /// Attaches a tc program to a device in a namespace, on the side that its hook is on, for as long as this value lives; by
-    /// a filter, and for as long as the device is there, where the kernel has no TCX (6.6).
+    /// Attaches a tc program to a device in a namespace, on the side that its hook is on, for as long as this
+    /// value lives; by a filter, and for as long as the device is there, where the kernel has no TCX (6.6).
     ///
     /// # Errors
     /// As for [`Object::classifier`], or the kernel refuses.

@@ -1,4 +1,5 @@
-//! `BPF_PROG_TEST_RUN` over a packet that the device has summed up (CHECKSUM_COMPLETE), which aya cannot ask for.
+//! `BPF_PROG_TEST_RUN` over a packet that the device has summed up (CHECKSUM_COMPLETE), which aya cannot ask
+//! for.
 
 use std::{
     io,
@@ -6,8 +7,8 @@ use std::{
 };
 
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
-/// Linux 6.16: the kernel sums the packet up before the program runs and compares afterwards; EBADMSG where the sum that it
-/// was kept at is not that of the packet.
+/// Linux 6.16: the kernel sums the packet up before the program runs and compares afterwards; EBADMSG where
+/// the sum that it was kept at is not that of the packet.
 const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
 
 /// `struct { … } test` of `union bpf_attr` (linux/bpf.h).
@@ -47,8 +48,8 @@ pub fn run(program: BorrowedFd<'_>, context: &[u8], packet: &[u8]) -> io::Result
         flags: BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
         ..TestRun::default()
     };
-    // SAFETY: the attribute has the kernel's layout and lives through the call, as the two buffers do, whose lengths it
-    // names; nothing is written but its own fields.
+    // SAFETY: the attribute has the kernel's layout and lives through the call, as the two buffers do, whose
+    // lengths it names; nothing is written but its own fields.
     let done =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attribute, size_of::<TestRun>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(attribute.answer as i32) }

@@ -79,9 +79,10 @@ impl World {
         World { nodes, outside, wire }
     }
 
-    /// Puts the program of a node's uplink on the first node's, before its stack. XDP sees a packet as it is on a wire, so the
-    /// clients' side makes checksums whole; native XDP on a veth can send back only where the cable's other end has a program too:
-    /// the one that is returned, without a configuration, which passes everything.
+    /// Puts the program of a node's uplink on the first node's, before its stack. XDP sees a packet as it is
+    /// on a wire, so the clients' side makes checksums whole; native XDP on a veth can send back only where
+    /// the cable's other end has a program too: the one that is returned, without a configuration, which
+    /// passes everything.
     pub fn with_xdp(&mut self, mode: XdpMode) -> Object {
         self.outside.sh("ethtool -K up0 tx off").unwrap();
         let mut idle = Object::load().unwrap();

@@ -1,4 +1,5 @@
-//! SCTP sockets in the one-to-one style (RFC 6458 section 4): they listen, connect and carry bytes as TCP's do.
+//! SCTP sockets in the one-to-one style (RFC 6458 section 4): they listen, connect and carry bytes as TCP's
+//! do.
 
 use std::{
     io,
@@ -24,7 +25,8 @@ pub fn socket() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// What accepts and is accepted has the type of TCP's sockets, which ask the kernel for nothing that is TCP's alone.
+/// What accepts and is accepted has the type of TCP's sockets, which ask the kernel for nothing that is TCP's
+/// alone.
 ///
 /// # Errors
 /// As [`socket`], or the address is taken.

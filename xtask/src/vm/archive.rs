@@ -1,9 +1,11 @@
-//! The archive that a kernel unpacks into its first root folder: cpio, "newc" (Documentation/driver-api/early-userspace).
+//! The archive that a kernel unpacks into its first root folder: cpio, "newc"
+//! (Documentation/driver-api/early-userspace).
 
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 
-/// An archive that is being written. Names are relative, without a leading slash, a folder before what is in it.
+/// An archive that is being written. Names are relative, without a leading slash, a folder before what is in
+/// it.
 #[derive(Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -24,7 +26,8 @@ impl Archive {
         self.bytes
     }
 
-    /// Thirteen numbers of eight hexadecimal digits, the name with its zero byte, the content; both padded to four bytes.
+    /// Thirteen numbers of eight hexadecimal digits, the name with its zero byte, the content; both padded to
+    /// four bytes.
     fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
         self.entries += 1;
         let (length, name_length) = (content.len() as u32, name.len() as u32 + 1);

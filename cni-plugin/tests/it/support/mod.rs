@@ -149,8 +149,8 @@ impl Node {
         self.call("DEL", id, Some(&pod.path()))
     }
 
-    /// Names below a folder of this boot's state, without what was not finished when its writer was killed: the next
-    /// one starts it anew.
+    /// Names below a folder of this boot's state, without what was not finished when its writer was killed:
+    /// the next one starts it anew.
     pub fn names(&self, folder: &str) -> BTreeSet<String> {
         let mut names = names(&self.state().join(folder));
         names.remove(".new");
@@ -210,8 +210,8 @@ pub fn address(result: &Value) -> String {
     result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned()
 }
 
-/// Opens a TCP connection to `address`, which `to` must have. Less than the second after which a lost SYN is sent
-/// again: the first packet must have come through. Returns the address that the server saw.
+/// Opens a TCP connection to `address`, which `to` must have. Less than the second after which a lost SYN is
+/// sent again: the first packet must have come through. Returns the address that the server saw.
 #[track_caller]
 pub fn reach(from: &Netns, to: &Netns, address: &str) -> String {
     let address: IpAddr = address.parse().unwrap();

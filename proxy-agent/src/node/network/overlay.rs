@@ -19,8 +19,8 @@ impl Network {
         Ok(overlay.map(|link| link.header.index))
     }
 
-    /// Makes the VXLAN device, or takes up the one that is there, and returns its index. It learns nothing and has no
-    /// fixed peer: the programs give each packet its outer destination (collect metadata).
+    /// Makes the VXLAN device, or takes up the one that is there, and returns its index. It learns nothing
+    /// and has no fixed peer: the programs give each packet its outer destination (collect metadata).
     pub async fn ensure_overlay(&self, port: u16, mtu: u32) -> Result<u32, NetworkError> {
         match self.find_overlay(port).await? {
             Some((index, false)) => {

@@ -45,8 +45,8 @@ impl Network {
         Ok(found)
     }
 
-    /// Makes the routes through the overlay exactly these. Routes of others are left as they are: returns the destinations that they
-    /// lead to meanwhile.
+    /// Makes the routes through the overlay exactly these. Routes of others are left as they are: returns the
+    /// destinations that they lead to meanwhile.
     pub async fn set_overlay_routes(
         &self,
         index: u32,

@@ -1,4 +1,5 @@
-//! Which devices lead out of the node, and which of its addresses are reached from outside: one decision, pure.
+//! Which devices lead out of the node, and which of its addresses are reached from outside: one decision,
+//! pure.
 
 use std::net::IpAddr;
 
@@ -38,10 +39,11 @@ impl Device {
     }
 }
 
-/// Devices beside the one towards the other nodes that lead out, those with a default route first: what leaves by them is
-/// masqueraded, NodePorts are served on their addresses. `named`: those, where they are there; else all by which anything can
-/// leave. `pods`: ranges of pods; a device in one of them is the bridge of another network plugin, whose pods we are not to
-/// judge. None known: the node is new, and only default routes are followed.
+/// Devices beside the one towards the other nodes that lead out, those with a default route first: what
+/// leaves by them is masqueraded, NodePorts are served on their addresses. `named`: those, where they are
+/// there; else all by which anything can leave. `pods`: ranges of pods; a device in one of them is the bridge
+/// of another network plugin, whose pods we are not to judge. None known: the node is new, and only default
+/// routes are followed.
 pub(crate) fn ways_out<'a>(
     devices: &'a [Device],
     first: u32,
@@ -70,8 +72,8 @@ pub(crate) fn ways_out<'a>(
     found
 }
 
-/// The node's addresses, and whether packets to them meet the programs: those on the ways out, and those that packets can only
-/// come to by way of them.
+/// The node's addresses, and whether packets to them meet the programs: those on the ways out, and those that
+/// packets can only come to by way of them.
 pub(crate) fn reached<'a>(
     devices: &'a [Device],
     ways_out: &'a [u32],

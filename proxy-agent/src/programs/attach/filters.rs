@@ -1,7 +1,8 @@
-//! Programs on devices by filters: on pods' devices everywhere, on the node's own where the kernel has no TCX links.
+//! Programs on devices by filters: on pods' devices everywhere, on the node's own where the kernel has no TCX
+//! links.
 //!
-//! A filter goes with its device and has no pin: what an agent that is gone left on a device that is no uplink any more is
-//! known by its name.
+//! A filter goes with its device and has no pin: what an agent that is gone left on a device that is no
+//! uplink any more is known by its name.
 
 use proxy_abi::{map, prog};
 use skerry_kernel::{
@@ -38,8 +39,8 @@ impl Attachments {
         Ok(())
     }
 
-    /// Pods' filters get the new programs, and are put back where somebody took them off. Pods of an older plugin have
-    /// pinned links instead, which [`Attachments::pods_and_leftovers`] minds.
+    /// Pods' filters get the new programs, and are put back where somebody took them off. Pods of an older
+    /// plugin have pinned links instead, which [`Attachments::pods_and_leftovers`] minds.
     pub(super) fn pod_filters(&self, changes: &mut Changes) -> Result<(), AttachError> {
         let path = self.pins.map(map::LINKS);
         let pods = Map::<u32, proxy_abi::Link>::open(&path).and_then(|links| links.entries());
@@ -65,8 +66,8 @@ impl Attachments {
     }
 }
 
-/// Takes our programs off devices that are not among these; what can't be taken off is named in the log and tried again at
-/// the next start.
+/// Takes our programs off devices that are not among these; what can't be taken off is named in the log and
+/// tried again at the next start.
 pub(super) fn detach_strays(expected: &[&str]) {
     for (device, error) in detach_except(expected) {
         tracing::warn!(device, error = &error as &dyn std::error::Error, "an old program stays on a device");

@@ -1,4 +1,5 @@
-//! What the agent's tests share: nodes of namespaces, an API server in memory, an agent on a thread of its own.
+//! What the agent's tests share: nodes of namespaces, an API server in memory, an agent on a thread of its
+//! own.
 
 mod api;
 pub mod net;

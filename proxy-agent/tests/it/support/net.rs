@@ -113,7 +113,8 @@ impl TestNode {
         config(&self.name, self.dir.path(), &self.cgroup.dir())
     }
 
-    /// Connects a namespace as the CNI plugin does: veth pair, link-local gateway, table entries, pinned programs.
+    /// Connects a namespace as the CNI plugin does: veth pair, link-local gateway, table entries, pinned
+    /// programs.
     pub fn pod(&self, host: u8) -> Pod {
         let netns = Netns::unique("pod").unwrap();
         let ip = Ipv4Addr::new(10, 244, self.number, host);
@@ -181,8 +182,8 @@ impl TestNode {
         }
     }
 
-    /// Our program on a side of one of the node's own devices and the link that keeps it there; link 0: a filter does, since
-    /// the kernel has no TCX links.
+    /// Our program on a side of one of the node's own devices and the link that keeps it there; link 0: a
+    /// filter does, since the kernel has no TCX links.
     pub fn at_device(&self, device: &str, direction: Direction) -> Option<Attachment> {
         let look = || {
             let index = skerry_kernel::ifindex(device).ok()?;

@@ -1,5 +1,5 @@
-//! What the test program does when it is started as a child: a server, a client, an agent. A child works until its
-//! standard input is closed, then prints one line.
+//! What the test program does when it is started as a child: a server, a client, an agent. A child works
+//! until its standard input is closed, then prints one line.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,8 @@ pub struct Role {
 }
 
 impl Role {
-    /// Starts `command` with this program's path in the place of `{}`, and waits until it says that it is ready.
+    /// Starts `command` with this program's path in the place of `{}`, and waits until it says that it is
+    /// ready.
     pub fn start(role: &str, arguments: &[&str], command: impl Fn(&str) -> Command) -> Role {
         Role::try_start(role, arguments, command).unwrap_or_else(|| panic!("{role} {arguments:?} ended"))
     }
@@ -284,7 +285,8 @@ fn named(line: &str) -> io::Result<String> {
     }
 }
 
-/// An agent that ends by being killed, or when its standard input is closed. It is ready when the maps are in sync.
+/// An agent that ends by being killed, or when its standard input is closed. It is ready when the maps are in
+/// sync.
 fn agent(config: Config) {
     // As `skerry` does.
     skerry_kernel::return_freed_memory();

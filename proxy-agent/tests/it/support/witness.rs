@@ -1,5 +1,5 @@
-//! What moved while something was lost: the programs' counters by reason, the kernel's own, and flows that were never
-//! established.
+//! What moved while something was lost: the programs' counters by reason, the kernel's own, and flows that
+//! were never established.
 
 use std::collections::BTreeMap;
 

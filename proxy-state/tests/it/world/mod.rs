@@ -32,8 +32,8 @@ pub struct Meaning {
     ranges: BTreeSet<(u32, Addr)>,
 }
 
-/// What a client meets: the frontends and, instead of slot numbers, the backends behind them. Panics where the reader's
-/// check of service id and generation would fail: no operation may leave such a frontend behind.
+/// What a client meets: the frontends and, instead of slot numbers, the backends behind them. Panics where
+/// the reader's check of service id and generation would fail: no operation may leave such a frontend behind.
 pub fn meaning(maps: &Dump) -> BTreeMap<FrontendKey, Meaning> {
     let backends = |frontend: &Frontend, window: Window| {
         let run = &maps.slots[window.first as usize..window.end() as usize];

@@ -1,5 +1,5 @@
-//! `skerry trace`: the very code of the kernel programs over a made-up packet and a copy of the live maps. Nothing is written
-//! and nothing is sent.
+//! `skerry trace`: the very code of the kernel programs over a made-up packet and a copy of the live maps.
+//! Nothing is written and nothing is sent.
 
 mod packet;
 mod tables;

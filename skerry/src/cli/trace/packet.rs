@@ -109,7 +109,8 @@ impl Packet for Frame {
 
 impl PacketSteps for Frame {}
 
-/// The device of the kernel's route to an address; 0 where there is none, or where the address is the node's own.
+/// The device of the kernel's route to an address; 0 where there is none, or where the address is the node's
+/// own.
 pub fn way_out(to: IpAddr) -> u32 {
     let asked = Command::new("ip").args(["-o", "route", "get", &to.to_string()]).output();
     let Some(text) = asked.ok().filter(|done| done.status.success()) else { return 0 };

@@ -48,8 +48,8 @@ impl Fields {
     }
 }
 
-/// Settles policy, families and the addresses asked for (those given up are taken out), and writes them into the Service.
-/// `old`: what is updated. Returns the families in their order.
+/// Settles policy, families and the addresses asked for (those given up are taken out), and writes them into
+/// the Service. `old`: what is updated. Returns the families in their order.
 pub(super) fn families(
     settings: &Settings,
     old: Option<&Value>,

@@ -44,8 +44,8 @@ pub fn take(ip: &str, namespace: &str, service: &str) -> Result<Op, ApiError> {
     Ok(Op::Put { key: key.into(), value: object::encode(kind, object), expect: Expect::Absent })
 }
 
-/// Makes the objects that Services' addresses lack: those of a store that an older version wrote, and those that somebody
-/// deleted while no server ran.
+/// Makes the objects that Services' addresses lack: those of a store that an older version wrote, and those
+/// that somebody deleted while no server ran.
 pub async fn repair(api: &Api) -> Result<(), ApiError> {
     let kind = built_in("", "v1", "services")?;
     let list = async |prefix: String| api.store.list(Range { prefix, ..Range::default() }).await;

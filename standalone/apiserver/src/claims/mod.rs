@@ -1,7 +1,8 @@
 //! Cluster IPs and node ports: allocated in the very transaction that writes the Service.
 //!
-//! Each number in use is a key of the store, whose value names the Service: of an address it is an IPAddress object. Two Services that want the same number meet
-//! in the transaction, where the key must be absent; there is no allocator beside the store that could disagree with it.
+//! Each number in use is a key of the store, whose value names the Service: of an address it is an IPAddress
+//! object. Two Services that want the same number meet in the transaction, where the key must be absent;
+//! there is no allocator beside the store that could disagree with it.
 
 mod addresses;
 mod families;
@@ -109,7 +110,8 @@ pub fn release(service: &Value) -> Result<Vec<Op>, ApiError> {
     Held::by(service).release()
 }
 
-/// Takes over from `old` what an update left out: addresses and node ports stay unless the type gives them up.
+/// Takes over from `old` what an update left out: addresses and node ports stay unless the type gives them
+/// up.
 pub fn carry_over(old: &Value, new: &mut Value) {
     give_up(old, new);
     let kept = |service: &Value| text(service, "/spec/type") != "ExternalName";

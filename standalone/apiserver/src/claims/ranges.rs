@@ -22,8 +22,8 @@ pub fn default_object(settings: &Settings) -> Value {
     json!({"metadata": {"name": DEFAULT}, "spec": {"cidrs": ranges}})
 }
 
-/// Those that the server was started with, then those of all other ServiceCIDRs by name. Without the ones that are being
-/// deleted: Services keep their addresses there, and no new one gets any.
+/// Those that the server was started with, then those of all other ServiceCIDRs by name. Without the ones
+/// that are being deleted: Services keep their addresses there, and no new one gets any.
 pub async fn ranges(store: &Arc<dyn Store>, settings: &Settings) -> Result<Vec<IpNetwork>, ApiError> {
     let kind = built_in("networking.k8s.io", "v1", "servicecidrs")?;
     let listing = store.list(Range { prefix: object::prefix(kind, ""), ..Range::default() }).await?;

@@ -49,8 +49,8 @@ impl Place {
     /// Finds out by what is stored now.
     ///
     /// # Errors
-    /// 404 for an object that is not there, 400 for a name that is none or an object without an address, 503 for a Service without
-    /// the port or without endpoints.
+    /// 404 for an object that is not there, 400 for a name that is none or an object without an address, 503
+    /// for a Service without the port or without endpoints.
     pub async fn find(api: &Api, call: &Call) -> Result<Place, ApiError> {
         let kind = call.kind;
         let asked = &call.request.name;

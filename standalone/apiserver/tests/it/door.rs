@@ -1,4 +1,5 @@
-//! What the API takes in: how large and how deep, what readers need, and what it says of things that nobody carries out.
+//! What the API takes in: how large and how deep, what readers need, and what it says of things that nobody
+//! carries out.
 
 use serde_json::{Value, json};
 

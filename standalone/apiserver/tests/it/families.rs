@@ -11,8 +11,8 @@ async fn cluster(ranges: &[&str]) -> TestServer {
         .await
 }
 
-/// A Service of this name with these fields of `spec` besides its port and selector, and `clusterIP` where `clusterIPs` is
-/// one of them.
+/// A Service of this name with these fields of `spec` besides its port and selector, and `clusterIP` where
+/// `clusterIPs` is one of them.
 fn with(name: &str, fields: Value) -> Value {
     let mut made = service(name);
     for (field, value) in fields.as_object().unwrap() {

@@ -13,7 +13,8 @@ use tokio_util::compat::{FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 pub type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
-/// What a kubelet answers here: logs that follow, and to whom wants to upgrade an echo in upper case until its input ends.
+/// What a kubelet answers here: logs that follow, and to whom wants to upgrade an echo in upper case until
+/// its input ends.
 async fn kubelet(
     mut request: Request<hyper::body::Incoming>,
     seen: Arc<Mutex<Vec<String>>>,

@@ -1,4 +1,5 @@
-//! What nobody gets by asking in another way: other namespaces' objects, another's identity, a node's say over other nodes.
+//! What nobody gets by asking in another way: other namespaces' objects, another's identity, a node's say
+//! over other nodes.
 
 use crate::support::{CONFIG_MAPS, Client, PODS, TestServer, bind, config_map, names, pod};
 use http::{Method, StatusCode};
@@ -79,7 +80,8 @@ async fn impersonation_is_refused_wherever_it_is_asked_for() {
     server.join("n1").await.send(Method::GET, "/skerry/v1/nodes/n1/tunnel", &tunnel, "").await.refused(403);
 }
 
-/// A pod of node n1 in `alpha` that uses Secret and ConfigMap `db`; other namespaces have things by that name too.
+/// A pod of node n1 in `alpha` that uses Secret and ConfigMap `db`; other namespaces have things by that name
+/// too.
 async fn alpha_and_its_neighbours(server: &TestServer) -> Client {
     let admin = server.admin();
     for name in ["alpha", "beta"] {

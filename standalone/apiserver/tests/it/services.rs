@@ -259,7 +259,8 @@ async fn an_address_in_use_is_an_object_that_nobody_can_take_away() {
     // It goes with its Service.
     admin.delete(&format!("{SERVICES}/web")).await.ok();
     assert_eq!(admin.get(&path).await.status, 404);
-    // A store whose addresses have no objects gets them at the start: here one was deleted behind the server's back.
+    // A store whose addresses have no objects gets them at the start: here one was deleted behind the
+    // server's back.
     let ip = cluster_ip(&admin.post(SERVICES, &service("old")).await.ok());
     let folder = server.stop().await;
     {

@@ -1,8 +1,9 @@
 //! When a CronJob is due. Pure, but for the time zones' rules, which are the machine's own where it has them.
 //!
-//! croner reads patterns and finds their times on the zone's wall clock. Where clocks are changed a pattern with one time of
-//! day is due once that day: at the end of a skipped hour, and in the first of two equal ones. (Upstream's library leaves a
-//! skipped time out and takes a repeated one twice.) Patterns with several times follow the clock as it runs.
+//! croner reads patterns and finds their times on the zone's wall clock. Where clocks are changed a pattern
+//! with one time of day is due once that day: at the end of a skipped hour, and in the first of two equal
+//! ones. (Upstream's library leaves a skipped time out and takes a repeated one twice.) Patterns with several
+//! times follow the clock as it runs.
 
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
@@ -40,7 +41,8 @@ pub enum Missed {
     Many,
 }
 
-/// A zone by its IANA name: from the machine's database, which is kept up to date, else from the one compiled in.
+/// A zone by its IANA name: from the machine's database, which is kept up to date, else from the one compiled
+/// in.
 ///
 /// # Errors
 /// When neither has the name.

@@ -17,7 +17,8 @@ use crate::pod::{Availability, availability, is_ready, node_name, phase};
 use crate::revisions::HASH_LABEL;
 use crate::template::pod_for;
 
-/// A failed pod is replaced no sooner than this after it was made, so that a pod which fails at once does not spin.
+/// A failed pod is replaced no sooner than this after it was made, so that a pod which fails at once does not
+/// spin.
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
 /// Taints that every DaemonSet's pod tolerates: key, effect.
 const TOLERATED: [(&str, &str); 6] = [
@@ -72,7 +73,8 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
             None => {}
         }
     }
-    // A node with a pod that can't be read is left as it is; if it is not known which node that is, none gets a new pod.
+    // A node with a pod that can't be read is left as it is; if it is not known which node that is, none gets
+    // a new pod.
     let held: Vec<Option<&str>> = snapshot.unreadable.iter().map(|pod| target(pod)).collect();
     let tolerations = tolerations(&spec.template);
     let mut rollout = Vec::new();

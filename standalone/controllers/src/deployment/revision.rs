@@ -41,8 +41,8 @@ pub fn inherited(deployment: &Deployment) -> BTreeMap<String, String> {
     all.filter(|(name, _)| !OWN.contains(&name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// Brings the new set's revision, annotations and minReadySeconds up to date (a step, if that is needed) and returns the
-/// revision that the Deployment itself should carry, if it does not.
+/// Brings the new set's revision, annotations and minReadySeconds up to date (a step, if that is needed) and
+/// returns the revision that the Deployment itself should carry, if it does not.
 pub fn sync(deployment: &Deployment, sets: &Sets<'_>, steps: &mut Vec<Step>) -> Option<i64> {
     let new = sets.new?;
     let (has, wants) = (of(&**new), newest(&sets.old) + 1);
@@ -87,7 +87,8 @@ fn lengthened(past: &str, revision: i64) -> String {
     text
 }
 
-/// Old sets beyond the history limit, oldest revision first; only those that are empty and whose status says so.
+/// Old sets beyond the history limit, oldest revision first; only those that are empty and whose status says
+/// so.
 pub fn surplus(spec: &DeploymentSpec, sets: &Sets<'_>) -> Vec<Arc<ReplicaSet>> {
     let limit = usize::try_from(spec.revision_history_limit.unwrap_or(DEFAULT_LIMIT)).unwrap_or(0);
     let mut old: Vec<_> = sets.old.iter().filter(|set| set.metadata.deletion_timestamp.is_none()).collect();

@@ -36,7 +36,8 @@ impl Wanted {
     }
 }
 
-/// A number, or a percentage of `total` (rounded up for surge, down for unavailable). What is neither counts as 0.
+/// A number, or a percentage of `total` (rounded up for surge, down for unavailable). What is neither counts
+/// as 0.
 pub fn share_of(value: &IntOrString, total: i32, round_up: bool) -> i32 {
     let value = match value {
         IntOrString::Int(number) => i64::from(*number),

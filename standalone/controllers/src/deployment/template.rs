@@ -29,8 +29,8 @@ fn bare(template: &PodTemplateSpec) -> PodTemplateSpec {
     bare
 }
 
-/// A short name for the template: FNV-1a of its JSON and the collision counter. Sets are found by comparing templates,
-/// never by this name, so it may differ from what another implementation would choose.
+/// A short name for the template: FNV-1a of its JSON and the collision counter. Sets are found by comparing
+/// templates, never by this name, so it may differ from what another implementation would choose.
 pub fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
     let mut text = serde_json::to_vec(&bare(template)).unwrap_or_default();
     if let Some(collisions) = collisions {

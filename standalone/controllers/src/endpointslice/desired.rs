@@ -31,7 +31,8 @@ impl Family {
     }
 }
 
-/// Endpoints that share a family and a set of ports: pods that name a port differently fall into different groups.
+/// Endpoints that share a family and a set of ports: pods that name a port differently fall into different
+/// groups.
 #[derive(Debug, Clone)]
 pub struct Group {
     pub family: Family,
@@ -162,8 +163,8 @@ fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
     Some(port.container_port)
 }
 
-/// Where an endpoint is to be used, by the Service's trafficDistribution (KEP-4444, KEP-3015). `PreferSameNode` names the
-/// zone as well: it is the second choice.
+/// Where an endpoint is to be used, by the Service's trafficDistribution (KEP-4444, KEP-3015).
+/// `PreferSameNode` names the zone as well: it is the second choice.
 pub fn hints(distribution: Option<&str>, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
     let by_node = match distribution? {
         "PreferClose" | "PreferSameZone" => false,

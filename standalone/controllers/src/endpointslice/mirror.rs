@@ -1,4 +1,5 @@
-//! Hand-written Endpoints of Services without a selector: their slices, which are all that proxies read (KEP-752).
+//! Hand-written Endpoints of Services without a selector: their slices, which are all that proxies read
+//! (KEP-752).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,8 +43,9 @@ pub fn listen(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) {
     });
 }
 
-/// Whether these are somebody's list of endpoints, and no controller's and no lock. What our own controller has written
-/// stays its own when the Service has become an ExternalName, or has lost its selector and nobody has changed them since.
+/// Whether these are somebody's list of endpoints, and no controller's and no lock. What our own controller
+/// has written stays its own when the Service has become an ExternalName, or has lost its selector and nobody
+/// has changed them since.
 fn is_mirrored(endpoints: &Endpoints, service: &Service) -> bool {
     endpoints.metadata.deletion_timestamp.is_none()
         && !crate::endpoints::is_ours(endpoints)

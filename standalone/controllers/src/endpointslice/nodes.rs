@@ -1,7 +1,7 @@
 //! EndpointSlices of the cluster's DNS: its endpoints are the nodes that say that they answer.
 //!
-//! A node's agent says so by an annotation of its own Node, with the port as value. It could not write the slices itself: a
-//! node that may write one may take over any Service.
+//! A node's agent says so by an annotation of its own Node, with the port as value. It could not write the
+//! slices itself: a node that may write one may take over any Service.
 
 use std::net::IpAddr;
 use std::sync::Arc;

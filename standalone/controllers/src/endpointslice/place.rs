@@ -1,4 +1,5 @@
-//! Cutting endpoints into slices: what is in a slice stays in it, so that a change touches as few slices as can be. Pure.
+//! Cutting endpoints into slices: what is in a slice stays in it, so that a change touches as few slices as
+//! can be. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! `service.kubernetes.io/topology-mode: Auto` (KEP-2433): each zone gets a share of the endpoints as large as its share of
-//! the nodes' CPU, its own ones first. Where that would load an endpoint too much nobody gets hints. Pure.
+//! `service.kubernetes.io/topology-mode: Auto` (KEP-2433): each zone gets a share of the endpoints as large
+//! as its share of the nodes' CPU, its own ones first. Where that would load an endpoint too much nobody gets
+//! hints. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,8 +62,8 @@ pub fn shares(nodes: &[Arc<Node>]) -> Result<Shares, &'static str> {
     }
 }
 
-/// Sets the hints of every ready endpoint, family by family; takes them all off a family where that can't be done well.
-/// The reasons for that, in Kubernetes' words.
+/// Sets the hints of every ready endpoint, family by family; takes them all off a family where that can't be
+/// done well. The reasons for that, in Kubernetes' words.
 pub fn hint(groups: &mut [Group], shares: &Result<Shares, &'static str>) -> Vec<String> {
     let mut problems = Vec::new();
     for family in [Family::V4, Family::V6] {
@@ -132,8 +133,8 @@ fn least(share: f64, count: usize) -> i64 {
     (share * count as f64 / (1.0 + OVERLOAD)).ceil() as i64
 }
 
-/// How many endpoints each zone is to have: no fewer than it needs, and then as near to its share as whole numbers allow.
-/// Of zones that lack equally much the one comes first that has more of its `own`.
+/// How many endpoints each zone is to have: no fewer than it needs, and then as near to its share as whole
+/// numbers allow. Of zones that lack equally much the one comes first that has more of its `own`.
 fn targets(shares: &Shares, own: &[String]) -> BTreeMap<String, i64> {
     let count = own.len();
     let mut targets: BTreeMap<String, i64> =

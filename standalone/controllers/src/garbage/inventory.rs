@@ -149,8 +149,8 @@ fn kind_name(resource: &ApiResource) -> WatchedKindName {
     format!("{}/{}/{}", resource.group, resource.version, resource.plural).into()
 }
 
-/// Keeps the inventory equal to what the API server has, until `shutdown`: looks at the start and whenever a custom
-/// resource definition or an aggregated API changes.
+/// Keeps the inventory equal to what the API server has, until `shutdown`: looks at the start and whenever a
+/// custom resource definition or an aggregated API changes.
 pub async fn discover(
     client: Client,
     inventory: Arc<Inventory>,

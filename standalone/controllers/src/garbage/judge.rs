@@ -54,9 +54,9 @@ pub fn judge(view: &View<'_>) -> Verdict {
     })
 }
 
-/// Whether an object that is being deleted in the foreground must still wait. `blockers` names, for the uid of an owner,
-/// those that hold it back, and whether each waits itself. Those that wait for one another go together: in a circle of
-/// owners nobody would ever be the first, and one that owns itself waits for nobody.
+/// Whether an object that is being deleted in the foreground must still wait. `blockers` names, for the uid
+/// of an owner, those that hold it back, and whether each waits itself. Those that wait for one another go
+/// together: in a circle of owners nobody would ever be the first, and one that owns itself waits for nobody.
 pub fn is_held(object: &str, blockers: &dyn Fn(&str) -> Vec<(String, bool)>) -> bool {
     let mut others = blockers(object).into_iter().filter(|(uid, _)| uid != object);
     others.any(|(uid, waits)| !waits || !reaches(&uid, object, blockers))

@@ -1,4 +1,5 @@
-//! Pods that no Job counts: their Job is gone or going, or they are its no more. The finalizer must not hold them.
+//! Pods that no Job counts: their Job is gone or going, or they are its no more. The finalizer must not hold
+//! them.
 
 use std::sync::Arc;
 

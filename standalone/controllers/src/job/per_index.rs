@@ -1,7 +1,7 @@
 //! Failures that are limited index by index (`backoffLimitPerIndex`, KEP-3850). Pure.
 //!
-//! How often an index has failed stands in an annotation of its newest pod. A failed pod therefore keeps its finalizer until
-//! the next one of its index is there, or the index is done.
+//! How often an index has failed stands in an annotation of its newest pod. A failed pod therefore keeps its
+//! finalizer until the next one of its index is there, or the index is done.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -49,7 +49,8 @@ pub struct Plan {
     /// Pods to make.
     pub create: Vec<Create>,
     pub delete: Vec<Arc<Pod>>,
-    /// Whether pods to delete count as failed: those of a Job that fails do, those that are merely too many do not.
+    /// Whether pods to delete count as failed: those of a Job that fails do, those that are merely too many
+    /// do not.
     pub deleted_count: bool,
     /// Events: reason, message, whether it is good news.
     pub news: Vec<(&'static str, String, bool)>,
@@ -163,7 +164,8 @@ fn count(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan) -> Totals {
         let list = match phase(pod) {
             "Succeeded" => &mut succeeded,
             "Failed" => &mut failed,
-            // Deleted: it may never get a phase (it had no node, its image was never there), and need not be waited for.
+            // Deleted: it may never get a phase (it had no node, its image was never there), and need not be
+            // waited for.
             _ if is_given_up(spec, pod) => &mut failed,
             _ => continue,
         };
@@ -172,7 +174,8 @@ fn count(snapshot: &Snapshot<'_>, spec: &JobSpec, plan: &mut Plan) -> Totals {
             if let Verdict::FailJob(message) = &verdict {
                 policy.get_or_insert_with(|| message.clone());
             }
-            // The next pod of its index takes over how often it has failed: until then this one is the only record.
+            // The next pod of its index takes over how often it has failed: until then this one is the only
+            // record.
             if policy.is_none() && per_index.as_ref().is_some_and(|failures| failures.is_last_record(pod)) {
                 continue;
             }
@@ -220,8 +223,8 @@ fn waits_for_end(spec: &JobSpec) -> bool {
     spec.pod_replacement_policy.as_deref() == Some("Failed") || spec.pod_failure_policy.is_some()
 }
 
-/// Whether a pod that has not ended counts as failed: one that is being deleted does, unless the Job asks for how it ends
-/// (`podReplacementPolicy`).
+/// Whether a pod that has not ended counts as failed: one that is being deleted does, unless the Job asks for
+/// how it ends (`podReplacementPolicy`).
 fn is_given_up(spec: &JobSpec, pod: &Pod) -> bool {
     ended_without_phase(pod) || (is_terminating(pod) && !waits_for_end(spec))
 }

@@ -1,5 +1,5 @@
-//! What a Job's policies say of its pods: how a failure counts (KEP-3329, KEP-3850), when enough have succeeded (KEP-3998).
-//! Pure.
+//! What a Job's policies say of its pods: how a failure counts (KEP-3329, KEP-3850), when enough have
+//! succeeded (KEP-3998). Pure.
 
 use std::collections::BTreeSet;
 

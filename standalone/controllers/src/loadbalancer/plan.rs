@@ -42,8 +42,9 @@ pub enum Outcome {
 /// Why a Service does not get an address.
 struct Refusal(&'static str, String);
 
-/// The decisions that differ from what the statuses say already, oldest Service first. `unreadable` Services hold what they
-/// have, and nothing is decided about them. `nodes`: addresses of nodes, which are nobody else's.
+/// The decisions that differ from what the statuses say already, oldest Service first. `unreadable` Services
+/// hold what they have, and nothing is decided about them. `nodes`: addresses of nodes, which are nobody
+/// else's.
 pub fn plan(
     config: Config,
     services: &[Arc<Service>],
@@ -82,8 +83,8 @@ pub fn plan(
     decisions
 }
 
-/// A Service that is being deleted keeps its address to its end; one that has addresses without our condition has them from
-/// another load balancer, unless they are our pools'.
+/// A Service that is being deleted keeps its address to its end; one that has addresses without our condition
+/// has them from another load balancer, unless they are our pools'.
 fn is_for_us(service: &Service, config: Config) -> bool {
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let has_any =

@@ -157,11 +157,13 @@ fn is_usable(ip: IpAddr) -> bool {
 
 impl Range {
     fn contains(&self, ip: IpAddr) -> bool {
-        // The order of `IpAddr` puts all of IPv4 before IPv6, so a family never lies within the other's range.
+        // The order of `IpAddr` puts all of IPv4 before IPv6, so a family never lies within the other's
+        // range.
         self.first <= ip && ip <= self.last
     }
 
-    /// The lowest address for which `is_taken` says no. Takes as many steps as there are taken ones before it.
+    /// The lowest address for which `is_taken` says no. Takes as many steps as there are taken ones before
+    /// it.
     fn first_free(&self, is_taken: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let mut ip = self.first;
         while is_taken(&ip) {

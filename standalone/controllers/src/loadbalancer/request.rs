@@ -148,9 +148,9 @@ impl Holding {
         self.sharing_key.is_some()
     }
 
-    /// Whether both may have one address: both ask for it with the same key and stand in one namespace, no port is
-    /// claimed twice, and the node that answers for the address can serve both. One that answers for a Local policy's
-    /// endpoints serves another Local Service only if that has the same pods.
+    /// Whether both may have one address: both ask for it with the same key and stand in one namespace, no
+    /// port is claimed twice, and the node that answers for the address can serve both. One that answers for
+    /// a Local policy's endpoints serves another Local Service only if that has the same pods.
     pub fn fits(&self, other: &Holding) -> bool {
         self.shares()
             && self.sharing_key == other.sharing_key

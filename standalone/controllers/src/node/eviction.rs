@@ -21,7 +21,8 @@ use crate::pod::node_name;
 pub struct Since(Mutex<HashMap<String, Instant>>);
 
 impl Since {
-    /// How long the pod has tolerated already; taints may tell when they came (so that a restart forgets nothing).
+    /// How long the pod has tolerated already; taints may tell when they came (so that a restart forgets
+    /// nothing).
     fn so_far(&self, uid: &str, taints: &[Taint]) -> Duration {
         let mut since = self.0.lock().expect("not poisoned");
         let start = *since.entry(uid.to_owned()).or_insert_with(|| {

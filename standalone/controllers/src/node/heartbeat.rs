@@ -26,7 +26,8 @@ impl Heartbeats {
         Self { grace, heard: Mutex::default() }
     }
 
-    /// How long the node may still be silent; zero when it was for too long. `beat` changes with each sign of life.
+    /// How long the node may still be silent; zero when it was for too long. `beat` changes with each sign of
+    /// life.
     fn left(&self, node: &str, beat: Option<String>) -> Duration {
         let mut heard = self.heard.lock().expect("not poisoned");
         let now = Instant::now();

@@ -58,7 +58,8 @@ pub fn silenced(node: &Node, now: &Time) -> Option<Vec<NodeCondition>> {
     changed.then_some(conditions)
 }
 
-/// The node's taints as its conditions ask for them, or `None` when they are so already. Taints of others stay.
+/// The node's taints as its conditions ask for them, or `None` when they are so already. Taints of others
+/// stay.
 pub fn taints(node: &Node, now: &Time) -> Option<Vec<Taint>> {
     let spec = node.spec.clone().unwrap_or_default();
     let has = spec.taints.unwrap_or_default();

@@ -55,7 +55,8 @@ impl Ranges {
         Ok(Self { pools: clusters.iter().map(pool).collect::<Result<_, _>>()?, nodes: HashMap::new() })
     }
 
-    /// Notes that a node has these ranges. Ranges outside the cluster's are noted as the node's, nothing more.
+    /// Notes that a node has these ranges. Ranges outside the cluster's are noted as the node's, nothing
+    /// more.
     ///
     /// # Errors
     /// When another node has one of them; the first one keeps it.

@@ -33,8 +33,8 @@ struct Counts {
     terminating: i32,
 }
 
-/// `pods` are those the set controls, `related` those of all sets with the same owner (this one's too). `unreadable` pods
-/// stand beside them: none is made in their place, and no other goes because of them.
+/// `pods` are those the set controls, `related` those of all sets with the same owner (this one's too).
+/// `unreadable` pods stand beside them: none is made in their place, and no other goes because of them.
 pub fn plan(
     set: &ReplicaSet,
     pods: &[Arc<Pod>],

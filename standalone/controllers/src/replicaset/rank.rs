@@ -65,8 +65,8 @@ fn deletion_cost(pod: &Pod) -> i32 {
     pod.annotations().get(DELETION_COST).and_then(|cost| cost.parse().ok()).unwrap_or(0)
 }
 
-/// Ages are compared by their magnitude only, so that the youngest of many about equally old pods is not always the one
-/// (KEP-2185).
+/// Ages are compared by their magnitude only, so that the youngest of many about equally old pods is not
+/// always the one (KEP-2185).
 fn age_class(time: Timestamp, now: Timestamp) -> u32 {
     let age = now.as_nanosecond() - time.as_nanosecond();
     u64::try_from(age).ok().filter(|age| *age > 0).map_or(0, |age| age.ilog2() + 1)

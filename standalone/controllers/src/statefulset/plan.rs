@@ -17,7 +17,8 @@ pub struct Snapshot<'a> {
     pub set: &'a StatefulSet,
     /// Pods that the set controls.
     pub pods: &'a [Arc<Pod>],
-    /// What could be read of its pods that are unreadable: their names are taken, and what comes after them waits.
+    /// What could be read of its pods that are unreadable: their names are taken, and what comes after them
+    /// waits.
     pub unreadable: &'a [Arc<Pod>],
     /// Name of the revision that pods below the partition are of.
     pub current: &'a str,
@@ -135,7 +136,8 @@ fn shrink(
     let unhealthy = condemned.iter().rev().find(|pod| is_available(snapshot, pod) != Availability::Yes);
     for pod in &condemned {
         if !ends(pod) {
-            // One that is not healthy goes only when it is the first such one: order is kept on the way down too.
+            // One that is not healthy goes only when it is the first such one: order is kept on the way down
+            // too.
             let waits = one_by_one
                 && is_available(snapshot, pod) != Availability::Yes
                 && unhealthy.is_some_and(|first| !Arc::ptr_eq(first, pod));
@@ -150,7 +152,8 @@ fn shrink(
     condemned.is_empty()
 }
 
-/// Replaces outdated pods from the highest ordinal down to the partition, each once the one above is available.
+/// Replaces outdated pods from the highest ordinal down to the partition, each once the one above is
+/// available.
 fn update(
     snapshot: &Snapshot<'_>,
     plan: &mut Plan,

@@ -1,8 +1,8 @@
-//! What becomes of a StatefulSet's claims when it is deleted or scaled down (`persistentVolumeClaimRetentionPolicy`,
-//! KEP-1847). Pure.
+//! What becomes of a StatefulSet's claims when it is deleted or scaled down
+//! (`persistentVolumeClaimRetentionPolicy`, KEP-1847). Pure.
 //!
-//! A claim that is to go is owned by what it goes with: the set, or the pod that is one too many. The garbage collector does
-//! the rest.
+//! A claim that is to go is owned by what it goes with: the set, or the pod that is one too many. The garbage
+//! collector does the rest.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};

@@ -1,4 +1,5 @@
-//! Claims and their volumes, against the real API server and scheduler; what a node's agent does is said by hand.
+//! Claims and their volumes, against the real API server and scheduler; what a node's agent does is said by
+//! hand.
 
 use crate::support::{Cluster, eventually, is_ready};
 use k8s_openapi::api::apps::v1::StatefulSet;

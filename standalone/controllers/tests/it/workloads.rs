@@ -40,7 +40,8 @@ async fn complete(cluster: &Cluster, name: &str, replicas: i32) -> Deployment {
     .await
 }
 
-/// Waits until the scheduler knows each of these nodes and may use it: a pod that fits no other runs there, and stays.
+/// Waits until the scheduler knows each of these nodes and may use it: a pod that fits no other runs there,
+/// and stays.
 async fn until_schedulable(cluster: &Cluster, nodes: &[&str]) {
     for node in nodes {
         cluster

@@ -28,8 +28,8 @@ struct Directive {
     block: Vec<Vec<String>>,
 }
 
-/// Takes `forward`, `hosts`, `rewrite name`, `log` and zones of their own out of a Corefile. Whatever else stands there is
-/// left out, each once in the warnings.
+/// Takes `forward`, `hosts`, `rewrite name`, `log` and zones of their own out of a Corefile. Whatever else
+/// stands there is left out, each once in the warnings.
 pub(super) fn read(text: &str, domain: &Name) -> Read {
     let mut read = Read::default();
     for (zones, directives) in blocks(text, &mut read.warnings) {

@@ -1,4 +1,5 @@
-//! Settings out of ConfigMaps: `skerry-dns` is ours; where there is none, what we understand of CoreDNS' `coredns` holds.
+//! Settings out of ConfigMaps: `skerry-dns` is ours; where there is none, what we understand of CoreDNS'
+//! `coredns` holds.
 
 mod corefile;
 mod own;

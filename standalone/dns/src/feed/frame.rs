@@ -9,7 +9,8 @@ pub const VERSION: u16 = 1;
 /// An EndpointSlice of 1,000 endpoints with the longest host names has 90 KB.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 
-/// What a frame says. Each is 4 bytes of length (little-endian, of what follows) and this in postcard's encoding.
+/// What a frame says. Each is 4 bytes of length (little-endian, of what follows) and this in postcard's
+/// encoding.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Message {
     /// The first one.

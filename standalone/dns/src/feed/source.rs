@@ -23,7 +23,8 @@ use crate::{
 /// Objects that are written together.
 const BATCH: usize = 256;
 
-/// The sockets on which names are asked for. Several datagram sockets at one port share what comes: one a thread.
+/// The sockets on which names are asked for. Several datagram sockets at one port share what comes: one a
+/// thread.
 #[derive(Debug)]
 pub struct Listeners {
     pub datagrams: Vec<UdpSocket>,

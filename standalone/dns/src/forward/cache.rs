@@ -10,7 +10,8 @@ use hickory_proto::{
 
 use crate::message::Content;
 
-/// Seconds that an answer is kept at most, whatever it says; one that says "nothing"; and a failure (RFC 2308 section 7).
+/// Seconds that an answer is kept at most, whatever it says; one that says "nothing"; and a failure (RFC 2308
+/// section 7).
 const MAX_TTL_S: u32 = 3600;
 const MAX_NEGATIVE_TTL_S: u32 = 900;
 const FAILURE_TTL_S: u32 = 5;

@@ -79,8 +79,8 @@ impl Forwarder {
         })
     }
 
-    /// Whom to ask from now on; a server that was known stays as well or as ill as it was. Where others are to be asked than
-    /// before, what was answered is forgotten: it may be another answer now.
+    /// Whom to ask from now on; a server that was known stays as well or as ill as it was. Where others are
+    /// to be asked than before, what was answered is forgotten: it may be another answer now.
     pub fn set_routes(&self, wanted: &[(Name, Vec<SocketAddr>)]) -> Vec<Arc<Upstream>> {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         let known: HashMap<SocketAddr, Arc<Upstream>> =

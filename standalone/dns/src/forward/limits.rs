@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many names may be under way to other resolvers: altogether, and for one client, which can't take the others' places.
+/// How many names may be under way to other resolvers: altogether, and for one client, which can't take the
+/// others' places.
 #[derive(Debug)]
 pub struct Limits {
     all: usize,

@@ -13,7 +13,8 @@ pub fn servers(text: &str) -> Vec<SocketAddr> {
         if words.next() != Some("nameserver") {
             continue;
         }
-        // An address of a link carries the name of its device; what can't be read is what libc passes over, too.
+        // An address of a link carries the name of its device; what can't be read is what libc passes over,
+        // too.
         let address = words.next().and_then(|word| word.split('%').next()?.parse::<IpAddr>().ok());
         let server = address.map(|ip| SocketAddr::new(ip, 53));
         servers.extend(server.filter(|server| !servers.contains(server)));

@@ -69,8 +69,8 @@ impl Upstream {
         self.health().again_at.is_some()
     }
 
-    /// Whether it is to be asked now: it is well, or it is time to see whether it is well again; that is asked for by one
-    /// query at a time.
+    /// Whether it is to be asked now: it is well, or it is time to see whether it is well again; that is
+    /// asked for by one query at a time.
     pub fn take_turn(&self, now: Instant) -> bool {
         let mut health = self.health();
         match health.again_at {
@@ -99,8 +99,9 @@ impl Upstream {
         was_down != health.again_at.is_some()
     }
 
-    /// Asks once, from a port, with an id and in capitals that nobody can guess (RFC 5452; draft-vixie-dnsext-dns0x20), and by
-    /// TCP what a datagram can't carry, or what came back with other capitals.
+    /// Asks once, from a port, with an id and in capitals that nobody can guess (RFC 5452;
+    /// draft-vixie-dnsext-dns0x20), and by TCP what a datagram can't carry, or what came back with other
+    /// capitals.
     ///
     /// # Errors
     /// When it does not answer in time, or not properly.

@@ -21,8 +21,8 @@ const BATCH: usize = 32;
 /// A question has 255 bytes of name and some of EDNS; what is longer is none of ours.
 const MAX_QUESTION_BYTES: usize = 1232;
 
-/// Answers what comes in on this socket, for ever, on the thread that calls it; what others have to be asked for goes on in the
-/// runtime.
+/// Answers what comes in on this socket, for ever, on the thread that calls it; what others have to be asked
+/// for goes on in the runtime.
 ///
 /// # Errors
 /// The socket's.

@@ -313,7 +313,8 @@ impl Question<'_> {
         answer
     }
 
-    /// Adds an SRV record for each, and what its target's addresses are. A target of two families is one target.
+    /// Adds an SRV record for each, and what its target's addresses are. A target of two families is one
+    /// target.
     fn add_ports(&self, answer: &mut Answer, targets: Vec<Target>) {
         if targets.is_empty() || !self.wants(RecordType::SRV) {
             return;
@@ -402,7 +403,8 @@ impl Question<'_> {
     }
 
     fn soa(&self) -> Record {
-        // For an address the zone is the tree of its family: a name's SOA stands above it (RFC 2308 section 2.1).
+        // For an address the zone is the tree of its family: a name's SOA stands above it (RFC 2308 section
+        // 2.1).
         let zone = match self.zone.domain.zone_of(self.name) {
             true => self.zone.domain.clone(),
             false => self.name.trim_to(2),

@@ -219,8 +219,8 @@ async fn one_client_cannot_take_all_places_and_is_named() {
         refused = answer.metadata.response_code == ResponseCode::Refused;
     }
     assert!(world.metrics.text().contains(r#"skerry_dns_dropped_total{reason="client_limit"}"#));
-    // The cluster's own names are answered all the while; a question that finds the socket's queue full of the flood is lost,
-    // and asked again, as resolvers do.
+    // The cluster's own names are answered all the while; a question that finds the socket's queue full of
+    // the flood is lost, and asked again, as resolvers do.
     world.eventually("web.ns.svc.cluster.local.", RecordType::A, "10.96.0.7").await;
 }
 

@@ -10,8 +10,8 @@ use skerry_scheduler::{nodes::NodeFacts, pod::PodInfo};
 
 use super::{Abilities, Rejection, decide};
 
-/// By uid. Pods leave it in the order in which the API server tells of their ends: the scheduler, which is told in the
-/// same order, does not place a pod here before the one whose room it takes has left.
+/// By uid. Pods leave it in the order in which the API server tells of their ends: the scheduler, which is
+/// told in the same order, does not place a pod here before the one whose room it takes has left.
 #[derive(Default)]
 pub struct Ledger {
     taken: Mutex<HashMap<String, Arc<PodInfo>>>,
@@ -30,7 +30,8 @@ impl Ledger {
         }
     }
 
-    /// What a pod that was taken asks for has changed (it is resized): the newcomers are judged beside what it asks for now.
+    /// What a pod that was taken asks for has changed (it is resized): the newcomers are judged beside what
+    /// it asks for now.
     pub fn follow(&self, pod: &Pod) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         if self.lock().contains_key(uid) {

@@ -1,6 +1,6 @@
-//! Whether this node takes a pod that was bound to it: the scheduler's word is not enough, since a pod may name its node
-//! itself, and the node knows best what its kernel and its runtime can do. A pod that is not taken ends as Failed, with
-//! upstream's reasons and messages.
+//! Whether this node takes a pod that was bound to it: the scheduler's word is not enough, since a pod may
+//! name its node itself, and the node knows best what its kernel and its runtime can do. A pod that is not
+//! taken ends as Failed, with upstream's reasons and messages.
 
 mod ledger;
 mod placement;
@@ -48,7 +48,8 @@ impl Abilities {
     }
 }
 
-/// Judges a pod beside `others`, which the node has taken before. The first objection counts, in upstream's order.
+/// Judges a pod beside `others`, which the node has taken before. The first objection counts, in upstream's
+/// order.
 ///
 /// # Errors
 /// Why the node does not take the pod.

@@ -64,7 +64,8 @@ pub fn check(pod: &PodInfo, node: &NodeFacts, others: &[Arc<PodInfo>]) -> Result
     Ok(())
 }
 
-/// Extended resources that the node does not know are the cluster's (a scheduler extender's): not the node's to count.
+/// Extended resources that the node does not know are the cluster's (a scheduler extender's): not the node's
+/// to count.
 fn known_here(requests: &Resources, node: &NodeFacts) -> Resources {
     let mut known = requests.clone();
     let extended = |name: &str| name.contains('/') && !name.contains("kubernetes.io/");

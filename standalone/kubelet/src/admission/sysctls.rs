@@ -1,5 +1,5 @@
-//! Kernel parameters that a pod may set: those that are safe (of the pod's own namespaces, without an effect on its
-//! neighbours), and those that the node's owner allows besides.
+//! Kernel parameters that a pod may set: those that are safe (of the pod's own namespaces, without an effect
+//! on its neighbours), and those that the node's owner allows besides.
 
 use k8s_openapi::api::core::v1::Pod;
 

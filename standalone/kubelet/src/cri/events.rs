@@ -1,5 +1,6 @@
-//! containerd's event stream (`containerd.services.events.v1.Events/Subscribe`), narrowed to what ends or changes a
-//! container. The messages are the few fields of containerd's published protos that are needed here.
+//! containerd's event stream (`containerd.services.events.v1.Events/Subscribe`), narrowed to what ends or
+//! changes a container. The messages are the few fields of containerd's published protos that are needed
+//! here.
 
 use std::time::Duration;
 
@@ -47,8 +48,8 @@ pub struct Events {
 impl Events {
     /// Subscribes to containerd's namespace `k8s.io`; what happens after this returned is heard.
     ///
-    /// containerd answers a subscription only with its first event. So events of our own are published until one comes
-    /// back: then the subscription is known to stand.
+    /// containerd answers a subscription only with its first event. So events of our own are published until
+    /// one comes back: then the subscription is known to stand.
     pub async fn subscribe(channel: Channel) -> Result<Events, CriError> {
         let mut grpc = tonic::client::Grpc::new(channel.clone());
         grpc.ready().await.map_err(|error| failed(tonic::Status::unavailable(error.to_string())))?;

@@ -1,7 +1,7 @@
 //! The container runtime, reached over CRI v1 on a unix socket, and containerd's own event stream.
 //!
-//! containerd 1.6 does not implement `GetContainerEvents`; its `containerd.services.events.v1` stream on the same
-//! socket tells of exits instead ([`events`]).
+//! containerd 1.6 does not implement `GetContainerEvents`; its `containerd.services.events.v1` stream on the
+//! same socket tells of exits instead ([`events`]).
 
 mod client;
 mod error;
@@ -12,7 +12,8 @@ pub use client::{Cri, ListedPod, RuntimeSetup};
 pub use error::CriError;
 pub use state::{ContainerPhase, ContainerRecord, PodRuntime, SandboxRecord};
 
-/// Labels and annotations that every CRI client for Kubernetes writes, so that a restarted agent finds its pods again.
+/// Labels and annotations that every CRI client for Kubernetes writes, so that a restarted agent finds its
+/// pods again.
 pub mod labels {
     pub const POD_NAME: &str = "io.kubernetes.pod.name";
     pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";

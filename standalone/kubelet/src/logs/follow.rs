@@ -39,8 +39,8 @@ pub enum LogError {
     Watch { path: PathBuf, source: io::Error },
 }
 
-/// Sends the log's bytes into `out` until its end; when following, until `ended` completes and the rest is read.
-/// Returns early, without an error, when nobody takes the bytes any more.
+/// Sends the log's bytes into `out` until its end; when following, until `ended` completes and the rest is
+/// read. Returns early, without an error, when nobody takes the bytes any more.
 pub async fn stream(
     path: &Path,
     options: &LogOptions,
@@ -136,7 +136,8 @@ impl Filter<'_> {
     }
 }
 
-/// inotify on one file. Its descriptor is read as tokio reads a pipe's: both become readable and hold records.
+/// inotify on one file. Its descriptor is read as tokio reads a pipe's: both become readable and hold
+/// records.
 struct Changes {
     inotify: pipe::Receiver,
 }

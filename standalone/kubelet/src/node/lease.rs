@@ -40,7 +40,8 @@ pub async fn keep(agent: &Agent, mut uid: watch::Receiver<Option<String>>) {
     }
 }
 
-/// Writes everything that the node owns of its lease: whatever others wrote there, this is what it says afterwards.
+/// Writes everything that the node owns of its lease: whatever others wrote there, this is what it says
+/// afterwards.
 async fn renew(api: &Api<Item<Lease>>, agent: &Agent, uid: Option<String>) -> kube::Result<()> {
     let name = &agent.config.node_name;
     let lease = lease(name, agent.config.lease_duration, uid, Timestamp::now());

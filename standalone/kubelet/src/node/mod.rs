@@ -1,5 +1,5 @@
-//! The Node object: registered, and registered again when it vanishes; its status is compared with what the API server
-//! holds and written when they differ and every few minutes; its lease every 10 s.
+//! The Node object: registered, and registered again when it vanishes; its status is compared with what the
+//! API server holds and written when they differ and every few minutes; its lease every 10 s.
 
 mod lease;
 mod object;
@@ -25,7 +25,8 @@ use crate::{
 
 pub use object::{RuntimeFacts, node_object, node_status};
 
-/// CRI has no event for its own readiness: asked this often until it is there, so that the node is ready in time …
+/// CRI has no event for its own readiness: asked this often until it is there, so that the node is ready in
+/// time …
 const ASK_WHILE_UNREADY: Duration = Duration::from_millis(100);
 /// … and this often after the first minute without, and while all is well (a call on a local socket, 0.2 ms).
 const ASK: Duration = Duration::from_secs(5);
@@ -64,7 +65,8 @@ pub async fn run(agent: Arc<Agent>, shutdown: CancellationToken) {
 /// A status that the API server has taken, and when.
 type Written = (NodeStatus, Instant);
 
-/// Creates the Node with its status, or brings labels and annotations of the one that is there up to date; tries until it is done.
+/// Creates the Node with its status, or brings labels and annotations of the one that is there up to date;
+/// tries until it is done.
 async fn register(agent: &Agent) -> (Arc<Node>, Option<Written>) {
     let api: Api<Item<Node>> = Api::all(agent.client.clone());
     let name = &agent.config.node_name;

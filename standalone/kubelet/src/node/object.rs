@@ -1,4 +1,5 @@
-//! The Node object and its status, worked out from what was found: no IO but the free space of disk and memory.
+//! The Node object and its status, worked out from what was found: no IO but the free space of disk and
+//! memory.
 
 use std::{collections::BTreeMap, fs};
 
@@ -113,8 +114,9 @@ pub fn node_status(
     }
 }
 
-/// A strategic merge patch from the status that is stored to this one. Addresses are replaced as a whole: their merge key
-/// is the type, so that of two internal ones, as nodes of both families have them, one would be lost.
+/// A strategic merge patch from the status that is stored to this one. Addresses are replaced as a whole:
+/// their merge key is the type, so that of two internal ones, as nodes of both families have them, one would
+/// be lost.
 pub fn status_patch(before: &NodeStatus, status: &NodeStatus) -> Value {
     let mut patch = json!({"status": status});
     // What others put into the capacity is theirs: said here it would come back after they took it away.
@@ -175,7 +177,8 @@ pub fn ready(status: &NodeStatus) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// The machine's own, and what others have put into the capacity (extended resources): all of that is allocatable.
+/// The machine's own, and what others have put into the capacity (extended resources): all of that is
+/// allocatable.
 fn resources(
     config: &Config,
     machine: &Machine,

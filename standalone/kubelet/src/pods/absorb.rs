@@ -65,7 +65,8 @@ impl Worker {
     pub(super) fn take_over(&mut self, mut runtime: PodRuntime) {
         for sandbox in &mut runtime.sandboxes {
             self.agent.own(&sandbox.id, &self.mailbox);
-            // A containerd restarted in a fresh mount namespace reports no address; the API server still knows it.
+            // A containerd restarted in a fresh mount namespace reports no address; the API server still
+            // knows it.
             if sandbox.ready && sandbox.ips.is_empty() {
                 let known = self.pod.status.as_ref().and_then(|status| status.pod_ips.as_ref());
                 sandbox.ips = known.into_iter().flatten().map(|ip| ip.ip.clone()).collect();
@@ -82,7 +83,8 @@ impl Worker {
         }
     }
 
-    /// From now on the runtime is asked about this container or sandbox until its answer is what was announced.
+    /// From now on the runtime is asked about this container or sandbox until its answer is what was
+    /// announced.
     pub(super) fn expect(&mut self, id: &str, expected: Expected) {
         let entry = self.memory.unsettled.entry(id.to_owned()).or_default();
         entry.expected = entry.expected.and(expected);
@@ -201,7 +203,8 @@ impl Worker {
         }
     }
 
-    /// What was made out of the object is made out of the new one: files that tell of it, images that it names.
+    /// What was made out of the object is made out of the new one: files that tell of it, images that it
+    /// names.
     fn pod_changed(&mut self, before: &Pod) {
         if self.memory.volumes == Volumes::Ready && volumes::tells_of_change(before, &self.pod) {
             self.memory.volumes = Volumes::Unprepared;

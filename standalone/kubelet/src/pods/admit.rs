@@ -19,15 +19,16 @@ use crate::{
     spec::resources::QosClass,
 };
 
-/// Whether the node has taken the pod before, so that a restarted agent does not judge it again: labels and taints may
-/// have changed since, and what runs is not to be ended for that.
+/// Whether the node has taken the pod before, so that a restarted agent does not judge it again: labels and
+/// taints may have changed since, and what runs is not to be ended for that.
 pub fn taken_before(pod: &Pod, runtime: &PodRuntime) -> bool {
     let begun = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
     begun || !runtime.sandboxes.is_empty() || !runtime.containers.is_empty()
 }
 
 impl Worker {
-    /// Reads the node's own object for it, as it is now: the scheduler may have acted on a label of a moment ago.
+    /// Reads the node's own object for it, as it is now: the scheduler may have acted on a label of a moment
+    /// ago.
     pub(super) async fn admit(&mut self) {
         let node = match self.own_node().await {
             Ok(node) => node,

@@ -117,8 +117,8 @@ fn must_wait(view: View, plan: &mut Plan) -> bool {
     retry_at.is_some()
 }
 
-/// Kills what runs: first the ordinary containers together, then the sidecars one by one, the last of them first, as they
-/// were started the other way round. `true` once nothing runs any more.
+/// Kills what runs: first the ordinary containers together, then the sidecars one by one, the last of them
+/// first, as they were started the other way round. `true` once nothing runs any more.
 fn kill_all(view: View, plan: &mut Plan, why: &str) -> bool {
     // Place in the order of ends; what is not in the specification any more goes first.
     let place = |name: &str| {
@@ -151,7 +151,8 @@ fn grace_s(view: View, record: &ContainerRecord) -> i64 {
     if sidecar && (view.terminating() || view.finished()) { left_for_sidecar(view, grace_s) } else { grace_s }
 }
 
-/// All containers of a pod share its grace: what those before a sidecar have used up is not given to it again.
+/// All containers of a pod share its grace: what those before a sidecar have used up is not given to it
+/// again.
 fn left_for_sidecar(view: View, grace_s: i64) -> i64 {
     let began = match (&view.pod.metadata.deletion_timestamp, view.pod.metadata.deletion_grace_period_seconds)
     {

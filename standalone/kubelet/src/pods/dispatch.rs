@@ -1,7 +1,7 @@
 //! Hands pods and the runtime's events to the pods' workers.
 //!
-//! Pods come from their sources (`source`), events from containerd's stream. After each (re)subscription, and every
-//! few minutes as a safety net, the runtime is listed once and the workers compare.
+//! Pods come from their sources (`source`), events from containerd's stream. After each (re)subscription, and
+//! every few minutes as a safety net, the runtime is listed once and the workers compare.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,8 +33,8 @@ const EVENT_QUEUE: usize = 1024;
 const RESUBSCRIBE: Duration = Duration::from_millis(100);
 const LAST_RESUBSCRIBE: Duration = Duration::from_secs(5);
 
-/// After a subscription the runtime is listed once more: an exit just before it gave no event, and CRI's own status may
-/// not have told of it yet in the first list.
+/// After a subscription the runtime is listed once more: an exit just before it gave no event, and CRI's own
+/// status may not have told of it yet in the first list.
 const SETTLE: Duration = Duration::from_secs(1);
 
 enum FromRuntime {
@@ -86,7 +86,8 @@ struct Dispatcher {
     workers: HashMap<String, Arc<Mailbox>>,
     running: JoinSet<()>,
     by_task: HashMap<tokio::task::Id, String>,
-    /// Pods that came before the runtime was listed for the first time, or before the sources had told of all others.
+    /// Pods that came before the runtime was listed for the first time, or before the sources had told of all
+    /// others.
     held_back: Vec<Arc<Pod>>,
     /// The runtime's state at start, taken from by each worker; `None` until it was listed.
     listed: Option<HashMap<String, ListedPod>>,
@@ -140,8 +141,8 @@ impl Dispatcher {
         }
     }
 
-    /// Starts what was held back once both sides have been heard in full: first what the node took before, since the
-    /// rest is judged beside it, then the older before the younger.
+    /// Starts what was held back once both sides have been heard in full: first what the node took before,
+    /// since the rest is judged beside it, then the older before the younger.
     fn start_held_back(&mut self) {
         let Some(listed) = self.listed.as_ref().filter(|_| self.synced) else { return };
         let mut pods = std::mem::take(&mut self.held_back);
@@ -196,7 +197,8 @@ impl Dispatcher {
         match message {
             FromRuntime::Event(event) => self.agent.heard(event),
             FromRuntime::Listed(mut pods) => {
-                // A worker may be ahead of this list: it reads its own records anew instead of taking them from here.
+                // A worker may be ahead of this list: it reads its own records anew instead of taking them
+                // from here.
                 for (uid, mailbox) in &self.workers {
                     pods.remove(uid);
                     mailbox.tell(|inbox| inbox.check_all = true);
@@ -208,8 +210,8 @@ impl Dispatcher {
         }
     }
 
-    /// Pods that the runtime holds and the API server does not know any more: they are ended. Only once both sides
-    /// have been heard in full.
+    /// Pods that the runtime holds and the API server does not know any more: they are ended. Only once both
+    /// sides have been heard in full.
     fn adopt_orphans(&mut self) {
         if !self.synced {
             return;

@@ -1,4 +1,5 @@
-//! `grpc` probes: one call of the health service that gRPC servers have (grpc.health.v1), without TLS as upstream's.
+//! `grpc` probes: one call of the health service that gRPC servers have (grpc.health.v1), without TLS as
+//! upstream's.
 
 use k8s_openapi::api::core::v1::GRPCAction;
 use tonic::{

@@ -1,5 +1,6 @@
-//! `httpGet` of probes and hooks. Redirects are followed on the host that was asked; where one leads elsewhere the probe
-//! ends there, passes, and says so (upstream's rules: a probe tells of the pod, not of others).
+//! `httpGet` of probes and hooks. Redirects are followed on the host that was asked; where one leads
+//! elsewhere the probe ends there, passes, and says so (upstream's rules: a probe tells of the pod, not of
+//! others).
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};

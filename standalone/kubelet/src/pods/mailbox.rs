@@ -1,5 +1,5 @@
-//! What has happened since a pod's worker last looked. Messages of a kind fold into one, so senders never wait and
-//! nothing grows beyond the pod's own size.
+//! What has happened since a pod's worker last looked. Messages of a kind fold into one, so senders never
+//! wait and nothing grows beyond the pod's own size.
 
 use std::{
     collections::BTreeMap,

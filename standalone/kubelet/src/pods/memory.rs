@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
 use super::backoff::{self, Backoff};
 use crate::admission::Rejection;
 
-/// How long a pull's or a start's own error, or how a container ended, is shown before the back-off takes its place.
+/// How long a pull's or a start's own error, or how a container ended, is shown before the back-off takes its
+/// place.
 pub const ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(5);
 
 /// A container that could not be made, or whose image could not be had.
@@ -31,7 +32,8 @@ pub struct StepFailure {
 }
 
 impl StepFailure {
-    /// The next failure after `before`, with the delay doubled from one second up to 16 (a watch cuts it short).
+    /// The next failure after `before`, with the delay doubled from one second up to 16 (a watch cuts it
+    /// short).
     pub fn after(before: Option<&StepFailure>, message: String, now: Timestamp) -> StepFailure {
         let doubled = before.map_or(SignedDuration::from_secs(1), |before| before.delay * 2);
         let delay = doubled.min(SignedDuration::from_secs(16));
@@ -85,7 +87,8 @@ pub enum Volumes {
     Failed(StepFailure),
 }
 
-/// What was announced and the runtime's own status says only a moment later; nothing means that any answer will do.
+/// What was announced and the runtime's own status says only a moment later; nothing means that any answer
+/// will do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
     /// It runs no more.
@@ -118,9 +121,9 @@ impl Unsettled {
     const FIRST_PAUSE: SignedDuration = SignedDuration::from_millis(2);
     const LAST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 
-    /// After a failed question, or one whose answer left this outstanding: the next comes after twice the pause. `false`
-    /// where there is nothing more to wait for. An end always comes true; a process that was killed for its memory need
-    /// not be one that the status tells of, so that this is given up in the end.
+    /// After a failed question, or one whose answer left this outstanding: the next comes after twice the
+    /// pause. `false` where there is nothing more to wait for. An end always comes true; a process that was
+    /// killed for its memory need not be one that the status tells of, so that this is given up in the end.
     pub fn postpone(&mut self, outstanding: Option<Expected>, now: Timestamp) -> bool {
         let patient = self.pause < Self::LAST_PAUSE;
         self.pause = (self.pause * 2).clamp(Self::FIRST_PAUSE, Self::LAST_PAUSE);
@@ -160,7 +163,8 @@ pub struct Memory {
     pub probes: BTreeMap<String, ProbeState>,
     /// By container or sandbox id.
     pub unsettled: BTreeMap<String, Unsettled>,
-    /// By id of a running container: what it was given, where that may not be what its specification says now.
+    /// By id of a running container: what it was given, where that may not be what its specification says
+    /// now.
     pub applied: BTreeMap<String, ResourceRequirements>,
     /// By container id.
     pub resize_failures: BTreeMap<String, StepFailure>,

@@ -83,7 +83,8 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Starts what the container asks for; `None` where it has no probes. `started`: the startup probe passed before.
+    /// Starts what the container asks for; `None` where it has no probes. `started`: the startup probe passed
+    /// before.
     pub fn start(
         agent: &Arc<Agent>,
         mailbox: &Arc<Mailbox>,

@@ -60,7 +60,8 @@ impl PodObjects {
         objects
     }
 
-    /// Watches what the pod names now (ephemeral changes of a pod can hardly add names, but a new image's spec is new).
+    /// Watches what the pod names now (ephemeral changes of a pod can hardly add names, but a new image's
+    /// spec is new).
     pub fn follow(&mut self, agent: &Agent, pod: &Pod, mailbox: &Arc<Mailbox>) {
         let names = names(pod);
         if names == self.names {
@@ -144,7 +145,8 @@ impl PodObjects {
             };
             volume = settled(&watched).await;
             if !matches!(volume, Known::Present(_)) {
-                // Its right to read it came with the binding, perhaps after the first try: the next is a new one.
+                // Its right to read it came with the binding, perhaps after the first try: the next is a new
+                // one.
                 self.volumes.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
             }
         }

@@ -1,5 +1,6 @@
-//! Keeps a pod's status at the API server as its node has it. What is wanted is compared with what is stored there,
-//! whoever wrote it, never with what was last sent; a difference is written, the newest only, until both agree.
+//! Keeps a pod's status at the API server as its node has it. What is wanted is compared with what is stored
+//! there, whoever wrote it, never with what was last sent; a difference is written, the newest only, until
+//! both agree.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Resizing a running pod in place (KEP-1287): what a container was given set against what its specification says now.
+//! Resizing a running pod in place (KEP-1287): what a container was given set against what its specification
+//! says now.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_cri::v1::LinuxContainerResources;

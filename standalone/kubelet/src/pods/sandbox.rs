@@ -171,7 +171,8 @@ impl Worker {
         }
     }
 
-    /// A failed start can leave the sandbox's name reserved in the runtime: what it holds and we do not know goes.
+    /// A failed start can leave the sandbox's name reserved in the runtime: what it holds and we do not know
+    /// goes.
     async fn clear_failed_sandboxes(&mut self) {
         let held = self.agent.cri.sandbox_ids(&self.id.uid).await.unwrap_or_default();
         for id in held {

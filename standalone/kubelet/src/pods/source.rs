@@ -1,5 +1,6 @@
-//! Where the node's pods come from. Each source tells of its own pods through an [`Intake`]; the dispatcher takes them all
-//! alike. Several pieces of news about a pod fold into one, so that no source waits and nothing grows beyond the pods.
+//! Where the node's pods come from. Each source tells of its own pods through an [`Intake`]; the dispatcher
+//! takes them all alike. Several pieces of news about a pod fold into one, so that no source waits and
+//! nothing grows beyond the pods.
 
 use std::{
     collections::HashMap,

@@ -98,7 +98,8 @@ impl Worker {
         None
     }
 
-    /// What the pod's `imagePullSecrets` hold. Those that can't be had are told of; the pull is tried without them.
+    /// What the pod's `imagePullSecrets` hold. Those that can't be had are told of; the pull is tried without
+    /// them.
     async fn logins(&self) -> Logins {
         let mut logins = Logins::default();
         let asked = self.pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());

@@ -166,7 +166,8 @@ fn shown(resources: Option<&ResourceRequirements>) -> ResourceRequirements {
     ResourceRequirements { claims: None, ..resources.cloned().unwrap_or_default() }
 }
 
-/// `(reason, message)` of a container that ended and waits for its next turn; `None` while its end itself is shown.
+/// `(reason, message)` of a container that ended and waits for its next turn; `None` while its end itself is
+/// shown.
 fn will_run_again(view: View, container: &Container, record: &ContainerRecord) -> Option<(String, String)> {
     if view.terminating() || view.finished() {
         return None;
@@ -268,7 +269,8 @@ fn phase(view: View, init: &[ContainerStatus], main: &[ContainerStatus], before:
     let well =
         !main.is_empty() && main.iter().all(|status| end_of(status).is_some_and(|end| end.exit_code == 0));
     let verdict = if well { "Succeeded" } else { "Failed" }.to_owned();
-    // Nothing of it will run any more, whatever had run: who waits for its end (a Job's controller) needs to see one.
+    // Nothing of it will run any more, whatever had run: who waits for its end (a Job's controller) needs to
+    // see one.
     if view.terminating() && !any_running && view.memory.busy.is_empty() {
         return verdict;
     }

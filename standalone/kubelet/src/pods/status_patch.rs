@@ -1,4 +1,5 @@
-//! From the status that is stored to the one that is wanted: a strategic merge patch of what the node owns, or nothing.
+//! From the status that is stored to the one that is wanted: a strategic merge patch of what the node owns,
+//! or nothing.
 
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::PodStatus, apimachinery::pkg::apis::meta::v1::Time};
@@ -24,8 +25,9 @@ const OWNED: [&str; 13] = [
     "startTime",
 ];
 
-/// A patch that makes the `stored` status the `wanted` one; `None` when they agree in all that the node owns. Of a
-/// condition the time of its last transition is not compared: the stored one stays while the state stays.
+/// A patch that makes the `stored` status the `wanted` one; `None` when they agree in all that the node owns.
+/// Of a condition the time of its last transition is not compared: the stored one stays while the state
+/// stays.
 pub fn status_patch(uid: &str, stored: &PodStatus, wanted: &PodStatus, now: Timestamp) -> Option<Value> {
     let (from, to) = (object(stored), object(wanted));
     let mut changes = Map::new();
@@ -77,8 +79,8 @@ fn conditions(from: &Map<String, Value>, to: &Map<String, Value>, now: Timestamp
     changes
 }
 
-/// The time of the last transition: the stored one while the state is the same; later than the stored one otherwise,
-/// also where the wanted state is older than what somebody else wrote in between.
+/// The time of the last transition: the stored one while the state is the same; later than the stored one
+/// otherwise, also where the wanted state is older than what somebody else wrote in between.
 fn settle_transition(change: &mut Value, old: &Value, now: Timestamp) {
     let at = |condition: &Value| serde_json::from_value::<Time>(transition(condition)).ok();
     if old["status"] == change["status"] {

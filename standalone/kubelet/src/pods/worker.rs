@@ -1,5 +1,5 @@
-//! One pod's worker: takes what happened, decides, acts, reports. It never polls; it sleeps until told or until the
-//! moment that the last decision named.
+//! One pod's worker: takes what happened, decides, acts, reports. It never polls; it sleeps until told or
+//! until the moment that the last decision named.
 
 use std::{
     borrow::Cow,
@@ -180,8 +180,8 @@ impl Worker {
         }
     }
 
-    /// Starts probes of what runs, ends those of what does not. While the pod terminates its readiness is asked for
-    /// until its containers end: an application may drain by it.
+    /// Starts probes of what runs, ends those of what does not. While the pod terminates its readiness is
+    /// asked for until its containers end: an application may drain by it.
     fn follow_probes(&mut self) {
         let running: BTreeMap<String, ContainerRecord> =
             self.runtime.running().map(|record| (record.id.clone(), record.clone())).collect();
@@ -270,8 +270,8 @@ fn newly_waiting(before: &PodStatus, after: &PodStatus, reason: &str) -> Vec<Str
     waiting(after).into_iter().filter(|name| !old.contains(name)).collect()
 }
 
-/// Whether the status is worth showing before this is done: quick steps on the way to running are not, but how the
-/// instance before ended is.
+/// Whether the status is worth showing before this is done: quick steps on the way to running are not, but
+/// how the instance before ended is.
 fn shown_before(action: &Action) -> bool {
     !matches!(action, Action::StartContainer { attempt: 0, .. })
 }

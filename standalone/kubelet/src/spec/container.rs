@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::{PodId, env, names, profiles, resources, resources::QosClass, sandbox};
 use crate::cri::labels;
 
-/// Parts of /proc and /sys that a container does not see or write unless it is privileged (the runtime spec's usual set).
+/// Parts of /proc and /sys that a container does not see or write unless it is privileged (the runtime spec's
+/// usual set).
 const MASKED: [&str; 10] = [
     "/proc/asound",
     "/proc/acpi",

@@ -31,8 +31,9 @@ impl fmt::Display for PodId {
     }
 }
 
-/// Hash of what decides how a container runs: a running one whose hash differs is made anew. Only the image can be
-/// changed in a live pod, so that and the name are what counts (a wider hash would restart everything after an upgrade).
+/// Hash of what decides how a container runs: a running one whose hash differs is made anew. Only the image
+/// can be changed in a live pod, so that and the name are what counts (a wider hash would restart everything
+/// after an upgrade).
 pub fn spec_hash(container: &Container) -> String {
     let mut hasher = Fnv1a::default();
     hasher.write(container.name.as_bytes());

@@ -1,5 +1,5 @@
-//! Seccomp, AppArmor and SELinux settings as CRI wants them. What can't be said to the runtime is an error: nothing runs
-//! with less than was asked for.
+//! Seccomp, AppArmor and SELinux settings as CRI wants them. What can't be said to the runtime is an error:
+//! nothing runs with less than was asked for.
 
 use k8s_cri::v1::{self, security_profile::ProfileType};
 use k8s_openapi::api::core::v1::{Container, Pod, SELinuxOptions, SeccompProfile};

@@ -80,7 +80,8 @@ impl Logins {
     }
 }
 
-/// Without scheme and without the API's version as its path: `index.docker.io` of `https://index.docker.io/v1/`.
+/// Without scheme and without the API's version as its path: `index.docker.io` of
+/// `https://index.docker.io/v1/`.
 fn address(registry: &str) -> String {
     let bare = registry.trim_start_matches("https://").trim_start_matches("http://");
     let (host, path) = bare.split_once('/').unwrap_or((bare, ""));

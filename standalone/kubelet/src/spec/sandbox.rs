@@ -153,7 +153,8 @@ pub fn supplemental_groups_policy(pod: &Pod) -> v1::SupplementalGroupsPolicy {
     }
 }
 
-/// The pod's cgroup: below `kubepods`, `kubepods/burstable` or `kubepods/besteffort`, in the driver's spelling.
+/// The pod's cgroup: below `kubepods`, `kubepods/burstable` or `kubepods/besteffort`, in the driver's
+/// spelling.
 pub fn cgroup_parent(pod: &Pod, parent: &str, systemd: bool) -> String {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let class = match QosClass::of(pod) {

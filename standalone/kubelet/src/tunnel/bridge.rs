@@ -103,7 +103,8 @@ where
             };
             let bytes = match message {
                 Some(Ok(Message::Binary(bytes))) => bytes,
-                // Clients that know no binary messages send the same bytes as text (upstream's server takes both).
+                // Clients that know no binary messages send the same bytes as text (upstream's server takes
+                // both).
                 Some(Ok(Message::Text(text))) => text.into(),
                 Some(Ok(Message::Close(_))) | None => return Ok(()),
                 Some(Ok(_)) => continue,

@@ -1,4 +1,5 @@
-//! `kubectl logs`: a body, or WebSocket messages for clients that ask for those (browsers can't read a body as it comes).
+//! `kubectl logs`: a body, or WebSocket messages for clients that ask for those (browsers can't read a body
+//! as it comes).
 
 use std::{path::PathBuf, sync::Arc};
 

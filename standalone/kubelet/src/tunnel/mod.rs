@@ -1,6 +1,6 @@
-//! The node's line to the API server: one connection that the node opens, over which the server asks for logs, exec,
-//! attach and port-forward. The node is the yamux server; each stream is one HTTP/1.1 exchange with the paths that
-//! upstream's node agent has.
+//! The node's line to the API server: one connection that the node opens, over which the server asks for
+//! logs, exec, attach and port-forward. The node is the yamux server; each stream is one HTTP/1.1 exchange
+//! with the paths that upstream's node agent has.
 
 mod bridge;
 mod dial;

@@ -1,7 +1,9 @@
-//! As much of SPDY/3.1 as a client of containerd's streaming server needs: opening streams, data, half-close, ping.
+//! As much of SPDY/3.1 as a client of containerd's streaming server needs: opening streams, data, half-close,
+//! ping.
 //!
-//! Header blocks are a zlib stream over the connection's life. What we send is stored, not compressed, which any zlib
-//! reader takes (RFC 1950, RFC 1951 3.2.4); what we receive in header blocks is of no interest and is skipped.
+//! Header blocks are a zlib stream over the connection's life. What we send is stored, not compressed, which
+//! any zlib reader takes (RFC 1950, RFC 1951 3.2.4); what we receive in header blocks is of no interest and
+//! is skipped.
 
 use std::io;
 

@@ -1,7 +1,9 @@
-//! Exec, attach and port-forward: the client's upgraded connection is joined to the runtime's streaming server.
+//! Exec, attach and port-forward: the client's upgraded connection is joined to the runtime's streaming
+//! server.
 //!
-//! SPDY and WebSocket v4 mean the same on both sides, so their bytes pass through untouched. WebSocket v5 (which can
-//! close stdin) and SPDY inside WebSocket are unknown to containerd and are translated to SPDY ([`super::bridge`]).
+//! SPDY and WebSocket v4 mean the same on both sides, so their bytes pass through untouched. WebSocket v5
+//! (which can close stdin) and SPDY inside WebSocket are unknown to containerd and are translated to SPDY
+//! ([`super::bridge`]).
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -40,7 +42,8 @@ pub async fn session(url: &str, request: Request<Incoming>, session: Session) ->
     switch_to_web_socket(request, Some(V5), move |client| bridge::channels(client, upgraded, session))
 }
 
-/// WebSocket v4 has no other way to name a port than the query; SPDY, bare or tunnelled, names it for each stream.
+/// WebSocket v4 has no other way to name a port than the query; SPDY, bare or tunnelled, names it for each
+/// stream.
 pub fn check_ports(headers: &HeaderMap, ports: &[i32]) -> Result<(), Refusal> {
     if is_web_socket(headers) && !offers(headers, TUNNELLED_PORT_FORWARD) && ports.is_empty() {
         return Err(Refusal::BadRequest("query parameter \"port\" is required".to_owned()));

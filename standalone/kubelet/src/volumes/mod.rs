@@ -1,7 +1,7 @@
 //! A pod's volumes on the node's disk, and a container's mounts out of them.
 //!
-//! Folders are named as upstream's node agent names them (`pods/UID/volumes/kubernetes.io~empty-dir/NAME`), so that
-//! tools which look there find them.
+//! Folders are named as upstream's node agent names them (`pods/UID/volumes/kubernetes.io~empty-dir/NAME`),
+//! so that tools which look there find them.
 
 mod claim;
 mod host_path;

@@ -72,7 +72,8 @@ fn one(
     })
 }
 
-/// The expression with its variables replaced: each must have a value, or another folder would be mounted than was meant.
+/// The expression with its variables replaced: each must have a value, or another folder would be mounted
+/// than was meant.
 fn expand(expression: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, MountError> {
     let missing = RefCell::new(BTreeSet::new());
     let expanded = env::expand(expression, &|name| {
@@ -86,7 +87,8 @@ fn expand(expression: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<S
     if missing.is_empty() { Ok(expanded) } else { Err(MountError::Missing(missing.join(", "))) }
 }
 
-/// Files that the agent writes are not for the container to change, nor a claim's that the pod says it only reads.
+/// Files that the agent writes are not for the container to change, nor a claim's that the pod says it only
+/// reads.
 fn always_read_only(volume: &Volume) -> bool {
     volume.config_map.is_some()
         || volume.secret.is_some()

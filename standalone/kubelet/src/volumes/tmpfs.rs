@@ -30,7 +30,8 @@ pub fn is_mount_point(path: &Path) -> bool {
     mount_points().iter().any(|point| point == path)
 }
 
-/// Unmounts everything below a folder, innermost first; the folder can then be removed without reaching elsewhere.
+/// Unmounts everything below a folder, innermost first; the folder can then be removed without reaching
+/// elsewhere.
 pub fn unmount_below(dir: &Path) -> Result<(), VolumeError> {
     let mut points: Vec<PathBuf> =
         mount_points().into_iter().filter(|point| point.starts_with(dir)).collect();

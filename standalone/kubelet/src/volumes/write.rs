@@ -15,7 +15,8 @@ use super::{
 
 const DATA: &str = "..data";
 
-/// Makes the volume hold exactly `files`. Readers that open through the links see the old set or the new one, whole.
+/// Makes the volume hold exactly `files`. Readers that open through the links see the old set or the new one,
+/// whole.
 pub fn replace(volume: &Path, files: &Files, group: Option<i64>) -> Result<(), VolumeError> {
     let current = fs::read_link(volume.join(DATA)).ok().map(|target| volume.join(target));
     if current.as_deref().is_some_and(|dir| holds(dir, files)) {

@@ -101,7 +101,8 @@ async fn thirty_pods_start_side_by_side() -> Result<()> {
     }
     let took = begun.elapsed();
     eprintln!("thirty pods were Ready after {took:?}");
-    // Bare CRI calls take 2.5 s on an idle machine; the bench compares, this only guards against serial starts.
+    // Bare CRI calls take 2.5 s on an idle machine; the bench compares, this only guards against serial
+    // starts.
     assert!(took < Duration::from_secs(40), "{took:?}");
     for n in 0..30 {
         bed.pods().delete(&format!("p{n}"), &DeleteParams::default()).await?;

@@ -1,4 +1,5 @@
-//! Exec, logs and port-forward as clients without kubectl speak them: WebSocket, in text and in binary messages.
+//! Exec, logs and port-forward as clients without kubectl speak them: WebSocket, in text and in binary
+//! messages.
 
 use crate::support::{Bed, able, condition};
 use anyhow::{Context as _, Result, bail};
@@ -110,7 +111,8 @@ async fn clients_of_every_kind_of_web_socket_are_understood() -> Result<()> {
         assert_eq!(next(&mut log).await?, Message::binary("two\n"), "{protocol}");
     }
 
-    // Two ports over one connection: a pair of channels each, and first of all the port's number on each of them.
+    // Two ports over one connection: a pair of channels each, and first of all the port's number on each of
+    // them.
     let mut forward = socket(&bed, "portforward?ports=8080,8081", "v4.channel.k8s.io").await?;
     let mut told = Vec::new();
     while told.len() < 4 {

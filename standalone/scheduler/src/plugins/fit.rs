@@ -14,7 +14,8 @@ pub struct Insufficient {
     pub capacity: i64,
 }
 
-/// What of the request does not fit beside `used` and so many pods: every lacking resource. The node agent asks the same.
+/// What of the request does not fit beside `used` and so many pods: every lacking resource. The node agent
+/// asks the same.
 pub fn insufficient(
     request: &Resources,
     used: &Resources,

@@ -146,8 +146,8 @@ pub fn filter(attempt: &Attempt<'_>, _: usize, node: &NodeFacts) -> Result<(), R
     Ok(())
 }
 
-/// The fewer pods that count stand in a node's topology values, the better. A value weighs the more, the more values
-/// its topology has.
+/// The fewer pods that count stand in a node's topology values, the better. A value weighs the more, the more
+/// values its topology has.
 pub fn score(attempt: &Attempt<'_>, slots: &[usize]) -> Option<Vec<i64>> {
     let Counted { soft, defaults, .. } = &attempt.spread;
     if soft.is_empty() {

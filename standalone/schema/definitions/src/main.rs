@@ -1,5 +1,6 @@
-//! Writes `standalone/schema/build/definitions.json.gz`: the schemas of every kind that is served, with descriptions, as
-//! k8s-openapi derives them from Kubernetes' OpenAPI document. `cargo xtask definitions` runs it when k8s-openapi changes.
+//! Writes `standalone/schema/build/definitions.json.gz`: the schemas of every kind that is served, with
+//! descriptions, as k8s-openapi derives them from Kubernetes' OpenAPI document. `cargo xtask definitions`
+//! runs it when k8s-openapi changes.
 //!
 //! A program of its own, since deriving them compiles for longer than the API server does.
 

@@ -1,8 +1,8 @@
-//! Whether a tree fits a shape: unknown fields go (and are named), wrong types are an error in Go's words, quantities,
-//! times and base64 get their canonical form, and times that no reader can do without are there.
+//! Whether a tree fits a shape: unknown fields go (and are named), wrong types are an error in Go's words,
+//! quantities, times and base64 get their canonical form, and times that no reader can do without are there.
 //!
-//! What passes here can be read by every client with typed objects: Go's zero time, which it writes as null and reads as
-//! null, is written out for those that don't.
+//! What passes here can be read by every client with typed objects: Go's zero time, which it writes as null
+//! and reads as null, is written out for those that don't.
 
 use base64::{
     Engine, alphabet,
@@ -200,7 +200,8 @@ fn zero(ty: Ty) -> Value {
     }
 }
 
-/// As an encoder would have written it: Go passes over line ends and the last digit's spare bits, other readers don't.
+/// As an encoder would have written it: Go passes over line ends and the last digit's spare bits, other
+/// readers don't.
 fn canonical_base64(text: &str) -> Result<String, String> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &alphabet::STANDARD,

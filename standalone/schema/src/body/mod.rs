@@ -21,11 +21,11 @@ pub enum Format {
 /// A body that fits its kind.
 #[derive(Clone, Debug)]
 pub struct Decoded {
-    /// Without the unknown fields; of duplicates the last one; `apiVersion` and `kind` filled in; nulls dropped;
-    /// quantities and times in canonical form.
+    /// Without the unknown fields; of duplicates the last one; `apiVersion` and `kind` filled in; nulls
+    /// dropped; quantities and times in canonical form.
     pub value: Value,
-    /// What `fieldValidation` is about: `unknown field "spec.foo"`, `duplicate field "spec.replicas"`. With `Warn` each
-    /// is a Warning header, with `Strict` see [`strict_message`].
+    /// What `fieldValidation` is about: `unknown field "spec.foo"`, `duplicate field "spec.replicas"`. With
+    /// `Warn` each is a Warning header, with `Strict` see [`strict_message`].
     pub strict: Vec<String>,
 }
 
@@ -61,8 +61,8 @@ impl DecodeError {
 /// Versions that a body may be of besides the one that is served: what older clients write means the same.
 const OTHER_VERSIONS: &[(&str, &str)] = &[("Eviction", "policy/v1beta1")];
 
-/// Reads `body` as an object of `kind` in `api_version` (also bodies that are no stored kind: `Scale`, `Binding`,
-/// `Eviction`, `DeleteOptions`, `TokenRequest`, `Status`).
+/// Reads `body` as an object of `kind` in `api_version` (also bodies that are no stored kind: `Scale`,
+/// `Binding`, `Eviction`, `DeleteOptions`, `TokenRequest`, `Status`).
 ///
 /// # Errors
 /// See [`DecodeError`]; the caller has bounded the body's length.
@@ -131,8 +131,8 @@ pub fn check(api_version: &str, kind: &str, mut value: Value) -> Result<Decoded,
     Ok(Decoded { value, strict })
 }
 
-/// The 400 text under `fieldValidation=Strict`: `Deployment in version "v1" cannot be handled as a Deployment: strict
-/// decoding error: unknown field "spec.foo"`.
+/// The 400 text under `fieldValidation=Strict`: `Deployment in version "v1" cannot be handled as a
+/// Deployment: strict decoding error: unknown field "spec.foo"`.
 pub fn strict_message(api_version: &str, kind: &str, strict: &[String]) -> String {
     let (_, version) = split_api_version(api_version);
     let list = strict.join(", ");

@@ -48,12 +48,12 @@ impl PatchError {
 /// As upstream.
 const MAX_OPERATIONS: usize = 10_000;
 
-/// What the `copy` operations of one patch may add up to, in bytes of JSON: a short patch must not double a document
-/// thirty times. Moves to deeper places count too, since their depth has to be measured.
+/// What the `copy` operations of one patch may add up to, in bytes of JSON: a short patch must not double a
+/// document thirty times. Moves to deeper places count too, since their depth has to be measured.
 const MAX_CARRIED_BYTES: usize = 3 << 20;
 
-/// `current` with `patch` applied. The outcome is no deeper than a body may be; it still has to pass [`crate::check`],
-/// which holds it to the other bounds, and [`crate::prepare_update`].
+/// `current` with `patch` applied. The outcome is no deeper than a body may be; it still has to pass
+/// [`crate::check`], which holds it to the other bounds, and [`crate::prepare_update`].
 ///
 /// `api_version` and `kind` say which merge keys hold (also for `Scale`).
 ///
@@ -134,8 +134,8 @@ fn levels(pointer: &str) -> usize {
     pointer.matches('/').count()
 }
 
-/// Refuses an operation that would put a value too deep, before it is carried out: cloning, comparing and dropping
-/// recurse, and a copy of a copy doubles its depth.
+/// Refuses an operation that would put a value too deep, before it is carried out: cloning, comparing and
+/// dropping recurse, and a copy of a copy doubles its depth.
 fn stays_shallow(value: &Value, operation: &PatchOperation) -> Result<(), PatchError> {
     let (path, put) = match operation {
         PatchOperation::Add(add) => (&add.path, Some(&add.value)),

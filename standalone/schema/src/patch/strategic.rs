@@ -153,8 +153,8 @@ fn merge_list(
             }
         }
     }
-    // A merge key need not be unique (a Service's ports 53/TCP and 53/UDP): a deletion takes all that have it, before
-    // anything is merged into the first.
+    // A merge key need not be unique (a Service's ports 53/TCP and 53/UDP): a deletion takes all that have
+    // it, before anything is merged into the first.
     let mut merged = old;
     merged.retain(|item| !deleted.contains(&item[key].to_string()));
     let mut places: HashMap<String, usize> = HashMap::new();
@@ -173,8 +173,8 @@ fn merge_list(
     Ok(merged)
 }
 
-/// Items that `order` names come in its order; the others (added by someone else) keep their place among themselves and
-/// before the first named item that stood behind them.
+/// Items that `order` names come in its order; the others (added by someone else) keep their place among
+/// themselves and before the first named item that stood behind them.
 fn reorder(list: Vec<Value>, order: &[Value], key: Option<&str>) -> Vec<Value> {
     let identity = |item: &Value| key.map_or_else(|| item.to_string(), |key| item[key].to_string());
     let mut wanted: HashMap<String, usize> = HashMap::new();

@@ -1,4 +1,5 @@
-//! Endpoint slices and endpoints. Each rule is upstream's (`pkg/apis/discovery/validation`, `pkg/apis/core/validation`).
+//! Endpoint slices and endpoints. Each rule is upstream's (`pkg/apis/discovery/validation`,
+//! `pkg/apis/core/validation`).
 
 use std::{
     collections::BTreeSet,

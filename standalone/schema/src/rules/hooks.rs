@@ -9,7 +9,8 @@ use super::{
 
 type Object = Map<String, Value>;
 
-/// Defaults that depend on other fields. Runs after the table's defaults of this object, before those of its fields.
+/// Defaults that depend on other fields. Runs after the table's defaults of this object, before those of its
+/// fields.
 pub fn defaults(definition: &str, map: &mut Object) {
     match definition.strip_prefix("io.k8s.").unwrap_or(definition) {
         "api.core.v1.Pod" => pod_defaults::pod(map),

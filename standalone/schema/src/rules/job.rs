@@ -253,8 +253,8 @@ fn completions(spec: &Object, before: &Object, errors: &mut Errors) {
     }
 }
 
-/// The template is immutable; but while a Job is suspended and has not started, its pods may be led elsewhere and given
-/// other resources (KEP-2926, KEP-5440).
+/// The template is immutable; but while a Job is suspended and has not started, its pods may be led elsewhere
+/// and given other resources (KEP-2926, KEP-5440).
 fn template_update(spec: &Object, old: &Object, before: &Object, errors: &mut Errors) {
     let (Some(new), Some(was)) = (spec.get("template"), before.get("template")) else { return };
     let started = old.get("status").is_some_and(|status| !status["startTime"].is_null());
@@ -285,7 +285,8 @@ fn template_update(spec: &Object, old: &Object, before: &Object, errors: &mut Er
     }
 }
 
-/// Of the affinity only the part about nodes may change; it may come and go as a whole where that is all of it.
+/// Of the affinity only the part about nodes may change; it may come and go as a whole where that is all of
+/// it.
 fn node_affinity(new: &mut Value, old: &Value) {
     let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let before = old["spec"].get("affinity");

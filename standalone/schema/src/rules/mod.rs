@@ -1,5 +1,5 @@
-//! Walks an object along its shape: sets defaults, then looks for faults. The table `rules.txt` says what holds of one
-//! field; hooks by definition say what holds between fields.
+//! Walks an object along its shape: sets defaults, then looks for faults. The table `rules.txt` says what
+//! holds of one field; hooks by definition say what holds between fields.
 
 mod access;
 mod endpoints;

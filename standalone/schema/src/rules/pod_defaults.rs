@@ -70,8 +70,8 @@ pub fn volume(map: &mut Object) {
     }
 }
 
-/// What the admission plugins ServiceAccount, Priority and DefaultTolerationSeconds do to a new pod. Their objects are
-/// not looked at: no token is mounted, and a priority class is resolved by the caller.
+/// What the admission plugins ServiceAccount, Priority and DefaultTolerationSeconds do to a new pod. Their
+/// objects are not looked at: no token is mounted, and a priority class is resolved by the caller.
 pub fn admit(pod: &mut Value) {
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let account = spec
@@ -90,8 +90,8 @@ pub fn admit(pod: &mut Value) {
     tolerate(pod);
 }
 
-/// DefaultTolerationSeconds: a pod outlives a node's silence for five minutes. Also at an update: `kubectl apply` sends
-/// the list without what was added here.
+/// DefaultTolerationSeconds: a pod outlives a node's silence for five minutes. Also at an update: `kubectl
+/// apply` sends the list without what was added here.
 pub fn tolerate(pod: &mut Value) {
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));

@@ -1,5 +1,5 @@
-//! What a pod asks to be protected by and no node of ours can give: refused, since it would run without. (What is merely
-//! not carried out is told of: see `unheeded`.)
+//! What a pod asks to be protected by and no node of ours can give: refused, since it would run without.
+//! (What is merely not carried out is told of: see `unheeded`.)
 
 use serde_json::{Map, Value};
 

@@ -267,7 +267,8 @@ fn is_reached_from_outside(spec: &Object) -> bool {
     }
 }
 
-/// What the API server gave the old service stays unless the new one says otherwise: addresses and node ports.
+/// What the API server gave the old service stays unless the new one says otherwise: addresses and node
+/// ports.
 pub fn keep_allocated(old: &Value, new: &mut Value) {
     let kind = new["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned();
     let (Some(before), Some(after)) =

@@ -1,4 +1,5 @@
-//! The statuses that others than our own controllers write: what readers rely on in them. Each rule is upstream's.
+//! The statuses that others than our own controllers write: what readers rely on in them. Each rule is
+//! upstream's.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

@@ -141,8 +141,9 @@ pub fn ip(text: &str) -> Complaint {
         .then(|| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())
 }
 
-/// An address that something else than the node itself can be reached at. Upstream asks that of endpoints and external
-/// addresses: loopback makes no sense there, and link-local ones belong to the node (metadata services).
+/// An address that something else than the node itself can be reached at. Upstream asks that of endpoints and
+/// external addresses: loopback makes no sense there, and link-local ones belong to the node (metadata
+/// services).
 pub fn non_special_ip(text: &str) -> Complaint {
     let Ok(address) = text.parse::<IpAddr>() else { return ip(text) };
     let address = address.to_canonical();

@@ -44,11 +44,12 @@ const WITH_GENERATION: &[&str] = &[
     "ValidatingWebhookConfiguration",
 ];
 
-/// Makes a decoded object ready to be stored: sets defaults (also those of built-in admission: service account name,
-/// tolerations), clears what a create may not set (status), sets `metadata.generation`, validates.
+/// Makes a decoded object ready to be stored: sets defaults (also those of built-in admission: service
+/// account name, tolerations), clears what a create may not set (status), sets `metadata.generation`,
+/// validates.
 ///
-/// The caller has set `metadata.name` (from `generateName` too), `namespace`, `uid`, `creationTimestamp` before; it
-/// allocates ClusterIPs and node ports after.
+/// The caller has set `metadata.name` (from `generateName` too), `namespace`, `uid`, `creationTimestamp`
+/// before; it allocates ClusterIPs and node ports after.
 ///
 /// # Errors
 /// Every fault found; the object is then of no use.
@@ -81,12 +82,13 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: jiff::Timestamp) -> 
     errors.into_result()
 }
 
-/// Makes `new` ready to take `old`'s place: keeps what an update of this `subresource` (`None`: the object itself) may
-/// not change (uid, creationTimestamp, deletion fields, generation; status or all but status), sets defaults, raises
-/// the generation where the spec changed, checks immutable fields, validates.
+/// Makes `new` ready to take `old`'s place: keeps what an update of this `subresource` (`None`: the object
+/// itself) may not change (uid, creationTimestamp, deletion fields, generation; status or all but status),
+/// sets defaults, raises the generation where the spec changed, checks immutable fields, validates.
 ///
-/// Subresources: `status`, `finalize` (namespaces), `resize` and `ephemeralcontainers` (pods), `approval` (CSRs),
-/// `scale` (the caller wrote `spec.replicas`). Does not look at `resourceVersion`: the caller compares it before.
+/// Subresources: `status`, `finalize` (namespaces), `resize` and `ephemeralcontainers` (pods), `approval`
+/// (CSRs), `scale` (the caller wrote `spec.replicas`). Does not look at `resourceVersion`: the caller
+/// compares it before.
 ///
 /// # Errors
 /// Every fault found; `new` is then of no use.

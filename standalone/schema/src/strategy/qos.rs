@@ -8,8 +8,9 @@ const RESOURCES: [&str; 2] = ["cpu", "memory"];
 
 /// The quality-of-service class of a pod: `Guaranteed`, `Burstable` or `BestEffort`.
 ///
-/// Guaranteed: every container has limits for cpu and memory, and its requests equal them. BestEffort: no container
-/// asks for cpu or memory. What the pod as a whole asks for (KEP-2837) stands in the containers' place.
+/// Guaranteed: every container has limits for cpu and memory, and its requests equal them. BestEffort: no
+/// container asks for cpu or memory. What the pod as a whole asks for (KEP-2837) stands in the containers'
+/// place.
 pub fn qos_class(pod: &Value) -> &'static str {
     let spec = &pod["spec"];
     if asks_as_a_whole(&spec["resources"]) {

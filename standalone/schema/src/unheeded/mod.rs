@@ -1,5 +1,5 @@
-//! What the API accepts though nobody carries it out: one [table](table::ROWS), from which come the `Warning:` headers
-//! of writes and the list in `docs/not-carried-out.md`. A row goes when its feature comes.
+//! What the API accepts though nobody carries it out: one [table](table::ROWS), from which come the
+//! `Warning:` headers of writes and the list in `docs/not-carried-out.md`. A row goes when its feature comes.
 
 mod table;
 
@@ -21,8 +21,9 @@ const TEMPLATES: &[(&str, &str, &[&str])] = &[
     ("batch", "Job", &["spec", "template"]),
 ];
 
-/// What to tell who writes `new` (over `old`): one text for each row that holds of what is written, or of what changes.
-/// Objects that a controller makes were told of when their template was typed; a status asks for nothing.
+/// What to tell who writes `new` (over `old`): one text for each row that holds of what is written, or of
+/// what changes. Objects that a controller makes were told of when their template was typed; a status asks
+/// for nothing.
 pub fn warnings(kind: &Kind, old: Option<&Value>, new: &Value, subresource: Option<&str>) -> Vec<String> {
     let owners = new.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     if owners.into_iter().flatten().any(|owner| owner["controller"] == true) {
@@ -96,7 +97,8 @@ impl When {
     }
 }
 
-/// Follows a field's path: `NAME`; `[]`, each item of a list; `NAME*`, keys that begin so; `!A,B`, keys but these.
+/// Follows a field's path: `NAME`; `[]`, each item of a list; `NAME*`, keys that begin so; `!A,B`, keys but
+/// these.
 fn collect<'a>(value: &'a Value, field: &[&str], path: String, found: &mut Vec<(String, &'a Value)>) {
     let Some((step, rest)) = field.split_first() else {
         found.push((path, value));

@@ -163,8 +163,8 @@ fn what_the_door_lets_in_every_reader_can_read() {
             };
             let stored = let_in.clone();
             read(&api_version, name, &let_in).unwrap_or_else(|error| panic!("{name} {fill:?}: {error}"));
-            // What defaults add, and what an update of the status brings together. Most rules are broken by such an
-            // object: that nothing unreadable comes of it holds all the more.
+            // What defaults add, and what an update of the status brings together. Most rules are broken by
+            // such an object: that nothing unreadable comes of it holds all the more.
             let_in["metadata"] =
                 json!({"name": "x", "namespace": if kind.namespaced { "default" } else { "" }, "uid": "u"});
             let _ = prepare_create(kind, &mut let_in, now());

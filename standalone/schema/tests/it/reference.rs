@@ -11,8 +11,8 @@ use skerry_schema::{
     Deleted, Format, Kind, ListType, METRICS_GROUP, Shape, Ty, decode, find_kind, kinds, split_api_version,
 };
 
-/// `$SKERRY_KUBERNETES_REFERENCE`, or `shared/kubernetes` beside the workspace: see docs/testing.md, "Kubernetes' own
-/// documents".
+/// `$SKERRY_KUBERNETES_REFERENCE`, or `shared/kubernetes` beside the workspace: see docs/testing.md,
+/// "Kubernetes' own documents".
 fn reference(test: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("SKERRY_KUBERNETES_REFERENCE").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/kubernetes"),
@@ -39,7 +39,8 @@ fn kind_of_fixture(stem: &str) -> Option<(String, String)> {
     Some((api_version, (*kind).to_owned()))
 }
 
-/// Fields of the fixtures (made with 1.35) that 1.36 does not have: part of a kind's name, part of the complaint.
+/// Fields of the fixtures (made with 1.35) that 1.36 does not have: part of a kind's name, part of the
+/// complaint.
 const GONE: &[(&str, &str)] = &[("", "spec.workloadRef"), ("CSINode", "\"status\"")];
 
 #[test]

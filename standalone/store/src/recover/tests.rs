@@ -165,7 +165,8 @@ fn an_older_copy_of_a_file_is_told_from_the_file() {
     let mut swapped = newer.clone();
     swapped[index(&newer, "log-")] = older[index(&older, "log-")].clone();
     assert!(refusal(&swapped).contains("where at least"));
-    // A snapshot of an earlier number under the name of a later one, and a chain that has gone on without its manifest.
+    // A snapshot of an earlier number under the name of a later one, and a chain that has gone on without its
+    // manifest.
     let (made, _) = made();
     let mut swapped = made.clone();
     swapped[index(&made, "snapshot-")].1 = older[index(&older, "snapshot-")].1.clone();

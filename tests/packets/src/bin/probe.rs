@@ -1,7 +1,8 @@
 //! A client in a process of its own, so that it can stand in a node's cgroup. Prints one line.
 //!
-//! `probe tcp ADDR:PORT`, `probe mptcp ADDR:PORT` (RFC 8684; IPv4), `probe udp ADDR:PORT` (unconnected), `probe udp-connected ADDR:PORT`,
-//! `probe udp-both ADDR:PORT ADDR:PORT` (a service and its backend in turn, from one socket).
+//! `probe tcp ADDR:PORT`, `probe mptcp ADDR:PORT` (RFC 8684; IPv4), `probe udp ADDR:PORT` (unconnected),
+//! `probe udp-connected ADDR:PORT`, `probe udp-both ADDR:PORT ADDR:PORT` (a service and its backend in turn,
+//! from one socket).
 
 use std::{
     io::{self, Read},

@@ -1,5 +1,5 @@
-//! Who hears which answer: the node at a port that is a service's, a client that asks a backend by two addresses, two CPUs that
-//! open one flow, and a socket of the node that no hook has translated.
+//! Who hears which answer: the node at a port that is a service's, a client that asks a backend by two
+//! addresses, two CPUs that open one flow, and a socket of the node that no hook has translated.
 
 use std::{
     io,

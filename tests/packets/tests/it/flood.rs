@@ -1,6 +1,8 @@
-//! A flood of SYNs, ten times as many as the connection tables hold: connections that stand go on, real clients get in.
+//! A flood of SYNs, ten times as many as the connection tables hold: connections that stand go on, real
+//! clients get in.
 //!
-//! The frames are real: they leave a packet socket, pass the node's programs and reach the backend, which answers each.
+//! The frames are real: they leave a packet socket, pass the node's programs and reach the backend, which
+//! answers each.
 
 use std::{
     io::{Read, Write},
@@ -37,8 +39,8 @@ struct Flood {
 }
 
 impl Flood {
-    /// Sends [`FLOOD`] frames, never more than `allowed` at a time: how fast a table turns over is the machine's to say, how
-    /// much of it does between two packets of a client is the test's.
+    /// Sends [`FLOOD`] frames, never more than `allowed` at a time: how fast a table turns over is the
+    /// machine's to say, how much of it does between two packets of a client is the test's.
     fn run(&self, from: &Netns, sent: &AtomicU32, allowed: &AtomicU32) {
         let own_mac = mac(from, self.device);
         from.run(|| {
@@ -86,8 +88,8 @@ impl Standing {
     }
 }
 
-/// A world in which the backends of two services, on the nodes' ports and on a ClusterIP, are in one pod; answers to made-up
-/// sources leave by the uplink and end there.
+/// A world in which the backends of two services, on the nodes' ports and on a ClusterIP, are in one pod;
+/// answers to made-up sources leave by the uplink and end there.
 fn world(backend: usize, frontend_flags: u32) -> World {
     let mut world = World::new();
     world.nodes.iter_mut().for_each(|node| node.frontend_flags = frontend_flags);
@@ -192,7 +194,8 @@ fn a_flood_at_a_node_port_costs_no_connection_to_a_pod_of_another_node() {
     survives(&mut world, Places { backend: 1, tracker: 0, client: |world| &world.outside, at }, &flood);
 }
 
-/// The first node forgets a direct connection, as it must; Maglev draws its backend again, whose node has not forgotten.
+/// The first node forgets a direct connection, as it must; Maglev draws its backend again, whose node has not
+/// forgotten.
 #[test]
 fn a_flood_at_a_direct_node_port_costs_no_connection() {
     let mut world = world(1, frontend_flag::DIRECT | frontend_flag::MAGLEV);

@@ -91,7 +91,8 @@ fn a_service_whose_endpoint_is_a_nodes_tunnel_leads_nobody_there() {
         world.serve(1, proto::UDP, 53, Some(NODE_PORT), &[backend]);
         let forged = frame("10.244.1.77:6000", b"forged");
         let node_port = |node: usize| (world.nodes[node].address, NODE_PORT).into();
-        // By address and by NodePort; from outside; from a pod by its own node and by the other one, which is the endpoint's.
+        // By address and by NodePort; from outside; from a pod by its own node and by the other one, which is
+        // the endpoint's.
         for (netns, to) in [
             (&world.nodes[0].pod, (VIP, 53).into()),
             (&world.nodes[0].pod, node_port(0)),

@@ -1,7 +1,7 @@
 //! The rows of the case table in the kernel, by `BPF_PROG_TEST_RUN`.
 //!
-//! Rows with packets out of the tunnel are left out: a test run can't give a packet tunnel metadata. They run on the host, and
-//! with real packets in `nodes.rs`.
+//! Rows with packets out of the tunnel are left out: a test run can't give a packet tunnel metadata. They run
+//! on the host, and with real packets in `nodes.rs`.
 
 use std::error::Error as _;
 
@@ -20,8 +20,8 @@ fn every_row_without_a_tunnel_packet_holds_in_the_kernel() {
     every_row(run);
 }
 
-/// Devices that sum up what they receive leave it to the programs to keep that sum right: IPv4's header checksum makes up
-/// for what changes in its header, IPv6 has none.
+/// Devices that sum up what they receive leave it to the programs to keep that sum right: IPv4's header
+/// checksum makes up for what changes in its header, IPv6 has none.
 #[test]
 fn the_sum_that_a_device_made_of_a_packet_stays_right() {
     every_row(run_summed);
@@ -91,8 +91,8 @@ fn run(case: &Case, object: &mut Object, uplink: u32) -> Result<(), String> {
     if flows == *expected { Ok(()) } else { Err(format!("flows\n  are {flows:#?}\n  not {expected:#?}")) }
 }
 
-/// Two kinds of packets are left out. One that becomes an answer of another length loses its sum with its length, as the
-/// kernel does it; and nobody looks at the sum of a datagram without a checksum.
+/// Two kinds of packets are left out. One that becomes an answer of another length loses its sum with its
+/// length, as the kernel does it; and nobody looks at the sum of a datagram without a checksum.
 fn run_summed(case: &Case, object: &mut Object, uplink: u32) -> Result<(), String> {
     if case.name == "a datagram without a checksum stays without one" {
         return Ok(());
@@ -156,7 +156,8 @@ pub fn fill(object: &mut Object, state: &State, uplink: u32) {
     }
 }
 
-/// The clock that the programs read: it moves with the timer tick, so it may show the second before the fine clock's.
+/// The clock that the programs read: it moves with the timer tick, so it may show the second before the fine
+/// clock's.
 fn monotonic_s() -> u32 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap();
     now.tv_sec() as u32

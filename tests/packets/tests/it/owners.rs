@@ -1,4 +1,5 @@
-//! Who gets a packet that several could have: a pod with a kernel of its own, a process of the node on a NodePort's number.
+//! Who gets a packet that several could have: a pod with a kernel of its own, a process of the node on a
+//! NodePort's number.
 
 use proxy_abi::{Addr, Be16, FrontendKey, Reason, frontend_kind, proto};
 use skerry_lab::Netns;
@@ -11,7 +12,8 @@ fn says(from: &Netns, to: &str, expected: &str) {
     assert!(said.starts_with(expected), "{to} says {said}, not {expected}");
 }
 
-/// Nothing here is attached to a cgroup: to the programs each pod is what a virtual machine behind a veth would be.
+/// Nothing here is attached to a cgroup: to the programs each pod is what a virtual machine behind a veth
+/// would be.
 #[test]
 fn a_pod_with_a_kernel_of_its_own_gets_everything_at_its_device() {
     let mut world = World::new();

@@ -189,8 +189,8 @@ fn a_pod_reaches_itself_through_its_own_service() {
     server.end(&world.nodes[0].pod);
 }
 
-/// The TCP sockets of an MPTCP one are the kernel's own, as those of a mount of NFS or SMB are. Their connect meets the hook as
-/// any other; only getpeername, which asks the outer socket, shows the backend.
+/// The TCP sockets of an MPTCP one are the kernel's own, as those of a mount of NFS or SMB are. Their connect
+/// meets the hook as any other; only getpeername, which asks the outer socket, shows the backend.
 #[test]
 fn a_socket_that_the_kernel_makes_itself_is_translated_at_connect() {
     let (mut world, folder) = hooked("mptcp");

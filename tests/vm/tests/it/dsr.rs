@@ -1,5 +1,5 @@
-//! `skerry lb` with direct return, end to end: the balancer wraps, a backend's `ipip` device unwraps, the backend answers the
-//! client itself.
+//! `skerry lb` with direct return, end to end: the balancer wraps, a backend's `ipip` device unwraps, the
+//! backend answers the client itself.
 //!
 //! ```text
 //! client 192.168.60.100 ──┐            ┌── balancer 192.168.60.1, 192.0.2.10 on lo
@@ -50,7 +50,8 @@ impl Wire {
     }
 }
 
-/// A backend as the README says: says its name, the client, and how many bytes came. Ends with the test's process.
+/// A backend as the README says: says its name, the client, and how many bytes came. Ends with the test's
+/// process.
 fn backend(wire: &Wire, name: &'static str, number: u8) -> Netns {
     let netns = wire.machine(name, number);
     netns.ip("link add ipip0 type ipip external").unwrap();

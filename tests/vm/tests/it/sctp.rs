@@ -1,5 +1,6 @@
-//! SCTP associations between the kernel's own stacks, translated on their way. In the case table the checksums are worked out
-//! by hand; here they are what a device leaves for later (CRC32c offload), on a veth, and whole, behind the tunnel.
+//! SCTP associations between the kernel's own stacks, translated on their way. In the case table the
+//! checksums are worked out by hand; here they are what a device leaves for later (CRC32c offload), on a
+//! veth, and whole, behind the tunnel.
 
 use std::{
     io::{Read, Write},
@@ -66,8 +67,8 @@ fn sctp_associations_reach_a_pod_through_a_cluster_ip_and_node_ports() {
     serve(&one.pod, PORT);
     world.serve(1, proto::SCTP, 132, Some(NODE_PORT), &[(backend, PORT)]);
     let pod = &world.nodes[0].pod;
-    // Packets that are under way when the tunnel's "too big" comes would be sent again in fragments, and the sum of those
-    // can't be made good: the client knows what fits.
+    // Packets that are under way when the tunnel's "too big" comes would be sent again in fragments, and the
+    // sum of those can't be made good: the client knows what fits.
     world.outside.ip(&format!("route add {near}/32 dev up0 mtu {TUNNEL_MTU}")).unwrap();
     let ways = [
         ("a pod, straight", pod, SocketAddrV4::new(backend, PORT), client),

@@ -1,5 +1,5 @@
-//! A cluster without nodes' machinery: the real API server, controllers and scheduler in one process, and a fake node
-//! agent at the edge that says of every bound pod that it runs.
+//! A cluster without nodes' machinery: the real API server, controllers and scheduler in one process, and a
+//! fake node agent at the edge that says of every bound pod that it runs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

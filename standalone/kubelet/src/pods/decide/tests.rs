@@ -259,7 +259,8 @@ fn a_container_may_have_a_restart_policy_and_rules_of_its_own() {
         assert!(after(list, "Never", with("Never", &[on("NotIn", &[0, 1])]), 2), "{list}");
         assert!(!after(list, "Never", with("Never", &[on("NotIn", &[0, 1])]), 1), "{list}");
     }
-    // A container of the pod itself that goes on although it ended well: no init container may (that is a sidecar).
+    // A container of the pod itself that goes on although it ended well: no init container may (that is a
+    // sidecar).
     assert!(after("containers", "Never", json!({"name": "a", "restartPolicy": "Always"}), 0));
 }
 

@@ -55,10 +55,10 @@ fn run_as_non_root_looks_at_the_image() {
     assert_eq!(verify_non_root(&pod, first(&pod), &numeric(7)), Ok(()));
 }
 
-/// Every field of both security contexts that concerns Linux: the pod's, the container's, and what the runtime is asked
-/// for, as a path into its request. Fields that are judged before (`sysctls`, what the node can't give) or that belong to
-/// volumes (`fsGroup` as owner, `fsGroupChangePolicy` and `seLinuxChangePolicy`, which say nothing of the kinds of volumes
-/// that are served) have tests of their own.
+/// Every field of both security contexts that concerns Linux: the pod's, the container's, and what the
+/// runtime is asked for, as a path into its request. Fields that are judged before (`sysctls`, what the node
+/// can't give) or that belong to volumes (`fsGroup` as owner, `fsGroupChangePolicy` and
+/// `seLinuxChangePolicy`, which say nothing of the kinds of volumes that are served) have tests of their own.
 #[test]
 fn every_field_of_a_security_context_reaches_the_runtime_or_is_refused() {
     type Read = fn(&v1::LinuxContainerSecurityContext) -> Value;

@@ -1,6 +1,6 @@
-//! A mount of NFS against a ClusterIP, as the kubelet makes one: the kernel itself dials, and dials again when its server has
-//! gone. The kernel before Linux 6.6 wrote the backend over the address that it was to dial (commit 0bdf399342c5, in 6.1 since
-//! 6.1.57), and never came to another one.
+//! A mount of NFS against a ClusterIP, as the kubelet makes one: the kernel itself dials, and dials again
+//! when its server has gone. The kernel before Linux 6.6 wrote the backend over the address that it was to
+//! dial (commit 0bdf399342c5, in 6.1 since 6.1.57), and never came to another one.
 
 mod server;
 
