@@ -117,16 +117,14 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
-    fn may_be_sent_from(&self, port: Be16) -> bool {
+    fn socket_port(&self) -> Option<Be16> {
         // SAFETY: the context is valid for the whole run, and every arm of the union is this pointer.
         let socket = unsafe { (*self.raw()).__bindgen_anon_2.sk };
         if socket.is_null() {
-            return false;
+            return None;
         }
-        // SAFETY: it holds a reference to it; in host byte order. One without a port sends from none: a test
-        // run's.
-        let own = unsafe { (*socket).src_port };
-        own == 0 || own == port.get() as u32
+        // SAFETY: it holds a reference to it; in host byte order. A test run's has none.
+        Some(Be16::new(unsafe { (*socket).src_port } as u16))
     }
 
     #[inline(always)]

@@ -225,8 +225,8 @@ impl Packet for Xdp<'_> {
 
     /// What a wire has brought was sent by none of this machine's.
     #[inline(always)]
-    fn may_be_sent_from(&self, _: Be16) -> bool {
-        false
+    fn socket_port(&self) -> Option<Be16> {
+        None
     }
 
     #[inline(always)]

@@ -11,8 +11,10 @@ use std::{
 
 use skerry_lab::tail;
 
-/// As many lines of a failed program's output are shown.
-const SHOWN: usize = 150;
+/// As many lines of the end of a failed program's output are shown.
+const SHOWN: usize = 100;
+/// As many lines of what each of its failed tests said, before the end.
+const SHOWN_OF_EACH: usize = 40;
 
 /// What came of a test program.
 #[derive(Debug)]
@@ -41,6 +43,12 @@ impl Verdict {
             return;
         }
         println!("FAILED {name}: {}\n{}", failed.join(", "), tail(log, SHOWN));
+        // Last, and apart from the end of the log: where the end alone is kept, this is what tells why.
+        let text =
+            fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        for said in reasons(&text) {
+            println!("{}", said.join("\n"));
+        }
         println!(
             "FAILED {name}: {} of {}; all of it: {}",
             failed.len(),
@@ -113,6 +121,24 @@ fn read(text: &str, verdict: &mut Verdict) {
     }
 }
 
+/// What each failed test said, the start of it: the sections that libtest prints under `failures:`.
+fn reasons(text: &str) -> Vec<Vec<&str>> {
+    let mut all: Vec<Vec<&str>> = Vec::new();
+    let mut within = false;
+    for line in text.lines() {
+        if line.starts_with("---- ") {
+            within = true;
+            all.push(Vec::new());
+        } else if matches!(line, "failures:") || line.starts_with("test result: ") {
+            within = false;
+        }
+        if let Some(said) = all.last_mut().filter(|said| within && said.len() < SHOWN_OF_EACH) {
+            said.push(line);
+        }
+    }
+    all
+}
+
 fn wait(mut child: Child, limit: Duration) -> Result<ExitStatus, String> {
     let group = format!("-{}", child.id());
     let (sender, ended) = mpsc::channel();
@@ -150,6 +176,16 @@ mod tests {
         read(text, &mut verdict);
         assert_eq!((verdict.passed, verdict.failed.as_slice()), (1, ["c".to_owned()].as_slice()));
         assert_eq!(verdict.ignored, ["d"]);
+    }
+
+    #[test]
+    fn reasons_are_found_wherever_they_stand() {
+        let text = "test a ... FAILED\n\nfailures:\n\n---- a ----\n3 of 9 failed\n\n---- b ----\nno answer\n\n\
+                    failures:\n    a\n    b\n\ntest result: FAILED. 0 passed; 2 failed\nthe cluster's logs\n";
+        assert_eq!(
+            reasons(text),
+            [vec!["---- a ----", "3 of 9 failed", ""], vec!["---- b ----", "no answer", ""]]
+        );
     }
 
     #[test]

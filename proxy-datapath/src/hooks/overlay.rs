@@ -1,9 +1,9 @@
 //! The VXLAN device, in metadata mode: one device for all nodes.
 
-use proxy_abi::{DIRECT_MAC_TAG, Facts, Reason, endpoint_flag};
+use proxy_abi::{DIRECT_MAC_TAG, Facts, OwnPort, Reason, endpoint_flag};
 
 use crate::{
-    hooks::ingress::from_ingress,
+    hooks::{ingress::from_ingress, own::share},
     packets::{
         outer::Tunnel,
         view::{Kind, Shape},
@@ -15,6 +15,7 @@ use crate::{
     },
     steps::{
         call::{PacketSteps, TableSteps},
+        own::shares_port,
         peers::speaks_as_node,
     },
 };
@@ -113,9 +114,9 @@ fn speak_as_router<P: PacketSteps, T: TableSteps>(
     s: &mut Scratch,
     facts: &Facts,
 ) -> bool {
-    let from_node = tables.endpoint(&s.view.src).is_some_and(|own| own.flags & endpoint_flag::NODE != 0);
-    if !from_node {
-        return true;
+    let own = tables.endpoint(&s.view.src).map_or(0, |own| own.flags);
+    if own & endpoint_flag::NODE == 0 {
+        return own & endpoint_flag::ROUTER == 0 || keep_apart(packet, tables, s, facts);
     }
     if !tables.find_translated(s) {
         let unknown = match s.view.kind {
@@ -133,6 +134,30 @@ fn speak_as_router<P: PacketSteps, T: TableSteps>(
         if !tables.record_flow(s) {
             return false;
         }
+    }
+    packet.rewrite(s)
+}
+
+/// What a socket here sends from the router address, which has flows of others, too.
+#[inline(always)]
+fn keep_apart<P: PacketSteps, T: TableSteps>(
+    packet: &mut P,
+    tables: &T,
+    s: &mut Scratch,
+    facts: &Facts,
+) -> bool {
+    let shares = shares_port(packet, &s.view, facts);
+    let is_kept = match s.view.kind {
+        Kind::Ports => tables.own_port(OwnPort::Answers, s.view.tuple.sport),
+        // It has no port to go by.
+        Kind::Fragment => true,
+        Kind::Echo | Kind::Error | Kind::Other => false,
+    };
+    if !shares && !is_kept {
+        return true;
+    }
+    if !tables.find_translated(s) && !(shares && share(packet, tables, s) && tables.record_flow(s)) {
+        return true;
     }
     packet.rewrite(s)
 }

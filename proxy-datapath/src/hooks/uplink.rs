@@ -3,7 +3,7 @@
 use proxy_abi::{Addr, Facts, OwnPort, Reason, Uplink, endpoint_flag, facts_flag, flow_flag};
 
 use crate::{
-    hooks::own::remember,
+    hooks::own::{remember, share},
     packets::{
         addresses::is_loopback,
         view::{Kind, Shape, View},
@@ -137,8 +137,15 @@ pub fn to_uplink<P: PacketSteps, T: TableSteps>(
             if let Err(reason) = hide(tables, s, facts, ifindex) {
                 return Verdict::drop(reason);
             }
-        } else if !matches!(sender, Sender::SpeaksFromService) || !remember(tables, s) {
-            return Verdict::PASS;
+        } else {
+            let is_ours = match sender {
+                Sender::SpeaksFromService => remember(tables, s),
+                Sender::SharesPort => share(packet, tables, s),
+                Sender::Other | Sender::Own | Sender::AsksService => false,
+            };
+            if !is_ours {
+                return Verdict::PASS;
+            }
         }
         if !tables.record_flow(s) {
             // The node's own goes out all the same.

@@ -16,9 +16,9 @@ pub trait Packet {
     /// wire each is shorter than this one.
     fn is_merged(&self) -> bool;
 
-    /// Whether a socket with this port may have sent it, as far as a look at the packet alone tells: what our
-    /// programs have sent out under the node's address is no socket's of the node, and seldom has its port.
-    fn may_be_sent_from(&self, port: Be16) -> bool;
+    /// The port of the socket that has sent it, of this node or of a pod here; 0: not known. None: no socket
+    /// here has. Programs and rules on the way may have given the packet another.
+    fn socket_port(&self) -> Option<Be16>;
 
     /// `N` bytes at `at`; none where the packet is shorter.
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;

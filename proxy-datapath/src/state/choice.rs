@@ -30,6 +30,9 @@ pub enum Sender {
     AsksService = 2,
     /// It opens something from an address and port that a service has here.
     SpeaksFromService = 3,
+    /// It opens something from a port that a flow of somebody's may have been given: the socket was bound to
+    /// it, or a rule of the machine has chosen it.
+    SharesPort = 4,
 }
 
 /// Where a client is: a traffic policy `Local` for outsiders does not bind those inside.

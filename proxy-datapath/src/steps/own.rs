@@ -1,7 +1,7 @@
 //! The node's own traffic, which is most of what its uplink sees: told by its addresses and ports, so that it
 //! costs next to nothing.
 
-use proxy_abi::{Facts, FrontendKey, OwnPort, Prefix, facts_flag, frontend_kind, proto};
+use proxy_abi::{Be16, Facts, FrontendKey, OwnPort, Prefix, facts_flag, frontend_kind, proto};
 
 use crate::{
     packets::{
@@ -65,7 +65,22 @@ pub(crate) fn sender<P: Packet, T: Tables>(packet: &P, tables: &T, view: &View, 
     if speaks_from_service(packet, tables, view, facts) {
         return Sender::SpeaksFromService;
     }
+    if shares_port(packet, view, facts) {
+        return Sender::SharesPort;
+    }
     if is_plain && !tables.own_port(OwnPort::Answers, view.tuple.sport) { Sender::Own } else { Sender::Other }
+}
+
+/// Whether a socket here, or a rule that has translated what it sends, opens something from one of the ports
+/// that our flows are given. A datagram opens nothing that could be told from what follows: only those of
+/// sockets that were bound there count, as resolvers bind themselves.
+#[inline(always)]
+pub(crate) fn shares_port<P: Packet>(packet: &P, view: &View, facts: &Facts) -> bool {
+    let port = view.tuple.sport;
+    let given = port.get() >= facts.snat_min && port.get() <= facts.snat_max;
+    given
+        && view.opens()
+        && packet.socket_port().is_some_and(|own| view.proto == proto::TCP || is_port(own, port))
 }
 
 /// Whether a socket of the node has sent a datagram to a service's address that the socket hooks have left as
@@ -83,5 +98,13 @@ pub(crate) fn speaks_from_service<P: Packet, T: Tables>(
     view: &View,
     facts: &Facts,
 ) -> bool {
-    view.opens() && packet.may_be_sent_from(view.tuple.sport) && is_from_service(tables, facts, view)
+    view.opens()
+        && packet.socket_port().is_some_and(|own| is_port(own, view.tuple.sport))
+        && is_from_service(tables, facts, view)
+}
+
+/// What our programs have sent out under the node's address seldom has its socket's port.
+#[inline(always)]
+fn is_port(own: Be16, port: Be16) -> bool {
+    own.raw() == 0 || own.raw() == port.raw()
 }

@@ -1,12 +1,12 @@
 //! Answers: to what the node itself has said, and to who asks a backend by two addresses.
 
-use proxy_abi::{Reason, frontend_flag, proto};
+use proxy_abi::{Flow, Reason, flow_flag, flow_state, frontend_flag, proto};
 
 use super::{
     Case, Hook, State, case,
     packet::{tcp, udp},
     quoting,
-    state::{POD_A_MAC, POD_B_MAC, SNAT_PORT},
+    state::{POD_A_MAC, POD_B_MAC, SNAT_PORT, tuple},
 };
 
 const A: &str = "10.244.1.2:6000";
@@ -14,10 +14,14 @@ const VIP: &str = "10.96.0.10:53";
 const REMOTE: &str = "10.244.2.2:7000";
 const LOCAL: &str = "10.244.1.3:7000";
 const SERVER: &str = "203.0.113.9:53";
+const CLIENT: &str = "203.0.113.9:5000";
+const NODE_PORT: &str = "192.168.50.1:30080";
+const HIDDEN: u16 = flow_flag::DNAT | flow_flag::SNAT | flow_flag::FROM_UPLINK;
 const TWO: Hook = Hook::FromOverlay("192.168.50.2", 1);
 
 pub fn cases() -> Vec<Case> {
     let mut cases = own();
+    cases.extend(shared_ports());
     cases.extend(two_addresses());
     cases.extend(unhooked());
     cases
@@ -67,6 +71,68 @@ fn own() -> Vec<Case> {
         case("what the node sends from other ports leaves nothing behind", external(proto::UDP))
             .passes(Hook::ToUplink, udp("192.168.50.1:40001", SERVER))
             .passes(Hook::FromUplink, udp(SERVER, "192.168.50.1:40001"))
+            .leaves(&[]),
+    ]
+}
+
+/// A process of the node is bound to a port that flows are given, or a rule of the machine chose it.
+fn shared_ports() -> Vec<Case> {
+    let own = format!("192.168.50.1:{SNAT_PORT}");
+    let other = format!("192.168.50.1:{}", SNAT_PORT + 1);
+    let (router, other_router) = (format!("10.244.1.1:{SNAT_PORT}"), format!("10.244.1.1:{}", SNAT_PORT + 1));
+    let two_ports = || State::standard().facts(|facts| facts.snat_max = SNAT_PORT + 1);
+    let held = |protocol, state| {
+        let hidden = |flow: &mut Flow| (flow.state, flow.flags) = (state, flow_flag::SNAT);
+        two_ports().flow(tuple(A, SERVER, protocol), tuple(&own, SERVER, protocol), hidden, 1)
+    };
+    let steps_aside = |name, state| {
+        case(name, state)
+            .changes(Hook::ToUplink, tcp(&own, SERVER, "S"), tcp(&other, SERVER, "S"))
+            .changes(Hook::FromUplink, tcp(SERVER, &other, "SA"), tcp(SERVER, &own, "SA"))
+            .changes(Hook::ToUplink, tcp(&own, SERVER, "A"), tcp(&other, SERVER, "A"))
+    };
+    vec![
+        steps_aside(
+            "the node opens from a port that a pod's connection has been given",
+            held(proto::TCP, flow_state::ESTABLISHED),
+        )
+        .delivers(
+            Hook::FromUplink,
+            tcp(SERVER, &own, "A"),
+            tcp(SERVER, A, "A").hop().for_mac(POD_A_MAC),
+        ),
+        steps_aside(
+            "the node opens from a port whose connection of a pod ended a moment ago",
+            held(proto::TCP, flow_state::CLOSING),
+        ),
+        case("the node asks from a port that a pod's question has been given", {
+            held(proto::UDP, flow_state::ESTABLISHED)
+        })
+        .changes(Hook::ToUplink, udp(&own, SERVER), udp(&other, SERVER))
+        .changes(Hook::FromUplink, udp(SERVER, &other), udp(SERVER, &own))
+        .delivers(Hook::FromUplink, udp(SERVER, &own), udp(SERVER, A).hop().for_mac(POD_A_MAC)),
+        case("a port that the node has opened something from is given to no pod", two_ports())
+            .passes(Hook::ToUplink, tcp(&own, SERVER, "S"))
+            .passes(Hook::FromUplink, tcp(SERVER, &own, "SA"))
+            .sends_out(Hook::FromPod, tcp(A, SERVER, "S"), tcp(&other, SERVER, "S").hop())
+            .passes(Hook::FromUplink, tcp(SERVER, &own, "A")),
+        case("the node opens from the router's port that a client's connection has been given", {
+            let hidden = |flow: &mut Flow| (flow.state, flow.flags) = (flow_state::ESTABLISHED, HIDDEN);
+            let (key, to) = (tuple(CLIENT, NODE_PORT, proto::TCP), tuple(&router, REMOTE, proto::TCP));
+            two_ports().flow(key, to, hidden, 1)
+        })
+        .keys(Hook::ToOverlay, tcp(&router, REMOTE, "S"), tcp(&other_router, REMOTE, "S"))
+        .changes(TWO, tcp(REMOTE, &other_router, "SA"), tcp(REMOTE, &router, "SA"))
+        .keys(Hook::ToOverlay, tcp(&router, REMOTE, "A"), tcp(&other_router, REMOTE, "A"))
+        .sends_out(TWO, tcp(REMOTE, &router, "A"), tcp(NODE_PORT, CLIENT, "A").hop()),
+        case("without another port the node's own goes out as it is", {
+            held(proto::TCP, flow_state::ESTABLISHED).facts(|facts| facts.snat_max = SNAT_PORT)
+        })
+        .passes(Hook::ToUplink, tcp(&own, SERVER, "S")),
+        case("what the node's servers answer from such a port leaves nothing behind", two_ports())
+            .passes(Hook::FromUplink, tcp(SERVER, &own, "S"))
+            .passes(Hook::ToUplink, tcp(&own, SERVER, "SA"))
+            .passes(Hook::ToUplink, udp(&own, SERVER))
             .leaves(&[]),
     ]
 }

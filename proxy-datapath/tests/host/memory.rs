@@ -36,8 +36,8 @@ impl Packet for Bytes {
         false
     }
 
-    fn may_be_sent_from(&self, _: Be16) -> bool {
-        true
+    fn socket_port(&self) -> Option<Be16> {
+        Some(Be16::ZERO)
     }
 
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {

@@ -20,7 +20,7 @@ use crate::{
     feed::{FeedError, Listeners, Said, Taker},
     forward,
     metrics::Metrics,
-    serve::{serve_admin, serve_datagrams, serve_streams},
+    serve::{listen_admin, serve_admin, serve_datagrams, serve_streams},
     zone::{Change, Zone},
 };
 
@@ -94,10 +94,16 @@ pub async fn run(
             }
         }
     })?;
+    // Before anybody is told that this is ready: who is told may ask at once.
+    let admin = listen_admin(&config.admin);
     let admin = {
-        let (engine, path) = (engine.clone(), config.admin.clone());
+        let engine = engine.clone();
         async move {
-            if let Err(error) = serve_admin(engine, &path).await {
+            let served = match admin {
+                Ok(admin) => serve_admin(engine, admin).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
                 tracing::error!(error = chain(&error), "`skerry dns lookup` can't ask here");
             }
             std::future::pending::<()>().await;

@@ -56,7 +56,7 @@ impl Model {
             return Ok(cut_sctp(ip, &to).unwrap_or(Fate::Changed(to)));
         }
         if is_nodes {
-            return self.remember_own(ip, seen);
+            return self.share(ip, seen);
         }
         if !self.has(facts_flag::MASQUERADE) {
             return Ok(Fate::Same);
@@ -92,7 +92,12 @@ impl Model {
                         endpoint_flags(&self.state, addr).is_some_and(|own| own & endpoint_flag::NODE != 0)
                     };
                     let allowed = self.allowed(ip, &service);
-                    let is_refused = seen.verdict.reason == Reason::Rejected;
+                    let can_be_told = !matches!(refused(), Fate::Refused(_));
+                    let is_refused = match seen.verdict.reason {
+                        Reason::Rejected => true,
+                        Reason::RewriteFailed => !can_be_told,
+                        _ => false,
+                    };
                     if !allowed.iter().any(|(addr, _)| is_own(addr) == is_refused) {
                         return Err(format!("{:?}, and its backend is one of {allowed:?}", seen.verdict));
                     }

@@ -354,8 +354,10 @@ impl Model {
         };
         let Place::Remote(node) = self.place(&ip.dst) else { return Ok(Fate::Dropped(Reason::Unroutable)) };
         let way = Way::Keyed(node);
-        if endpoint_flags(&self.state, &ip.src).is_none_or(|flags| flags & endpoint_flag::NODE == 0) {
-            return Ok(Fate::Sent(way, None));
+        let own = endpoint_flags(&self.state, &ip.src).unwrap_or(0);
+        if own & endpoint_flag::NODE == 0 {
+            let to = if own & endpoint_flag::ROUTER != 0 { self.keep_apart(ip, seen)? } else { None };
+            return Ok(to.and_then(|to| cut_sctp(ip, &to)).unwrap_or(Fate::Sent(way, to)));
         }
         if let Some(to) = self.meet(ip) {
             return Ok(cut_sctp(ip, &to).unwrap_or(Fate::Sent(way, Some(to))));

@@ -149,7 +149,10 @@ impl Model {
         is_plain(ip)
             && ip.src == *self.facts().node(ip.v4)
             && (self.is_tunnel(ip)
-                || !(self.answering.contains(&sport) || self.asks_service(ip) || self.speaks_as_service(ip)))
+                || !(self.answering.contains(&sport)
+                    || self.asks_service(ip)
+                    || self.speaks_as_service(ip)
+                    || self.shares_port(ip)))
     }
 
     /// A datagram to an address of the service ranges.
@@ -163,12 +166,60 @@ impl Model {
         !is_midway(ip) && dialled(&self.state, &ip.src, sport, ip.proto).is_some()
     }
 
+    /// It opens something from a port that a connection may have been given.
+    fn shares_port(&self, ip: &Ip) -> bool {
+        let Body::Ports { sport, .. } = ip.body else { return false };
+        !is_midway(ip) && (self.facts().snat_min..=self.facts().snat_max).contains(&sport)
+    }
+
     /// The node's own packet from there: its answers are not balanced.
     pub(super) fn remember_own(&mut self, ip: &Ip, seen: &Seen<'_>) -> Result<Fate, String> {
         // What answers a client belongs to that one's connection.
         if !self.speaks_as_service(ip) || self.connections.peek(&ip.tuple().flip()).is_some() {
             return Ok(Fate::Same);
         }
+        self.keep_own(ip, seen)
+    }
+
+    /// The node's own packet from a port that a connection may have been given: it steps aside for that one,
+    /// or none is given the port any more.
+    pub(super) fn share(&mut self, ip: &Ip, seen: &Seen<'_>) -> Result<Fate, String> {
+        if self.speaks_as_service(ip) || !self.shares_port(ip) {
+            return self.remember_own(ip, seen);
+        }
+        let answers = ip.tuple().flip();
+        let is_known = self.connections.peek(&answers).is_some();
+        let is_anothers = self.connections.is_answered_for_another(&ip.tuple());
+        if (is_known && !is_anothers) || (!is_known && ip.proto != proto::TCP) {
+            return Ok(Fate::Same);
+        }
+        self.keep_own(ip, seen)
+    }
+
+    /// As [`Model::share`], of what leaves by the router address: what it becomes, if it was looked up.
+    pub(super) fn keep_apart(&mut self, ip: &Ip, seen: &Seen<'_>) -> Result<Option<Tuple>, String> {
+        let answers = match ip.body {
+            Body::Ports { sport, .. } => self.answering.contains(&sport),
+            Body::Later => true,
+            _ => false,
+        };
+        let shares = self.shares_port(ip);
+        if !shares && !answers {
+            return Ok(None);
+        }
+        if let Some(to) = self.meet(ip) {
+            return Ok(Some(to));
+        }
+        if !shares {
+            return Ok(None);
+        }
+        match self.share(ip, seen)? {
+            Fate::Changed(to) => Ok(Some(to)),
+            _ => Ok(None),
+        }
+    }
+
+    fn keep_own(&mut self, ip: &Ip, seen: &Seen<'_>) -> Result<Fate, String> {
         self.answering.insert(ip.tuple().sport.get());
         if ip.tuple() == ip.tuple().flip() {
             // To itself: question and answer are one, and no connection.

@@ -82,8 +82,8 @@ impl Packet for Frame {
     }
 
     /// What is traced on its way out is what a process would send.
-    fn may_be_sent_from(&self, _: Be16) -> bool {
-        true
+    fn socket_port(&self) -> Option<Be16> {
+        Some(Be16::ZERO)
     }
 
     fn work_out(&self, change: &mut Change) {

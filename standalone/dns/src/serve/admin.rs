@@ -56,11 +56,18 @@ pub struct Told {
     pub error: Option<String>,
 }
 
-/// Answers people who may write to the socket: its owner, and root.
+/// Where people are answered who may write to the socket: its owner, and root.
+#[derive(Debug)]
+pub struct Admin {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+/// From its return on questions wait there.
 ///
 /// # Errors
 /// When the socket can't be had.
-pub async fn serve_admin(engine: Arc<Engine>, path: &Path) -> Result<(), AdminError> {
+pub fn listen_admin(path: &Path) -> Result<Admin, AdminError> {
     let failed = |source| AdminError::Listen { path: path.to_owned(), source };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -68,10 +75,22 @@ pub async fn serve_admin(engine: Arc<Engine>, path: &Path) -> Result<(), AdminEr
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(Admin { path: path.to_owned(), listener })
+}
+
+/// For ever.
+///
+/// # Errors
+/// When no connection can be taken any more.
+pub async fn serve_admin(engine: Arc<Engine>, admin: Admin) -> Result<(), AdminError> {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
-        let (stream, _) = listener.accept().await.map_err(failed)?;
+        let (stream, _) = admin
+            .listener
+            .accept()
+            .await
+            .map_err(|source| AdminError::Listen { path: admin.path.clone(), source })?;
         let engine = engine.clone();
         tokio::spawn(async move {
             drop(timeout(PATIENCE, answer(engine, stream)).await);
