@@ -8,7 +8,7 @@
 //! A failure prints its seed. `SKERRY_FUZZ_SEED=N` runs that world alone and tells each packet,
 //! `SKERRY_FUZZ_SECONDS=N` runs for so long with seeds of the clock, `SKERRY_FUZZ_WORLDS=N` so many.
 
-#[path = "../cases/mod.rs"]
+#[path = "../cases/table.rs"]
 #[expect(dead_code, reason = "the case table's helpers; its rows run elsewhere")]
 mod cases;
 mod connections;

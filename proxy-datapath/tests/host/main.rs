@@ -1,7 +1,7 @@
 //! The datapath on the host: the case table, hostile bytes, the socket hooks.
 
 mod balancer;
-#[path = "../cases/mod.rs"]
+#[path = "../cases/table.rs"]
 mod cases;
 mod choice;
 mod fuzz;

@@ -12,13 +12,17 @@ const FOLDERS: [&str; 4] = ["packets", "state", "steps", "hooks"];
 /// `folder/file` → the files that it uses.
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
+const OWN: &str = "the folder's own";
+
 fn uses() -> Uses {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut uses = Uses::new();
     for folder in FOLDERS {
-        for entry in fs::read_dir(src.join(folder)).unwrap() {
-            let path = entry.unwrap().path();
-            let file = path.file_stem().unwrap().to_str().unwrap();
+        let files = fs::read_dir(src.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let own = src.join(format!("{folder}.rs"));
+        for path in files.chain([own.clone()]) {
+            // What a folder itself is asked for is in the file beside it.
+            let file = if path == own { OWN } else { path.file_stem().unwrap().to_str().unwrap() };
             let text = fs::read_to_string(&path).unwrap();
             let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
             let used = code.match_indices("crate::").flat_map(|(at, root)| leaves(&code[at + root.len()..]));
@@ -26,8 +30,7 @@ fn uses() -> Uses {
         }
     }
     let files: Vec<String> = uses.keys().cloned().collect();
-    // What a folder itself is asked for is its `mod.rs`'.
-    let file = |path: String| if files.contains(&path) { path } else { format!("{}/mod", folder(&path)) };
+    let file = |path: String| if files.contains(&path) { path } else { format!("{}/{OWN}", folder(&path)) };
     uses.into_iter().map(|(user, used)| (user, used.into_iter().map(file).collect())).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Packets and connections through the kernel programs, one module a behaviour.
 
 mod answers;
-#[path = "../../../../proxy-datapath/tests/cases/mod.rs"]
+#[path = "../../../../proxy-datapath/tests/cases/table.rs"]
 mod cases;
 mod direct;
 mod express;

@@ -8,7 +8,7 @@ mod baseline;
     unused_imports,
     reason = "the datapath's case table: states and packets are used here, verdicts in its tests"
 )]
-#[path = "../../../proxy-datapath/tests/cases/mod.rs"]
+#[path = "../../proxy-datapath/tests/cases/table.rs"]
 mod cases;
 mod counts;
 mod packets;
