@@ -7,17 +7,12 @@ use super::{Attempt, MAX_SCORE, Refusal};
 use crate::nodes::NodeFacts;
 
 pub fn filter(attempt: &Attempt<'_>, _: usize, node: &NodeFacts) -> Result<(), Refusal> {
-    let hard = node.taints.iter().filter(|taint| matches!(&*taint.effect, "NoSchedule" | "NoExecute"));
-    for taint in hard {
-        if !tolerated(taint, &attempt.pod.tolerations) {
-            let value = taint.value.as_deref().unwrap_or("");
-            return Err(Refusal::by_node(format!(
-                "node(s) had untolerated taint {{{}: {value}}}",
-                taint.key
-            )));
-        }
+    let mut hard = node.taints.iter().filter(|taint| matches!(&*taint.effect, "NoSchedule" | "NoExecute"));
+    if hard.all(|taint| tolerated(taint, &attempt.pod.tolerations)) {
+        return Ok(());
     }
-    Ok(())
+    // Which taints is no longer said (Kubernetes 1.35): as many texts as nodes would hide the other reasons.
+    Err(Refusal::by_node("node(s) had untolerated taint(s)"))
 }
 
 /// The fewer `PreferNoSchedule` taints are not tolerated, the better.

@@ -119,8 +119,8 @@ fn refusal_is_told_in_the_words_users_know() {
     };
     assert_eq!(
         told(&diagnosis),
-        "0/4 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, \
-         3 Insufficient cpu. preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
+        "0/4 nodes are available: 1 node(s) had untolerated taint(s), 3 Insufficient cpu. \
+         preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
     );
     let crowded = Diagnosis { crowded: vec![0, 1, 2], ..diagnosis };
     let text = told(&crowded);
@@ -173,11 +173,49 @@ fn host_port_belongs_to_one_pod_a_node_and_protocols_do_not_meet() {
     assert_eq!(reasons["node(s) didn't have free ports for the requested pod ports"], 1);
 }
 
+fn tolerating(toleration: &Value) -> Value {
+    json!({"tolerations": [toleration]})
+}
+
+/// Each in turn, without and with a toleration of its effect, of another, and of any.
+#[test]
+fn hard_taints_keep_out_who_does_not_tolerate_their_effect() {
+    let mut cluster = Cluster::new([
+        node("a", "8", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}})),
+        node("b", "8", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoExecute"}]}})),
+    ]);
+    assert_eq!(cluster.refusal(&pod("none", json!({}))).reasons["node(s) had untolerated taint(s)"], 2);
+    for (effect, lands) in [("NoSchedule", "a"), ("NoExecute", "b")] {
+        for toleration in [json!({"operator": "Exists"}), json!({"value": "v"})] {
+            let mut toleration = toleration;
+            (toleration["key"], toleration["effect"]) = (json!("k"), json!(effect));
+            let asks = pod("p", tolerating(&toleration));
+            assert!(matches!(cluster.decide(&asks), Decision::Place(node) if node == lands), "{toleration}");
+        }
+    }
+    let other = tolerating(&json!({"key": "k", "operator": "Exists", "effect": "PreferNoSchedule"}));
+    assert_eq!(cluster.refusal(&pod("soft", other)).reasons["node(s) had untolerated taint(s)"], 2);
+    let value = tolerating(&json!({"key": "k", "value": "w"}));
+    assert_eq!(cluster.refusal(&pod("value", value)).reasons["node(s) had untolerated taint(s)"], 2);
+}
+
+/// A toleration counts for a soft taint if it has its effect or none: one of a hard effect does not.
 #[test]
 fn preferred_taint_is_avoided_while_another_node_is_there() {
-    let mut cluster =
-        Cluster::new([node("a", "2", tainted("slow", "PreferNoSchedule")), node("b", "2", json!({}))]);
+    let soft = |node: &str| tainted(node, "PreferNoSchedule");
+    let mut cluster = Cluster::new([node("a", "2", soft("slow")), node("b", "2", json!({}))]);
     assert_eq!(cluster.place(pod("p1", json!({}))), "b");
+    for effect in ["NoSchedule", "NoExecute", "PreferNoSchedule", ""] {
+        let mut toleration = json!({"key": "slow", "operator": "Exists"});
+        if !effect.is_empty() {
+            toleration["effect"] = json!(effect);
+        }
+        let mut cluster = Cluster::new([node("a", "2", soft("slow")), node("b", "2", soft("other"))]);
+        // Both nodes count the same but for what is tolerated: the tolerated one wins, or the draw is even.
+        let landed: Vec<String> = (0..4).map(|_| cluster.place(pod("p", tolerating(&toleration)))).collect();
+        let counts = matches!(effect, "" | "PreferNoSchedule");
+        assert_eq!(landed.iter().all(|node| node == "a"), counts, "{effect}: {landed:?}");
+    }
 }
 
 #[test]
