@@ -20,7 +20,8 @@ pub enum OwnPort {
     /// too.
     Asked = 0,
     /// What comes from it may be an answer to a translated flow: a backend in the host's network listens to
-    /// it, or one that a pod was sent to, or the node itself has spoken from it while a service had it.
+    /// it, or one that a pod was sent to, or the node itself has opened something from it while a service had
+    /// it, or while it was among the ports that flows are given.
     Answers = 1,
 }
 
