@@ -6,6 +6,7 @@ mod endpoints;
 pub mod form;
 mod hooks;
 mod job;
+pub mod label_keys;
 mod network;
 mod objects;
 mod pod;

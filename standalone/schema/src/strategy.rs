@@ -70,7 +70,10 @@ pub fn prepare_create(kind: &Kind, object: &mut Value, now: jiff::Timestamp) -> 
         "PersistentVolume" => rules::storage::protect(object, "kubernetes.io/pv-protection"),
         "PersistentVolumeClaim" => rules::storage::protect(object, "kubernetes.io/pvc-protection"),
         "Job" => rules::job_selector(object),
-        "Pod" => rules::admit_pod(object),
+        "Pod" => {
+            rules::admit_pod(object);
+            rules::label_keys::complete(object);
+        }
         "Namespace" => namespace(object),
         _ => {}
     }

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::pods::{ordinal, wanted};
+use crate::deployment::share_of;
 use crate::pod::{Availability, availability, is_ready, phase};
 use crate::revisions::HASH_LABEL;
 
@@ -87,7 +88,13 @@ pub fn plan(snapshot: &Snapshot<'_>) -> Plan {
     let settled = fill(snapshot, &mut plan, &pods, wanted.clone(), partition, one_by_one)
         && shrink(snapshot, &mut plan, &pods, &wanted, one_by_one);
     if settled && !on_delete {
-        update(snapshot, &mut plan, &pods, &wanted, partition);
+        match &rolling.max_unavailable {
+            None => update(snapshot, &mut plan, &pods, &wanted, partition),
+            Some(max) => {
+                let max = share_of(max, wanted.len() as i32, false).max(1);
+                update_several(snapshot, &mut plan, &pods, &wanted, (partition, max));
+            }
+        }
     }
     plan.delete.retain(|pod| !is_unreadable(snapshot, pod));
     plan.status = status(snapshot, &pods, &wanted, partition);
@@ -174,6 +181,28 @@ fn update(
             return;
         }
     }
+}
+
+/// Replaces outdated pods from the highest ordinal down to the partition, as many at once as leave no more
+/// than `max` of the wanted pods unavailable (KEP-961).
+fn update_several(
+    snapshot: &Snapshot<'_>,
+    plan: &mut Plan,
+    pods: &BTreeMap<i32, &Arc<Pod>>,
+    wanted: &std::ops::Range<i32>,
+    (partition, max): (i32, i32),
+) {
+    let available =
+        |ordinal: &i32| pods.get(ordinal).is_some_and(|pod| is_available(snapshot, pod) == Availability::Yes);
+    let unavailable = wanted.clone().filter(|ordinal| !available(ordinal)).count() as i32;
+    let outdated = pods.iter().rev().filter(|(ordinal, pod)| {
+        wanted.contains(ordinal)
+            && **ordinal >= partition
+            && !ends(pod)
+            && revision_of(pod) != Some(snapshot.update)
+    });
+    let room = usize::try_from(max - unavailable).unwrap_or(0);
+    plan.delete.extend(outdated.take(room).map(|(_, pod)| (*pod).clone()));
 }
 
 fn status(
@@ -285,6 +314,23 @@ mod tests {
         assert_eq!(step(&set(3, json!({})), &waits), (vec![], vec![]));
         let on_delete = json!({"updateStrategy": {"type": "OnDelete"}});
         assert_eq!(step(&set(3, on_delete), &pods), (vec![], vec![]));
+    }
+
+    #[test]
+    fn several_are_updated_at_once_where_that_is_allowed() {
+        let allowing = |max: Value, policy: &str| {
+            let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": max}});
+            set(4, json!({"updateStrategy": rolling, "podManagementPolicy": policy}))
+        };
+        let old: Vec<Arc<Pod>> = (0..4).map(|ordinal| pod(ordinal, "old", true, false)).collect();
+        assert_eq!(step(&allowing(json!(2), "OrderedReady"), &old).1, ["web-3", "web-2"]);
+        assert_eq!(step(&allowing(json!("75%"), "OrderedReady"), &old).1, ["web-3", "web-2", "web-1"]);
+        assert_eq!(step(&allowing(json!("10%"), "OrderedReady"), &old).1, ["web-3"], "never none");
+        let mut one_away = old;
+        one_away[0] = pod(0, "old", false, false);
+        assert_eq!(step(&allowing(json!(2), "Parallel"), &one_away).1, ["web-3"]);
+        one_away[3] = pod(3, "old", true, true);
+        assert_eq!(step(&allowing(json!(2), "Parallel"), &one_away), (vec![], vec![]));
     }
 
     #[test]

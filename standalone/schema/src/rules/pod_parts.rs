@@ -245,6 +245,17 @@ pub fn pod_term(map: &Object, path: &str, errors: &mut Errors) {
             let detail = "must not be specified when labelSelector is not set";
             errors.push(FieldError::forbidden(join(path, name), detail));
         }
+        for (at, key) in list(map, name).iter().enumerate() {
+            if let Some(complaint) = key.as_str().and_then(syntax::qualified_name) {
+                errors.push(FieldError::invalid(index(&join(path, name), at), key, &complaint));
+            }
+        }
+    }
+    for (at, key) in list(map, "matchLabelKeys").iter().enumerate() {
+        if list(map, "mismatchLabelKeys").contains(key) {
+            let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+            errors.push(FieldError::invalid(index(&join(path, "matchLabelKeys"), at), key, detail));
+        }
     }
 }
 

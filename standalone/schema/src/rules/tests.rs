@@ -7,6 +7,7 @@ use crate::{Format, decode, find_kind, prepare_create, prepare_update};
 mod jobs;
 mod network;
 mod pods;
+mod sets;
 
 fn now() -> jiff::Timestamp {
     "2026-01-02T03:04:05Z".parse().unwrap()

@@ -183,7 +183,6 @@ fn rolling_update(strategy: &Value, other: &str, zero_surge: bool, path: &str, e
         errors.push(FieldError::forbidden(path, &detail));
         return;
     }
-    let zero = |value: &Value| value == 0 || value == "0%";
     if strategy["type"] == "RollingUpdate" && zero(&update["maxUnavailable"]) && zero(&update["maxSurge"]) {
         let at = join(&path, "maxUnavailable");
         errors.push(FieldError::invalid(at, &update["maxUnavailable"], "may not be 0 when `maxSurge` is 0"));
@@ -193,6 +192,10 @@ fn rolling_update(strategy: &Value, other: &str, zero_surge: bool, path: &str, e
         let at = join(&path, "maxUnavailable");
         errors.push(FieldError::invalid(at, &update["maxUnavailable"], "must not be greater than 100%"));
     }
+}
+
+fn zero(value: &Value) -> bool {
+    value == 0 || value == "0%"
 }
 
 pub fn replica_set(map: &Object, path: &str, errors: &mut Errors) {
@@ -239,6 +242,9 @@ pub fn stateful_set(map: &Object, old: Option<&Object>, path: &str, errors: &mut
         errors.forget(|error| error.reason == Reason::NotFound && error.message == complaint);
     }
     template(map, path, true, errors);
+    if let Some(strategy) = map.get("updateStrategy") {
+        stateful_update(strategy, &join(path, "updateStrategy"), errors);
+    }
     if let Some(old) = old {
         let fixed = |map: &Object| -> Object {
             map.iter()
@@ -254,6 +260,18 @@ pub fn stateful_set(map: &Object, old: Option<&Object>, path: &str, errors: &mut
                  'minReadySeconds' are forbidden",
             ));
         }
+    }
+}
+
+fn stateful_update(strategy: &Value, path: &str, errors: &mut Errors) {
+    rolling_update(strategy, "OnDelete", false, path, errors);
+    let Some(update) = strategy.get("rollingUpdate") else { return };
+    let path = join(path, "rollingUpdate");
+    if strategy["type"] == "OnDelete" {
+        errors.push(FieldError::invalid(path, update, "only allowed for updateStrategy 'RollingUpdate'"));
+    } else if zero(&update["maxUnavailable"]) {
+        let at = join(&path, "maxUnavailable");
+        errors.push(FieldError::invalid(at, &update["maxUnavailable"], "cannot be 0"));
     }
 }
 

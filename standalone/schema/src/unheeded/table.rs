@@ -60,7 +60,6 @@ impl Row {
     }
 }
 
-const STATEFUL_SET: Scope = Scope::Kind("apps", "StatefulSet");
 const POD: Scope = Scope::Kind("", "Pod");
 
 const NO_RIGHTS: &str = "it grants nothing: rights come from fixed identities";
@@ -72,12 +71,6 @@ const NO_BLOCK_DEVICES: &str = "block devices are not given to containers";
 const NO_FLOWS: &str = "requests are not told apart or queued by it";
 const NO_INGRESS: &str =
     "this cluster has no ingress controller of its own: nothing is served unless you run one";
-
-const NO_LABEL_KEYS: &str = "the labels that it names are not compared";
-
-const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
-const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
-const TERM: &str = "podAffinityTerm";
 
 /// By kind, then by field; what protects first.
 pub const ROWS: &[Row] = &[
@@ -134,11 +127,6 @@ pub const ROWS: &[Row] = &[
     .when(When::Is("Recycle")),
     field(Scope::Kind("", "Secret"), &["type"], "no token is put into it")
         .when(When::Is("kubernetes.io/service-account-token")),
-    field(
-        STATEFUL_SET,
-        &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"],
-        "pods are updated one by one",
-    ),
     pods(
         &["metadata", "annotations", "kubernetes.io/ingress-bandwidth"],
         "the pod's bandwidth is not limited",
@@ -169,10 +157,6 @@ pub const ROWS: &[Row] = &[
     pods(&["spec", "enableServiceLinks"], "variables that name Services are set all the same")
         .when(When::False),
     pods(&["spec", "schedulingGroup"], "its pods are scheduled one by one"),
-    pods(&["spec", "affinity", "!nodeAffinity", REQUIRED, "[]", "matchLabelKeys"], NO_LABEL_KEYS),
-    pods(&["spec", "affinity", "!nodeAffinity", REQUIRED, "[]", "mismatchLabelKeys"], NO_LABEL_KEYS),
-    pods(&["spec", "affinity", "!nodeAffinity", PREFERRED, "[]", TERM, "matchLabelKeys"], NO_LABEL_KEYS),
-    pods(&["spec", "affinity", "!nodeAffinity", PREFERRED, "[]", TERM, "mismatchLabelKeys"], NO_LABEL_KEYS),
     pods(&["spec", "containers", "[]", "env", "[]", "valueFrom", "fileKeyRef"], "the variable is not set"),
     pods(&["spec", "containers", "[]", "volumeDevices"], NO_BLOCK_DEVICES),
     pods(&["spec", "resourceClaims"], NO_DEVICES),

@@ -64,6 +64,31 @@ fn the_node_hears_an_answer_at_a_port_that_is_a_services() {
 }
 
 #[test]
+fn the_node_and_a_pod_that_share_a_port_hear_their_own_answers() {
+    let world = World::new();
+    let server = "192.168.50.100:7000";
+    let _outside = Echo::start(&world.outside, "0.0.0.0:7000", "outside");
+    let asked_as = |socket: &UdpSocket| {
+        socket.send_to(b"x", server).unwrap();
+        let mut buffer = [0; 128];
+        let (length, from) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!(from.to_string(), server);
+        let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        said.split(':').take(3).skip(1).collect::<Vec<_>>().join(":")
+    };
+    let pod = bound(&world.nodes[0].pod, "0.0.0.0:0");
+    let given = asked_as(&pod);
+    assert!(given.starts_with("192.168.50.1:"), "the pod is masqueraded: {given}");
+    let node = bound(&world.nodes[0].netns, &given);
+    for _ in 0..3 {
+        assert_ne!(asked_as(&node), given, "the pod's answers come there");
+        assert_eq!(asked_as(&pod), given);
+    }
+    let other = bound(&world.nodes[0].netns, "192.168.50.1:0");
+    assert_eq!(asked_as(&other), other.local_addr().unwrap().to_string());
+}
+
+#[test]
 fn a_pod_hears_its_services_backend_under_the_address_that_it_asked() {
     let mut world = World::new();
     let _pods = [0, 1].map(|node| Echo::start(&world.nodes[node].pod, "0.0.0.0:7000", "pod"));
