@@ -16,6 +16,7 @@ use crate::{
 /// What the maps and the routing table should say about nodes.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct NodeTables {
+    /// Ranges of all nodes that have an address, with the node's; this node's own are flagged.
     pub pod_cidrs: HashMap<PodCidrKey, PodCidr>,
     /// All addresses of other nodes: who may send us VXLAN packets.
     pub peers: BTreeSet<Addr>,
