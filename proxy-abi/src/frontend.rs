@@ -175,9 +175,9 @@ impl Member {
 
 /// The windows that a [`Member`] stands in.
 pub mod member_of {
-    /// [`Frontend::outside`].
+    /// [`outside`](crate::Frontend::outside).
     pub const OUTSIDE: u32 = 1 << 0;
-    /// [`Frontend::inside`].
+    /// [`inside`](crate::Frontend::inside).
     pub const INSIDE: u32 = 1 << 1;
 }
 

@@ -34,7 +34,7 @@ pub struct NodeTables {
 }
 
 impl State {
-    /// Ranges that are believed ([`judge`]), each with its node's address.
+    /// Ranges that are believed (by what, [`Bounds`](crate::Bounds) says), each with its node's address.
     pub fn node_tables(&self) -> NodeTables {
         let mut by_age: Vec<_> = self.nodes.iter().collect();
         by_age.sort_by_key(|(name, node)| (node.created, *name));

@@ -77,7 +77,7 @@ impl Kind {
         self.subresources.iter().find(|sub| sub.name == name)
     }
 
-    /// In lower case, as [`Kind::verbs`] has them.
+    /// As discovery spells it: `deletecollection`.
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.contains(&verb)
     }
