@@ -7,6 +7,7 @@
 //! uplink.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod filter;
 mod frame;
@@ -44,6 +45,7 @@ pub trait Count: Send + Sync + 'static {
     fn answered_for(&self, addresses: usize);
     /// An address was announced unasked, once.
     fn announced(&self);
+    /// A question (ARP, or neighbour solicitation) was answered, once.
     fn answered(&self);
 }
 
@@ -79,6 +81,7 @@ impl Announcer {
         Announcer(Arc::new(sender))
     }
 
+    /// The device, by number, whose link is asked and told; 0: none. What its addresses are doesn't matter.
     pub fn set_device(&self, device: u32) {
         self.0.send_if_modified(|wanted| std::mem::replace(&mut wanted.device, device) != device);
     }

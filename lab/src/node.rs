@@ -19,7 +19,8 @@ const HOLDER: &str = include_str!("holder.sh");
 const FOLDERS: &[&str] =
     &["var-lib", "var-log", "opt", "etc-upper", "etc-work", "log", "aside/cgroup", "aside/bpf"];
 
-/// One node of a lab. It lives until [`Node::remove`], also when the process that made it is gone.
+/// One node of a lab. It lives until the lab ends ([`Lab::end`](crate::Lab::end)), also when the process that
+/// made it is gone.
 #[derive(Debug)]
 pub struct Node {
     lab: String,

@@ -22,11 +22,13 @@ impl Addr {
         Addr([0, 0, MAPPED, raw])
     }
 
+    /// The v4-mapped form of an address whose first octet comes first.
     #[inline(always)]
     pub const fn from_v4(octets: [u8; 4]) -> Addr {
         Addr::from_v4_raw(u32::from_ne_bytes(octets))
     }
 
+    /// From the 16 octets of an IPv6 address, or of one that is already v4-mapped.
     #[inline(always)]
     pub const fn from_v6(octets: [u8; 16]) -> Addr {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
@@ -38,6 +40,7 @@ impl Addr {
         ])
     }
 
+    /// Whether it is v4-mapped: IPv6 packets with such an address are never passed on as IPv6.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
@@ -49,6 +52,7 @@ impl Addr {
         self.0[3]
     }
 
+    /// Whether it is `::`. `0.0.0.0` is mapped, and therefore is not.
     #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
@@ -64,6 +68,7 @@ impl Addr {
             == 0
     }
 
+    /// All 16 octets as on the wire, of an IPv4 address those of its mapped form.
     pub const fn octets(&self) -> [u8; 16] {
         let [a, b, c, d] = self.0[0].to_ne_bytes();
         let [e, f, g, h] = self.0[1].to_ne_bytes();
@@ -72,6 +77,7 @@ impl Addr {
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
+    /// A v4-mapped address becomes an `IpAddr::V4`: `IpAddr::V6` never holds one.
     pub fn to_ip(self) -> core::net::IpAddr {
         if self.is_v4() {
             core::net::IpAddr::V4(core::net::Ipv4Addr::from(self.0[3].to_ne_bytes()))
@@ -120,8 +126,10 @@ impl core::fmt::Display for Addr {
 pub struct Be16(u16);
 
 impl Be16 {
+    /// No port: "any" in a key, "not known" in an answer.
     pub const ZERO: Be16 = Be16(0);
 
+    /// From a number in host byte order.
     #[inline(always)]
     pub const fn new(host: u16) -> Be16 {
         Be16(host.to_be())
@@ -133,11 +141,13 @@ impl Be16 {
         Be16(raw)
     }
 
+    /// The 16 bits as they lie in a packet, for comparison and for storing: no number to calculate with.
     #[inline(always)]
     pub const fn raw(self) -> u16 {
         self.0
     }
 
+    /// The number in host byte order.
     #[inline(always)]
     pub const fn get(self) -> u16 {
         u16::from_be(self.0)

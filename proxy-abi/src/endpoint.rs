@@ -10,6 +10,7 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// The address of the pod's own end of the pair.
     pub mac: [u8; 6],
+    /// Bits of [`endpoint_flag`].
     pub flags: u16,
     /// Always 0.
     pub reserved: u32,
@@ -17,6 +18,7 @@ pub struct Endpoint {
 
 /// Bits of [`Endpoint::flags`].
 pub mod endpoint_flag {
+    /// A pod's, reached through `ifindex` and `mac`.
     pub const POD: u16 = 1 << 0;
     /// An address of the node itself.
     pub const NODE: u16 = 1 << 1;
@@ -32,8 +34,11 @@ pub mod endpoint_flag {
 pub struct Link {
     /// [`Addr::UNSPECIFIED`] where the pod has no address of the family.
     pub v4: Addr,
+    /// As `v4`.
     pub v6: Addr,
+    /// The address of the pod's own end of the pair, the only Ethernet source that it may use.
     pub mac: [u8; 6],
+    /// Always 0: no bit has a meaning yet.
     pub flags: u16,
 }
 
@@ -43,6 +48,7 @@ pub struct Link {
 pub struct Uplink {
     /// [`Addr::UNSPECIFIED`] where the device has no address of the family.
     pub v4: Addr,
+    /// As `v4`.
     pub v6: Addr,
 }
 
@@ -58,7 +64,9 @@ impl Uplink {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
 pub struct PodCidrKey {
+    /// 0 to 128; of an IPv4 range 96 or more.
     pub prefix_len: u32,
+    /// Bits behind `prefix_len` are 0.
     pub addr: Addr,
 }
 
@@ -68,6 +76,7 @@ pub struct PodCidrKey {
 pub struct PodCidr {
     /// Outer destination. `TUNNEL_PEERS` holds the same addresses as keys (value u32, reserved).
     pub node: Addr,
+    /// Bits of [`pod_cidr_flag`].
     pub flags: u32,
 }
 

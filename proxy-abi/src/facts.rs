@@ -5,7 +5,9 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Prefix {
+    /// Bits behind `len` are not looked at.
     pub addr: Addr,
+    /// 0 to 128.
     pub len: u32,
 }
 
@@ -54,6 +56,7 @@ impl Prefix {
 pub struct Facts {
     /// [`crate::ABI_VERSION`] of whoever wrote the maps. 0: no agent has written yet.
     pub abi_version: u32,
+    /// Bits of [`facts_flag`].
     pub flags: u32,
     /// `SO_NETNS_COOKIE` of the namespace that the node's own processes live in.
     pub host_netns_cookie: u64,
@@ -61,9 +64,11 @@ pub struct Facts {
     /// what is masqueraded where the device that it leaves by has none of its own. [`Addr::UNSPECIFIED`] if
     /// none.
     pub node_v4: Addr,
+    /// As `node_v4`.
     pub node_v6: Addr,
     /// The router address of each pod CIDR (its first host address).
     pub router_v4: Addr,
+    /// As `router_v4`.
     pub router_v6: Addr,
     /// ClusterIP ranges of both families, the first `len` 0 ends them: an address inside without a frontend
     /// is dropped.
@@ -71,16 +76,23 @@ pub struct Facts {
     /// Addresses of balancers in front of nodes, the first `len` 0 ends them: what they send inside other
     /// packets is unwrapped.
     pub balancers: [Prefix; Facts::BALANCERS],
+    /// The device that has `node_v4` and `node_v6`; 0: none was found yet.
     pub uplink_ifindex: u32,
     /// The VXLAN device; 0 while the tunnel is not up.
     pub overlay_ifindex: u32,
+    /// VXLAN network identifier, 24 bits (RFC 7348 section 5), of every packet between nodes: one with
+    /// another is dropped.
     pub vni: u32,
     /// Inner MTU in bytes: what a pod may send.
     pub pod_mtu: u32,
+    /// Ports that are looked up as NodePorts at the node's addresses (`--nodeport-range`), both inclusive. No
+    /// packet to another port is one to a NodePort, whatever `FRONTENDS` holds.
     pub nodeport_min: u16,
+    /// See `nodeport_min`.
     pub nodeport_max: u16,
     /// Source ports that SNAT hands out, inclusive.
     pub snat_min: u16,
+    /// See `snat_min`. Where it is less, or `snat_min` is 0, no flow gets a source port.
     pub snat_max: u16,
     /// How long a flow may be silent, 0: for ever. Which flow has which time: [`Facts::timeout_s`]. First
     /// packets of TCP.
@@ -97,6 +109,7 @@ pub struct Facts {
     pub icmp_s: u32,
     /// UDP port of the tunnel: what goes to it is the kernel's, no table is asked.
     pub tunnel_port: u16,
+    /// Always 0.
     pub reserved: [u8; 2],
     /// Elements of `FLOW_QUEUE` that are used, a power of two ([`crate::Seat::in_use`]). 0: no flow is
     /// evicted.

@@ -5,15 +5,22 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
 pub struct Tuple {
+    /// Who sent the packet.
     pub src: Addr,
+    /// Whom it is addressed to.
     pub dst: Addr,
+    /// Port of `src`; 0 where the protocol has no ports.
     pub sport: Be16,
+    /// Port of `dst`; 0 where the protocol has no ports.
     pub dport: Be16,
+    /// IANA's protocol number, see [`crate::proto`]. No flow has 0.
     pub proto: u8,
+    /// Always 0: maps compare keys byte by byte.
     pub reserved: [u8; 3],
 }
 
 impl Tuple {
+    /// From source to destination.
     #[inline(always)]
     pub const fn new(src: Addr, sport: Be16, dst: Addr, dport: Be16, proto: u8) -> Tuple {
         Tuple { src, dst, sport, dport, proto, reserved: [0; 3] }
@@ -66,14 +73,17 @@ pub struct Flow {
     pub service_id: u32,
     /// `bpf_ktime_get_coarse_ns / 1e9` of the last packet in this direction.
     pub seen_s: u32,
+    /// Bits of [`flow_flag`].
     pub flags: u16,
     /// One of [`flow_state`]; kept alike in both entries.
     pub state: u8,
+    /// Always 0.
     pub reserved: u8,
     /// Packets in this direction, saturating.
     pub packets: u16,
     /// The element of `FLOW_QUEUE` that was taken last for this flow. Of the forward entry.
     pub seat: u16,
+    /// Where its packets go, so that the next one of this second need not ask.
     pub path: Path,
 }
 
@@ -159,11 +169,15 @@ impl Seat {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
 pub struct FragmentKey {
+    /// The addresses as they stand in the packet, before any translation.
     pub src: Addr,
+    /// See `src`.
     pub dst: Addr,
     /// As it lies in the packet; 16 bits of it for IPv4.
     pub id: u32,
+    /// Of what was cut into pieces: IANA's number, see [`crate::proto`].
     pub proto: u8,
+    /// Always 0.
     pub reserved: [u8; 3],
 }
 
@@ -171,7 +185,9 @@ pub struct FragmentKey {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct FragmentPorts {
+    /// The source port as it stands in the first piece, of ICMP echo the identifier.
     pub sport: Be16,
+    /// The same of their destination.
     pub dport: Be16,
 }
 

@@ -11,8 +11,11 @@ use bytemuck::{Pod, Zeroable};
 pub struct FrontendKey {
     /// [`Addr::UNSPECIFIED`] for kind `NODE_PORT`.
     pub addr: Addr,
+    /// Never 0, but for the mark of an address in use.
     pub port: Be16,
+    /// IANA's number, see [`crate::proto`].
     pub proto: u8,
+    /// One of [`frontend_kind`].
     pub kind: u8,
 }
 
@@ -31,6 +34,7 @@ pub mod frontend_kind {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Window {
+    /// Index of its first element in `SLOTS`.
     pub first: u32,
     /// 0: no endpoints. Clients are refused, unless the frontend is flagged `DROP_IF_EMPTY`.
     pub count: u32,
@@ -56,6 +60,7 @@ pub struct Frontend {
     pub outside: Window,
     /// For pods and nodes. Differs from `outside` where the policy `Local` binds outsiders only.
     pub inside: Window,
+    /// Bits of [`frontend_flag`].
     pub flags: u32,
     /// ClientIP affinity in seconds; 0: none.
     pub affinity_s: u32,
@@ -63,9 +68,14 @@ pub struct Frontend {
 
 /// Bits of [`Frontend::flags`].
 pub mod frontend_flag {
+    /// What kind of Service address it is, one of the four: for people (`skerry service list`), the programs
+    /// do not ask.
     pub const CLUSTER_IP: u32 = 1 << 0;
+    /// See `CLUSTER_IP`. The port on the node's own addresses.
     pub const NODE_PORT: u32 = 1 << 1;
+    /// See `CLUSTER_IP`. One of `spec.externalIPs`.
     pub const EXTERNAL_IP: u32 = 1 << 2;
+    /// See `CLUSTER_IP`. One of `status.loadBalancer.ingress`, or a balancer's virtual address.
     pub const LOAD_BALANCER: u32 = 1 << 3;
     /// Outsiders get only this node's endpoints, and the client's address is kept (externalTrafficPolicy:
     /// Local).
@@ -87,10 +97,15 @@ pub mod frontend_flag {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Slot {
+    /// The backend's address, of the frontend's family.
     pub addr: Addr,
+    /// The port that the backend listens to (targetPort).
     pub port: Be16,
+    /// Bits of [`slot_flag`].
     pub flags: u16,
+    /// Of the service port whose run it stands in; 0: free.
     pub service_id: u32,
+    /// As [`Frontend::generation`] of the run it was written for.
     pub generation: u32,
 }
 
@@ -108,6 +123,7 @@ pub struct AffinityKey {
     /// The client's address; for sockets, whose source is not known when they dial,
     /// [`AffinityKey::of_netns`].
     pub client: Addr,
+    /// [`Frontend::service_id`]: each service port has its own clients.
     pub service_id: u32,
 }
 
@@ -124,8 +140,11 @@ impl AffinityKey {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Affinity {
+    /// The backend's address.
     pub addr: Addr,
+    /// The backend's port.
     pub port: Be16,
+    /// Always 0.
     pub reserved: u16,
     /// `bpf_ktime_get_coarse_ns / 1e9` of the client's last new connection.
     pub seen_s: u32,
@@ -136,13 +155,18 @@ pub struct Affinity {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct Member {
+    /// [`Frontend::service_id`].
     pub service_id: u32,
+    /// The backend's address.
     pub addr: Addr,
+    /// The backend's port.
     pub port: Be16,
+    /// Always 0: maps compare keys byte by byte.
     pub reserved: u16,
 }
 
 impl Member {
+    /// With `reserved` 0, as all who look it up have it.
     #[inline(always)]
     pub const fn new(service_id: u32, addr: Addr, port: Be16) -> Member {
         Member { service_id, addr, port, reserved: 0 }
@@ -151,7 +175,9 @@ impl Member {
 
 /// The windows that a [`Member`] stands in.
 pub mod member_of {
+    /// [`outside`](crate::Frontend::outside).
     pub const OUTSIDE: u32 = 1 << 0;
+    /// [`inside`](crate::Frontend::inside).
     pub const INSIDE: u32 = 1 << 1;
 }
 
@@ -159,7 +185,9 @@ pub mod member_of {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct SourceOf {
+    /// [`Frontend::service_id`], in the machine's byte order: looked up whole, never by a prefix of it.
     pub service_id: u32,
+    /// The client's address, or the range's with the bits behind its prefix 0.
     pub addr: Addr,
 }
 
@@ -168,7 +196,9 @@ pub struct SourceOf {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 pub struct SourceRangeKey {
+    /// 32 (every client) to 160 (one address).
     pub prefix_len: u32,
+    /// Whose range it is, and its address.
     pub of: SourceOf,
 }
 

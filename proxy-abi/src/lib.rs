@@ -5,6 +5,7 @@
 //! A change of any layout, map name or meaning is a change of [`ABI_VERSION`].
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod addr;
 mod endpoint;
@@ -38,10 +39,15 @@ pub const ABI_VERSION: u32 = 6;
 
 /// IP protocol numbers (IANA) that the tables know.
 pub mod proto {
+    /// RFC 792.
     pub const ICMP: u8 = 1;
+    /// RFC 9293.
     pub const TCP: u8 = 6;
+    /// RFC 768.
     pub const UDP: u8 = 17;
+    /// RFC 4443.
     pub const ICMPV6: u8 = 58;
+    /// RFC 9260.
     pub const SCTP: u8 = 132;
 
     /// As people write it; `None` for a protocol that the programs do not know.

@@ -2,12 +2,12 @@ use crate::Tuple;
 use bytemuck::{Pod, Zeroable};
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal, $text:literal;)*) => {
+    ($($name:ident = $number:literal, $label:literal, $text:literal;)*) => {
         /// What became of a packet. One enum for the verdict, the index into `COUNTERS`, the metric's label,
         /// the flow log's text and the row in the documentation.
         #[repr(u8)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-        pub enum Reason { $($(#[$doc])* $name = $number,)* }
+        pub enum Reason { $(#[doc = $text] $name = $number,)* }
 
         impl Reason {
             /// All of them, by number.
@@ -27,7 +27,6 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Not a drop: handed on untouched.
     Passed = 0, "passed", "handed to the kernel's own stack";
     Delivered = 1, "delivered", "delivered to a pod on this node";
     Encapsulated = 2, "encapsulated", "sent through the tunnel";
@@ -67,10 +66,12 @@ impl Reason {
     /// Numbers below are not drops.
     pub const FIRST_DROP: u8 = 8;
 
+    /// Whether a packet ended here for this reason: it then has a [`DropEvent`] as well as its count.
     pub const fn is_drop(self) -> bool {
         self as u8 >= Reason::FIRST_DROP
     }
 
+    /// `None`: a number that this version does not know, as in a record of a newer program.
     pub fn from_number(number: u8) -> Option<Reason> {
         Reason::ALL.iter().copied().find(|r| *r as u8 == number)
     }
@@ -83,7 +84,9 @@ pub const LOST_EVENTS: u32 = Reason::COUNT - 1;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct Counter {
+    /// Since the map was made, of this CPU.
     pub packets: u64,
+    /// Their lengths with Ethernet headers, as they reached the hook; one that GRO has merged counts once.
     pub bytes: u64,
 }
 
@@ -93,10 +96,15 @@ pub struct Counter {
 pub struct DropEvent {
     /// `bpf_ktime_get_ns`.
     pub time_ns: u64,
+    /// The packet as it met us, as far as it could be read; what could not is 0.
     pub tuple: Tuple,
+    /// The device whose hook dropped it.
     pub ifindex: u32,
+    /// Bytes, Ethernet header included.
     pub length: u32,
+    /// A [`Reason`]'s number.
     pub reason: u8,
+    /// Always 0.
     pub reserved: [u8; 7],
 }
 

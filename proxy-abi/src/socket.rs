@@ -8,9 +8,13 @@ use bytemuck::{Pod, Zeroable};
 pub struct SocketKey {
     /// `bpf_get_socket_cookie`.
     pub cookie: u64,
+    /// Of the backend; of an entry flagged [`socket_flag::CHOICE`], of the service.
     pub addr: Addr,
+    /// See `addr`.
     pub port: Be16,
+    /// IANA's number, see [`crate::proto`].
     pub proto: u8,
+    /// Always 0: maps compare keys byte by byte.
     pub reserved: [u8; 5],
 }
 
@@ -19,10 +23,13 @@ pub struct SocketKey {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 pub struct SocketOrigin {
+    /// The service's; flagged `CHOICE`, the backend's.
     pub addr: Addr,
+    /// See `addr`.
     pub port: Be16,
     /// Bits of [`socket_flag`].
     pub flags: u16,
+    /// [`crate::Frontend::service_id`] of the service port that it was balanced by.
     pub service_id: u32,
 }
 
@@ -44,11 +51,16 @@ pub mod socket_flag {
 pub struct Peer {
     /// `bpf_get_socket_cookie` of the socket that has the place.
     pub cookie: u64,
+    /// What it got: the connection's real peer.
     pub backend: Addr,
     /// What was dialled.
     pub service: Addr,
+    /// Of `backend`.
     pub backend_port: Be16,
+    /// Of `service`.
     pub service_port: Be16,
+    /// [`crate::Frontend::service_id`] of the service port that it was balanced by; 0: the socket has dialled
+    /// something else since.
     pub service_id: u32,
 }
 
@@ -56,6 +68,7 @@ impl Peer {
     /// Elements of the map; a power of two.
     pub const PLACES: u32 = 65_536;
 
+    /// The socket's element of the map.
     #[inline(always)]
     pub const fn place(cookie: u64) -> u32 {
         cookie as u32 & (Peer::PLACES - 1)

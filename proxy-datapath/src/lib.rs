@@ -17,6 +17,7 @@
 //! and documentation follow.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod hooks;
 mod packets;

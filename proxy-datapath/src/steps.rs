@@ -123,6 +123,7 @@ pub fn locate<T: Tables>(tables: &T, s: &mut Scratch) {
 pub enum Recorded {
     /// Not at all: `s.verdict` says why.
     Refused = 0,
+    /// The flow has its entries, and the packet may go.
     Done = 1,
     /// By another CPU, a moment before.
     Before = 2,

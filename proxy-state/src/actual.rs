@@ -10,11 +10,17 @@ use crate::{desired::ServicePortId, extras::Extras, model::ObjectKey, runs::RunA
 /// Sizes of the maps, and how long a run that nothing points to rests before its slots are used again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
+    /// Entries of `FRONTENDS`.
     pub frontends: u32,
+    /// Elements of `SLOTS`.
     pub slots: u32,
+    /// Entries of `MEMBERS`.
     pub members: u32,
+    /// Entries of `SOURCE_RANGES`.
     pub source_ranges: u32,
+    /// Entries of `POD_CIDRS`.
     pub pod_cidrs: u32,
+    /// Entries of `TUNNEL_PEERS`.
     pub tunnel_peers: u32,
     /// A program that read a frontend just before it flipped reads its slot well within this time.
     pub grace_ms: u64,
@@ -25,12 +31,17 @@ pub struct Limits {
 /// Contents of the maps as they were read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Dump {
+    /// All of `FRONTENDS`, the marks of addresses in use as well.
     pub frontends: HashMap<FrontendKey, Frontend>,
     /// By index; may end early, the rest is free.
     pub slots: Vec<Slot>,
+    /// All of `MEMBERS`, with their bits of `proxy_abi::member_of`.
     pub members: HashMap<Member, u32>,
+    /// All keys of `SOURCE_RANGES`.
     pub source_ranges: BTreeSet<SourceRangeKey>,
+    /// All of `POD_CIDRS`.
     pub pod_cidrs: HashMap<PodCidrKey, PodCidr>,
+    /// All keys of `TUNNEL_PEERS`.
     pub tunnel_peers: BTreeSet<Addr>,
     /// All of `ENDPOINTS`: pods' entries are left alone.
     pub endpoints: BTreeMap<Addr, Endpoint>,

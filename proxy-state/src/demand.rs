@@ -3,10 +3,13 @@ use crate::{ingest::State, runs::size_class};
 /// Elements that the maps of services need for all that is wanted of them now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Demand {
+    /// With the marks of addresses in use.
     pub frontends: u64,
     /// With room for the largest run beside the one that it replaces, and for another that rests.
     pub slots: u64,
+    /// Of Services with affinity only.
     pub members: u64,
+    /// Of Services with `loadBalancerSourceRanges` only.
     pub source_ranges: u64,
 }
 

@@ -11,6 +11,7 @@ use crate::{
 /// Whose endpoints stand in a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Scope {
+    /// All of the cluster's, whoever asks.
     Cluster,
     /// Only this node's (internalTrafficPolicy `Local`).
     Node,
@@ -22,16 +23,22 @@ pub enum Scope {
 /// Names a run of backends for as long as its service lives: its `service_id` stays with it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ServicePortId {
+    /// The Service's port, in host byte order; NodePorts of it have the same run.
     pub port: u16,
+    /// IANA's number, see `proxy_abi::proto`.
     pub proto: u8,
+    /// Frontends and backends are IPv4; IPv6 has a run of its own.
     pub is_v4: bool,
+    /// Ports whose addresses follow different traffic policies have a run for each.
     pub scope: Scope,
 }
 
 /// An element of a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Backend {
+    /// Of the frontends' family.
     pub addr: Addr,
+    /// That it listens to: targetPort.
     pub port: Be16,
     /// `slot_flag` bits.
     pub flags: u16,
@@ -40,24 +47,29 @@ pub struct Backend {
 /// What a frontend says besides where its run is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrontendSpec {
+    /// What clients dial.
     pub key: FrontendKey,
     /// `frontend_flag` bits.
     pub flags: u32,
+    /// ClientIP affinity in seconds; 0: none.
     pub affinity_s: u32,
 }
 
 /// One run and the frontends that point to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServicePortTable {
+    /// No other run of the same service has it.
     pub id: ServicePortId,
+    /// Never empty, each key once.
     pub frontends: Vec<FrontendSpec>,
+    /// What stands in the run, and which part is for whom.
     pub layout: Layout,
     /// Prefixes with their length in the 128-bit form, for frontends flagged `SOURCE_RANGES`.
     pub source_ranges: Vec<(Addr, u32)>,
 }
 
 impl ServicePortTable {
-    pub fn is_sticky(&self) -> bool {
+    pub(crate) fn is_sticky(&self) -> bool {
         self.frontends.iter().any(|spec| spec.affinity_s != 0)
     }
 }
@@ -65,6 +77,7 @@ impl ServicePortTable {
 /// What the maps should say for one service: its runs, and the marks of its addresses as in use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServiceTables {
+    /// Each with an id of its own.
     pub ports: Vec<ServicePortTable>,
     /// Keys with port 0; they point to no run.
     pub addresses: Vec<FrontendSpec>,

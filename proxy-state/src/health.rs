@@ -18,6 +18,7 @@ pub struct Health {
 /// One Service with `externalTrafficPolicy: Local`, as seen from this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceHealth {
+    /// Its namespace and name, which the answer repeats.
     pub service: ObjectKey,
     /// This node's ready endpoints, each address once. Terminating ones don't count, though they may still
     /// serve: a load balancer is to look elsewhere in time.

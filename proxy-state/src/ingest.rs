@@ -96,6 +96,8 @@ impl State {
         self.set_service(key, new);
     }
 
+    /// Its frontends go with the next plan, or to the service that claims them next. Nothing where it is not
+    /// known, as all that begin with `delete_`.
     pub fn delete_service(&mut self, key: &ObjectKey) {
         self.set_service(key.clone(), None);
     }
@@ -115,6 +117,7 @@ impl State {
         self.set_slice(key, new);
     }
 
+    /// Its endpoints go, unless another slice of the service has them.
     pub fn delete_slice(&mut self, key: &ObjectKey) {
         self.set_slice(key.clone(), None);
     }
@@ -137,6 +140,7 @@ impl State {
         }
     }
 
+    /// Its pod ranges and addresses go, to the next oldest Node that claims them if there is one.
     pub fn delete_node(&mut self, key: &ObjectKey) {
         let old = self.nodes.remove(key);
         let was_there = old.is_some();
@@ -152,6 +156,7 @@ impl State {
         self.dirty.nodes |= old.is_none_or(|old| old != ranges);
     }
 
+    /// Its ranges go, but for what another one holds as well.
     pub fn delete_service_cidr(&mut self, key: &ObjectKey) {
         self.dirty.nodes |= self.service_cidrs.remove(key).is_some();
     }

@@ -30,7 +30,9 @@ const MOST_REPEATED: u64 = 4_096;
 /// A stretch of [`Layout::backends`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Span {
+    /// Elements before it in the run.
     pub offset: u32,
+    /// 0: nobody is served.
     pub count: u32,
 }
 
@@ -51,6 +53,7 @@ impl Span {
 /// What stands in a run, and which parts of it are for whom. The parts cover the run.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Layout {
+    /// One for each slot; a backend may be there several times, as its weight or a Maglev table wants it.
     pub backends: Vec<Backend>,
     /// For clients outside of the cluster.
     pub outside: Span,
@@ -106,10 +109,12 @@ impl Layout {
         }
     }
 
+    /// What pods and nodes are served by.
     pub fn inside(&self) -> &[Backend] {
         self.backends.get(self.inside.range()).unwrap_or_default()
     }
 
+    /// What clients outside of the cluster are served by.
     pub fn outside(&self) -> &[Backend] {
         self.backends.get(self.outside.range()).unwrap_or_default()
     }

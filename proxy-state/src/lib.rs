@@ -16,6 +16,7 @@
 //! * [`State::warnings`]: what a Service's owner should know.
 //! * [`plan`]: the operations from one to the other, safe to stop after any of them.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod actual;
 mod annotations;

@@ -6,7 +6,9 @@ use crate::{ObjectKey, api};
 pub trait Names: Debug + Send + Sync {
     /// `None`: there is none any more.
     fn service(&self, key: &ObjectKey, service: Option<&api::Service>);
+    /// See [`Names::service`].
     fn slice(&self, key: &ObjectKey, slice: Option<&api::EndpointSlice>);
+    /// See [`Names::service`].
     fn node(&self, key: &ObjectKey, node: Option<&api::Node>);
     /// A list is complete: what is not in it is gone.
     fn listed(&self, kind: Named, names: &HashSet<ObjectKey>);
@@ -15,7 +17,10 @@ pub trait Names: Debug + Send + Sync {
 /// The kinds of objects that names are made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Named {
+    /// `v1` Services.
     Services,
+    /// `discovery.k8s.io/v1` EndpointSlices.
     Slices,
+    /// `v1` Nodes.
     Nodes,
 }

@@ -16,6 +16,7 @@ use crate::{
 /// What the maps and the routing table should say about nodes.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct NodeTables {
+    /// Ranges of all nodes that have an address, with the node's; this node's own are flagged.
     pub pod_cidrs: HashMap<PodCidrKey, PodCidr>,
     /// All addresses of other nodes: who may send us VXLAN packets.
     pub peers: BTreeSet<Addr>,
@@ -33,7 +34,7 @@ pub struct NodeTables {
 }
 
 impl State {
-    /// Ranges that are believed ([`judge`]), each with its node's address.
+    /// Ranges that are believed (by what, [`Bounds`](crate::Bounds) says), each with its node's address.
     pub fn node_tables(&self) -> NodeTables {
         let mut by_age: Vec<_> = self.nodes.iter().collect();
         by_age.sort_by_key(|(name, node)| (node.created, *name));

@@ -18,54 +18,86 @@ use crate::{
 /// points to it, and erased after that.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Op {
+    /// Into free slots: a run that is not pointed to yet.
     WriteSlots {
+        /// Index of the first.
         first: u32,
+        /// Never empty.
         slots: Vec<Slot>,
     },
     /// Writes free slots over a run that has rested.
     ClearSlots {
+        /// Index of the first.
         first: u32,
+        /// How many.
         count: u32,
     },
+    /// Adds or replaces.
     SetFrontend {
+        /// What clients dial.
         key: FrontendKey,
+        /// Where its run is.
         value: Frontend,
     },
+    /// Clients of it are served no more, unless its address is marked as in use.
     DeleteFrontend {
+        /// What clients dial.
         key: FrontendKey,
     },
     /// `windows`: bits of `member_of`.
     SetMember {
+        /// Service and backend.
         member: Member,
+        /// Where it stands.
         windows: u32,
     },
+    /// Clients that stuck to it get another backend.
     DeleteMember {
+        /// Service and backend.
         member: Member,
     },
+    /// Lets its clients in.
     SetSourceRange {
+        /// Service and prefix.
         range: SourceRangeKey,
     },
+    /// Shuts its clients out, where no wider range of the service holds them.
     DeleteSourceRange {
+        /// Service and prefix.
         range: SourceRangeKey,
     },
+    /// Adds or replaces.
     SetPodCidr {
+        /// Prefix, its length in the 128-bit form.
         key: PodCidrKey,
+        /// The node that has it.
         value: PodCidr,
     },
+    /// Packets into it go to whoever has a wider one, or nowhere.
     DeletePodCidr {
+        /// Prefix, its length in the 128-bit form.
         key: PodCidrKey,
     },
+    /// Packets may come out of the tunnel from it.
     SetPeer {
+        /// An address of another node.
         addr: Addr,
     },
+    /// Packets may not any more.
     DeletePeer {
+        /// An address that no other node has.
         addr: Addr,
     },
+    /// Adds or replaces an address of the node itself, never a pod's.
     SetEndpoint {
+        /// The node's address or router address.
         addr: Addr,
+        /// Without device and Ethernet address.
         value: Endpoint,
     },
+    /// An address that the node has no longer.
     DeleteEndpoint {
+        /// The node's address or router address.
         addr: Addr,
     },
 }
@@ -103,6 +135,7 @@ impl Dump {
 /// What to do, and what could not be planned.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Plan {
+    /// To be executed in this order.
     pub ops: Vec<Op>,
     /// These stay as they were and are tried again with the next plan.
     pub refused: Vec<Refusal>,
@@ -118,14 +151,40 @@ pub struct Plan {
 /// A service port that did not fit.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
+    /// No hole in `SLOTS` holds one of its runs.
     #[error("service {service}")]
-    Slots { service: ObjectKey, source: RunsFull },
+    Slots {
+        /// Whose run it is.
+        service: ObjectKey,
+        /// How large the run is, and what there was.
+        source: RunsFull,
+    },
+    /// `FRONTENDS` takes no more.
     #[error("service {service}: map FRONTENDS full ({capacity}): raise the size of FRONTENDS")]
-    Frontends { service: ObjectKey, capacity: u32 },
+    Frontends {
+        /// Whose frontend it is.
+        service: ObjectKey,
+        /// Entries of the map.
+        capacity: u32,
+    },
+    /// `MEMBERS` or `SOURCE_RANGES` takes no more.
     #[error("service {service}: map {map} full ({capacity}): raise the size of {map}")]
-    Extras { service: ObjectKey, map: &'static str, capacity: u32 },
+    Extras {
+        /// Whose members or ranges they are.
+        service: ObjectKey,
+        /// One of the names in `proxy_abi::map`.
+        map: &'static str,
+        /// Entries of the map.
+        capacity: u32,
+    },
+    /// `POD_CIDRS` or `TUNNEL_PEERS` takes no more.
     #[error("map {map} full ({capacity}): raise the size of {map}")]
-    Nodes { map: &'static str, capacity: u32 },
+    Nodes {
+        /// One of the names in `proxy_abi::map`.
+        map: &'static str,
+        /// Entries of the map.
+        capacity: u32,
+    },
 }
 
 impl Refusal {

@@ -28,8 +28,11 @@ pub struct Bounds {
 /// What an address is that no pod can have.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kept {
+    /// Of a device of this node.
     Own,
+    /// The next hop of a route of this node.
     Gateway,
+    /// Where this node's programs reach the API server.
     ApiServer,
 }
 

@@ -71,6 +71,7 @@ pub struct Stale<T> {
 }
 
 impl<T: Copy + Eq + Hash> Standing<T> {
+    /// `for_ms`: how long something must have been stale at every look.
     pub fn new(for_ms: u64) -> Standing<T> {
         Standing { since_ms: HashMap::new(), for_ms }
     }

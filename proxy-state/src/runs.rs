@@ -19,9 +19,13 @@ pub struct RunAllocator {
     "map SLOTS full ({capacity}): a run of {wanted} does not fit, {free} slots are free, {largest} in one piece: raise the size of SLOTS"
 )]
 pub struct RunsFull {
+    /// Elements of the map.
     pub capacity: u32,
+    /// Elements of the run.
     pub wanted: u32,
+    /// Elements that no run has, those that rest not among them.
     pub free: u32,
+    /// The most that are free side by side.
     pub largest: u32,
 }
 

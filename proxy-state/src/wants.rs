@@ -36,17 +36,19 @@ pub trait Wants {
 /// What is to be looked at again.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Dirty {
+    /// Whose [`Wants::tables`] may be others than before.
     pub owners: BTreeSet<ObjectKey>,
     /// [`Wants::node_tables`].
     pub nodes: bool,
 }
 
 impl Dirty {
-    pub fn is_empty(&self) -> bool {
+    /// Nothing is to be looked at.
+    pub(crate) fn is_empty(&self) -> bool {
         self.owners.is_empty() && !self.nodes
     }
 
-    pub fn add(&mut self, other: Dirty) {
+    pub(crate) fn add(&mut self, other: Dirty) {
         self.owners.extend(other.owners);
         self.nodes |= other.nodes;
     }

@@ -15,6 +15,7 @@ use crate::{
 /// mistake. Of a Node: what of its claims is not believed ([`crate::NodeTables::warnings`]).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Warning {
+    /// Tells it from the other warnings of the same object.
     pub cause: Cause,
     /// One sentence that names the field and the next step; at most 1,024 bytes, as an Event's note.
     pub note: String,
@@ -46,6 +47,7 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Each once, for whoever counts them.
     pub const ALL: [Cause; 9] = [
         Cause::AddressTaken,
         Cause::AddressOfNode,

@@ -31,6 +31,7 @@ impl ObjectKey {
         self.parts().0
     }
 
+    /// Without the namespace.
     pub fn name(&self) -> &str {
         self.parts().1
     }

@@ -4,6 +4,7 @@
 //! Pure, without the API's object types: those who have typed objects, JSON or rows of a table read their
 //! fields and ask here what they mean.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod chain;
 mod key;

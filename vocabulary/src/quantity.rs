@@ -20,10 +20,13 @@ enum Family {
     Exponent,
 }
 
+/// Why a text is no quantity, in the API's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
+    /// It is no number with a suffix.
     #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format,
+    /// It looks like one, and its suffix is none of Kubernetes'.
     #[error("unable to parse quantity's suffix")]
     Suffix,
 }

@@ -4,12 +4,17 @@
 /// How one requirement of a selector compares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operator {
+    /// The value is one of `values`.
     In,
+    /// The value is none of `values`, or is not there.
     NotIn,
+    /// There is a value, whichever; `values` is not looked at.
     Exists,
+    /// There is no value; `values` is not looked at.
     DoesNotExist,
     /// Of nodes and of `labelSelector` texts only; both sides are integers.
     Gt,
+    /// As `Gt`.
     Lt,
 }
 

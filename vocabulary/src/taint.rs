@@ -3,6 +3,7 @@
 /// What of a taint is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Taint<'a> {
+    /// A qualified name, `node.kubernetes.io/not-ready`.
     pub key: &'a str,
     /// Empty: none.
     pub value: &'a str,
@@ -17,6 +18,7 @@ pub struct Toleration<'a> {
     pub key: &'a str,
     /// `Exists` or `Equal`; empty: `Equal`.
     pub operator: &'a str,
+    /// For `Equal`.
     pub value: &'a str,
     /// Empty: every effect.
     pub effect: &'a str,

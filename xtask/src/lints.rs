@@ -1,5 +1,5 @@
-//! The checks that need no root: formatting, clippy for both worlds, the object's panics, what pure crates
-//! reach.
+//! The checks that need no root: formatting, clippy for both worlds, the crates' documentation, the object's
+//! panics, what pure crates reach.
 
 use std::process::Command;
 
@@ -34,6 +34,7 @@ pub fn run() -> Result<()> {
     say("what the pure crates reach");
     reach::check()?;
     clippy()?;
+    documentation()?;
     say("clippy for the kernel programs");
     kernel_clippy()?;
     say("panics in the kernel programs");
@@ -77,6 +78,15 @@ fn clippy() -> Result<()> {
     say("clippy");
     let everything = ["--all-targets", "--", "-D", "warnings"];
     succeed(cargo().args(["clippy", "--release"]).args(WORKSPACE).args(everything))
+}
+
+/// The pages of all crates, whose links must lead somewhere. Of the whole workspace: a part of it would have its
+/// dependencies compiled again, with other features.
+fn documentation() -> Result<()> {
+    say("documentation");
+    let mut command = cargo();
+    command.args(["doc", "--release", "--no-deps"]).args(WORKSPACE).env("RUSTDOCFLAGS", "-D warnings");
+    succeed(&mut command)
 }
 
 /// Debian's compiler has `core` for the target, so its clippy is the one that can check it.

@@ -32,7 +32,7 @@ fn path() -> PathBuf {
 /// What was accepted; nothing where nothing was yet.
 ///
 /// # Errors
-/// When the file is not as [`write`] writes it.
+/// When the file is not as [`write()`] writes it.
 pub fn read() -> Result<Baseline> {
     let path = path();
     match fs::read(&path) {

@@ -19,14 +19,19 @@ pub trait Socket {
     fn address(&self) -> (Addr, Be16);
     /// `addr` is of the family the socket call was made in: a mapped one for IPv4 on an IPv6 socket.
     fn set_address(&mut self, addr: &Addr, port: Be16);
+    /// IANA's number; these hooks see TCP and UDP, and whatever else is dialled.
     fn protocol(&self) -> u8;
+    /// `bpf_get_socket_cookie`: no other socket gets it while the machine is up.
     fn cookie(&self) -> u64;
+    /// `bpf_get_netns_cookie` of the socket's network namespace, which `Facts::host_netns_cookie` tells from
+    /// pods'.
     fn netns_cookie(&self) -> u64;
 }
 
 /// What becomes of the call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SocketVerdict {
+    /// It goes on, with the address that the socket now names.
     Allow,
     /// `ECONNREFUSED`.
     Refuse,

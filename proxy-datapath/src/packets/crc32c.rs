@@ -43,6 +43,7 @@ pub struct Change {
 }
 
 impl Change {
+    /// How often [`Change::advance`] is called, with 0, 1, …: the 16 bits of a length, 32 rounds each.
     pub const ROUNDS: u32 = 16 * 32;
 
     /// Four bytes change by `x` (xor of old and new, as they lie in the packet); `length` bytes stand from

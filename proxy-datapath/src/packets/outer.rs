@@ -37,6 +37,7 @@ const FIRST_SOURCE_PORT: u32 = 0xc000;
 pub struct Tunnel {
     /// Who sent it.
     pub peer: Addr,
+    /// VXLAN network identifier, 24 bits.
     pub vni: u32,
 }
 

@@ -85,6 +85,7 @@ pub trait Packet {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Way {
+    /// The device and both Ethernet addresses are known.
     Found = 0,
     /// No route, or a destination on this machine.
     #[default]
@@ -98,7 +99,9 @@ pub enum Way {
 /// The next station of a forwarded packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NextHop {
+    /// Says which of the other fields hold something.
     pub way: Way,
+    /// The device that leads there. Not for [`Way::None`].
     pub ifindex: u32,
     /// Bytes of an IP packet that fit, where a length was compared with them.
     pub mtu: u32,

@@ -17,7 +17,9 @@ pub(crate) const ACK: u8 = 0x10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Shape {
+    /// IPv4 or IPv6, read to the end of its transport header or to where that is missing.
     Ip = 0,
+    /// Passed on as it is; IPv6's neighbour discovery is [`Shape::Ip`].
     Arp = 1,
     /// Some other EtherType.
     Foreign = 2,
@@ -48,11 +50,15 @@ pub enum Kind {
 pub struct View {
     /// Names the flow. The addresses are the packet's own, except for [`Kind::Error`].
     pub tuple: Tuple,
+    /// The packet's own source, of [`Kind::Error`] too.
     pub src: Addr,
+    /// The packet's own destination, of [`Kind::Error`] too.
     pub dst: Addr,
+    /// IPv4, not IPv6.
     pub v4: bool,
     /// `src` and `dst` are this packet's.
     pub has_addresses: bool,
+    /// Which of the fields below mean something.
     pub kind: Kind,
     /// Offset of the transport header.
     pub l4: u16,
@@ -60,7 +66,9 @@ pub struct View {
     pub length: u16,
     /// [`Kind::Error`]: offsets of the reported packet's headers.
     pub inner_l3: u16,
+    /// See `inner_l3`.
     pub inner_l4: u16,
+    /// Hops that are left: TTL or hop limit, before this node has taken one off.
     pub ttl: u8,
     /// Protocol of the packet itself.
     pub proto: u8,

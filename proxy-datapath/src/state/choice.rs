@@ -8,9 +8,11 @@ use proxy_abi::{Affinity, AffinityKey, Member, Slot};
 pub enum Found {
     /// No service's.
     No = 0,
+    /// A service's: the backend is in `s.choice`.
     Backend = 1,
     /// No endpoints, or an address of ours without this port: the client is told.
     Reject = 2,
+    /// A service's, or an address of the service range that nobody has; `s.verdict` has the reason.
     Drop = 3,
     /// Only some sources are served, and the source is not known yet.
     SourceUnknown = 4,
@@ -39,13 +41,16 @@ pub enum Sender {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Side {
+    /// A pod or a node of the cluster: the frontend's window `inside`.
     Inside = 0,
+    /// Who came in by the uplink: the frontend's window `outside`.
     Outside = 1,
 }
 
 /// The drawn backend, and working memory of the draw.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Choice {
+    /// All zero until one is drawn: no service has the id 0.
     pub backend: Slot,
     /// Its frontend wants answers to go straight to the client.
     pub direct: bool,

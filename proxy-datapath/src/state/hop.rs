@@ -6,6 +6,7 @@ use proxy_abi::Addr;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Place {
+    /// Neither this node nor any pod.
     #[default]
     Outside = 0,
     /// A pod of this node.
@@ -38,6 +39,7 @@ impl Place {
 /// A place and what it takes to get there.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Hop {
+    /// Says which of the other fields hold something.
     pub place: Place,
     /// [`Place::Pod`]: the host side of its veth pair.
     pub ifindex: u32,

@@ -15,6 +15,7 @@ use crate::{
 /// bytes of stack.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Scratch {
+    /// What its headers say.
     pub view: View,
     /// Its first headers.
     pub head: Head,
@@ -22,10 +23,13 @@ pub struct Scratch {
     pub to: Tuple,
     /// Key of the entry that translates the answers.
     pub reverse_key: Tuple,
+    /// The entry of its flow, as far as it was copied or is to be written: not all of it is read back.
     pub flow: Flow,
+    /// The entry that translates the answers, before it is written.
     pub reverse: Flow,
     /// Key of the flow whose seat was taken, and of that flow's other entry.
     pub leaver: Tuple,
+    /// See `leaver`.
     pub leaver_twin: Tuple,
     /// How the search for its source port went.
     pub attempt: Attempt,
@@ -41,6 +45,7 @@ pub struct Scratch {
     pub lively: bool,
     /// What is known of where it goes, and what its flow's entry has of that: bits of [`path_known`].
     pub known: u8,
+    /// See `known`.
     pub kept: u8,
     /// It answers what a socket of this machine has asked.
     pub is_own: bool,
@@ -97,6 +102,7 @@ impl Scratch {
 pub struct Fresh {
     /// 0: masquerade only.
     pub service_id: u32,
+    /// Bits of [`flow_flag`], without `SNAT` and `REVERSE`, which the recording adds itself.
     pub flags: u16,
     /// `s.to.src` is not the packet's own source: a source port of ours goes with it.
     pub snat: bool,
@@ -109,8 +115,11 @@ pub enum Attempt {
     /// The port is taken.
     #[default]
     Again = 0,
+    /// It is the flow's: the reverse entry stands.
     Reserved = 1,
+    /// There is no other to be tried.
     Exhausted = 2,
+    /// The table of flows takes no entry more.
     Full = 3,
 }
 

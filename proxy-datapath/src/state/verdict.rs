@@ -8,6 +8,7 @@ use proxy_abi::{Addr, Reason};
 pub enum Action {
     /// On to the kernel's own stack, or to the device where the hook stands before one.
     Pass = 0,
+    /// It ends here, and is recorded with its reason.
     Drop = 1,
     /// Into the pod behind `ifindex`.
     Deliver = 2,
@@ -30,6 +31,7 @@ pub enum Action {
 /// verifier wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict {
+    /// Says which of the other fields hold something.
     pub action: Action,
     /// Under which reason the packet is counted.
     pub reason: Reason,
@@ -46,29 +48,36 @@ impl Default for Verdict {
 }
 
 impl Verdict {
+    /// On to the kernel, as the packet is.
     pub const PASS: Verdict = Verdict::new(Action::Pass, Reason::Passed, 0, Addr::UNSPECIFIED);
+    /// In by the device that it was to leave by, from where it goes on.
     pub const TAKEN_IN: Verdict = Verdict::new(Action::TakenIn, Reason::Passed, 0, Addr::UNSPECIFIED);
+    /// Back to its sender, whom it now tells that nobody serves what was dialled.
     pub const ANSWER: Verdict = Verdict::new(Action::Answer, Reason::Rejected, 0, Addr::UNSPECIFIED);
 
     const fn new(action: Action, reason: Reason, ifindex: u32, node: Addr) -> Verdict {
         Verdict { action, reason, ifindex, node }
     }
 
+    /// For one of the reasons that are drops ([`Reason::is_drop`]).
     #[inline(always)]
     pub const fn drop(reason: Reason) -> Verdict {
         Verdict::new(Action::Drop, reason, 0, Addr::UNSPECIFIED)
     }
 
+    /// To a pod of this node: `ifindex` is the host side of its veth pair.
     #[inline(always)]
     pub const fn deliver(ifindex: u32) -> Verdict {
         Verdict::new(Action::Deliver, Reason::Delivered, ifindex, Addr::UNSPECIFIED)
     }
 
+    /// To the node with this address on the uplink, by the tunnel's device.
     #[inline(always)]
     pub const fn tunnel(node: Addr) -> Verdict {
         Verdict::new(Action::Tunnel, Reason::Encapsulated, 0, node)
     }
 
+    /// The same for a packet that is on its way out of the tunnel's device already.
     #[inline(always)]
     pub const fn keyed(node: Addr) -> Verdict {
         Verdict::new(Action::Keyed, Reason::Encapsulated, 0, node)
@@ -95,11 +104,13 @@ impl Verdict {
         Verdict::new(Action::Out, Reason::Encapsulated, ifindex, Addr::UNSPECIFIED)
     }
 
+    /// Out of a device, with the neighbour's address in its frame already.
     #[inline(always)]
     pub const fn addressed(ifindex: u32) -> Verdict {
         Verdict::new(Action::Addressed, Reason::SentOut, ifindex, Addr::UNSPECIFIED)
     }
 
+    /// Out of a device; the kernel finds the neighbour.
     #[inline(always)]
     pub const fn out(ifindex: u32) -> Verdict {
         Verdict::new(Action::Out, Reason::SentOut, ifindex, Addr::UNSPECIFIED)

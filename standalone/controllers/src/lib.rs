@@ -2,7 +2,7 @@
 //!
 //! Each controller is two halves. The pure half takes a snapshot (objects, `now`) and returns a plan; it
 //! never awaits, locks or logs. The thin half takes keys from its work queue, reads the snapshot from the one
-//! shared [`cache`], and carries the plan out through the Kubernetes API. Nothing polls: keys come from watch
+//! shared `cache`, and carries the plan out through the Kubernetes API. Nothing polls: keys come from watch
 //! events, and from timers only where Kubernetes itself has a clock (lease grace, tolerationSeconds,
 //! minReadySeconds, progressDeadlineSeconds).
 //!

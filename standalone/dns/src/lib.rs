@@ -13,7 +13,7 @@
 //! - [`engine`]: a question's walk through all of these.
 //! - [`serve`]: the sockets.
 //! - [`metrics`]: figures under CoreDNS' names.
-//! - [`run`]: the process.
+//! - [`run()`]: the process.
 #![forbid(unsafe_code)]
 
 pub mod config;

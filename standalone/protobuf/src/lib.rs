@@ -7,6 +7,7 @@
 //! On the wire an object is the four bytes `k8s\0` and a `runtime.Unknown` that names apiVersion and kind.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod decode;
 mod encode;
@@ -23,16 +24,38 @@ pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// Nested messages that are read or written at most: as deep as an object may be in any form.
 const MAX_DEPTH: usize = 128;
 
+/// What can't be read from, or put into, protobuf. A path names a field of the JSON form, `spec.replicas`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ProtobufError {
     #[error(
         "the body does not start with the protobuf magic k8s\\0: send it with the media type of what it is"
     )]
+    /// Not Kubernetes' envelope.
     Magic,
+    /// The bytes are no message of their kind.
     #[error("{message} at byte {offset}: {problem}")]
-    Wire { message: String, offset: usize, problem: &'static str },
+    Wire {
+        /// As `fields.txt` names it, `core.v1.PodSpec`; `runtime.Unknown` for the envelope.
+        message: String,
+        /// Within that message, not within the body.
+        offset: usize,
+        /// What is wrong there.
+        problem: &'static str,
+    },
+    /// A kind that `fields.txt` does not have: one that is served as JSON only.
     #[error("no protobuf form of {api_version} {kind} is known: use application/json")]
-    UnknownKind { api_version: String, kind: String },
+    UnknownKind {
+        /// Group and version, as objects carry them; may be empty.
+        api_version: String,
+        /// May be empty.
+        kind: String,
+    },
+    /// A JSON value that its field can't hold.
     #[error("{path}: {problem}")]
-    Value { path: String, problem: String },
+    Value {
+        /// The field, `spec.replicas`.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
 }

@@ -13,16 +13,19 @@ const ALWAYS_ALL: usize = 100;
 /// Of very many nodes, at least so many of a hundred that fit are scored.
 const LEAST_PERCENT: usize = 5;
 
+/// What a cycle ends with.
 #[derive(Debug, PartialEq)]
 pub enum Decision {
     /// The name of the node.
     Place(String),
+    /// No node takes the pod.
     Refuse(Diagnosis),
 }
 
 /// Why no node takes the pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Diagnosis {
+    /// Nodes that there are.
     pub nodes: usize,
     /// Why none was looked at: what the pod asks for is not there.
     pub whole: Option<String>,

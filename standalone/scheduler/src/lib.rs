@@ -1,26 +1,27 @@
 //! The scheduler: filter, score, bind.
 //!
 //! Its core is pure and synchronous: [`nodes`] holds columns per node with what is placed (and assumed)
-//! there, [`plugins`] filter and score nodes for one pod, [`cycle`] puts them together, [`queue`] orders the
-//! waiting pods and knows which event may help which. The shell ([`run`]) feeds it from watches, and binds
+//! there, [`plugins`] filter and score nodes for one pod, `cycle` puts them together, `queue` orders the
+//! waiting pods and knows which event may help which. Public is what the node agent asks the same way. The shell ([`run`]) feeds it from watches, and binds
 //! off the main path.
 //!
 //! It speaks the Kubernetes API alone, so it also runs against an upstream API server.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod binding;
-pub mod cycle;
+mod cycle;
 mod inbox;
-pub mod message;
+mod message;
 pub mod nodes;
 pub mod plugins;
 pub mod pod;
-pub mod preempt;
-pub mod queue;
+mod preempt;
+mod queue;
 pub mod resources;
 mod run;
 mod shell;
-pub mod volumes;
+mod volumes;
 mod write;
 
 pub use run::{Config, Error, run};

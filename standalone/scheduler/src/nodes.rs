@@ -12,16 +12,22 @@ use crate::resources::Resources;
 /// What does not change when pods come and go.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeFacts {
+    /// `metadata.name`.
     pub name: String,
+    /// `metadata.labels`, which the node agent and anybody who may write Nodes sets.
     pub labels: BTreeMap<String, String>,
+    /// `spec.taints`, of all effects.
     pub taints: Vec<Taint>,
+    /// `spec.unschedulable`: cordoned.
     pub unschedulable: bool,
+    /// What pods may ask for in all: `status.allocatable`, or else `status.capacity`.
     pub allocatable: Resources,
     /// Most pods at a time.
     pub max_pods: i64,
 }
 
 impl NodeFacts {
+    /// What can't be read of amounts is 0: a Node without any takes no pod.
     pub fn of(node: &Node) -> Self {
         let spec = node.spec.clone().unwrap_or_default();
         let status = node.status.as_ref();
@@ -40,16 +46,20 @@ impl NodeFacts {
 
 /// What changed of a node, so that only pods whom it may help are woken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodeChange {
+pub(crate) struct NodeChange {
+    /// It was not there before: the others are false then.
     pub added: bool,
+    /// `allocatable` or `max_pods`.
     pub allocatable: bool,
+    /// Any label.
     pub labels: bool,
+    /// A taint, or whether it is cordoned.
     pub taints: bool,
 }
 
 /// Columns, all of the same length; a slot is a node. Slots of nodes that left are used again.
 #[derive(Clone, Default)]
-pub struct Nodes {
+pub(crate) struct Nodes {
     slots: HashMap<String, usize>,
     free: Vec<usize>,
     /// `None` for a free slot, and for a node that pods are bound to but that is not there (any more, or
@@ -195,6 +205,7 @@ impl Nodes {
         self.pods[slot].iter().filter_map(|uid| self.placed.get(uid)).map(|(_, pod)| pod)
     }
 
+    /// Placed and assumed ones.
     pub fn pod_count(&self, slot: usize) -> usize {
         self.pods[slot].len()
     }

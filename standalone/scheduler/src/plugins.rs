@@ -22,14 +22,14 @@ pub use fit::{Insufficient, insufficient};
 pub use node_affinity::selects;
 
 /// Best score a plugin gives a node.
-pub const MAX_SCORE: i64 = 100;
+pub(crate) const MAX_SCORE: i64 = 100;
 
 /// Labels of each namespace, for affinity terms with a namespace selector.
-pub type Namespaces = HashMap<String, BTreeMap<String, String>>;
+pub(crate) type Namespaces = HashMap<String, BTreeMap<String, String>>;
 
 /// Why a node does not take the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// For people; counted over nodes in the pod's event.
     pub reasons: Vec<String>,
     /// Whether it could change if pods left the node.
@@ -47,7 +47,7 @@ impl Refusal {
 }
 
 /// One attempt: the pod, the nodes, and what plugins counted once for all nodes.
-pub struct Attempt<'a> {
+pub(crate) struct Attempt<'a> {
     pub pod: &'a PodInfo,
     pub nodes: &'a Nodes,
     /// What its claims ask.
@@ -73,8 +73,8 @@ type Filter = fn(&Attempt<'_>, usize, &NodeFacts) -> Result<(), Refusal>;
 /// pod.
 type Score = fn(&Attempt<'_>, &[usize]) -> Option<Vec<i64>>;
 
-pub struct Plugin {
-    pub name: &'static str,
+/// One row of [`PLUGINS`].
+pub(crate) struct Plugin {
     pub filter: Option<Filter>,
     pub score: Option<Score>,
     pub weight: i64,
@@ -84,80 +84,65 @@ pub struct Plugin {
 
 const NODE_ANY: Events = Events::NODE_ADDED.or(Events::NODE_LABELS);
 
-/// Every plugin in the order of filtering, with Kubernetes' default weights.
-pub const PLUGINS: &[Plugin] = &[
+/// Every plugin in the order of filtering, with Kubernetes' default weights, above each its name there.
+pub(crate) const PLUGINS: &[Plugin] = &[
+    // NodeUnschedulable
     Plugin {
-        name: "NodeUnschedulable",
         filter: Some(basics::unschedulable),
         score: None,
         weight: 0,
         wakes: Events::NODE_ADDED.or(Events::NODE_TAINTS),
     },
+    // NodeName
+    Plugin { filter: Some(basics::name), score: None, weight: 0, wakes: Events::NODE_ADDED },
+    // TaintToleration
     Plugin {
-        name: "NodeName",
-        filter: Some(basics::name),
-        score: None,
-        weight: 0,
-        wakes: Events::NODE_ADDED,
-    },
-    Plugin {
-        name: "TaintToleration",
         filter: Some(taints::filter),
         score: Some(taints::score),
         weight: 3,
         wakes: Events::NODE_ADDED.or(Events::NODE_TAINTS),
     },
+    // NodeAffinity
     Plugin {
-        name: "NodeAffinity",
         filter: Some(node_affinity::filter),
         score: Some(node_affinity::score),
         weight: 2,
         wakes: NODE_ANY,
     },
+    // NodePorts
     Plugin {
-        name: "NodePorts",
         filter: Some(ports::filter),
         score: None,
         weight: 0,
         wakes: Events::NODE_ADDED.or(Events::POD_LEFT),
     },
+    // NodeResourcesFit
     Plugin {
-        name: "NodeResourcesFit",
         filter: Some(fit::filter),
         score: Some(fit::least_allocated),
         weight: 1,
         wakes: Events::NODE_ADDED.or(Events::NODE_ALLOCATABLE).or(Events::POD_LEFT),
     },
+    // NodeResourcesBalancedAllocation
+    Plugin { filter: None, score: Some(fit::balanced), weight: 1, wakes: Events::NONE },
+    // VolumeRestrictions
     Plugin {
-        name: "NodeResourcesBalancedAllocation",
-        filter: None,
-        score: Some(fit::balanced),
-        weight: 1,
-        wakes: Events::NONE,
-    },
-    Plugin {
-        name: "VolumeRestrictions",
         filter: Some(volumes::exclusive),
         score: None,
         weight: 0,
         wakes: Events::NODE_ADDED.or(Events::POD_LEFT).or(Events::VOLUMES),
     },
+    // VolumeBinding
+    Plugin { filter: Some(volumes::binding), score: None, weight: 0, wakes: NODE_ANY.or(Events::VOLUMES) },
+    // PodTopologySpread
     Plugin {
-        name: "VolumeBinding",
-        filter: Some(volumes::binding),
-        score: None,
-        weight: 0,
-        wakes: NODE_ANY.or(Events::VOLUMES),
-    },
-    Plugin {
-        name: "PodTopologySpread",
         filter: Some(spread::filter),
         score: Some(spread::score),
         weight: 2,
         wakes: NODE_ANY.or(Events::POD_LEFT).or(Events::POD_PLACED),
     },
+    // InterPodAffinity
     Plugin {
-        name: "InterPodAffinity",
         filter: Some(interpod::filter),
         score: Some(interpod::score),
         weight: 2,

@@ -13,20 +13,23 @@ use skerry_informer::{ObjectKey, key_of};
 use crate::resources::{self, Resources};
 
 /// Condition of a pod that is about to be ended by the cluster (KEP-3329).
-pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
+pub(crate) const DISRUPTION_TARGET: &str = "DisruptionTarget";
 /// That condition's reason where the scheduler ends it.
-pub const PREEMPTED: &str = "PreemptionByScheduler";
+pub(crate) const PREEMPTED: &str = "PreemptionByScheduler";
 
 /// A port of the node that a pod wants for itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
+    /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
     /// `0.0.0.0` stands for every address.
     pub address: String,
+    /// 1 to 65535.
     pub port: i32,
 }
 
 impl HostPort {
+    /// Whether both can't be on one node.
     pub fn conflicts(&self, other: &Self) -> bool {
         let any = |address: &str| matches!(address, "0.0.0.0" | "::" | "");
         self.port == other.port
@@ -38,37 +41,56 @@ impl HostPort {
 /// Affinity of a pod to other pods, required and preferred.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodTerms {
+    /// Every one must hold.
     pub required: Vec<PodAffinityTerm>,
+    /// Each that holds adds its weight (1 to 100) to a node's score; for anti-affinity it is taken off.
     pub preferred: Vec<WeightedPodAffinityTerm>,
 }
 
 /// What is read of a pod, taken out once.
 #[derive(Clone, Debug)]
 pub struct PodInfo {
+    /// Namespace and name.
     pub key: ObjectKey,
+    /// `metadata.uid`: tells it from an earlier pod of the same name.
     pub uid: String,
+    /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
+    /// `spec.priority`; absent: 0. Who has more goes first, and may make others go.
     pub priority: i32,
+    /// `spec.schedulerName`; absent: `default-scheduler`.
     pub scheduler: String,
     /// Node that the pod asks for by name or is bound to.
     pub node: Option<String>,
+    /// With overhead, and with what its start needs (`resources::requests`).
     pub requests: Resources,
     /// CPU (thousandths) and memory (bytes) that scoring counts it with.
     pub scoring: (i64, i64),
+    /// Of containers and sidecars; in the host's network also those that are not named host ports.
     pub ports: Vec<HostPort>,
+    /// `spec.tolerations`.
     pub tolerations: Vec<Toleration>,
+    /// `spec.nodeSelector`: labels that its node must have. Empty: any.
     pub node_selector: BTreeMap<String, String>,
+    /// Node affinity that its node must meet. `None`: any.
     pub required_nodes: Option<NodeSelector>,
+    /// Node affinity that counts in scoring.
     pub preferred_nodes: Vec<PreferredSchedulingTerm>,
+    /// Pods that it wants to be near.
     pub affinity: PodTerms,
+    /// Pods that it wants to be far from.
     pub anti_affinity: PodTerms,
+    /// `spec.topologySpreadConstraints`, required ones and others.
     pub spread: Vec<TopologySpreadConstraint>,
     /// Uid of the controller, by which pods without constraints of their own are spread.
     pub owner: Option<String>,
     /// The claims that it mounts, by name.
     pub claims: Vec<String>,
+    /// It has scheduling gates: nobody looks for a node yet (KEP-3521).
     pub gated: bool,
+    /// It has succeeded or failed: it takes no room any more.
     pub terminal: bool,
+    /// It is being deleted, and takes room until it is gone.
     pub terminating: bool,
     /// `preemptionPolicy: Never`.
     pub never_preempts: bool,
@@ -81,6 +103,7 @@ pub struct PodInfo {
 }
 
 impl PodInfo {
+    /// What is absent in the API has its default. No field is checked: the API server has done that.
     pub fn of(pod: &Pod) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
         let status = pod.status.as_ref();

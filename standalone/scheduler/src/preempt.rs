@@ -21,6 +21,7 @@ const LEAST_CANDIDATES: usize = 100;
 const CANDIDATE_PERCENT: usize = 10;
 
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+/// In upstream's words: no node would take the pod if others left.
 pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 
 /// What became of the search.

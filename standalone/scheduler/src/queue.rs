@@ -21,6 +21,7 @@ impl Events {
     pub const NODE_ADDED: Self = Self(1);
     pub const NODE_ALLOCATABLE: Self = Self(2);
     pub const NODE_LABELS: Self = Self(4);
+    /// Taints, or whether a node is cordoned.
     pub const NODE_TAINTS: Self = Self(8);
     /// A pod was placed.
     pub const POD_PLACED: Self = Self(16);
@@ -28,12 +29,12 @@ impl Events {
     pub const POD_LEFT: Self = Self(32);
     /// A claim, a volume or a class came or changed.
     pub const VOLUMES: Self = Self(64);
-    pub const ALL: Self = Self(127);
 
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
+    /// Whether they have an event in common.
     pub const fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
@@ -154,14 +155,6 @@ impl Queue {
         })
     }
 
-    pub fn len(&self) -> usize {
-        self.pods.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.pods.is_empty()
-    }
-
     fn back(&mut self, key: &ObjectKey, now_ms: u64, place: impl Fn(u64) -> Place) {
         let Some(waiting) = self.pods.get(key) else { return };
         let doublings = waiting.attempts.saturating_sub(1).min(16);
@@ -262,7 +255,7 @@ mod tests {
         let a = queue.pop().unwrap();
         queue.forget(&a.key);
         queue.retry(&a.key, 0);
-        assert!(queue.is_empty());
+        assert!(queue.pods.is_empty());
         queue.offer(pod("a", 0));
         assert_eq!(popped(&mut queue), ["a"]);
     }

@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use skerry_informer::{Quantities, milli, whole};
 
 /// For scoring, a container that asks for no CPU counts as this much, so that pods without requests spread.
-pub const DEFAULT_MILLI_CPU: i64 = 100;
+pub(crate) const DEFAULT_MILLI_CPU: i64 = 100;
 /// The same for memory: 200 MiB, in bytes.
-pub const DEFAULT_MEMORY: i64 = 200 << 20;
+pub(crate) const DEFAULT_MEMORY: i64 = 200 << 20;
 
 /// Amounts of each resource; arithmetic saturates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub struct Resources {
 }
 
 impl Resources {
+    /// What can't be read counts as 0; `pods` is no amount of this kind.
     pub fn of(quantities: &Quantities) -> Self {
         let mut resources = Self::default();
         for (name, quantity) in quantities {
@@ -40,10 +41,12 @@ impl Resources {
         resources
     }
 
+    /// For each resource.
     pub fn add(&mut self, more: &Self) {
         self.combine(more, i64::saturating_add);
     }
 
+    /// For each resource; the rest may be less than 0.
     pub fn subtract(&mut self, less: &Self) {
         self.combine(less, i64::saturating_sub);
     }
@@ -92,7 +95,7 @@ fn over_containers(spec: &PodSpec, value: impl Fn(&Container) -> Resources) -> R
 }
 
 /// What the pod asks for.
-pub fn requests(spec: &PodSpec) -> Resources {
+pub(crate) fn requests(spec: &PodSpec) -> Resources {
     let mut total = over_containers(spec, requested);
     if let Some(whole_pod) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) {
         // Requests of the pod as a whole stand in for the sum over its containers (KEP-2837).
@@ -111,7 +114,7 @@ pub fn requests(spec: &PodSpec) -> Resources {
 }
 
 /// CPU and memory for scoring: a container that asks for nothing counts as a small one.
-pub fn for_scoring(spec: &PodSpec) -> (i64, i64) {
+pub(crate) fn for_scoring(spec: &PodSpec) -> (i64, i64) {
     let total = over_containers(spec, |container| {
         let asked = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
         let mut resources = requested(container);

@@ -31,6 +31,7 @@ pub struct Config {
 }
 
 impl Config {
+    /// The scheduler of pods that name none: `default-scheduler`, with 64 bindings at a time.
     pub fn new(kubeconfig: PathBuf) -> Self {
         Self {
             kubeconfig,
@@ -44,6 +45,7 @@ impl Config {
 /// Why the scheduler could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The kubeconfig can't be read, or names no server that can be used.
     #[error("connect the scheduler to the API server")]
     Connect(#[from] ConnectError),
 }

@@ -18,6 +18,7 @@ pub struct Unreadable;
 
 /// What is known of claims, volumes and classes at one moment.
 pub trait Known {
+    /// `Ok(None)`: there is none.
     fn claim(&self, namespace: &str, name: &str) -> Result<Option<Arc<PersistentVolumeClaim>>, Unreadable>;
     fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>>;
     fn volumes(&self) -> Vec<Arc<PersistentVolume>>;
@@ -27,6 +28,7 @@ pub trait Known {
 /// A claim whose volume is chosen with the node.
 #[derive(Clone, Debug)]
 pub struct Open {
+    /// As it was when the pod was looked at.
     pub claim: Arc<PersistentVolumeClaim>,
     class: Arc<StorageClass>,
 }
@@ -59,8 +61,11 @@ pub enum Choice {
 /// Why a node can't have the pod's volumes, in upstream's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lack {
+    /// A volume that it is bound to can't be used there.
     Reach,
+    /// A volume that it is bound to is gone.
     Lost,
+    /// No volume is free for an open claim, and none can be made there.
     Free,
 }
 
@@ -75,6 +80,7 @@ impl Lack {
 }
 
 impl Demands {
+    /// All of them, at the moment that `known` shows.
     pub fn of(pod: &PodInfo, known: &impl Known) -> Self {
         let mut demands = Self::default();
         for name in &pod.claims {

@@ -14,7 +14,9 @@ use crate::{
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
+    /// RFC 8259.
     Json,
+    /// As Go's parser reads it: `0644` is octal.
     Yaml,
 }
 
@@ -32,27 +34,62 @@ pub struct Decoded {
 /// A body that cannot be read as its kind. [`DecodeError::code`] is the HTTP status.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
+    /// No JSON or YAML, or no object.
     #[error(
         "the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; json parse \
          error: {detail}"
     )]
-    Syntax { expected: String, detail: String },
+    Syntax {
+        /// The kind that was to be read.
+        expected: String,
+        /// The parser's text.
+        detail: String,
+    },
+    /// A value of the wrong type, or one that does not fit its field.
     #[error("{kind} in version {version:?} cannot be handled as a {kind}: {detail}")]
-    Type { kind: String, version: String, detail: String },
+    Type {
+        /// The kind that was to be read.
+        kind: String,
+        /// Its version, without the group.
+        version: String,
+        /// In Go's words, with the field's path.
+        detail: String,
+    },
+    /// The body's `apiVersion` is not that of the address.
     #[error("the API version in the data ({given}) does not match the expected API version ({expected})")]
-    Version { given: String, expected: String },
+    Version {
+        /// The body's.
+        given: String,
+        /// The address's.
+        expected: String,
+    },
+    /// The body's `kind` is not that of the address.
     #[error(
         "{given} in version {version:?} cannot be handled as a {expected}: the kind in the data must be {expected}"
     )]
-    Kind { given: String, version: String, expected: String },
+    Kind {
+        /// The body's.
+        given: String,
+        /// The body's `apiVersion`; where it has none, the address's.
+        version: String,
+        /// The address's.
+        expected: String,
+    },
+    /// There is no such kind here.
     #[error("no kind {kind:?} is registered for version {api_version:?}")]
-    Unknown { api_version: String, kind: String },
+    Unknown {
+        /// Group and version, as objects carry them.
+        api_version: String,
+        /// As objects carry it.
+        kind: String,
+    },
     /// Of what a patch made, or what came in another form than text.
     #[error("{0}")]
     TooLarge(Excess),
 }
 
 impl DecodeError {
+    /// 413 (content too large) or 400 (bad request).
     pub fn code(&self) -> u16 {
         if matches!(self, DecodeError::TooLarge(_)) { 413 } else { 400 }
     }

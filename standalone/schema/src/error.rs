@@ -9,16 +9,22 @@ use crate::Kind;
 /// The kind of complaint, as `Status.details.causes[].reason` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// A field that must be there is absent or empty.
     Required,
+    /// The value is wrong in itself, or beside the others.
     Invalid,
+    /// The value is none of those that are allowed.
     NotSupported,
+    /// The value stands in a list that may hold it once.
     Duplicate,
+    /// It may not be set here, or not any more.
     Forbidden,
+    /// A text has more bytes than it may have.
     TooLong,
+    /// A list or map has more entries than it may have.
     TooMany,
+    /// What the value names is not there.
     NotFound,
-    TypeInvalid,
-    Internal,
 }
 
 impl Reason {
@@ -33,8 +39,6 @@ impl Reason {
             Reason::TooLong => "FieldValueTooLong",
             Reason::TooMany => "FieldValueTooMany",
             Reason::NotFound => "FieldValueNotFound",
-            Reason::TypeInvalid => "FieldValueTypeInvalid",
-            Reason::Internal => "InternalError",
         }
     }
 }
@@ -42,6 +46,7 @@ impl Reason {
 /// One complaint about one field; printed as `spec.replicas: Invalid value: -1: must be ...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
+    /// What sort of fault it is.
     pub reason: Reason,
     /// The path, `spec.containers[0].name`.
     pub field: String,
@@ -50,6 +55,7 @@ pub struct FieldError {
 }
 
 impl FieldError {
+    /// `detail` says when it is required; empty: always.
     pub fn required(field: impl Into<String>, detail: &str) -> FieldError {
         FieldError::new(Reason::Required, field, with_detail("Required value".to_owned(), detail))
     }
@@ -70,22 +76,27 @@ impl FieldError {
         FieldError::new(Reason::NotSupported, field, message)
     }
 
+    /// `value` is printed as by [`FieldError::invalid`].
     pub fn duplicate(field: impl Into<String>, value: &Value) -> FieldError {
         FieldError::new(Reason::Duplicate, field, format!("Duplicate value: {}", shown(value)))
     }
 
+    /// `detail` says why; empty: nothing more is to be said.
     pub fn forbidden(field: impl Into<String>, detail: &str) -> FieldError {
         FieldError::new(Reason::Forbidden, field, with_detail("Forbidden".to_owned(), detail))
     }
 
+    /// `value` is printed as by [`FieldError::invalid`].
     pub fn not_found(field: impl Into<String>, value: &Value) -> FieldError {
         FieldError::new(Reason::NotFound, field, format!("Not found: {}", shown(value)))
     }
 
+    /// `max` in bytes.
     pub fn too_long(field: impl Into<String>, max: usize) -> FieldError {
         FieldError::new(Reason::TooLong, field, format!("Too long: may not be more than {max} bytes"))
     }
 
+    /// `have` and `max` count entries.
     pub fn too_many(field: impl Into<String>, have: usize, max: usize) -> FieldError {
         FieldError::new(Reason::TooMany, field, format!("Too many: {have}: must have at most {max} items"))
     }

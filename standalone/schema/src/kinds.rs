@@ -9,7 +9,9 @@ pub use table::{Deleted, GROUP_ORDER, KINDS, Kind, METRICS_GROUP, Subresource};
 /// A group and its versions, the preferred one first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
+    /// `""` for the core group.
     pub name: &'static str,
+    /// Never empty.
     pub versions: Vec<&'static str>,
 }
 
@@ -70,10 +72,12 @@ impl Kind {
         if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
     }
 
+    /// By the path's last part: `status`, `scale`.
     pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
         self.subresources.iter().find(|sub| sub.name == name)
     }
 
+    /// As discovery spells it: `deletecollection`.
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.contains(&verb)
     }

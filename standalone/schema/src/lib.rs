@@ -15,6 +15,7 @@
 //! Nothing here reads a clock, a file or a lock: `now` is an argument.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod body;
 mod error;

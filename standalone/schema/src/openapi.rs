@@ -35,6 +35,7 @@ pub fn openapi_v3(path: &str) -> Option<Document> {
 /// The form that the v2 document is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormV2 {
+    /// `application/json`, the default.
     Json,
     /// gnostic's `openapi.v2.Document`.
     Protobuf,

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{Format, body, limits, shape::Shape, split_api_version};
 
+/// How a patch is to be read, by its media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchType {
     /// `application/json-patch+json`, RFC 6902.
@@ -35,6 +36,8 @@ pub enum PatchError {
 }
 
 impl PatchError {
+    /// 400 (bad request), 413 (content too large), 415 (unsupported media type) or 422 (unprocessable
+    /// entity).
     pub fn code(&self) -> u16 {
         match self {
             PatchError::Malformed(_) => 400,

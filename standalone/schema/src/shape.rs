@@ -7,12 +7,19 @@ pub use rule::{Form, Rule};
 /// The type of a field. The numbers are indexes into the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ty {
+    /// Any text.
     String,
+    /// A whole number of 32 bits, signed.
     Int32,
+    /// A whole number of 64 bits, signed.
     Int64,
+    /// A number that may have a fraction.
     Number,
+    /// `true` or `false`, and no text for it.
     Bool,
+    /// A text such as `100m`, or a number.
     Quantity,
+    /// A number of 32 bits, or a text: ports, percentages.
     IntOrString,
     /// RFC 3339, seconds.
     Time,
@@ -22,8 +29,11 @@ pub enum Ty {
     Bytes,
     /// Any JSON.
     Any,
+    /// Items of one type, [`Ty::inner`].
     List(u16),
+    /// Text keys, values of one type, [`Ty::inner`].
     Map(u16),
+    /// An object with fields, [`Ty::shape`].
     Object(u16),
     /// An object of this type, or a value of the other one.
     Either(u16, u16),
@@ -32,8 +42,11 @@ pub enum Ty {
 /// How an apply treats a list or map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListType {
+    /// It says nothing: lists are atomic, maps are not.
     Unset,
+    /// Replaced as a whole.
     Atomic,
+    /// Items are told apart by their whole values; of simple types only.
     Set,
     /// Keyed by [`Field::list_keys`].
     Map,
@@ -47,6 +60,7 @@ pub struct TypeDef {
     count: u16,
 }
 
+/// A field of a [`Shape`].
 #[derive(Debug)]
 pub struct Field {
     at: u32,
@@ -95,11 +109,13 @@ impl Shape {
         format!("{version}.{name}")
     }
 
+    /// In the order of their names.
     pub fn fields(self) -> &'static [Field] {
         let def = &TYPES[usize::from(self.0)];
         &FIELDS[usize::from(def.first)..usize::from(def.first) + usize::from(def.count)]
     }
 
+    /// By its JSON name, upper and lower case told apart.
     pub fn field(self, name: &str) -> Option<&'static Field> {
         let fields = self.fields();
         fields.binary_search_by(|field| field.name().cmp(name)).ok().map(|at| &fields[at])
@@ -107,14 +123,17 @@ impl Shape {
 }
 
 impl Field {
+    /// The JSON name.
     pub fn name(&self) -> &'static str {
         &NAMES[self.at as usize..self.at as usize + usize::from(self.len)]
     }
 
+    /// The type of its value.
     pub fn ty(&self) -> Ty {
         TYS[usize::from(self.ty)]
     }
 
+    /// `None`: every value of its type will do.
     pub fn rule(&self) -> Option<&'static Rule> {
         (self.rule != 0).then(|| &RULES[usize::from(self.rule)])
     }
@@ -139,10 +158,12 @@ impl Field {
         (self.key != 0).then(|| STRINGS[usize::from(self.key)])
     }
 
+    /// Of a list, or a map; [`ListType::Unset`] for whatever else.
     pub fn list_type(&self) -> ListType {
         [ListType::Unset, ListType::Atomic, ListType::Set, ListType::Map][usize::from(self.list.min(3))]
     }
 
+    /// Of a list that is a map: which fields of an item tell it apart. Otherwise empty.
     pub fn list_keys(&self) -> &'static [&'static str] {
         KEY_LISTS[usize::from(self.keys)]
     }

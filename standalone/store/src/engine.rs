@@ -25,10 +25,12 @@ use crate::{
 /// How the embedded store behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// How much of the past lists and watches may begin at.
     pub retention: Retention,
     /// Keys below these prefixes are confirmed from memory and written at most every `relaxed_flush`: after a
     /// crash they may be that much older. Their revisions are never used again all the same.
     pub relaxed_prefixes: Vec<String>,
+    /// See `relaxed_prefixes`.
     pub relaxed_flush: Duration,
     /// A snapshot is taken once the log has more bytes than this and than twice the last snapshot.
     pub snapshot_bytes: u64,
@@ -51,9 +53,13 @@ impl Default for Options {
 /// What the writer has done since the store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Transactions that were confirmed, relaxed ones included.
     pub commits: u64,
+    /// Appends to the log, each with one fsync; one serves all transactions that came together.
     pub flushes: u64,
+    /// Appended to the log; snapshots don't count.
     pub bytes: u64,
+    /// Snapshots that were begun and finished.
     pub snapshots: u64,
 }
 
@@ -101,7 +107,8 @@ impl Shared {
     }
 }
 
-/// See the module. Dropping it flushes what is relaxed and ends the writer.
+/// The embedded store: tables in memory, and an append-only log with group commit below them. Dropping it
+/// flushes what is relaxed and ends the writer.
 pub struct LogStore {
     shared: Arc<Shared>,
     relaxed_prefixes: Vec<String>,
@@ -145,6 +152,7 @@ impl LogStore {
         LogStore { shared, relaxed_prefixes, writer }
     }
 
+    /// For metrics; counted from [`LogStore::open`] on.
     pub fn stats(&self) -> Stats {
         *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }

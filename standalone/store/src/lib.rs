@@ -2,6 +2,7 @@
 //!
 //! [`Store`] is small enough that etcd can stand behind it: revisions are numbers that only grow, a [`Txn`]
 //! is a compare-and-write of several keys, and a watch replays what was committed after a revision.
+#![warn(missing_docs)]
 
 mod api;
 mod chain;

@@ -14,6 +14,7 @@ use crate::{Change, Entry, Expect, Listing, Op, Range, StoreError};
 /// What of the past is kept: whichever bound is met first lets go of the oldest change.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
+    /// Writes, not transactions: one of three keys counts three times.
     pub max_changes: usize,
     /// Sum of key and value lengths of the changes kept.
     pub max_bytes: usize,

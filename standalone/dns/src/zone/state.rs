@@ -20,7 +20,7 @@ pub enum Change {
     Document(Box<str>, Option<Document>),
 }
 
-/// Kinds of objects, by the numbers that [`Change::key`] gives them.
+/// How many kinds of objects there are, one for each variant of [`Change`].
 pub const KINDS: usize = 4;
 
 impl Change {

@@ -9,8 +9,11 @@ use crate::resources::Resources;
 pub struct Insufficient {
     /// `pods` for the number of pods itself.
     pub resource: String,
+    /// What the pod asks for, more than 0.
     pub requested: i64,
+    /// What the other pods ask for.
     pub used: i64,
+    /// What the node has in all.
     pub capacity: i64,
 }
 

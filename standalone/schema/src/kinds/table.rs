@@ -5,16 +5,23 @@
 pub struct Kind {
     /// The API group; the core group is `""`.
     pub group: &'static str,
+    /// `v1`, `v1beta1`: what stands behind the group in `apiVersion`.
     pub version: &'static str,
+    /// As objects carry it: `Deployment`.
     pub kind: &'static str,
     /// The path's name, lower case, plural.
     pub plural: &'static str,
+    /// What `kubectl get` takes for `plural` too; lower case.
     pub singular: &'static str,
+    /// As `singular`: `po`.
     pub short_names: &'static [&'static str],
+    /// Names for several kinds together: `all`, for `kubectl get all`.
     pub categories: &'static [&'static str],
+    /// Its objects live in namespaces.
     pub namespaced: bool,
     /// As discovery lists them, sorted.
     pub verbs: &'static [&'static str],
+    /// The paths below one object.
     pub subresources: &'static [Subresource],
     /// The name objects are stored under: `plural[.group]`. Kinds that are two faces of one object share it.
     pub storage: &'static str,
@@ -25,20 +32,27 @@ pub struct Kind {
     pub deleted: Deleted,
 }
 
+/// What a DELETE answers; see [`Kind::deleted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
+    /// The object, as it was last.
     Object,
+    /// A `Status` with the object's name and `uid`.
     Status,
 }
 
 /// A path below an object.
 #[derive(Clone, Copy, Debug)]
 pub struct Subresource {
+    /// The path's last part: `status`, `scale`.
     pub name: &'static str,
     /// Group and version of `kind`; both empty where they are the parent's.
     pub group: &'static str,
+    /// See `group`.
     pub version: &'static str,
+    /// What a body sent there is, and an answer from there.
     pub kind: &'static str,
+    /// As discovery lists them, sorted.
     pub verbs: &'static [&'static str],
 }
 

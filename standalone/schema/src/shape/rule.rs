@@ -3,6 +3,7 @@
 /// One field's rule; the table is `rules.txt`.
 #[derive(Debug)]
 pub struct Rule {
+    /// May not be absent where its object is there, nor an empty text, list or map.
     pub required: bool,
     /// May not change once set.
     pub immutable: bool,
@@ -12,10 +13,13 @@ pub struct Rule {
     pub default: Option<&'static str>,
     /// The values that are allowed; empty: any.
     pub values: &'static [&'static str],
+    /// The least that a number may be. `None`: whatever its type holds.
     pub min: Option<i64>,
+    /// The most; see `min`.
     pub max: Option<i64>,
     /// How many entries a list or map may have, where that is less than for all.
     pub items: Option<usize>,
+    /// `None`: any that its type allows.
     pub form: Option<Form>,
 }
 
@@ -30,6 +34,7 @@ pub enum Form {
     Label1035,
     /// `[prefix/]name`, as label keys are.
     QualifiedName,
+    /// What a label may hold: at most 63 characters, or none.
     LabelValue,
     /// A map of labels.
     Labels,
@@ -41,7 +46,9 @@ pub enum Form {
     Port,
     /// 1 to 65535, and nothing else.
     PortNumber,
+    /// An IPv4 or IPv6 address, without a prefix.
     Ip,
+    /// Address and prefix length, `10.0.0.0/8`.
     Cidr,
     /// An absolute path.
     AbsolutePath,
@@ -57,7 +64,9 @@ pub enum Form {
     Resources,
     /// A count or a percentage, not negative.
     CountOrPercent,
+    /// Five fields, a macro (`@daily`) or `@every` with a duration; never a time zone.
     Cron,
+    /// A name of the IANA time zone database, upper and lower case as there.
     TimeZone,
     /// A label selector.
     Selector,

@@ -3,11 +3,13 @@
 /// A `TableColumnDefinition`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
+    /// The head of the column; `kubectl` prints it in capitals.
     pub name: &'static str,
     /// `string`, `integer`, `boolean` ...
     pub r#type: &'static str,
     /// `name` for the column that names the object, else `""`.
     pub format: &'static str,
+    /// For clients that draw tables of their own: `kubectl` prints none.
     pub description: &'static str,
     /// 0: always shown; 1: with `-o wide`.
     pub priority: i32,
