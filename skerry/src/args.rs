@@ -38,6 +38,8 @@ pub enum Command {
     Uninstall(UninstallArgs),
     /// Answer for the cluster's names (`skerry node` starts it), or look one up
     Dns(crate::dns::DnsArgs),
+    /// Tell how a pod came to be, step by step
+    Pod(crate::cli::PodArgs),
     /// Show Services as this node serves them
     Service(crate::cli::ServiceArgs),
     /// Show the proxy's maps

@@ -42,6 +42,7 @@ fn main() -> std::process::ExitCode {
         Command::Status(args) => status::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Dns(args) => dns::run(args),
+        Command::Pod(args) => cli::pod(args),
         Command::Service(args) => cli::service(args),
         Command::Bpf(args) => cli::bpf(args),
         Command::Flows(args) => cli::flows(args),
