@@ -32,6 +32,8 @@ pub enum Command {
     Lb(crate::lb::LbArgs),
     /// Print a kubeconfig for the cluster that runs here
     Kubeconfig(FolderArgs),
+    /// Look for what is wrong with this machine and its cluster, and say what to do next
+    Doctor(crate::doctor::DoctorArgs),
     /// Say what runs here
     Status(FolderArgs),
     /// Stop everything and remove what Skerry has put on this machine
