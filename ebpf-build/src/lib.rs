@@ -8,7 +8,7 @@ mod slim;
 mod symbols;
 mod toolchain;
 
-pub use build::{BuildError, build, watch};
+pub use build::{BuildError, build, build_by, watch};
 pub use slim::{SlimError, slim};
 pub use symbols::{SymbolError, check_no_panics, symbols};
 pub use toolchain::{NoToolchain, Toolchain};
