@@ -8,6 +8,7 @@ fn main() -> anyhow::Result<()> {
     ebpf_build::watch();
     let object = ebpf_build::build()?;
     let to = Path::new(&std::env::var("OUT_DIR")?).join("skerry-bpf");
-    std::fs::copy(&object, &to).with_context(|| format!("copy {} to {}", object.display(), to.display()))?;
+    let whole = std::fs::read(&object).with_context(|| format!("read {}", object.display()))?;
+    std::fs::write(&to, ebpf_build::slim(&whole)?).with_context(|| format!("write {}", to.display()))?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `skerry-cni`: gives pods their network (CNI specification 0.3.0 to 1.1.0).
 //!
-//! [`run`] is the program; [`records`] and [`restore`] are for the agent, which writes what pods have into
-//! tables that were made anew.
+//! [`run`] is the program; [`records`], [`given_at`] and [`restore`] are for the agent, which writes what pods
+//! have into tables that were made anew.
 //!
 //! Started by the container runtime once a call, with the call in the environment and the configuration on
 //! standard input; lives for milliseconds. A client of the agent's pinned maps ([`proxy_abi`]): works while
@@ -39,7 +39,7 @@ use serde_json::{Value, json};
 
 use crate::{conf::Conf, failure::Failure, request::Request};
 pub use crate::{
-    restore::{RestoreError, Restored, records, restore},
+    restore::{RestoreError, Restored, given_at, records, restore},
     state::{Record, StateError},
 };
 

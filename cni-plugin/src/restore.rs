@@ -1,6 +1,6 @@
 //! For the agent: pods' entries in tables that were made anew, from the records of what pods have.
 
-use std::{io, path::Path};
+use std::{io, net::IpAddr, path::Path, time::SystemTime};
 
 use crate::{
     conf::parse_mac,
@@ -45,6 +45,11 @@ pub fn records(state_dir: &Path) -> Result<(Vec<Record>, Vec<String>), StateErro
         }
     }
     Ok((found, unreadable))
+}
+
+/// When the plugin gave this address to the pod that has it; `None`: nobody has it, as far as can be read.
+pub fn given_at(state_dir: &Path, address: IpAddr) -> Option<SystemTime> {
+    Store::existing(state_dir, BOOT_ID.as_ref()).ok()??.given_at(address)
 }
 
 /// Writes what the tables below `pin_root` lack of the attachments whose devices are there. One that a call

@@ -20,7 +20,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -259,6 +259,11 @@ impl Store {
         let mut keys = names(&self.folder.join("attachments"))?;
         keys.retain(|key| !key.starts_with('.'));
         Ok(keys)
+    }
+
+    /// When the address was given to who has it; `None`: nobody has it.
+    pub fn given_at(&self, address: IpAddr) -> Option<SystemTime> {
+        fs::symlink_metadata(self.address_path(address)).ok()?.modified().ok()
     }
 
     /// Addresses that someone has.

@@ -2,7 +2,7 @@ use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
 };
 
 use crate::toolchain::{NoToolchain, Toolchain, clear_cargo_environment, output};
@@ -23,7 +23,7 @@ pub enum BuildError {
         "compile the kernel programs with {toolchain}: {status}; its messages are above \
          (bpf-linker missing? `cargo install bpf-linker --version 0.10.4 --locked`)"
     )]
-    Failed { toolchain: String, status: std::process::ExitStatus },
+    Failed { toolchain: String, status: ExitStatus },
     #[error("${OBJECT_VARIABLE} names {path}: not a file")]
     NoSuchObject { path: PathBuf },
 }
@@ -34,6 +34,16 @@ pub enum BuildError {
 /// # Errors
 /// No usable toolchain, or the compilation failed.
 pub fn build() -> Result<PathBuf, BuildError> {
+    build_by(Command::status)
+}
+
+/// As [`build`]; `run` starts the compiler and waits for it, and may watch what it prints.
+///
+/// # Errors
+/// As of [`build`].
+pub fn build_by(
+    run: impl FnOnce(&mut Command) -> std::io::Result<ExitStatus>,
+) -> Result<PathBuf, BuildError> {
     if let Some(path) = env::var_os(OBJECT_VARIABLE).map(PathBuf::from) {
         return if path.is_file() { Ok(path) } else { Err(BuildError::NoSuchObject { path }) };
     }
@@ -52,7 +62,7 @@ pub fn build() -> Result<PathBuf, BuildError> {
         command.env("LD_LIBRARY_PATH", path);
     }
     let status =
-        command.status().map_err(|source| BuildError::Spawn { command: format!("{command:?}"), source })?;
+        run(&mut command).map_err(|source| BuildError::Spawn { command: format!("{command:?}"), source })?;
     if !status.success() {
         return Err(BuildError::Failed { toolchain: toolchain.to_string(), status });
     }

@@ -37,7 +37,7 @@ pub fn symbols(path: &Path) -> Result<Vec<String>, SymbolError> {
 }
 
 /// Layouts: System V ABI, ELF-64 object file format, tables 1 (header), 8 (section header), 14 (symbol).
-fn symbol_names(elf: &[u8]) -> Option<Vec<String>> {
+pub(crate) fn symbol_names(elf: &[u8]) -> Option<Vec<String>> {
     const SECTION_TYPE_SYMTAB: u32 = 2;
     const SYMBOL_SIZE: usize = 24;
     if elf.get(..6)? != b"\x7fELF\x02\x01" {
@@ -64,15 +64,15 @@ fn symbol_names(elf: &[u8]) -> Option<Vec<String>> {
     )
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<usize> {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<usize> {
     let value = u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?);
     usize::try_from(value).ok()
 }

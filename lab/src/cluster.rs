@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -87,6 +88,21 @@ impl Cluster {
     /// # Errors
     /// When something does not start: the text has the last lines of its log.
     pub fn start(lab: Lab, options: &Options) -> Result<Cluster> {
+        Cluster::start_telling(lab, options, &|_, _| ())
+    }
+
+    /// As [`Cluster::start`]; `tell` hears of each part that is done, and of how many there are: nodes made, the
+    /// API server, nodes Ready.
+    ///
+    /// # Errors
+    /// As of [`Cluster::start`].
+    pub fn start_telling(
+        lab: Lab,
+        options: &Options,
+        tell: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Cluster> {
+        let (parts, done) = (2 * (options.workers + 1) + 1, AtomicUsize::new(0));
+        let told = || tell(done.fetch_add(1, Ordering::Relaxed) + 1, parts);
         let kubeconfig = Path::new(paths::STATE).join(lab.name()).join("kubeconfig");
         let images = images::walkthrough()?;
         let kubectl = Kubectl::new(kubeconfig)?;
@@ -95,8 +111,9 @@ impl Cluster {
             .into_iter()
             .chain((1..=options.workers).map(|n| format!("node{n}")))
             .collect();
-        cluster.nodes = cluster.side_by_side(&names, |cluster, name| cluster.prepare(name))?;
-        cluster.run().map_err(|error| cluster.explained(error))?;
+        cluster.nodes =
+            cluster.side_by_side(&names, |cluster, name| cluster.prepare(name).inspect(|_| told()))?;
+        cluster.run(&told).map_err(|error| cluster.explained(error))?;
         Ok(cluster)
     }
 
@@ -216,16 +233,18 @@ impl Cluster {
         Ok(node)
     }
 
-    fn run(&self) -> Result<()> {
+    fn run(&self, told: &dyn Fn()) -> Result<()> {
         let server = self.nodes.first().context("a server node")?;
         let mut daemon = self.restart(server)?;
         self.await_api(server, &mut daemon)?;
+        told();
         let mut daemons = self.side_by_side(self.workers(), |cluster, node| cluster.restart(node))?;
         daemons.push(daemon);
         for node in &self.nodes {
             let what = format!("node/{}", node.name());
             self.kubectl.wait(&what, "create", START)?;
             self.kubectl.wait(&what, "condition=Ready", START)?;
+            told();
         }
         Ok(())
     }

@@ -120,7 +120,8 @@ async fn serve_until(
         state.limit_external_ips(cidrs);
     }
     state.set_defaults(config.service_defaults);
-    let mut intake = Intake::new(metrics.clone(), config.names.clone());
+    let programmed = config.programmed.clone();
+    let mut intake = Intake::new(metrics.clone(), config.names.clone(), programmed.clone());
     // The lists arrive while the programs are loaded: neither waits for the other.
     let mut starting = JoinSet::new();
     starting.spawn(start_node(config.clone(), server, shutdown.clone(), progress.clone()));
@@ -148,6 +149,7 @@ async fn serve_until(
         node,
         intake,
         metrics,
+        programmed,
         readiness,
         outside,
         warnings: api.warnings,

@@ -10,7 +10,10 @@ use ipnetwork::IpNetwork;
 use proxy_state::{Defaults as ServiceDefaults, Names};
 use skerry_kernel::XdpChoice;
 
-use crate::programs::capacity::{default_flows, default_max_bytes};
+use crate::{
+    programs::capacity::{default_flows, default_max_bytes},
+    tell::programmed::Programmed,
+};
 
 /// Ranges that [`Config::unwrap_from`] may have.
 pub const MOST_BALANCERS: usize = proxy_abi::Facts::BALANCERS;
@@ -83,6 +86,8 @@ pub struct Config {
     pub socket_lb: SocketLb,
     /// Who else hears of Services, EndpointSlices and Nodes: what answers for names.
     pub names: Option<Arc<dyn Names>>,
+    /// When endpoints came into the maps, for who asks.
+    pub programmed: Arc<Programmed>,
     /// Answer ARP and neighbour discovery on the uplink for load-balancer addresses that Skerry's own
     /// controller gave.
     pub announce: bool,
@@ -170,6 +175,7 @@ impl Config {
             unwrap_from: Vec::new(),
             socket_lb: SocketLb::All,
             names: None,
+            programmed: Arc::default(),
             announce: true,
             map_sizes: MapSizes {
                 frontends: size(proxy_abi::map::FRONTENDS),

@@ -31,4 +31,5 @@ pub use node::monitor::{MonitorError, monitor};
 pub use node::network::{NetworkError, check_overlay};
 pub use proxy_state::Defaults as ServiceDefaults;
 pub use skerry_kernel::XdpChoice;
+pub use tell::programmed::Programmed;
 pub use tell::serve::answer as answer_http;

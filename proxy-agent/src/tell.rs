@@ -1,8 +1,10 @@
-//! What the agent tells of itself and of the programs: metrics, health, and records of dropped packets.
+//! What the agent tells of itself and of the programs: metrics, health, when endpoints came into the maps, and
+//! records of dropped packets.
 
 pub(crate) mod admin;
 pub(crate) mod drops;
 pub(crate) mod metrics;
+pub(crate) mod programmed;
 pub(crate) mod serve;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};

@@ -202,6 +202,13 @@ impl Actual {
         Some(self.run_slots(run.first, run.count).iter().map(|slot| (slot.addr, slot.port)).collect())
     }
 
+    /// The backends of a Service as its frontends lead to them, some more than once.
+    pub fn backends_of(&self, service: &ObjectKey) -> impl Iterator<Item = Addr> {
+        let ports = self.services.get(service).into_iter().flat_map(|service| &service.ports);
+        let slots = ports.flat_map(|port| self.run_slots(port.run.first, port.run.count));
+        slots.map(|slot| slot.addr)
+    }
+
     /// Frontends, slots in use.
     pub fn usage(&self) -> (u32, u32) {
         (self.frontends.len() as u32, self.runs.used_slots())

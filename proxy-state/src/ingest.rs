@@ -13,7 +13,7 @@ use crate::{
     claims::Claims,
     desired::{address_in_use, frontend_keys},
     ip::parse_cidr,
-    model::{Node, ObjectKey, Service, Slice},
+    model::{Node, ObjectKey, Service, Slice, endpoint_flag},
     ranges::Bounds,
     wants::Dirty,
 };
@@ -115,6 +115,13 @@ impl State {
             }
         }
         self.set_slice(key, new);
+    }
+
+    /// The service of a slice, and the addresses that the slice says are ready. None: no slice that counts.
+    pub fn ready_in(&self, slice: &ObjectKey) -> Option<(&ObjectKey, impl Iterator<Item = Addr>)> {
+        let slice = self.slices.get(slice)?;
+        let ready = slice.endpoints.iter().filter(|endpoint| endpoint.flags & endpoint_flag::READY != 0);
+        Some((&slice.service, ready.map(|endpoint| endpoint.addr)))
     }
 
     /// Its endpoints go, unless another slice of the service has them.

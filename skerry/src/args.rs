@@ -32,12 +32,16 @@ pub enum Command {
     Lb(crate::lb::LbArgs),
     /// Print a kubeconfig for the cluster that runs here
     Kubeconfig(FolderArgs),
+    /// Look for what is wrong with this machine and its cluster, and say what to do next
+    Doctor(crate::doctor::DoctorArgs),
     /// Say what runs here
     Status(FolderArgs),
     /// Stop everything and remove what Skerry has put on this machine
     Uninstall(UninstallArgs),
     /// Answer for the cluster's names (`skerry node` starts it), or look one up
     Dns(crate::dns::DnsArgs),
+    /// Tell how a pod came to be, step by step
+    Pod(crate::cli::PodArgs),
     /// Show Services as this node serves them
     Service(crate::cli::ServiceArgs),
     /// Show the proxy's maps

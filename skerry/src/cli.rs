@@ -1,9 +1,11 @@
-//! What explains the proxy to a person: its maps, its services, a made-up packet's way through the datapath.
+//! What explains the cluster to a person: the proxy's maps, its services, a made-up packet's way through the
+//! datapath, how a pod came to be.
 
 mod api;
 mod bpf;
 mod flows;
 mod names;
+mod pod;
 mod service;
 mod sheet;
 mod trace;
@@ -19,6 +21,7 @@ use skerry_kernel::Map;
 pub use api::ApiOptions;
 pub use bpf::{BpfArgs, run as bpf};
 pub use flows::{FlowsArgs, run as flows};
+pub use pod::{PodArgs, run as pod};
 pub use service::{ServiceArgs, run as service};
 pub use trace::{TraceArgs, run as trace};
 

@@ -6,6 +6,7 @@
 mod args;
 mod cli;
 mod dns;
+mod doctor;
 mod document;
 mod families;
 mod kube_proxy;
@@ -39,9 +40,11 @@ fn main() -> std::process::ExitCode {
         Command::Proxy(args) => node::run_proxy(args),
         Command::Lb(args) => lb::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Status(args) => status::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Dns(args) => dns::run(args),
+        Command::Pod(args) => cli::pod(args),
         Command::Service(args) => cli::service(args),
         Command::Bpf(args) => cli::bpf(args),
         Command::Flows(args) => cli::flows(args),

@@ -1,6 +1,12 @@
 //! `skerry node`: the node agent and the service proxy; `skerry proxy`: the proxy alone.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path, path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, bail, ensure};
 use skerry_kubelet::Taint;
@@ -118,6 +124,7 @@ async fn serve(args: NodeArgs, supervisor: Supervisor) -> anyhow::Result<ExitCod
         proxy.names = Some(feed.source.clone());
         tokio::spawn(feed.follow(kubeconfig, node_name, args.node.dns.dns_port, parts.clone()));
     }
+    let kubelet = skerry_kubelet::Config { addresses: Some(Arc::new(Addresses::of(&proxy))), ..kubelet };
     let kubelet = run_part("node agent", skerry_kubelet::run(kubelet, parts.clone()), parts.clone());
     tokio::spawn(tell_when_ready(progress.subscribe(), supervisor));
     let proxy = proxy_agent::run_with_progress(proxy, parts.clone(), progress);
@@ -126,6 +133,25 @@ async fn serve(args: NodeArgs, supervisor: Supervisor) -> anyhow::Result<ExitCod
     proxy?;
     kubelet?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// When an address came to be, as the two who have to do with it know.
+#[derive(Debug)]
+struct Addresses {
+    programmed: Arc<proxy_agent::Programmed>,
+    cni_state_dir: PathBuf,
+}
+
+impl Addresses {
+    fn of(proxy: &proxy_agent::Config) -> Addresses {
+        Addresses { programmed: proxy.programmed.clone(), cni_state_dir: proxy.cni_state_dir.clone() }
+    }
+}
+
+impl skerry_kubelet::Addresses for Addresses {
+    fn told(&self, address: IpAddr) -> serde_json::Value {
+        self.programmed.told(address, &self.cni_state_dir)
+    }
 }
 
 pub fn run_proxy(args: ProxyArgs) -> anyhow::Result<ExitCode> {

@@ -11,6 +11,7 @@ mod daemonset_mode;
 mod delete_pod_under_load;
 mod delete_replicaset;
 mod disruption;
+mod doctor;
 mod dual_stack;
 mod ephemeral;
 mod exec_and_logs;
@@ -36,6 +37,7 @@ mod schedules;
 mod service_policies;
 mod simple_pod;
 mod status;
+mod timeline;
 mod uninstall;
 mod world;
 mod xdp_balancer;
@@ -89,6 +91,8 @@ const CASES: &[(&str, Case)] = &[
     ("garbage_on_the_port_harms_nothing", bad_input::garbage),
     ("anonymous_clients_are_refused", bad_input::anonymous),
     ("status_and_kubeconfig_tell_what_runs", status::tell),
+    ("doctor_finds_nothing_wrong", doctor::finds_nothing_wrong),
+    ("a_pods_timeline_tells_every_step", timeline::tells_every_step),
     ("the_proxy_explains_itself_by_its_maps", explains_itself::by_its_maps),
     (
         "a_pod_with_a_sidecar_is_left_out_of_the_socket_hooks",

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use skerry_lab::paths;
 
-use crate::{build, say, setup};
+use crate::{build, progress::Progress, say, setup};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,7 +23,7 @@ pub struct Args {
 /// When a benchmark can't be built or started.
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::run()?;
-    build::programs()?;
+    build::programs(&Progress::new(build::STEPS))?;
     build::binaries(&["skerry-benches"])?;
     say("measuring: leave the machine alone meanwhile");
     let release = paths::target().join("release");

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use skerry_lab::paths;
 
-use crate::say;
+use crate::{progress::Progress, say};
 
 /// The kernel programs' package: its panic handler breaks builds for the host.
 pub const KERNEL_PROGRAMS: &str = "proxy-ebpf";
@@ -37,20 +37,29 @@ const PROGRAMS: &[&str] = &["skerry", "skerry-cni"];
 ///
 /// # Errors
 /// When a compiler says no; its messages are above.
-pub fn programs() -> Result<()> {
-    say("building the kernel programs");
-    ebpf_build::build().context("build the kernel programs")?;
-    say(&format!("building {} (release)", PROGRAMS.join(" and ")));
-    binaries(PROGRAMS)
+pub fn programs(progress: &Progress) -> Result<()> {
+    progress.step("compiling the kernel programs");
+    ebpf_build::build_by(|command| progress.run(command)).context("build the kernel programs")?;
+    progress.step(&format!("compiling {} (release)", PROGRAMS.join(" and ")));
+    progress.cargo(&mut binaries_command(PROGRAMS))
 }
 
+/// How many steps [`programs`] has.
+pub const STEPS: usize = 2;
+
 /// # Errors
-/// As of [`programs`].
+/// When a compiler says no; its messages are above.
 pub fn binaries(names: &[&str]) -> Result<()> {
+    succeed(&mut binaries_command(names))
+}
+
+fn binaries_command(names: &[&str]) -> Command {
     // All packages are selected, though few are compiled: so cargo chooses the same features of every
     // dependency as for the tests and benches, and nothing is built twice.
     let bins = names.iter().flat_map(|name| ["--bin", name]);
-    succeed(cargo().args(["build", "--release"]).args(WORKSPACE).args(bins))
+    let mut command = cargo();
+    command.args(["build", "--release"]).args(WORKSPACE).args(bins);
+    command
 }
 
 /// Every test program of the workspace, or of some packages, in the release profile.

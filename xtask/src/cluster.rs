@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use skerry_lab::{Cluster, Lab, cluster, paths};
 
-use crate::{build, host, say, setup};
+use crate::{build, host, progress::Progress, say, setup};
 
 /// The lab of `up`.
 const LAB: &str = "skerry";
@@ -90,11 +90,13 @@ pub struct LabArgs {
 /// # Errors
 /// When something does not start.
 pub fn up(args: &UpArgs) -> Result<()> {
+    // Set-up, the builds, the cluster.
+    let progress = Progress::new(if args.no_build { 1 } else { 2 + build::STEPS });
     if !args.no_build {
-        setup::run()?;
-        build::programs()?;
+        set_up_and_build(&progress)?;
     }
     if args.host {
+        progress.step("starting our own containerd and `skerry up` on this machine");
         return host::up(&args.host_args);
     }
     let begun = Instant::now();
@@ -109,12 +111,14 @@ pub fn up(args: &UpArgs) -> Result<()> {
         );
     }
     match running.len() {
-        0 => say(&format!("starting a cluster: a server node and {workers} workers")),
-        _ => say("a cluster runs: taking up the new programs, its data stays"),
+        0 => progress.step(&format!("starting a cluster: a server node and {workers} workers")),
+        _ => progress.step("a cluster runs: taking up the new programs, its data stays"),
     }
     let families = args.families.into();
     let options = cluster::Options { workers, families, ..cluster::Options::default() };
-    let cluster = Cluster::start(Lab::named(&args.name)?, &options)?;
+    let tell = |done, all| progress.part(done, all);
+    let cluster = Cluster::start_telling(Lab::named(&args.name)?, &options, &tell)?;
+    drop(progress);
     say(&format!("every node is Ready, {:.1} s after the build", begun.elapsed().as_secs_f64()));
     print!("{}", cluster.kubectl().run("get nodes -o wide")?);
     let kubeconfig = cluster.kubectl().kubeconfig().display().to_string();
@@ -132,6 +136,20 @@ pub fn up(args: &UpArgs) -> Result<()> {
         with_name("down", &args.name),
     );
     Ok(())
+}
+
+/// What `build` does: everything before a cluster can be started.
+///
+/// # Errors
+/// When something can't be installed or compiled.
+pub fn build() -> Result<()> {
+    set_up_and_build(&Progress::new(1 + build::STEPS))
+}
+
+fn set_up_and_build(progress: &Progress) -> Result<()> {
+    progress.step("looking for what is missing");
+    setup::run()?;
+    build::programs(progress)
 }
 
 /// A command of this program for the cluster of this name, as a person types it.

@@ -44,7 +44,6 @@ pub struct UninstallArgs {
 /// When containerd or `skerry up` does not start, or the node is not Ready within a minute.
 pub fn up(args: &HostArgs) -> Result<()> {
     let options = args.options();
-    say("starting our own containerd and `skerry up` on this machine");
     let begun = Instant::now();
     let program = host::start(&options)?;
     let kubectl = kubectl::ensure()?;

@@ -10,6 +10,7 @@ mod documents;
 mod host;
 mod lints;
 mod mutants;
+mod progress;
 mod reach;
 mod setup;
 mod test;
@@ -61,7 +62,7 @@ enum Command {
 fn main() -> ExitCode {
     let done: Result<ExitCode> = match Cli::parse().command {
         Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
-        Command::Build => setup::run().and_then(|()| build::programs()).map(|()| ExitCode::SUCCESS),
+        Command::Build => cluster::build().map(|()| ExitCode::SUCCESS),
         Command::Up(args) => cluster::up(&args).map(|()| ExitCode::SUCCESS),
         Command::Down(args) => cluster::down(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&args),
@@ -85,5 +86,6 @@ fn main() -> ExitCode {
 
 /// A line that says what is going on, apart from the output of what is called.
 fn say(what: &str) {
+    progress::wipe();
     println!("xtask: {what}");
 }

@@ -14,6 +14,7 @@ use skerry_lab::paths;
 
 use crate::{
     build::{self, TestProgram},
+    progress::Progress,
     say, setup,
     verdict::{self, Verdict},
 };
@@ -48,7 +49,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::run()?;
     let begun = Instant::now();
-    build::programs()?;
+    build::programs(&Progress::new(build::STEPS))?;
     // An end-to-end case types `cargo xtask up --host` on a machine of its own.
     build::binaries(&["xtask"])?;
     let mut programs = build::tests(&args.packages)?;

@@ -21,6 +21,7 @@ use skerry_lab::{debian, paths};
 
 use crate::{
     build::{self, TestProgram},
+    progress::Progress,
     say, setup,
     test::Total,
     verdict::{self, Verdict},
@@ -137,7 +138,7 @@ fn jobs(only: Option<&str>) -> Result<Vec<Job>> {
     }
     let packages: BTreeSet<String> = wanted.iter().map(|entry| entry.package.to_owned()).collect();
     if wanted.iter().any(|entry| entry.module == BALANCER) {
-        build::programs()?;
+        build::programs(&Progress::new(build::STEPS))?;
     }
     let built = build::tests(&packages.into_iter().collect::<Vec<_>>())?;
     wanted

@@ -19,7 +19,7 @@ use crate::{
     connections::flows::Flows,
     node::Node,
     outside::Outside,
-    tell::{metrics::Metrics, serve::Readiness},
+    tell::{metrics::Metrics, programmed::Programmed, serve::Readiness},
 };
 
 /// Updates that are planned together at most.
@@ -40,6 +40,7 @@ pub(super) struct Agent {
     pub(super) node_tables: Option<NodeTables>,
     pub(super) intake: Intake,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) programmed: Arc<Programmed>,
     pub(super) readiness: Arc<Readiness>,
     pub(super) outside: Outside,
     pub(super) warnings: Warnings,
@@ -149,6 +150,8 @@ impl Agent {
         match self.reconciler.sync(self.now_ms()) {
             Ok(synced) => {
                 self.due.sync_retry = RETRY_MIN;
+                let actual = &self.reconciler.actual;
+                self.programmed.synced(|service, each| actual.backends_of(service).for_each(each));
                 self.due.sync_at =
                     synced.due_ms.map(|due_ms| self.due.started + Duration::from_millis(due_ms));
                 self.metrics.syncs.inc();

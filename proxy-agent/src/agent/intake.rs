@@ -1,11 +1,12 @@
 use std::{collections::HashSet, sync::Arc};
 
-use proxy_state::{Named, Names, State};
+use proxy_abi::Addr;
+use proxy_state::{Named, Names, ObjectKey, State, api};
 use tokio::time::Instant;
 
 use crate::{
     api::watch::{Kind, Object, Received, Update},
-    tell::metrics::Metrics,
+    tell::{metrics::Metrics, programmed::Programmed},
 };
 
 /// Takes what the watches tell into the state.
@@ -13,14 +14,16 @@ pub(super) struct Intake {
     metrics: Arc<Metrics>,
     /// Who else wants to know.
     names: Option<Arc<dyn Names>>,
+    /// What has become ready since the start.
+    programmed: Arc<Programmed>,
     listed: HashSet<Kind>,
     /// Arrival of the oldest event that is not in the maps yet.
     pub oldest_event: Option<Instant>,
 }
 
 impl Intake {
-    pub fn new(metrics: Arc<Metrics>, names: Option<Arc<dyn Names>>) -> Intake {
-        Intake { metrics, names, listed: HashSet::new(), oldest_event: None }
+    pub fn new(metrics: Arc<Metrics>, names: Option<Arc<dyn Names>>, programmed: Arc<Programmed>) -> Intake {
+        Intake { metrics, names, programmed, listed: HashSet::new(), oldest_event: None }
     }
 
     /// Every watch has listed once.
@@ -36,7 +39,7 @@ impl Intake {
         }
         match received.update {
             Update::Applied(key, Object::Service(service)) => state.apply_service(key, &service),
-            Update::Applied(key, Object::Slice(slice)) => state.apply_slice(key, &slice),
+            Update::Applied(key, Object::Slice(slice)) => self.take_slice(state, key, &slice, received.at),
             Update::Applied(key, Object::Node(node)) => state.apply_node(key, &node),
             Update::Applied(key, Object::ServiceCidr(cidr)) => state.apply_service_cidr(key, &cidr),
             Update::Deleted(Kind::Services, key) => state.delete_service(&key),
@@ -54,6 +57,19 @@ impl Intake {
                     tracing::info!(?kind, objects = names.len(), "listed");
                 }
             }
+        }
+    }
+
+    /// Notes which endpoints have become ready by it. What the first lists hold was there before us.
+    fn take_slice(&self, state: &mut State, key: ObjectKey, slice: &api::EndpointSlice, at: Instant) {
+        if !self.is_complete() {
+            return state.apply_slice(key, slice);
+        }
+        let before: HashSet<Addr> = state.ready_in(&key).into_iter().flat_map(|(_, ready)| ready).collect();
+        state.apply_slice(key.clone(), slice);
+        if let Some((service, ready)) = state.ready_in(&key) {
+            let fresh = ready.filter(|address| !before.contains(address));
+            self.programmed.heard(service, fresh, at);
         }
     }
 }

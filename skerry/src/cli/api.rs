@@ -50,12 +50,20 @@ impl ApiOptions {
         })
     }
 
-    fn ask<T>(&self, question: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    /// Asks in a runtime of its own.
+    ///
+    /// # Errors
+    /// When there is no way to an API server, or the question's own.
+    pub fn ask<T>(&self, question: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async { question(self.client().await?).await })
     }
 
-    async fn client(&self) -> anyhow::Result<Client> {
+    /// A way to the API server; no connection is made yet.
+    ///
+    /// # Errors
+    /// When there are no credentials, or they can't be read.
+    pub async fn client(&self) -> anyhow::Result<Client> {
         let ours = || OURS.iter().map(PathBuf::from).find(|path| path.exists());
         let kubeconfig = self.kubeconfig.clone().or_else(ours);
         match connect(&Source::of(kubeconfig.as_deref())).await {

@@ -21,6 +21,7 @@ use crate::{
     pods::{
         mailbox::Mailbox,
         resize::{Amounts, Room},
+        timeline::Timeline,
     },
     recorder::Recorder,
     spec::{PodId, dns::ClusterDns, fields::Allocatable},
@@ -59,6 +60,8 @@ pub struct Agent {
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
     /// Newest status of each pod by namespace and name.
     statuses: Mutex<HashMap<(String, String), Arc<PodStatus>>>,
+    /// By uid: when what happened to the pods that are here.
+    timelines: Mutex<HashMap<String, Timeline>>,
     /// By uid: what the node's pods have been given of its resources.
     given: Mutex<HashMap<String, Amounts>>,
     /// Which worker is told about a container or sandbox id.
@@ -122,6 +125,7 @@ impl Agent {
             sampler: Sampler::default(),
             pods: Mutex::default(),
             statuses: Mutex::default(),
+            timelines: Mutex::default(),
             given: Mutex::default(),
             owners: Mutex::default(),
         }
@@ -143,11 +147,39 @@ impl Agent {
 
     /// A pod of the node as it is by now; `None` once it has left.
     pub fn note_pod(&self, uid: &str, pod: Option<Arc<Pod>>) {
+        self.note_first_sight(uid, pod.as_deref());
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         match pod {
             Some(pod) => _ = pods.insert(uid.to_owned(), pod),
             None => _ = pods.remove(uid),
         }
+    }
+
+    /// One that has begun was seen before, by an agent that has ended since.
+    fn note_first_sight(&self, uid: &str, pod: Option<&Pod>) {
+        let mut timelines = self.timelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pod) = pod else {
+            timelines.remove(uid);
+            return;
+        };
+        let has_begun = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        timelines.entry(uid.to_owned()).or_insert_with(|| Timeline {
+            seen: (!has_begun).then(jiff::Timestamp::now),
+            ..Timeline::default()
+        });
+    }
+
+    /// Writes down when something happened to a pod that is here.
+    pub fn note_time(&self, uid: &str, note: impl FnOnce(&mut Timeline)) {
+        let mut timelines = self.timelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(timeline) = timelines.get_mut(uid) {
+            note(timeline);
+        }
+    }
+
+    /// When what happened to the pod; `None`: it is not here.
+    pub fn timeline(&self, uid: &str) -> Option<Timeline> {
+        self.timelines.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
 
     /// The node's pods, each with the status that the node has worked out.

@@ -1,7 +1,9 @@
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,6 +33,12 @@ pub struct Reserved {
     pub cpu_millis: u64,
     pub memory_bytes: u64,
     pub storage_bytes: u64,
+}
+
+/// Who knows when an address came to be on this node: its network plugin and its service proxy.
+pub trait Addresses: Debug + Send + Sync {
+    /// The answer to `/timeline/addresses/ADDRESS`.
+    fn told(&self, address: IpAddr) -> serde_json::Value;
 }
 
 /// Everything that a node agent must be told.
@@ -73,6 +81,8 @@ pub struct Config {
     pub tunnel: bool,
     /// Where a plain HTTP `/healthz` is served, if anywhere.
     pub healthz: Option<SocketAddr>,
+    /// Who is asked about addresses; `None`: nobody knows.
+    pub addresses: Option<Arc<dyn Addresses>>,
 }
 
 impl Config {
@@ -102,6 +112,7 @@ impl Config {
             resync_interval: Duration::from_secs(300),
             tunnel: true,
             healthz: None,
+            addresses: None,
         }
     }
 

@@ -137,7 +137,8 @@ fn needs_renewal(certificate_pem: &str, now: Timestamp) -> bool {
     renew_at(certificate_pem).is_none_or(|at| at <= now)
 }
 
-fn validity(certificate_pem: &str) -> Option<(Timestamp, Timestamp)> {
+/// From when to when the first certificate of a PEM text counts; `None`: there is none that can be read.
+pub fn validity(certificate_pem: &str) -> Option<(Timestamp, Timestamp)> {
     let all = tls::authorities(certificate_pem).ok()?;
     let (_, parsed) = x509_parser::parse_x509_certificate(all.first()?).ok()?;
     let at = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();

@@ -36,6 +36,6 @@ pub mod volumes;
 
 pub use access::AccessError;
 pub use cleanup::{CleanupError, cleanup};
-pub use config::{Config, Reserved, ServerAccess, Taint};
-pub use join::{Credentials, JoinError, join};
+pub use config::{Addresses, Config, Reserved, ServerAccess, Taint};
+pub use join::{Credentials, JoinError, join, validity};
 pub use run::{KubeletError, run};

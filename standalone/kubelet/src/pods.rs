@@ -24,5 +24,6 @@ mod source;
 pub mod start;
 pub mod status;
 pub mod status_patch;
+pub mod timeline;
 pub mod view;
 pub mod worker;

@@ -170,6 +170,8 @@ impl Dispatcher {
         let mailbox = Arc::new(Mailbox::default());
         if !gone && taken_before(&pod, &runtime) {
             self.agent.ledger.keep(&pod);
+            // An agent that has ended since saw it first.
+            self.agent.note_time(&uid, |times| times.seen = None);
         }
         let worker = Worker::new(self.agent.clone(), mailbox.clone(), pod, runtime, gone);
         let task = self.running.spawn(worker.run(self.shutdown.clone()));

@@ -78,6 +78,10 @@ impl Worker {
         if let Err(error) = tokio::fs::create_dir_all(&config.log_directory).await {
             return self.fail_sandbox(format!("create log folder {}: {error}", config.log_directory));
         }
+        let asked = Timestamp::now();
+        self.agent.note_time(&self.id.uid, |times| {
+            (times.sandbox_asked, times.sandbox_ready) = (Some(asked), None);
+        });
         let id = match self.agent.cri.run_sandbox(config, &handler).await {
             Ok(id) => id,
             Err(error) => {
@@ -98,6 +102,8 @@ impl Worker {
         match self.agent.cri.sandbox(&id).await {
             Ok(record) => {
                 self.runtime.put_sandbox(record);
+                let now = Timestamp::now();
+                self.agent.note_time(&self.id.uid, |times| times.sandbox_ready = Some(now));
                 self.memory.sandbox_failure = None;
                 // What the old sandbox refused is tried at once in this one.
                 self.memory.start_failures.retain(|_, failure| failure.reason != "CreateContainerError");

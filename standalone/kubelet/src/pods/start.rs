@@ -70,6 +70,8 @@ impl Worker {
         }
         match self.agent.cri.image(&name).await {
             Ok(Some(image)) => {
+                let now = Timestamp::now();
+                self.agent.note_time(&self.id.uid, |times| times.image(&container.name, now));
                 let message = format!("Container image \"{name}\" already present on machine");
                 self.event(Some(&container.name), EventType::Normal, "Pulled", message);
                 return Some(image);

@@ -153,6 +153,8 @@ impl Worker {
             return;
         }
         let status = status::build(self.view(), &self.agent.config.host_ips(), &self.status);
+        let now = Timestamp::now();
+        self.agent.note_time(&self.id.uid, |times| times.follow(&self.runtime, &self.status, &status, now));
         if status != *self.status {
             self.tell_back_offs(&status);
             self.status = Arc::new(status);

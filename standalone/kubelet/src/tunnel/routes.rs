@@ -26,7 +26,7 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match path.as_slice() {
         ["healthz"] => Ok(reply::text(StatusCode::OK, "ok")),
-        ["pods" | "metrics" | "stats" | "usage", ..] => {
+        ["pods" | "metrics" | "stats" | "usage" | "timeline", ..] => {
             told::answer(agent, &path, &query, request.method()).await
         }
         ["dial", "node", port] => dial::node(agent, port, request).await,

@@ -1,7 +1,8 @@
 //! What the node tells of itself and of its pods, at upstream's paths: `/pods`, `/metrics…`,
-//! `/stats/summary`; and `/usage`, which the API server makes `metrics.k8s.io` of.
+//! `/stats/summary`; and at our own: `/usage`, which the API server makes `metrics.k8s.io` of, and
+//! `/timeline/…`, of which `skerry pod timeline` is made.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::Method;
 use k8s_openapi::{
@@ -15,12 +16,13 @@ use super::{
 };
 use crate::{
     agent::Agent,
+    spec::PodId,
     stats::{self, PodTarget, Reading, Sample, Storage, Targets},
 };
 
 const JSON: &str = "application/json";
 
-/// Answers what begins with `pods`, `metrics`, `stats` or `usage`.
+/// Answers what begins with `pods`, `metrics`, `stats`, `usage` or `timeline`.
 pub async fn answer(
     agent: &Arc<Agent>,
     path: &[&str],
@@ -57,6 +59,8 @@ pub async fn answer(
             let text = stats::container_metrics(&*reading(agent).await, &storage, cores, memory);
             Ok(reply::typed(stats::MEDIA_TYPE, text))
         }
+        ["timeline", "pods", namespace, name] => pod_timeline(agent, namespace, name),
+        ["timeline", "addresses", address] => address_timeline(agent, address),
         _ => Err(Refusal::NotFound(format!("the node agent has no /{}", path.join("/")))),
     }
 }
@@ -90,4 +94,25 @@ fn pods(agent: &Agent) -> Result<Reply, Refusal> {
     let text = serde_json::to_string(&list)
         .map_err(|error| Refusal::Internal(format!("write the pods: {error}")))?;
     Ok(reply::typed(JSON, text))
+}
+
+/// When the steps of a pod's start happened here.
+fn pod_timeline(agent: &Agent, namespace: &str, name: &str) -> Result<Reply, Refusal> {
+    let gone = || Refusal::NotFound(format!("pod {name}_{namespace} is not on this node"));
+    let ids = agent.pods().into_iter().map(|(pod, _)| PodId::of(&pod));
+    let id = ids.into_iter().find(|id| id.namespace == namespace && id.name == name).ok_or_else(gone)?;
+    let times = agent.timeline(&id.uid).ok_or_else(gone)?;
+    let mut told = times.json();
+    told["uid"] = id.uid.into();
+    Ok(reply::typed(JSON, told.to_string()))
+}
+
+/// When an address came to be, here and in the tables of this node's proxy.
+fn address_timeline(agent: &Agent, address: &str) -> Result<Reply, Refusal> {
+    let address: IpAddr =
+        address.parse().map_err(|_| Refusal::BadRequest(format!("{address:?} is no address")))?;
+    let Some(known) = &agent.config.addresses else {
+        return Err(Refusal::NotFound("this node agent knows no service proxy".to_owned()));
+    };
+    Ok(reply::typed(JSON, known.told(address).to_string()))
 }
