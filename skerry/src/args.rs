@@ -142,6 +142,8 @@ pub struct NodeOptions {
     #[arg(long, default_value = "/var/log/pods")]
     pub pod_log_dir: PathBuf,
     #[command(flatten)]
+    pub container_logs: crate::container_logs::ContainerLogs,
+    #[command(flatten)]
     pub dns: crate::dns::DnsOptions,
     #[command(flatten)]
     pub tunnel: TunnelOptions,

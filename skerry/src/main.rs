@@ -5,6 +5,7 @@
 
 mod args;
 mod cli;
+mod container_logs;
 mod dns;
 mod doctor;
 mod document;

@@ -96,6 +96,7 @@ async fn serve(args: NodeArgs, supervisor: Supervisor) -> anyhow::Result<ExitCod
         root_dir: paths.node_dir().join("kubelet"),
         local_volumes_dir: paths.node_dir().join("volumes"),
         pod_log_dir: args.node.pod_log_dir.clone(),
+        log_limits: args.node.container_logs.limits()?,
         cgroup_parent: args.node.cgroup_parent.clone(),
         labels: labels(&args.node.labels)?,
         taints: taints(&args.node.taints)?,

@@ -32,6 +32,8 @@ fn sample(flag: &str) -> &'static str {
         "cni-conf-dir" => "/net.d",
         "cni-bin-dir" => "/bin",
         "pod-log-dir" => "/log",
+        "container-log-max-size" => "64Ki",
+        "container-log-max-files" => "3",
         "uplink" => "eth7",
         "other-uplinks" => "eth1,eth2",
         "vxlan-port" => "8472",

@@ -1,8 +1,8 @@
 //! A node agent by itself, as the tests start it inside a lab's node:
-//! `node SERVER TOKEN NAME ADDRESS CGROUP_PARENT`.
+//! `node SERVER TOKEN NAME ADDRESS CGROUP_PARENT`. Logs are turned over early, so that tests see it.
 
 use anyhow::Context as _;
-use skerry_kubelet::{Config, ServerAccess};
+use skerry_kubelet::{Config, LogLimits, ServerAccess};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -20,6 +20,7 @@ async fn main() -> anyhow::Result<()> {
     let access = ServerAccess::Joined { server: server.clone(), dir: dir.clone() };
     let mut config = Config::new(&name, vec![address.parse().context("the node's address")?], access);
     config.cgroup_parent = cgroup_parent;
+    config.log_limits = Some(LogLimits { max_bytes: 200_000, max_files: 3 });
     skerry_kubelet::join(&server, &token, &name, &dir).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();

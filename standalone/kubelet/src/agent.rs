@@ -16,6 +16,7 @@ use crate::{
     Config,
     admission::{Ledger, sysctls},
     cri::{Cri, RuntimeSetup, events::RuntimeEvent},
+    logs::Keeper,
     machine::Machine,
     objects::Objects,
     pods::{
@@ -54,6 +55,8 @@ pub struct Agent {
     pub service_env: watch::Receiver<Option<BTreeMap<String, String>>>,
     /// Ids of containers that the runtime itself says have ended, for those who follow a log.
     pub exits: broadcast::Sender<String>,
+    /// Sees to the logs of running containers.
+    pub log_keeper: Keeper,
     /// What pods use, for those who ask.
     pub sampler: Sampler,
     /// By uid: the node's pods as the API server has them.
@@ -122,6 +125,7 @@ impl Agent {
             sysctls: parts.sysctls,
             service_env: parts.service_env,
             exits: broadcast::channel(EXITS).0,
+            log_keeper: Keeper::default(),
             sampler: Sampler::default(),
             pods: Mutex::default(),
             statuses: Mutex::default(),

@@ -9,6 +9,8 @@ use std::{
 
 use tokio::sync::watch;
 
+use crate::logs::Limits;
+
 /// How the agent reaches the API server.
 #[derive(Clone, Debug)]
 pub enum ServerAccess {
@@ -55,6 +57,8 @@ pub struct Config {
     /// Volumes, hosts files and termination messages: `pods/UID/…` below it.
     pub root_dir: PathBuf,
     pub pod_log_dir: PathBuf,
+    /// When a container's log is turned over; never, if absent.
+    pub log_limits: Option<Limits>,
     /// Volumes of the built-in provisioner that are on this node, a folder each.
     pub local_volumes_dir: PathBuf,
     /// Folder below the cgroup root under which `kubepods/…` stands, such as `/` or `/lab/node1`.
@@ -96,6 +100,7 @@ impl Config {
             runtime_socket: PathBuf::from("/run/containerd/containerd.sock"),
             root_dir: PathBuf::from("/var/lib/skerry/node/kubelet"),
             pod_log_dir: PathBuf::from("/var/log/pods"),
+            log_limits: Some(Limits::default()),
             local_volumes_dir: PathBuf::from("/var/lib/skerry/node/volumes"),
             cgroup_parent: "/".to_owned(),
             labels: BTreeMap::new(),

@@ -75,6 +75,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Kube
             service_env::follow(server.client.clone(), sender),
             local_volumes::run(agent.clone()),
             keep_certificate(&agent),
+            keep_logs(&agent),
             keep_tunnel(&agent, &server, &shutdown)
         )
     };
@@ -108,6 +109,14 @@ async fn await_runtime(cri: &Cri, config: &Config) -> Result<RuntimeSetup, Kubel
 async fn keep_tunnel(agent: &Arc<Agent>, server: &Connection, shutdown: &CancellationToken) {
     if agent.config.tunnel {
         tunnel::run(agent.clone(), server.clone(), shutdown.clone()).await;
+    }
+}
+
+/// Turns logs over when they are large.
+async fn keep_logs(agent: &Agent) {
+    let Some(limits) = agent.config.log_limits else { return };
+    if let Err(error) = agent.log_keeper.run(limits, &agent.cri).await {
+        tracing::error!(%error, "no inotify instance: logs are not turned over");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The CRI calls that the agent makes, each with a deadline.
 
+mod logs;
+
 use std::{collections::HashMap, future::Future, path::Path, time::Duration};
 
 use hyper_util::rt::TokioIo;

@@ -1,18 +1,17 @@
 //! A log as a stream of bytes, followed by inotify until the container has ended.
 
 use std::{
-    fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
-    os::fd::OwnedFd,
+    collections::VecDeque,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::{net::unix::pipe, sync::mpsc};
+use tokio::sync::mpsc;
 
-use super::{line, tail};
+use super::{files, line, turns::Turns};
+use crate::inotify::{Flags, Watcher};
 
 /// Longer lines (the runtime splits at 16 KiB) are cut.
 const LINE_LIMIT: usize = 1 << 20;
@@ -39,29 +38,47 @@ pub enum LogError {
     Watch { path: PathBuf, source: io::Error },
 }
 
-/// Sends the log's bytes into `out` until its end; when following, until `ended` completes and the rest is
-/// read. Returns early, without an error, when nobody takes the bytes any more.
+/// Sends the log's bytes into `out` until its end, those that it was turned over with first; when following,
+/// until `ended` completes and the rest is read. Returns early, without an error, when nobody takes the bytes
+/// any more.
 pub async fn stream(
     path: &Path,
+    turns: &Turns,
     options: &LogOptions,
     out: &mpsc::Sender<Bytes>,
     ended: impl Future<Output = ()>,
 ) -> Result<(), LogError> {
     let read = |source| LogError::Read { path: path.to_owned(), source };
     let watch = |source| LogError::Watch { path: path.to_owned(), source };
-    let changes = if options.follow { Some(Changes::of(path).map_err(watch)?) } else { None };
-    let mut file = File::open(path).map_err(read)?;
-    let start = match options.tail_lines {
-        Some(lines) => tail::offset_of_last(&mut file, lines).map_err(read)?,
-        None => 0,
+    let changes = if options.follow { Some(Watcher::new().map_err(watch)?) } else { None };
+    let watch_it = || changes.iter().try_for_each(|changes| changes.add(path, Flags::IN_MODIFY).map(drop));
+    let mut turned = turns.count();
+    // Number of the newest file that was opened.
+    let mut number;
+    let mut files = {
+        let past = turns.read().await;
+        number = past.current();
+        watch_it().map_err(watch)?;
+        let mut files = files::open_all(path, options.since).map_err(read)?;
+        if let Some(lines) = options.tail_lines {
+            files::keep_last(&mut files, lines).map_err(read)?;
+        }
+        VecDeque::from(files)
     };
-    file.seek(SeekFrom::Start(start)).map_err(read)?;
     let mut filter = Filter { options, left: options.limit_bytes, pending: Vec::new(), fresh: [true, true] };
     let mut ended = std::pin::pin!(ended);
     let mut over = false;
     let mut block = vec![0; READ_BYTES];
-    loop {
-        let length = file.read(&mut block).map_err(read)?;
+    while let Some(file) = files.front_mut() {
+        // Asked before the read: of a file that was put aside by now this reads all.
+        let is_former = *turned.borrow_and_update() > number;
+        let length = match file.read(&mut block) {
+            Err(error) if files.len() > 1 => {
+                tracing::warn!(log = %path.display(), %error, "a part of the log can't be read");
+                0
+            }
+            other => other.map_err(read)?,
+        };
         if length > 0 {
             let bytes = filter.take(&block[..length]);
             if !bytes.is_empty() && out.send(bytes).await.is_err() {
@@ -72,13 +89,27 @@ pub async fn stream(
             }
             continue;
         }
+        if files.len() > 1 || (options.follow && is_former) {
+            files.pop_front();
+            filter.pending.clear();
+            if files.is_empty() {
+                let past = turns.read().await;
+                watch_it().map_err(watch)?;
+                let (opened, file) = past.open(path, number + 1).map_err(read)?;
+                number = opened;
+                files.push_back(file);
+            }
+            continue;
+        }
         let Some(changes) = changes.as_ref().filter(|_| !over) else { return Ok(()) };
         tokio::select! {
-            changed = changes.next() => changed.map_err(watch)?,
+            changed = changes.events() => drop(changed.map_err(watch)?),
+            Ok(()) = turned.changed() => {}
             () = &mut ended => over = true,
             () = out.closed() => return Ok(()),
         }
     }
+    Ok(())
 }
 
 /// Turns file lines into what the client sees.
@@ -136,85 +167,5 @@ impl Filter<'_> {
     }
 }
 
-/// inotify on one file. Its descriptor is read as tokio reads a pipe's: both become readable and hold
-/// records.
-struct Changes {
-    inotify: pipe::Receiver,
-}
-
-impl Changes {
-    fn of(path: &Path) -> io::Result<Changes> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        inotify.add_watch(path, AddWatchFlags::IN_MODIFY)?;
-        let file = File::from(OwnedFd::from(inotify));
-        Ok(Changes { inotify: pipe::Receiver::from_file_unchecked(file)? })
-    }
-
-    /// Returns once the file has been written to since the last call.
-    async fn next(&self) -> io::Result<()> {
-        let mut records = [0; 4096];
-        loop {
-            self.inotify.readable().await?;
-            match self.inotify.try_read(&mut records) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    const LOG: &str = "2026-01-01T00:00:01.0Z stdout F one\n2026-01-01T00:00:02.0Z stderr F two\n\
-        2026-01-01T00:00:03.0Z stdout P thr\n2026-01-01T00:00:03.0Z stdout F ee\n";
-
-    async fn read(options: LogOptions) -> String {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(LOG.as_bytes()).unwrap();
-        let (out, mut bytes) = mpsc::channel(16);
-        stream(file.path(), &options, &out, std::future::pending()).await.unwrap();
-        drop(out);
-        let mut text = Vec::new();
-        while let Some(piece) = bytes.recv().await {
-            text.extend_from_slice(&piece);
-        }
-        String::from_utf8(text).unwrap()
-    }
-
-    #[tokio::test]
-    async fn options_choose_lines_and_bytes() {
-        let base = LogOptions::default;
-        assert_eq!(read(base()).await, "one\ntwo\nthree\n");
-        assert_eq!(read(LogOptions { tail_lines: Some(3), ..base() }).await, "two\nthree\n");
-        assert_eq!(read(LogOptions { tail_lines: Some(0), ..base() }).await, "");
-        assert_eq!(read(LogOptions { limit_bytes: Some(6), ..base() }).await, "one\ntw");
-        assert_eq!(read(LogOptions { stdout_only: Some(false), ..base() }).await, "two\n");
-        let since = Some("2026-01-01T00:00:02Z".parse().unwrap());
-        assert_eq!(read(LogOptions { since, ..base() }).await, "two\nthree\n");
-        let stamped = read(LogOptions { timestamps: true, ..base() }).await;
-        assert!(stamped.ends_with("2026-01-01T00:00:03.0Z three\n"), "{stamped}");
-    }
-
-    #[tokio::test]
-    async fn following_gives_new_lines_at_once_and_ends_with_the_container() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        let path = file.path().to_owned();
-        let (out, mut bytes) = mpsc::channel(16);
-        let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        let task = tokio::spawn(async move {
-            let options = LogOptions { follow: true, ..Default::default() };
-            stream(&path, &options, &out, async { _ = ended.await }).await
-        });
-        for text in ["a", "b"] {
-            writeln!(file, "2026-01-01T00:00:01Z stdout F {text}").unwrap();
-            assert_eq!(bytes.recv().await.unwrap(), format!("{text}\n"));
-        }
-        end.send(()).unwrap();
-        task.await.unwrap().unwrap();
-    }
-}
+mod tests;

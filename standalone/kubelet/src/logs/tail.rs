@@ -6,15 +6,15 @@ use std::{
     path::Path,
 };
 
-use super::line;
+use super::{files, line};
 
 const BLOCK: u64 = 16 << 10;
 
-/// Offset of the first of the last `lines` lines.
-pub fn offset_of_last(file: &mut File, lines: u64) -> io::Result<u64> {
+/// Offset of the first of the last `lines` lines, and how many there are from there on.
+pub fn offset_of_last(file: &mut File, lines: u64) -> io::Result<(u64, u64)> {
     let end = file.seek(SeekFrom::End(0))?;
-    if lines == 0 {
-        return Ok(end);
+    if lines == 0 || end == 0 {
+        return Ok((end, 0));
     }
     let mut seen = 0;
     let mut at = end;
@@ -30,23 +30,24 @@ pub fn offset_of_last(file: &mut File, lines: u64) -> io::Result<u64> {
             if block[index] == b'\n' && position + 1 < end {
                 seen += 1;
                 if seen == lines {
-                    return Ok(position + 1);
+                    return Ok((position + 1, lines));
                 }
             }
         }
         at = start;
     }
-    Ok(0)
+    Ok((0, seen + 1))
 }
 
 /// The text of the last lines of a log, at most `limit` bytes of it; empty if there is none.
 pub fn last_lines(path: &Path, lines: u64, limit: usize) -> String {
     let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let start = offset_of_last(&mut file, lines)?;
-        file.seek(SeekFrom::Start(start))?;
+        let mut sources = files::open_all(path, None)?;
+        files::keep_last(&mut sources, lines)?;
         let mut raw = Vec::new();
-        file.take(BLOCK * 64).read_to_end(&mut raw)?;
+        for source in sources {
+            source.take(BLOCK * 64).read_to_end(&mut raw)?;
+        }
         Ok(raw)
     };
     let raw = read().unwrap_or_default();
@@ -78,7 +79,7 @@ mod tests {
         let file = file("a\nbb\nccc\n");
         let mut handle = File::open(file.path()).unwrap();
         let offsets = [0, 1, 2, 3, 9].map(|lines| offset_of_last(&mut handle, lines).unwrap());
-        assert_eq!(offsets, [9, 5, 2, 0, 0]);
+        assert_eq!(offsets, [(9, 0), (5, 1), (2, 2), (0, 3), (0, 3)]);
     }
 
     #[test]
@@ -86,8 +87,8 @@ mod tests {
         let long = "x".repeat(40_000);
         let file = file(&format!("first\n{long}\nlast\n"));
         let mut handle = File::open(file.path()).unwrap();
-        assert_eq!(offset_of_last(&mut handle, 2).unwrap(), 6);
-        assert_eq!(offset_of_last(&mut handle, 1).unwrap(), 6 + 40_001);
+        assert_eq!(offset_of_last(&mut handle, 2).unwrap(), (6, 2));
+        assert_eq!(offset_of_last(&mut handle, 1).unwrap(), (6 + 40_001, 1));
     }
 
     #[test]

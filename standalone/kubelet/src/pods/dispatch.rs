@@ -192,6 +192,7 @@ impl Dispatcher {
             // One that went while it was being judged was noted only after it had gone.
             self.agent.ledger.release(&uid);
             self.agent.note_pod(&uid, None);
+            self.agent.log_keeper.keep(&uid, Vec::new());
         }
     }
 

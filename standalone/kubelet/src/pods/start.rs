@@ -344,7 +344,7 @@ impl Worker {
         let old: Vec<ContainerRecord> = ended.skip(if latest_ended { 2 } else { 1 }).cloned().collect();
         for record in old {
             self.remove_container(&record.id).await;
-            let _ = tokio::fs::remove_file(&record.log_path).await;
+            crate::logs::remove(std::path::Path::new(&record.log_path));
             let _ = tokio::fs::remove_file(&record.termination_file).await;
         }
     }

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     agent::Agent,
     cri::{ContainerRecord, PodRuntime},
+    logs::Kept,
     spec::{PodId, ephemeral},
 };
 
@@ -93,6 +94,7 @@ impl Worker {
                 self.absorb(inbox).await;
                 let plan = decide(self.view());
                 self.follow_probes();
+                self.keep_logs();
                 if plan.actions.iter().all(shown_before) {
                     self.report();
                 }
@@ -214,6 +216,16 @@ impl Worker {
                 self.probers.insert(record.id.clone(), prober);
             }
         }
+    }
+
+    /// Logs of what runs are turned over when they are large.
+    fn keep_logs(&self) {
+        let kept = |record: &ContainerRecord| Kept {
+            container_id: record.id.clone(),
+            log: (&record.log_path).into(),
+        };
+        let running = self.runtime.running().filter(|record| !record.log_path.is_empty()).map(kept);
+        self.agent.log_keeper.keep(&self.id.uid, running.collect());
     }
 
     pub(super) fn target(&self, record: &ContainerRecord, container: &Container) -> Target {

@@ -68,7 +68,8 @@ pub async fn answer(
     let agent = agent.clone();
     tokio::spawn(async move {
         let ended = ended(&agent, &record, exits);
-        if let Err(error) = logs::stream(&path, &options, &sender, ended).await {
+        let turns = agent.log_keeper.logs.of(&path);
+        if let Err(error) = logs::stream(&path, &turns, &options, &sender, ended).await {
             tracing::warn!(error = skerry_vocabulary::chain(&error), "log stream ended early");
         }
     });

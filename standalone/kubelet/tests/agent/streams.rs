@@ -2,27 +2,14 @@
 
 use std::{
     io::{Read as _, Write as _},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
-use crate::support::{Bed, able, condition};
+use crate::support::{Bed, able, condition, kubectl, run};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
 const BUSYBOX: &str = "busybox";
-
-fn kubectl(bed: &Bed, args: &[&str]) -> Result<Command> {
-    let mut command = Command::new(skerry_lab::kubectl::ensure()?);
-    command.arg("--kubeconfig").arg(&bed.kubeconfig).args(args).stdin(Stdio::null());
-    Ok(command)
-}
-
-/// `(exit code, standard output, standard error)`.
-fn run(bed: &Bed, args: &[&str]) -> Result<(i32, String, String)> {
-    let output = kubectl(bed, args)?.output()?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn kubectl_reads_logs_and_runs_commands() -> Result<()> {

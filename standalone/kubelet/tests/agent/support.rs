@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -201,6 +202,20 @@ pub fn able(test: &str) -> bool {
         skerry_lab::skipped(test, &format!("not installed: {}", missing.join(", ")));
     }
     missing.is_empty()
+}
+
+/// The real kubectl, as the cluster's administrator.
+pub fn kubectl(bed: &Bed, args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(skerry_lab::kubectl::ensure()?);
+    command.arg("--kubeconfig").arg(&bed.kubeconfig).args(args).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Its `(exit code, standard output, standard error)`.
+pub fn run(bed: &Bed, args: &[&str]) -> Result<(i32, String, String)> {
+    let output = kubectl(bed, args)?.output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
 }
 
 /// The state of the pod's first container.
