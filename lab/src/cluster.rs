@@ -152,6 +152,17 @@ impl Cluster {
         self.server_ip().map(url).unwrap_or_default()
     }
 
+    /// One more worker, once it is Ready. [`Cluster::nodes`] does not tell of it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn join(&self, name: &str) -> Result<Node> {
+        let node = self.prepare(name)?;
+        self.restart(&node)?;
+        self.await_ready(&node)?;
+        Ok(node)
+    }
+
     /// Ends the cluster and its lab; with `data` its files, too.
     ///
     /// # Errors
@@ -241,12 +252,16 @@ impl Cluster {
         let mut daemons = self.side_by_side(self.workers(), |cluster, node| cluster.restart(node))?;
         daemons.push(daemon);
         for node in &self.nodes {
-            let what = format!("node/{}", node.name());
-            self.kubectl.wait(&what, "create", START)?;
-            self.kubectl.wait(&what, "condition=Ready", START)?;
+            self.await_ready(node)?;
             told();
         }
         Ok(())
+    }
+
+    fn await_ready(&self, node: &Node) -> Result<()> {
+        let what = format!("node/{}", node.name());
+        self.kubectl.wait(&what, "create", START)?;
+        self.kubectl.wait(&what, "condition=Ready", START)
     }
 
     /// Until the server answers `/readyz`; its kubeconfig is then there too.

@@ -69,11 +69,11 @@ impl Kubectl {
         &self.kubeconfig
     }
 
-    /// A kubectl to be started: `args` is split at white space, as a person types it.
+    /// A kubectl to be started: `args` as a person types it, what is between single quotes being one word.
     pub fn command(&self, args: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--cache-dir").arg(&self.cache);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args.split_whitespace());
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(words(args));
         command
     }
 
@@ -126,5 +126,37 @@ impl Kubectl {
     /// When it does not within `limit`.
     pub fn wait(&self, what: &str, condition: &str, limit: Duration) -> Result<()> {
         self.run(&format!("wait {what} --for={condition} --timeout={}s", limit.as_secs())).map(drop)
+    }
+}
+
+/// The words of a line: apart by white space, which single quotes keep together.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut is_quoted) = (Vec::new(), None::<String>, false);
+    for char in line.chars() {
+        if char == '\'' {
+            is_quoted = !is_quoted;
+            word.get_or_insert_default();
+        } else if char.is_whitespace() && !is_quoted {
+            words.extend(word.take());
+        } else {
+            word.get_or_insert_default().push(char);
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn quotes_keep_a_word_together() {
+        assert_eq!(
+            words(" exec a  -- sh -c 'exit 7; true' "),
+            ["exec", "a", "--", "sh", "-c", "exit 7; true"]
+        );
+        assert_eq!(words("-o jsonpath='{.a b}' ''"), ["-o", "jsonpath={.a b}", ""]);
+        assert_eq!(words("patch -p {\"a\":\"b\"}"), ["patch", "-p", "{\"a\":\"b\"}"]);
     }
 }

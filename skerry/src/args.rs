@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{Given, text, texts};
 
+/// Half as long again as a node's period: one renewal may be late.
+const MIN_GRACE_PERIOD: u64 = 15;
+
 #[derive(Debug, Parser)]
 #[command(name = "skerry", version, about = "Kubernetes service proxy, CNI and edge cluster on eBPF")]
 pub struct Cli {
@@ -101,6 +104,10 @@ pub struct ServerArgs {
     /// User and group id that the server changes to before it serves
     #[arg(long, default_value_t = 64_443)]
     pub server_uid: u32,
+    /// A node that is silent for so long is Unknown, and its pods are evicted once they tolerate that no longer;
+    /// nodes speak every 10 s
+    #[arg(long, value_name = "SECONDS", default_value_t = 40, value_parser = grace_period)]
+    pub node_monitor_grace_period: u64,
 }
 
 /// The part of a node that `up` and `node` share.
@@ -444,6 +451,14 @@ pub fn port_range(text: &str) -> Result<(u16, u16), String> {
         Some(_) | None => {
             Err(format!("`{text}` is no range of ports: write FIRST-LAST, such as 30000-32767"))
         }
+    }
+}
+
+/// Seconds, with or without their unit; shorter than a node's own period it would give up those that are well.
+fn grace_period(text: &str) -> Result<u64, String> {
+    match text.strip_suffix('s').unwrap_or(text).parse() {
+        Ok(seconds) if seconds >= MIN_GRACE_PERIOD => Ok(seconds),
+        _ => Err(format!("`{text}` is not a number of seconds from {MIN_GRACE_PERIOD} on, such as 40s")),
     }
 }
 

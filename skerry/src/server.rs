@@ -1,6 +1,6 @@
 //! `skerry server`: API server, controllers and scheduler, without privileges.
 
-use std::{net::IpAddr, process::ExitCode, sync::Arc};
+use std::{net::IpAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use skerry_apiserver::{Health, Readiness};
@@ -61,6 +61,7 @@ async fn serve(args: ServerArgs, advertise: IpAddr, supervisor: Supervisor) -> a
     let store = Arc::new(LogStore::open(&paths.store(), options).context("open the store")?);
     let controllers = skerry_controllers::Config {
         cluster_cidrs: args.cluster.pod_cidrs.clone(),
+        node_grace: Duration::from_secs(args.node_monitor_grace_period),
         ..skerry_controllers::Config::new(paths.kubeconfig("controllers"))
     };
     let scheduler = skerry_scheduler::Config::new(paths.kubeconfig("scheduler"));

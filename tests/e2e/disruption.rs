@@ -102,12 +102,21 @@ pub fn drain_waits_for_its_budget(world: &World) -> Result<()> {
     ensure!(pods.iter().all(|pod| pod["spec"]["nodeName"] == "node1"), "{pods:?}");
     world.type_in(&format!("create pdb drained --selector=app=drained --max-unavailable=1 -n {ns}"))?;
     counts(world, ns, "drained", 2, 1)?;
+    let is_cordoned = |expected: bool| {
+        let row = world.first_row("get node node1")?;
+        ensure!(row["STATUS"].contains("SchedulingDisabled") == expected, "{row:?}");
+        Ok::<_, anyhow::Error>(())
+    };
+    is_cordoned(false)?;
     let line =
         format!("drain node1 --pod-selector=app=drained --ignore-daemonsets --timeout={}s", DRAIN.as_secs());
-    let drained = world.kubectl().output(&line)?;
+    let drained = world.tries(&line)?;
+    let cordoned = is_cordoned(true);
     let said =
         format!("{}{}", String::from_utf8_lossy(&drained.stdout), String::from_utf8_lossy(&drained.stderr));
     world.type_in("uncordon node1")?;
+    cordoned?;
+    is_cordoned(false)?;
     ensure!(drained.status.success() && said.contains("node/node1 drained"), "{said}");
     ensure!(said.matches("evicted").count() >= 2, "{said}");
     let pods = world.ready_pods(ns, "app=drained", 2)?;

@@ -7,19 +7,22 @@ mod balancer_both_families;
 mod beside_others;
 mod claims;
 mod create_deployment;
+mod daemonset;
 mod daemonset_mode;
 mod delete_pod_under_load;
 mod delete_replicaset;
+mod deletion;
 mod disruption;
 mod doctor;
 mod dual_stack;
 mod ephemeral;
-mod exec_and_logs;
+mod exec;
 mod explains_itself;
 mod host;
 mod kube_proxy_cleanup;
 mod kubectl_verbs;
 mod load_balancer;
+mod logs;
 mod long_names;
 mod memory_demo;
 mod multi_container;
@@ -28,15 +31,23 @@ mod node_metrics;
 mod node_port_service;
 mod old_kubectl;
 mod other_node;
+mod placement;
 mod pod_addresses;
+mod pod_states;
 mod preflight;
 mod proxied;
 mod proxy_in_front;
+mod record;
 mod restarts;
+mod rollouts;
+mod running;
 mod schedules;
 mod service_policies;
 mod simple_pod;
+mod stateful_set;
 mod status;
+mod streams;
+mod taints;
 mod timeline;
 mod uninstall;
 mod world;
@@ -53,10 +64,13 @@ const CASES: &[(&str, Case)] = &[
     ("row_01_a_deployment_spreads_over_the_workers", create_deployment::spreads),
     ("row_02_a_pod_is_created_then_runs", simple_pod::is_created_then_runs),
     ("row_03_a_pod_has_an_address_of_its_node", pod_addresses::are_the_nodes),
+    ("row_04_exec_gives_a_shell_and_exit_codes", exec::gives_a_shell_and_exit_codes),
     ("row_05_a_deleted_replicaset_comes_back", delete_replicaset::comes_back),
+    ("row_08_pods_are_placed_by_labels_and_beside_or_apart", placement::follows_selectors_and_affinity),
     ("row_09_requests_and_limits_are_in_the_cgroup", memory_demo::limits_are_in_the_cgroup),
     ("row_10_top_shows_what_is_used", memory_demo::top_shows_what_it_uses),
     ("row_11_who_uses_too_much_is_killed_and_backed_off", memory_demo::too_much_is_killed_and_backed_off),
+    ("row_12_a_pod_and_a_namespace_go_with_everything", deletion::takes_everything_along),
     (
         "row_13_containers_of_a_pod_share_an_address_reached_from_everywhere",
         multi_container::share_an_address,
@@ -64,8 +78,15 @@ const CASES: &[(&str, Case)] = &[
     ("row_14_a_node_port_service_is_listed", node_port_service::is_listed),
     ("row_15_the_service_answers_from_outside_pods_and_nodes", node_port_service::answers),
     ("row_15_a_deleted_pod_costs_no_request", delete_pod_under_load::costs_no_request),
+    ("row_17_pods_are_shown_in_each_state", pod_states::are_shown),
+    ("row_18_a_stateful_set_keeps_its_order_and_names", stateful_set::keeps_its_order_and_names),
     ("row_19_jobs_end_as_they_are_told", schedules::jobs_end_as_they_are_told),
     ("row_19_a_cron_job_runs_every_minute", schedules::a_cron_job_runs_every_minute),
+    ("row_20_rollouts_go_on_and_back_and_pause", rollouts::go_on_and_back_and_pause),
+    ("row_20_a_rolling_update_costs_no_request", rollouts::a_rolling_update_costs_no_request),
+    ("row_22_kubectls_verbs_work", kubectl_verbs::work),
+    ("row_22_logs_are_shown_in_all_forms", logs::are_shown_in_all_forms),
+    ("row_22_port_forward_attach_and_cp_reach_into_pods", streams::reach_into_pods),
     ("claims_keep_their_data_over_pods_and_go_at_the_end", claims::keep_their_data),
     ("a_service_without_endpoints_refuses_at_once", node_port_service::refuses_without_endpoints),
     ("names_of_63_characters_serve_as_any", long_names::serve_as_any),
@@ -78,8 +99,6 @@ const CASES: &[(&str, Case)] = &[
     ("maglev_agrees_on_all_nodes", service_policies::maglev_agrees_on_all_nodes),
     ("names_are_found_from_pods", names::are_found_from_pods),
     ("dns_lookup_says_why", names::lookup_says_why),
-    ("exec_returns_exit_codes_and_logs_print", exec_and_logs::work),
-    ("kubectls_verbs_work", kubectl_verbs::work),
     ("top_and_the_metrics_api_agree", node_metrics::top_and_the_api_agree),
     ("nodes_tell_by_upstreams_paths", node_metrics::nodes_tell_by_upstreams_paths),
     ("requests_are_passed_on_to_pods_and_services", proxied::requests_are_passed_on),
@@ -107,7 +126,7 @@ const CASES: &[(&str, Case)] = &[
 const ALONE: &[(&str, Case)] = &[
     ("a_restarted_server_keeps_everything", restarts::server_keeps_everything),
     ("a_budget_holds_evictions_back", disruption::a_budget_holds_evictions_back),
-    ("drain_waits_for_its_budget", disruption::drain_waits_for_its_budget),
+    ("row_22_drain_waits_for_its_budget", disruption::drain_waits_for_its_budget),
     ("a_restarted_node_loses_no_connection", restarts::node_keeps_forwarding),
     ("names_outlive_the_server_and_the_dns_process", names::outlive_server_and_process),
     ("an_address_whose_node_goes_is_taken_over", load_balancer::another_node_takes_over),
@@ -127,6 +146,9 @@ const ALONE: &[(&str, Case)] = &[
 
 /// Cases without the cluster.
 const APART: &[(&str, Apart)] = &[
+    ("row_06_a_daemonset_follows_the_nodes", daemonset::follows_the_nodes),
+    ("row_07_taints_keep_pods_away_and_send_them_off", taints::keep_pods_away_and_send_them_off),
+    ("row_17_a_pod_whose_node_is_gone_is_unknown", pod_states::a_lost_nodes_pod_is_unknown),
     ("up_says_what_is_in_its_way", preflight::says_what_is_in_its_way),
     ("up_on_the_machine_runs_beside_its_own_containerd", host::runs_beside_what_is_there),
     ("up_beside_docker_and_another_plugin_names_them", beside_others::names_what_is_in_the_way),
@@ -143,23 +165,36 @@ const APART: &[(&str, Apart)] = &[
 ];
 
 fn main() {
-    let arguments = Arguments::from_args();
-    let mut trials: Vec<Trial> = CASES.iter().map(|(name, case)| in_cluster(name, *case)).collect();
-    trials.extend(APART.iter().map(|(name, case)| {
-        let case = *case;
-        Trial::test(*name, move || case().map_err(|error| Failed::from(format!("{error:#}"))))
-    }));
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert_with(side_by_side);
+    // Those that wait longest come first.
+    let mut trials: Vec<Trial> = APART.iter().map(|(name, case)| apart(name, *case)).collect();
+    trials.extend(CASES.iter().map(|(name, case)| in_cluster(name, *case)));
     let first = libtest_mimic::run(&arguments, trials);
     let alone = ALONE.iter().map(|(name, case)| in_cluster(name, *case)).collect();
     let second = libtest_mimic::run(&Arguments { test_threads: Some(1), ..arguments }, alone);
     world::end(first.has_failed() || second.has_failed());
+    let names = CASES.iter().chain(ALONE).map(|(name, _)| *name).chain(APART.iter().map(|(name, _)| *name));
+    if let Err(error) = record::write(names) {
+        eprintln!("{error:#}");
+        std::process::exit(1);
+    }
     first.exit_if_failed();
     second.exit();
 }
 
-fn in_cluster(name: &str, case: Case) -> Trial {
+/// Cases wait more than they work.
+fn side_by_side() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) + 1
+}
+
+fn apart(name: &'static str, case: Apart) -> Trial {
+    Trial::test(name, move || record::case(name, case).map_err(|error| Failed::from(format!("{error:#}"))))
+}
+
+fn in_cluster(name: &'static str, case: Case) -> Trial {
     Trial::test(name, move || {
         let world = world::get().map_err(Failed::from)?;
-        case(world).map_err(|error| Failed::from(format!("{error:#}")))
+        record::case(name, || case(world)).map_err(|error| Failed::from(format!("{error:#}")))
     })
 }

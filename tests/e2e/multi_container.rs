@@ -19,7 +19,7 @@ pub fn share_an_address(world: &World) -> Result<()> {
     }
     for node in world.nodes()? {
         eventually(&format!("nginx's page on {}", node.name()), SOON, || {
-            let page = node.sh(&format!("curl -sS --max-time 3 http://{address}"))?;
+            let page = world.on(&node, &format!("curl -sS --max-time 3 http://{address}"))?;
             ensure!(page.contains("Welcome to nginx!"), "{page}");
             Ok(())
         })?;

@@ -58,6 +58,8 @@ pub fn answers(world: &World) -> Result<()> {
         // arrive.
         let page = eventually(&format!("{} answers", node.name()), SOON, || get(address))?;
         ensure!(page.contains("Welcome to nginx!"), "{page}");
+        let title = world.outside(&format!("curl -sS http://{address} | grep title"))?;
+        ensure!(title.contains("Welcome to nginx!"), "{title}");
         world
             .lab()?
             .client()
@@ -65,7 +67,7 @@ pub fn answers(world: &World) -> Result<()> {
             .context("enter the client's namespace")??;
         let line =
             format!("for i in 1 2 3 4 5; do curl -sS --max-time 3 http://{cluster_ip}:8080 || exit 1; done");
-        let pages = node.sh(&line).with_context(|| format!("ClusterIP from {}", node.name()))?;
+        let pages = world.on(&node, &line).with_context(|| format!("ClusterIP from {}", node.name()))?;
         ensure!(
             pages.matches("<title>Welcome to nginx!").count() == 5,
             "ClusterIP from {}: {pages}",

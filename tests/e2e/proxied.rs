@@ -2,15 +2,17 @@
 //! and through `kubectl proxy`.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::TcpStream,
-    process::{Child, Stdio},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use skerry_tests::manifest;
 
-use crate::world::{SOON, World};
+use crate::{
+    running::Running,
+    world::{SOON, World},
+};
 
 const WELCOME: &str = "Welcome to nginx";
 
@@ -53,20 +55,17 @@ pub fn requests_are_passed_on(world: &World) -> Result<()> {
 
 /// `kubectl proxy` on a free port, until it is dropped.
 struct Proxy {
-    child: Child,
+    _kubectl: Running,
     address: String,
 }
 
 impl Proxy {
     fn start(world: &World) -> Result<Proxy> {
-        let mut command = world.kubectl().command("proxy --port=0");
-        let mut child = command.stdout(Stdio::piped()).spawn().context("start kubectl proxy")?;
-        let stdout = child.stdout.take().context("its output")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
-        ensure!(address.starts_with("127.0.0.1:"), "{line}");
-        Ok(Proxy { child, address })
+        let kubectl = world.begin("proxy --port=0")?;
+        let said = kubectl.until("\n")?;
+        let address = said.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+        ensure!(address.starts_with("127.0.0.1:"), "{said}");
+        Ok(Proxy { _kubectl: kubectl, address })
     }
 
     /// The whole answer to one request.
@@ -77,13 +76,6 @@ impl Proxy {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

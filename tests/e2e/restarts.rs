@@ -1,12 +1,10 @@
 //! A program that is killed comes back to what it had; what was running goes on running.
 
-use std::net::SocketAddr;
-
 use anyhow::{Result, ensure};
-use skerry_tests::{Load, eventually, get, manifest};
+use skerry_tests::eventually;
 
 use crate::{
-    node_port_service::node_port,
+    delete_pod_under_load::no_request_fails,
     world::{SOON, World, name_of},
 };
 
@@ -32,35 +30,17 @@ pub fn server_keeps_everything(world: &World) -> Result<()> {
 }
 
 pub fn node_keeps_forwarding(world: &World) -> Result<()> {
-    let ns = world.namespace("forwarding")?;
-    world.type_in(&format!("apply -n forwarding -f {}", manifest("load.yaml")))?;
-    let pods: Vec<String> = world.ready_pods(&ns.name, "app=steady", 3)?.iter().map(name_of).collect();
-    let port = node_port(&world.json("get service steady -n forwarding")?)?;
-    let addresses: Vec<SocketAddr> =
-        world.nodes()?.iter().map(|node| SocketAddr::new(node.ip().into(), port)).collect();
-    for address in &addresses {
-        eventually("every node answers", SOON, || get(*address))?;
-    }
-    let load = Load::start(world.lab()?.client(), addresses);
-    let restarted = world.with_cluster(|cluster| {
-        for node in cluster.workers() {
-            cluster.kill(node)?;
-            cluster.restart(node)?;
-        }
+    no_request_fails(world, "forwarding", |ns, pods| {
+        world.with_cluster(|cluster| {
+            for node in cluster.workers() {
+                cluster.kill(node)?;
+                cluster.restart(node)?;
+            }
+            Ok(())
+        })?;
+        world.type_in("wait nodes --all --for=condition=Ready --timeout=40s")?;
+        let after: Vec<String> = world.ready_pods(ns, "app=steady", 3)?.iter().map(name_of).collect();
+        ensure!(after == pods, "pods were replaced: {pods:?}, now {after:?}");
         Ok(())
-    });
-    let ready =
-        restarted.and_then(|()| world.type_in("wait nodes --all --for=condition=Ready --timeout=40s"));
-    let mark = load.requests() + 100;
-    let after = eventually("the load goes on", SOON, || {
-        ensure!(load.requests() > mark, "{} requests", load.requests());
-        Ok(())
-    });
-    let report = load.stop()?;
-    ready?;
-    after?;
-    ensure!(report.failed == 0, "{} of {} failed: {:?}", report.failed, report.requests, report.failures);
-    let after: Vec<String> = world.ready_pods(&ns.name, "app=steady", 3)?.iter().map(name_of).collect();
-    ensure!(after == pods, "pods were replaced: {pods:?}, now {after:?}");
-    Ok(())
+    })
 }

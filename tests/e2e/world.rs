@@ -1,6 +1,7 @@
 //! The cluster that the cases share.
 
 use std::{
+    process::Output,
     sync::{Mutex, OnceLock},
     time::Duration,
 };
@@ -9,6 +10,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use skerry_lab::{Cluster, Kubectl, Lab, Node, cluster};
 use skerry_tests::{Row, eventually, rows};
+
+use crate::{record, running::Running};
 
 /// Images are there, so a pod needs a second or two; a busy machine more.
 pub const SOON: Duration = Duration::from_secs(40);
@@ -22,6 +25,8 @@ static OWNER: Mutex<Option<Cluster>> = Mutex::new(None);
 pub struct World {
     kubectl: Kubectl,
     lab: String,
+    /// Typed with another kubectl, once more: not for the page of the walkthrough.
+    is_again: bool,
 }
 
 /// The cluster, started by the first that asks.
@@ -46,7 +51,7 @@ pub fn end(failed: bool) {
 fn start() -> Result<World> {
     let options = cluster::Options { workers: WORKERS, ..cluster::Options::default() };
     let cluster = Cluster::start(Lab::for_test()?, &options)?;
-    let world = World { kubectl: cluster.kubectl().clone(), lab: cluster.lab().name().to_owned() };
+    let world = World::of(&cluster);
     if let Ok(mut owner) = OWNER.lock() {
         *owner = Some(cluster);
     }
@@ -54,18 +59,106 @@ fn start() -> Result<World> {
 }
 
 impl World {
+    /// Of a cluster that a case has for itself.
+    pub fn of(cluster: &Cluster) -> World {
+        World { kubectl: cluster.kubectl().clone(), lab: cluster.lab().name().to_owned(), is_again: false }
+    }
+
+    /// The same cluster, spoken to by Debian's kubectl 1.20.
+    pub fn with_1_20(&self) -> Result<World> {
+        Ok(World { kubectl: self.kubectl.of_1_20()?, lab: self.lab.clone(), is_again: true })
+    }
+
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl
     }
 
     /// kubectl as a person types it; the line without `kubectl`.
     pub fn type_in(&self, line: &str) -> Result<String> {
-        self.kubectl.run(line)
+        let printed = self.kubectl.run(line)?;
+        self.note(line, &printed);
+        Ok(printed)
+    }
+
+    fn note(&self, line: &str, printed: &str) {
+        if !self.is_again {
+            record::typed("", &format!("kubectl {line}"), printed);
+        }
+    }
+
+    /// The same, of which the lines with these words are looked for: they alone stand on the page of the
+    /// walkthrough.
+    pub fn shows(&self, line: &str, expected: &[&str]) -> Result<String> {
+        let printed = self.kubectl.run(line)?;
+        for words in expected {
+            ensure!(printed.contains(words), "kubectl {line}: no {words:?} in\n{printed}");
+        }
+        self.note(line, &record::lines_with(&printed, expected));
+        Ok(printed)
+    }
+
+    /// kubectl with an input, a manifest for one.
+    pub fn feed(&self, line: &str, input: &str) -> Result<String> {
+        let printed = self.kubectl.feed(line, input)?;
+        self.note(&format!("{line} <<'END'\n{}\nEND", input.trim_matches('\n')), &printed);
+        Ok(printed)
+    }
+
+    /// kubectl whatever its exit code is.
+    pub fn tries(&self, line: &str) -> Result<Output> {
+        let out = self.kubectl.output(line)?;
+        let [stdout, stderr] = [&out.stdout, &out.stderr].map(|text| String::from_utf8_lossy(text));
+        let code = match out.status.code() {
+            Some(0) => String::new(),
+            code => format!("(exit code {})\n", code.unwrap_or(-1)),
+        };
+        self.note(line, &format!("{stdout}{stderr}{code}"));
+        Ok(out)
+    }
+
+    /// What kubectl says when it is refused.
+    pub fn refused(&self, line: &str) -> Result<String> {
+        let out = self.tries(line)?;
+        ensure!(!out.status.success(), "kubectl {line}: {out:?}");
+        Ok(String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+
+    /// kubectl that goes on until it is ended.
+    pub fn begin(&self, line: &str) -> Result<Running> {
+        Running::start(self.kubectl.command(line), line, !self.is_again)
+    }
+
+    /// The same on a terminal of this size, `ROWS COLUMNS`.
+    pub fn begin_on_a_terminal(&self, line: &str, size: &str) -> Result<Running> {
+        let (rows, columns) = size.split_once(' ').context("ROWS COLUMNS")?;
+        let typed = skerry_lab::shown(&self.kubectl.command(line));
+        let mut script = std::process::Command::new("script");
+        script.arg("-qec").arg(format!("stty rows {rows} cols {columns}; exec {typed}")).arg("/dev/null");
+        Running::start(script, line, !self.is_again)
+    }
+
+    /// A shell line on a node.
+    pub fn on(&self, node: &Node, line: &str) -> Result<String> {
+        let printed = node.sh(line)?;
+        record::typed(&format!("{}:~", node.name()), line, &printed);
+        Ok(printed)
+    }
+
+    /// A shell line on a machine outside of the cluster.
+    pub fn outside(&self, line: &str) -> Result<String> {
+        let printed = self.lab()?.client().sh(line)?;
+        record::typed("outside:~", line, &printed);
+        Ok(printed)
     }
 
     /// A table as rows.
     pub fn table(&self, line: &str) -> Result<Vec<Row>> {
-        rows(&self.kubectl.run(line)?).with_context(|| format!("kubectl {line}"))
+        rows(&self.type_in(line)?).with_context(|| format!("kubectl {line}"))
+    }
+
+    /// The only row of a table, or its first.
+    pub fn first_row(&self, line: &str) -> Result<Row> {
+        self.table(line)?.into_iter().next().with_context(|| format!("kubectl {line}: no row"))
     }
 
     pub fn json(&self, line: &str) -> Result<Value> {
@@ -75,7 +168,7 @@ impl World {
 
     /// A namespace of this case alone; its objects go with it.
     pub fn namespace(&self, name: &str) -> Result<Namespace<'_>> {
-        self.type_in(&format!("create namespace {name}"))?;
+        self.kubectl.run(&format!("create namespace {name}"))?;
         Ok(Namespace { world: self, name: name.to_owned() })
     }
 
@@ -133,7 +226,7 @@ impl Drop for Namespace<'_> {
     fn drop(&mut self) {
         // Not waited for: the cluster's end takes what is still there.
         let line = format!("delete namespace {} --wait=false", self.name);
-        if let Err(error) = self.world.type_in(&line) {
+        if let Err(error) = self.world.kubectl.run(&line) {
             eprintln!("{error:#}");
         }
     }

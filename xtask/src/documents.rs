@@ -38,6 +38,19 @@ fn every_test_that_the_documents_name_exists() {
 }
 
 #[test]
+fn the_walkthrough_shows_each_row_that_is_tested_and_no_other() {
+    let root = paths::workspace();
+    let page = fs::read_to_string(root.join("docs/walkthrough.md")).unwrap();
+    let tests = fs::read_to_string(root.join("tests/e2e/main.rs")).unwrap();
+    let rows = |text: &str, mark: char| -> BTreeSet<String> {
+        let names = between(text, mark).into_iter().filter(|name| name.starts_with("row_"));
+        names.map(str::to_owned).collect()
+    };
+    let shown = page.lines().filter(|line| line.starts_with('`')).collect::<String>();
+    assert_eq!(rows(&shown, '`'), rows(&tests, '"'), "docs/walkthrough.md says how it is written");
+}
+
+#[test]
 fn every_link_of_the_documents_leads_somewhere() {
     let root = paths::workspace();
     let mut documents = Vec::new();

@@ -21,6 +21,7 @@ fn sample(flag: &str) -> &'static str {
         "advertise" => "10.0.0.9",
         "tls-san" => "a,b",
         "server-uid" => "1234",
+        "node-monitor-grace-period" => "60s",
         "node-name" => "n1",
         "node-ip" => "10.0.0.1,fd00::1",
         "label" => "disk=ssd",

@@ -51,9 +51,10 @@ pub enum VolumeError {
     SizeLimit(String),
 }
 
-/// A volume that failed, by its name in the pod.
+/// A volume that failed, by its name in the pod. Upstream's words have a space before the colon that the cause
+/// follows.
 #[derive(Debug, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume {volume:?}")]
+#[error("MountVolume.SetUp failed for volume {volume:?} ")]
 pub struct SetUpError {
     pub volume: String,
     pub source: VolumeError,
@@ -224,5 +225,12 @@ mod tests {
         assert_eq!(changes(&downward), [true, true, false]);
         assert_eq!(changes(&projected), [true, true, false]);
         assert_eq!(changes(&map), [false, false, false]);
+    }
+
+    #[test]
+    fn a_volume_that_fails_is_told_in_upstreams_words() {
+        let error = SetUpError { volume: "scratch".into(), source: VolumeError::SizeLimit("x".into()) };
+        let expected = "MountVolume.SetUp failed for volume \"scratch\" : sizeLimit \"x\" is no quantity";
+        assert_eq!(skerry_vocabulary::chain(&error), expected);
     }
 }

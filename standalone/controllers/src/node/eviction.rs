@@ -12,7 +12,7 @@ use serde_json::json;
 use skerry_informer::{Change, Next, ObjectKey, Queue, Term, WriteError, key_of};
 use tokio::time::Instant;
 
-use super::judge::{Stay, stay};
+use super::judge::{Stay, UNREACHABLE, stay};
 use crate::context::{Context, now};
 use crate::pod::node_name;
 
@@ -112,7 +112,14 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
             "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now(),
         }));
     }
-    let patch = json!({"conditions": conditions});
+    let mut patch = json!({"conditions": conditions});
+    // Nobody is there to say how the pod ends: `Unknown`, where it would be `Terminating` for good. A node that
+    // comes back takes the reason away.
+    if taints.iter().any(|taint| taint.key == UNREACHABLE) {
+        let (node, name) = (node.name(), pod.name_any());
+        patch["reason"] = json!("NodeLost");
+        patch["message"] = json!(format!("Node {node} which was running pod {name} is unresponsive"));
+    }
     match pods.patch_status(&key, pod.metadata.resource_version.as_deref(), patch).await {
         Err(error) if error.is_not_found() => return Ok(Next::Change),
         other => other.map(drop)?,

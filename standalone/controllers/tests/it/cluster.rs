@@ -132,7 +132,11 @@ async fn silent_node_is_tainted_its_pods_leave_services_and_are_evicted_when_the
     let short = json!({"nodeName": "quiet", "tolerations": [
         {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1},
         {"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]});
-    cluster.apply(pod("short", "default", short)).await;
+    cluster.apply(pod("short", "default", short.clone())).await;
+    // What somebody has to see off stays, and says what became of it.
+    let mut lost = pod("lost", "default", short);
+    lost["metadata"]["finalizers"] = json!(["example.org/held"]);
+    cluster.apply(lost).await;
     let patient = json!({"nodeName": "quiet", "tolerations": [{"operator": "Exists"}]});
     cluster.apply(pod("patient", "default", patient)).await;
     eventually("the node is unreachable", async || {
@@ -149,6 +153,14 @@ async fn silent_node_is_tainted_its_pods_leave_services_and_are_evicted_when_the
     })
     .await;
     assert!(cluster.api::<Pod>("default").get_opt("patient").await.unwrap().is_some());
+    let status = eventually("the held pod is evicted, too", async || {
+        let lost = cluster.api::<Pod>("default").get("lost").await.unwrap();
+        lost.metadata.deletion_timestamp.as_ref()?;
+        lost.status
+    })
+    .await;
+    assert_eq!(status.reason.as_deref(), Some("NodeLost"));
+    assert_eq!(status.message.as_deref(), Some("Node quiet which was running pod lost is unresponsive"));
     cluster.stop().await;
 }
 
