@@ -48,8 +48,8 @@ fn placed(world: &World, ns: &str) -> Result<()> {
             let said =
                 world.shows(&format!("describe pod {pod} -n {ns}"), &["Status: ", "FailedScheduling"])?;
             let why = format!(
-                "0/4 nodes are available: 1 node(s) had untolerated taint {{node-role.kubernetes.io/control-plane: }}, \
-                 {why}. preemption: 0/4 nodes are available: "
+                "0/4 nodes are available: 1 node(s) had untolerated taint(s), {why}. \
+                 preemption: 0/4 nodes are available: "
             );
             ensure!(said.contains(&why), "no {why:?} in {said}");
             Ok(())

@@ -68,7 +68,7 @@ fn no_schedule(world: &World) -> Result<()> {
                 format!("get events --field-selector reason=FailedScheduling,involvedObject.name={name}");
             let said = world.type_in(&why)?;
             ensure!(said.contains("0/3 nodes are available: "), "{said}");
-            ensure!(said.contains("1 node(s) had untolerated taint {key1: value1}"), "{said}");
+            ensure!(said.contains("2 node(s) had untolerated taint(s)"), "{said}");
             ensure!(said.contains("1 node(s) didn't match Pod's node affinity/selector"), "{said}");
             ensure!(
                 said.contains("preemption: 0/3 nodes are available: 3 Preemption is not helpful"),
