@@ -40,7 +40,8 @@ impl Addr {
         ])
     }
 
-    /// Whether it is v4-mapped: IPv6 packets with such an address are never passed on as IPv6.
+    /// Whether it is v4-mapped. On the wire no IPv6 packet may have such an address
+    /// ([`MappedOnWire`](crate::Reason::MappedOnWire)).
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
@@ -126,7 +127,7 @@ impl core::fmt::Display for Addr {
 pub struct Be16(u16);
 
 impl Be16 {
-    /// No port: "any" in a key, "not known" in an answer.
+    /// No port: what protocols without ports have, and the marks of addresses in use ([`crate::FrontendKey`]).
     pub const ZERO: Be16 = Be16(0);
 
     /// From a number in host byte order.

@@ -37,7 +37,7 @@ macro_rules! wire {
 }
 
 wire! {
-    /// `metadata`.
+    /// What all kinds have: `metadata`, as far as somebody here reads it.
     pub struct Meta {
         /// Unique within its kind and namespace.
         name: String,
@@ -121,10 +121,10 @@ wire! {
         /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
         #[serde(rename = "type")]
         kind: String,
-        /// `None`: headless. Looked at where `cluster_ips` is empty, as an old API server leaves it.
+        /// The word `None`: headless. Looked at where `cluster_ips` is empty, as an old API server leaves it.
         #[serde(rename = "clusterIP")]
         cluster_ip: String,
-        /// One of each family at most.
+        /// One of each family at most, the preferred one first; the word `None`: headless.
         #[serde(rename = "clusterIPs")]
         cluster_ips: Vec<String>,
         /// Any addresses that the network brings to nodes, of any type of Service but ExternalName.
@@ -174,7 +174,7 @@ wire! {
 
     /// `spec.sessionAffinityConfig.clientIP`.
     pub struct ClientIpConfig {
-        /// Since the client's last new connection. Absent: 10,800 s, three hours.
+        /// Seconds after the client's last new connection. Absent: 10,800, three hours.
         timeout_seconds: Option<u32>,
     }
 

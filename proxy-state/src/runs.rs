@@ -23,7 +23,7 @@ pub struct RunsFull {
     pub capacity: u32,
     /// Elements of the run.
     pub wanted: u32,
-    /// Elements that no run has, those that rest not among them.
+    /// Elements that no run has; those that rest still have theirs.
     pub free: u32,
     /// The most that are free side by side.
     pub largest: u32,

@@ -19,7 +19,7 @@ pub trait Socket {
     fn address(&self) -> (Addr, Be16);
     /// `addr` is of the family the socket call was made in: a mapped one for IPv4 on an IPv6 socket.
     fn set_address(&mut self, addr: &Addr, port: Be16);
-    /// IANA's number; these hooks see TCP and UDP, and whatever else is dialled.
+    /// IANA's number. Sockets of other protocols than TCP and UDP come here, too, and are left alone.
     fn protocol(&self) -> u8;
     /// `bpf_get_socket_cookie`: no other socket gets it while the machine is up.
     fn cookie(&self) -> u64;

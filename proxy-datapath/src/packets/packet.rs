@@ -101,7 +101,7 @@ pub enum Way {
 pub struct NextHop {
     /// Says which of the other fields hold something.
     pub way: Way,
-    /// The device that leads there. Not for [`Way::None`].
+    /// The device that leads there: of [`Way::Found`] and [`Way::NoNeighbour`].
     pub ifindex: u32,
     /// Bytes of an IP packet that fit, where a length was compared with them.
     pub mtu: u32,

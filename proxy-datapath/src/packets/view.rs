@@ -58,7 +58,7 @@ pub struct View {
     pub v4: bool,
     /// `src` and `dst` are this packet's.
     pub has_addresses: bool,
-    /// Which of the fields below mean something.
+    /// What stands behind the IP header: whether the tuple's ports mean something.
     pub kind: Kind,
     /// Offset of the transport header.
     pub l4: u16,

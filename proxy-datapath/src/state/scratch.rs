@@ -23,7 +23,7 @@ pub struct Scratch {
     pub to: Tuple,
     /// Key of the entry that translates the answers.
     pub reverse_key: Tuple,
-    /// The entry of its flow, as far as it was copied or is to be written: not all of it is read back.
+    /// The entry of its flow: what was copied of one that is there, or all of one that is to be written.
     pub flow: Flow,
     /// The entry that translates the answers, before it is written.
     pub reverse: Flow,

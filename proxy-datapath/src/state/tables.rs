@@ -56,7 +56,7 @@ pub trait Tables {
     fn flow<R>(&self, key: &Tuple, f: impl FnOnce(&mut Flow) -> R) -> Option<R>;
     /// Adds an entry unless the key is taken.
     fn add_flow(&self, key: &Tuple, flow: &Flow) -> Insert;
-    /// Nothing where there is none.
+    /// Removes an entry, and not its twin; nothing where there is none.
     fn remove_flow(&self, key: &Tuple);
     /// Takes the next seat among the flows that may be evicted for the flow whose forward entry is `key`, and
     /// copies the key that had it to `before` (all zero: none had).
@@ -89,6 +89,6 @@ pub trait Tables {
 
     /// Monotonic clock in seconds.
     fn now_s(&self) -> u32;
-    /// 32 bits, each as likely as not; not for secrets (`bpf_get_prandom_u32`).
+    /// 32 bits, evenly spread; not for secrets (`bpf_get_prandom_u32`).
     fn random(&self) -> u32;
 }

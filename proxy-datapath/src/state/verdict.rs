@@ -48,7 +48,7 @@ impl Default for Verdict {
 }
 
 impl Verdict {
-    /// On to the kernel, as the packet is.
+    /// On to the kernel's own stack.
     pub const PASS: Verdict = Verdict::new(Action::Pass, Reason::Passed, 0, Addr::UNSPECIFIED);
     /// In by the device that it was to leave by, from where it goes on.
     pub const TAKEN_IN: Verdict = Verdict::new(Action::TakenIn, Reason::Passed, 0, Addr::UNSPECIFIED);

@@ -14,7 +14,7 @@ use crate::resources::Resources;
 pub struct NodeFacts {
     /// `metadata.name`.
     pub name: String,
-    /// `metadata.labels`, which the node agent and anybody who may write Nodes sets.
+    /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// `spec.taints`, of all effects.
     pub taints: Vec<Taint>,

@@ -32,7 +32,7 @@ pub enum Expect {
 pub enum Op {
     /// Makes or overwrites a key.
     Put {
-        /// The key.
+        /// What is written; see [`Entry::key`].
         key: Arc<str>,
         /// May be empty: that is not a deletion.
         value: Bytes,
@@ -41,7 +41,7 @@ pub enum Op {
     },
     /// Removes a key; nothing where it is not there, if that is as expected.
     Delete {
-        /// The key.
+        /// What is removed; see [`Entry::key`].
         key: Arc<str>,
         /// Of what the key held before.
         expect: Expect,
