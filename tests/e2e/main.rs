@@ -11,6 +11,7 @@ mod daemonset_mode;
 mod delete_pod_under_load;
 mod delete_replicaset;
 mod disruption;
+mod dist;
 mod doctor;
 mod dual_stack;
 mod ephemeral;
@@ -128,6 +129,7 @@ const ALONE: &[(&str, Case)] = &[
 /// Cases without the cluster.
 const APART: &[(&str, Apart)] = &[
     ("up_says_what_is_in_its_way", preflight::says_what_is_in_its_way),
+    ("an_archive_is_all_that_a_machine_needs", dist::an_archive_is_all_that_a_machine_needs),
     ("up_on_the_machine_runs_beside_its_own_containerd", host::runs_beside_what_is_there),
     ("up_beside_docker_and_another_plugin_names_them", beside_others::names_what_is_in_the_way),
     ("both_families_reach_everything", dual_stack::both_families),
