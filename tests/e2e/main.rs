@@ -13,6 +13,7 @@ mod delete_pod_under_load;
 mod delete_replicaset;
 mod deletion;
 mod disruption;
+mod dist;
 mod doctor;
 mod dual_stack;
 mod ephemeral;
@@ -150,6 +151,7 @@ const APART: &[(&str, Apart)] = &[
     ("row_07_taints_keep_pods_away_and_send_them_off", taints::keep_pods_away_and_send_them_off),
     ("row_17_a_pod_whose_node_is_gone_is_unknown", pod_states::a_lost_nodes_pod_is_unknown),
     ("up_says_what_is_in_its_way", preflight::says_what_is_in_its_way),
+    ("an_archive_is_all_that_a_machine_needs", dist::an_archive_is_all_that_a_machine_needs),
     ("up_on_the_machine_runs_beside_its_own_containerd", host::runs_beside_what_is_there),
     ("up_beside_docker_and_another_plugin_names_them", beside_others::names_what_is_in_the_way),
     ("both_families_reach_everything", dual_stack::both_families),

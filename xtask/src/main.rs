@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod cluster;
+mod dist;
 #[cfg(test)]
 mod documents;
 mod host;
@@ -35,6 +36,8 @@ enum Command {
     Setup,
     /// Build the kernel programs, `skerry` and `skerry-cni` (release)
     Build,
+    /// Make one archive for machines without a toolchain, of programs that are smaller and take longer to build
+    Dist(dist::Args),
     /// Start a cluster of namespaces on this machine, or take up new programs in the one that runs
     Up(cluster::UpArgs),
     /// End it
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
     let done: Result<ExitCode> = match Cli::parse().command {
         Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
         Command::Build => cluster::build().map(|()| ExitCode::SUCCESS),
+        Command::Dist(args) => dist::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Up(args) => cluster::up(&args).map(|()| ExitCode::SUCCESS),
         Command::Down(args) => cluster::down(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&args),
