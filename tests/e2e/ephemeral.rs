@@ -64,7 +64,8 @@ pub fn debug_adds_a_container(world: &World) -> Result<()> {
     ended(world, ns, "beside")?;
     logged(world, ns, "beside", "nginx")?;
 
-    debug(world, ns, "--container=talks -i", "read line;echo got:$line", "a line\n")?;
+    let said = debug(world, ns, "--container=talks -i", "read line;echo got:$line", "a line\n")?;
+    ensure!(said.contains("got:a line"), "the client heard {said:?}");
     ended(world, ns, "talks")?;
     logged(world, ns, "talks", "got:a line")?;
 

@@ -125,10 +125,10 @@ pub fn splice(
                 return;
             }
         };
-        let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
+        let (client, node) = (TokioIo::new(client), TokioIo::new(node));
         tokio::select! {
             // Copies each direction to its own end and passes that end on.
-            outcome = tokio::io::copy_bidirectional(&mut client, &mut node) => {
+            outcome = skerry_splice::splice(client, node) => {
                 if let Err(error) = outcome {
                     tracing::debug!(%error, "a spliced connection ended early");
                 }

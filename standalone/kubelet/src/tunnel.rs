@@ -4,6 +4,7 @@
 
 mod bridge;
 mod dial;
+mod last_words;
 mod logs;
 mod query;
 mod reply;

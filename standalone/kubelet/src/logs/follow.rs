@@ -10,7 +10,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{files, line, turns::Turns};
+use super::{
+    files::{self, Source},
+    line,
+    turns::Turns,
+};
 use crate::inotify::{Flags, Watcher};
 
 /// Longer lines (the runtime splits at 16 KiB) are cut.
@@ -59,11 +63,7 @@ pub async fn stream(
         let past = turns.read().await;
         number = past.current();
         watch_it().map_err(watch)?;
-        let mut files = files::open_all(path, options.since).map_err(read)?;
-        if let Some(lines) = options.tail_lines {
-            files::keep_last(&mut files, lines).map_err(read)?;
-        }
-        VecDeque::from(files)
+        VecDeque::from(open(path, options).await.map_err(read)?)
     };
     let mut filter = Filter { options, left: options.limit_bytes, pending: Vec::new(), fresh: [true, true] };
     let mut ended = std::pin::pin!(ended);
@@ -110,6 +110,19 @@ pub async fn stream(
         }
     }
     Ok(())
+}
+
+/// The files that are read. To find a line of a compressed one all of it is unpacked: that blocks.
+async fn open(path: &Path, options: &LogOptions) -> io::Result<Vec<Source>> {
+    let (path, since, last) = (path.to_owned(), options.since, options.tail_lines);
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut files = files::open_all(&path, since)?;
+        if let Some(lines) = last {
+            files::keep_last(&mut files, lines)?;
+        }
+        Ok(files)
+    });
+    opened.await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Turns file lines into what the client sees.

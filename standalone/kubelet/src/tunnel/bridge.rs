@@ -3,7 +3,10 @@
 use futures::{SinkExt as _, StreamExt as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::Instant,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -13,6 +16,7 @@ use tokio_tungstenite::{
 };
 
 use super::{
+    last_words::LastWords,
     spdy::{self, Frame},
     streaming::Session,
 };
@@ -73,6 +77,7 @@ where
     let lowest = streams.iter().map(|(channel, _, _)| *channel).filter(|channel| *channel != STDIN).min();
     to_client.send(Message::binary(vec![lowest.unwrap_or(ERROR)])).await?;
     let (pings, mut pongs) = tokio::sync::mpsc::channel::<u32>(8);
+    let words = LastWords::default();
     let outwards = async {
         while let Some(frame) = spdy::read(&mut from_runtime).await? {
             match frame {
@@ -83,6 +88,7 @@ where
                     let mut message = Vec::with_capacity(bytes.len() + 1);
                     message.push(*channel);
                     message.extend_from_slice(&bytes);
+                    words.said();
                     to_client.send(Message::binary(message)).await?;
                 }
                 Frame::Ping { id } if id % 2 == 0 => _ = pings.try_send(id),
@@ -93,10 +99,18 @@ where
         to_client.send(normal_close()).await
     };
     let inwards = async {
+        let mut to_runtime = Taker(Some(to_runtime));
+        let mut held = None;
         loop {
             let message = tokio::select! {
                 Some(id) = pongs.recv() => {
-                    to_runtime.write_all(&spdy::ping(id)).await?;
+                    to_runtime.take(&spdy::ping(id)).await;
+                    continue;
+                }
+                () = words.heard(held.map(|(_, end)| end)) => {
+                    if let Some((stream, _)) = held.take() {
+                        to_runtime.take(&spdy::data(stream, &[], true)).await;
+                    }
                     continue;
                 }
                 message = from_client.next() => message,
@@ -113,6 +127,10 @@ where
             let frame = match bytes.split_first() {
                 Some((&CLOSE, rest)) => {
                     let closed = rest.first().and_then(|channel| id_of(&streams, *channel));
+                    if session.stays_open && closed.is_some() {
+                        held = closed.map(|stream| (stream, Instant::now()));
+                        continue;
+                    }
                     closed.map(|id| spdy::data(id, &[], true))
                 }
                 Some((&channel @ (STDIN | RESIZE), rest)) if !rest.is_empty() => {
@@ -121,7 +139,7 @@ where
                 _ => None,
             };
             if let Some(frame) = frame {
-                to_runtime.write_all(&frame).await?;
+                to_runtime.take(&frame).await;
             }
         }
     };
@@ -129,6 +147,21 @@ where
     tokio::select! {
         ended = outwards => ended,
         ended = inwards => ended,
+    }
+}
+
+/// The runtime's side, for as long as it takes anything: once it does not it has perhaps just said its last,
+/// which is still to be read.
+struct Taker<W>(Option<W>);
+
+impl<W: AsyncWrite + Unpin> Taker<W> {
+    async fn take(&mut self, bytes: &[u8]) {
+        if let Some(writer) = &mut self.0
+            && let Err(error) = writer.write_all(bytes).await
+        {
+            tracing::debug!(%error, "the runtime takes no more of a session's input");
+            self.0 = None;
+        }
     }
 }
 
@@ -154,7 +187,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
+    let (mut from_runtime, to_runtime) = tokio::io::split(runtime);
     let (mut to_client, mut from_client) = socket.split();
     let outwards = async {
         let mut buffer = vec![0; BUFFER];
@@ -167,9 +200,10 @@ where
         }
     };
     let inwards = async {
+        let mut to_runtime = Taker(Some(to_runtime));
         while let Some(message) = from_client.next().await {
             match message? {
-                Message::Binary(bytes) => to_runtime.write_all(&bytes).await?,
+                Message::Binary(bytes) => to_runtime.take(&bytes).await,
                 Message::Close(_) => break,
                 // SPDY is no text: what went on after a gap would be nonsense.
                 Message::Text(_) => return Err(Error::Io(std::io::ErrorKind::InvalidData.into())),
@@ -188,13 +222,20 @@ where
 mod tests {
     use super::*;
 
-    const SESSION: Session = Session { stdin: true, stdout: true, stderr: true, tty: false };
+    const SESSION: Session =
+        Session { stdin: true, stdout: true, stderr: true, tty: false, stays_open: false };
 
     /// A runtime that reads the opening frames and then gives its side of the connection.
     async fn opened() -> (WebSocketStream<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
+        opened_as(SESSION).await
+    }
+
+    async fn opened_as(
+        session: Session,
+    ) -> (WebSocketStream<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
         let (client, server) = tokio::io::duplex(1 << 16);
         let (ours, mut runtime) = tokio::io::duplex(1 << 16);
-        tokio::spawn(async move { _ = bridge(accept(server).await, ours, SESSION).await });
+        tokio::spawn(async move { _ = bridge(accept(server).await, ours, session).await });
         for _ in 0..4 {
             assert_eq!(spdy::read(&mut runtime).await.unwrap(), Some(Frame::Other));
         }
@@ -211,6 +252,30 @@ mod tests {
         let data = |bytes: &[u8], last| Some(Frame::Data { stream: 3, bytes: bytes.to_vec(), last });
         assert_eq!(spdy::read(&mut runtime).await.unwrap(), data(b"ab", false));
         assert_eq!(spdy::read(&mut runtime).await.unwrap(), data(b"", true));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_stdin_that_stays_open_waits_for_the_answer() {
+        let (mut client, mut runtime) = opened_as(Session { stays_open: true, ..SESSION }).await;
+        client.send(Message::binary(vec![STDIN, b'a'])).await.unwrap();
+        client.send(Message::binary(vec![CLOSE, STDIN])).await.unwrap();
+        let data = |bytes: &[u8], last| Some(Frame::Data { stream: 3, bytes: bytes.to_vec(), last });
+        assert_eq!(spdy::read(&mut runtime).await.unwrap(), data(b"a", false));
+        let end = Instant::now();
+        runtime.write_all(&spdy::data(5, b"out", false)).await.unwrap();
+        assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(b"\x01out".to_vec()));
+        assert_eq!(spdy::read(&mut runtime).await.unwrap(), data(b"", true));
+        assert!(end.elapsed() >= std::time::Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_takes_no_more_is_no_end() {
+        let (ours, theirs) = tokio::io::duplex(16);
+        drop(theirs);
+        let mut taker = Taker(Some(ours));
+        taker.take(b"x").await;
+        assert!(taker.0.is_none());
+        taker.take(b"x").await;
     }
 
     #[tokio::test]

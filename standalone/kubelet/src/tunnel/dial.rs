@@ -63,11 +63,9 @@ async fn connect(address: IpAddr, port: &str, mut request: Request<Incoming>) ->
     let _ = stream.set_nodelay(true);
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let mut stream = stream;
         match upgrade.await {
             Ok(upgraded) => {
-                let mut upgraded = TokioIo::new(upgraded);
-                if let Err(error) = tokio::io::copy_bidirectional(&mut upgraded, &mut stream).await {
+                if let Err(error) = skerry_splice::splice(TokioIo::new(upgraded), stream).await {
                     tracing::debug!(%error, "a relayed connection ended early");
                 }
             }

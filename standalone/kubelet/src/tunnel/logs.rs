@@ -1,7 +1,11 @@
 //! `kubectl logs`: a body, or WebSocket messages for clients that ask for those (browsers can't read a body
 //! as it comes).
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64_ALPHABET};
 use bytes::Bytes;
@@ -34,9 +38,12 @@ use super::{
 use crate::{
     agent::Agent,
     cri::{ContainerPhase, ContainerRecord},
+    inotify::{Flags, Watcher},
     logs::{self, LogOptions},
 };
 
+/// After its end a container's log is closed within this, or was before somebody followed it.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// Pieces of a log that wait for a slow reader.
 const QUEUE: usize = 16;
 
@@ -203,12 +210,24 @@ async fn instance(agent: &Agent, place: Place<'_>, previous: bool) -> Result<Con
     }
 }
 
-/// Completes once the runtime itself says that the container has ended: it has then written all of the log.
+/// Completes once the container has ended and the runtime has written all of its log.
 async fn ended(agent: &Agent, record: &ContainerRecord, mut exits: broadcast::Receiver<String>) {
+    let closing = Watcher::new().and_then(|watcher| {
+        watcher.add(Path::new(&record.log_path), Flags::IN_CLOSE_WRITE)?;
+        Ok(watcher)
+    });
     loop {
         match agent.cri.container(&record.id, &record.sandbox_id).await {
             Ok(now) if now.phase == ContainerPhase::Running || now.phase == ContainerPhase::Created => {}
-            Ok(_) => return,
+            Ok(now) => {
+                // It tells of the end some moments before it has written the last lines.
+                let ago = Timestamp::now().duration_since(now.finished_at());
+                let left = CLOSE_LIMIT.checked_sub(ago.unsigned_abs());
+                if let (Ok(closing), Some(left)) = (closing, left) {
+                    let _ = tokio::time::timeout(left, closing.events()).await.is_ok();
+                }
+                return;
+            }
             Err(error) if error.is_not_found() => return,
             Err(error) => tracing::debug!(%error, "container of a followed log not read"),
         }

@@ -13,7 +13,7 @@ use super::{
     streaming::{self, Session},
     told,
 };
-use crate::{agent::Agent, cri::CriError};
+use crate::{agent::Agent, cri::CriError, pods::worker::container_of, spec::PodId};
 
 /// Answers one exchange.
 pub async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Reply {
@@ -53,7 +53,7 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Reply, 
         }
         ["attach", namespace, pod, container] => {
             let place = Place { namespace, pod, container };
-            let session = session(&query)?;
+            let session = Session { stays_open: stays_open(agent, place), ..session(&query)? };
             let id = running(agent, place).await?;
             let attach = v1::AttachRequest {
                 container_id: id,
@@ -84,11 +84,22 @@ fn session(query: &Query) -> Result<Session, Refusal> {
         stdout: query.flag(&["output", "stdout"]),
         stderr: query.flag(&["error", "stderr"]) && !tty,
         tty,
+        stays_open: false,
     };
     if !(session.stdin || session.stdout || session.stderr) {
         return Err(Refusal::BadRequest("you must specify at least 1 of stdin, stdout, stderr".to_owned()));
     }
     Ok(session)
+}
+
+/// Whether the container's input outlives this client's: containerd closes it only with `stdinOnce`, and
+/// never a terminal.
+fn stays_open(agent: &Agent, place: Place<'_>) -> bool {
+    let is_meant = |id: &PodId| id.namespace == place.namespace && id.name == place.pod;
+    let pods = agent.pods();
+    let pod = pods.iter().map(|(pod, _)| pod).find(|pod| is_meant(&PodId::of(pod)));
+    let container = pod.and_then(|pod| container_of(pod, place.container));
+    container.is_some_and(|container| container.stdin_once != Some(true) || container.tty == Some(true))
 }
 
 /// Which container of which pod.
@@ -142,7 +153,7 @@ mod tests {
         for query in ["", "tty=1", "tty=1&error=1", "input=0"] {
             assert_eq!(asked(query), none, "{query}");
         }
-        let stdin = Session { stdin: true, stdout: false, stderr: false, tty: false };
+        let stdin = Session { stdin: true, stdout: false, stderr: false, tty: false, stays_open: false };
         assert_eq!(asked("input=1"), Ok(stdin));
     }
 }

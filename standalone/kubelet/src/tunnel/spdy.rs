@@ -18,6 +18,7 @@ pub const FLAG_FIN: u8 = 1;
 pub const MAX_DATA: usize = 32 << 10;
 /// Frames that are received may be as large as the field allows.
 const MAX_FRAME: usize = 1 << 24;
+const HEAD: usize = 8;
 
 /// What a frame from the server means to us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,19 +124,55 @@ fn length(value: usize) -> [u8; 4] {
     u32::try_from(value).unwrap_or(0).to_be_bytes()
 }
 
+/// A frame as it came.
+pub struct RawFrame {
+    head: [u8; HEAD],
+    payload: Vec<u8>,
+}
+
+impl RawFrame {
+    fn is_data(&self) -> bool {
+        self.head[0] & 0x80 == 0
+    }
+
+    /// Makes a frame that ends its stream one that does not; the stream's id.
+    pub fn take_end(&mut self) -> Option<u32> {
+        let ends = self.is_data() && self.head[4] & FLAG_FIN != 0;
+        self.head[4] &= if ends { !FLAG_FIN } else { u8::MAX };
+        let [a, b, c, d, ..] = self.head;
+        ends.then_some(u32::from_be_bytes([a, b, c, d]))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.payload.is_empty()
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        [self.head.as_slice(), &self.payload].concat()
+    }
+}
+
 /// Reads one frame; `None` at the connection's end.
-pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame>> {
-    let mut head = [0; 8];
+pub async fn read_raw(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<RawFrame>> {
+    let mut head = [0; HEAD];
     match from.read_exact(&mut head).await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         other => _ = other?,
     }
-    let [a, b, c, d, flags, x, y, z] = head;
+    let [.., x, y, z] = head;
     let size = usize::try_from(u32::from_be_bytes([0, x, y, z])).unwrap_or(MAX_FRAME);
     let mut payload = vec![0; size];
     from.read_exact(&mut payload).await?;
+    Ok(Some(RawFrame { head, payload }))
+}
+
+/// Reads one frame and what it means; `None` at the connection's end.
+pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame>> {
+    let Some(frame) = read_raw(from).await? else { return Ok(None) };
+    let is_data = frame.is_data();
+    let RawFrame { head: [a, b, c, d, flags, ..], payload } = frame;
     let first = payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes).unwrap_or(0);
-    if a & 0x80 == 0 {
+    if is_data {
         let stream = u32::from_be_bytes([a, b, c, d]);
         return Ok(Some(Frame::Data { stream, bytes: payload, last: flags & FLAG_FIN != 0 }));
     }

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    bridge,
+    bridge, last_words,
     reply::{self, Refusal, Reply},
 };
 
@@ -31,12 +31,14 @@ pub struct Session {
     pub stdout: bool,
     pub stderr: bool,
     pub tty: bool,
+    /// What the client ends is not the container's input, which stays open for others.
+    pub stays_open: bool,
 }
 
 /// Exec and attach.
 pub async fn session(url: &str, request: Request<Incoming>, session: Session) -> Result<Reply, Refusal> {
     if !offers(request.headers(), V5) {
-        return pass_through(url, request).await;
+        return pass_through(url, request, session.stays_open).await;
     }
     let (_, upgraded) = dial(url, &spdy_request(V4)).await?;
     switch_to_web_socket(request, Some(V5), move |client| bridge::channels(client, upgraded, session))
@@ -56,7 +58,7 @@ pub async fn port_forward(url: &str, request: Request<Incoming>, ports: &[i32]) 
     if !offers(request.headers(), TUNNELLED_PORT_FORWARD) {
         let ports: Vec<String> = ports.iter().map(|port| format!("port={port}")).collect();
         let joint = if ports.is_empty() { String::new() } else { format!("?{}", ports.join("&")) };
-        return pass_through(&format!("{url}{joint}"), request).await;
+        return pass_through(&format!("{url}{joint}"), request, false).await;
     }
     let (_, upgraded) = dial(url, &spdy_request(PORT_FORWARD)).await?;
     let protocol = Some(TUNNELLED_PORT_FORWARD);
@@ -87,8 +89,10 @@ fn spdy_request(protocol: &'static str) -> (Method, HeaderMap) {
     (Method::POST, headers)
 }
 
-/// Joins the two connections byte by byte.
-async fn pass_through(url: &str, mut request: Request<Incoming>) -> Result<Reply, Refusal> {
+/// Joins the two connections byte by byte; `holds_back`: but for the ends of the client's SPDY streams.
+async fn pass_through(url: &str, mut request: Request<Incoming>, holds_back: bool) -> Result<Reply, Refusal> {
+    // In v4 messages a client can't end its input without the session.
+    let holds_back = holds_back && !is_web_socket(request.headers());
     let mut headers = HeaderMap::new();
     for (name, value) in request.headers() {
         let wanted = *name == header::CONNECTION
@@ -109,8 +113,12 @@ async fn pass_through(url: &str, mut request: Request<Incoming>) -> Result<Reply
     tokio::spawn(async move {
         match client.await {
             Ok(client) => {
-                let (mut client, mut runtime) = (TokioIo::new(client), TokioIo::new(upgraded));
-                if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut runtime).await {
+                let (client, runtime) = (TokioIo::new(client), TokioIo::new(upgraded));
+                let joined = match holds_back {
+                    true => last_words::splice(client, runtime).await,
+                    false => skerry_splice::splice(client, runtime).await,
+                };
+                if let Err(error) = joined {
                     tracing::debug!(%error, "a spliced session ended early");
                 }
             }

@@ -2,6 +2,7 @@
 
 mod asks;
 mod faults;
+mod last_words;
 mod log_rotation;
 mod pods;
 mod restarts;
