@@ -104,8 +104,8 @@ pub struct ServerArgs {
     /// User and group id that the server changes to before it serves
     #[arg(long, default_value_t = 64_443)]
     pub server_uid: u32,
-    /// A node that is silent for so long is Unknown, and its pods are evicted once they tolerate that no longer;
-    /// nodes speak every 10 s
+    /// A node that is silent for so long is Unknown, and its pods are evicted once they tolerate that no
+    /// longer; nodes speak every 10 s
     #[arg(long, value_name = "SECONDS", default_value_t = 40, value_parser = grace_period)]
     pub node_monitor_grace_period: u64,
 }
@@ -454,7 +454,8 @@ pub fn port_range(text: &str) -> Result<(u16, u16), String> {
     }
 }
 
-/// Seconds, with or without their unit; shorter than a node's own period it would give up those that are well.
+/// Seconds, with or without their unit; shorter than a node's own period it would give up those
+/// that are well.
 fn grace_period(text: &str) -> Result<u64, String> {
     match text.strip_suffix('s').unwrap_or(text).parse() {
         Ok(seconds) if seconds >= MIN_GRACE_PERIOD => Ok(seconds),

@@ -1,5 +1,5 @@
-//! Row 6: a DaemonSet has a pod on each node, the server's too; one that joins gets one, one that leaves loses
-//! it. In a cluster of its own: the others count nodes.
+//! Row 6: a DaemonSet has a pod on each node, the server's too; one that joins gets one, one that leaves
+//! loses it. In a cluster of its own: the others count nodes.
 
 use anyhow::{Result, ensure};
 use skerry_lab::{Cluster, Lab, cluster};

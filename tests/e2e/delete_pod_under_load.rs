@@ -21,8 +21,8 @@ pub fn costs_no_request(world: &World) -> Result<()> {
     })
 }
 
-/// Three pods of `load.yaml` in a namespace of this name, asked through every node's port while `work` is done
-/// with them: no request fails.
+/// Three pods of `load.yaml` in a namespace of this name, asked through every node's port while `work` is
+/// done with them: no request fails.
 pub fn no_request_fails(
     world: &World,
     name: &str,

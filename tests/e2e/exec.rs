@@ -1,4 +1,5 @@
-//! Row 4: `exec` with a terminal and without one, by the present kubectl (WebSockets) and Debian's 1.20 (SPDY).
+//! Row 4: `exec` with a terminal and without one, by the present kubectl (WebSockets) and Debian's 1.20
+//! (SPDY).
 
 use anyhow::{Result, ensure};
 use skerry_tests::manifest;

@@ -133,8 +133,8 @@ pub fn too_much_is_killed_and_backed_off(world: &World) -> Result<()> {
         ensure!(told("10s") && told("20s") && told("40s"), "{seen:?}");
         Ok(())
     })?;
-    // The first comes back at once, the next after 10 s and 20 s; the rest of the row (40 … 300 s) is a test of
-    // the node agent's on a clock of its own.
+    // The first comes back at once, the next after 10 s and 20 s; the rest of the row (40 … 300 s) is a test
+    // of the node agent's on a clock of its own.
     let between = |number: i64| -> Result<i64> {
         let (before, after) = (runs.get(&number), runs.get(&(number + 1)));
         Ok(after.with_context(|| format!("{runs:?}"))?.0 - before.with_context(|| format!("{runs:?}"))?.1)

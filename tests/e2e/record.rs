@@ -1,5 +1,5 @@
-//! The page of the walkthrough: what the rows typed and what was printed, written where `SKERRY_WRITE_DOCS` is
-//! set.
+//! The page of the walkthrough: what the rows typed and what was printed, written where
+//! `SKERRY_WRITE_DOCS` is set.
 
 use std::{
     cell::RefCell,

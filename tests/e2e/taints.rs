@@ -1,5 +1,5 @@
-//! Row 7: taints of each effect, and what tolerates them. In a cluster of its own: a tainted node is missed by
-//! all others.
+//! Row 7: taints of each effect, and what tolerates them. In a cluster of its own: a tainted node is missed
+//! by all others.
 
 use std::time::{Duration, Instant};
 

@@ -183,7 +183,7 @@ mod tests {
                 "at 2026-12-01T17:39:25Z, Tue, 01 Dec 2026 17:39:25 +0000",
                 "at 2026-01-01T00:00:00Z, Thu, 01 Jan 2026 00:00:00 +0000",
             ),
-            ("  Normal  Pulled  12s  kubelet  waits 12s", "  Normal  Pulled  5s  kubelet  waits 5s"),
+            ("  Normal  Pulled  12s  kubelet  waits 12s", "  Normal  Pulled  5s  kubelet  waits 12s"),
             ("uid: 01234567-89ab-cdef-0123-456789abcdef", "uid: …"),
         ] {
             assert_eq!(stable(text).trim_end(), expected);

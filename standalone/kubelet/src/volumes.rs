@@ -51,8 +51,8 @@ pub enum VolumeError {
     SizeLimit(String),
 }
 
-/// A volume that failed, by its name in the pod. Upstream's words have a space before the colon that the cause
-/// follows.
+/// A volume that failed, by its name in the pod. Upstream's words have a space before the colon that the
+/// cause follows.
 #[derive(Debug, thiserror::Error)]
 #[error("MountVolume.SetUp failed for volume {volume:?} ")]
 pub struct SetUpError {

@@ -113,8 +113,8 @@ pub async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Next, Wr
         }));
     }
     let mut patch = json!({"conditions": conditions});
-    // Nobody is there to say how the pod ends: `Unknown`, where it would be `Terminating` for good. A node that
-    // comes back takes the reason away.
+    // Nobody is there to say how the pod ends: `Unknown`, where it would be `Terminating` for good. A node
+    // that comes back takes the reason away.
     if taints.iter().any(|taint| taint.key == UNREACHABLE) {
         let (node, name) = (node.name(), pod.name_any());
         patch["reason"] = json!("NodeLost");
