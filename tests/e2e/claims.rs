@@ -68,6 +68,40 @@ pub fn keep_their_data(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// A claim that is made for a pod (`volumes[].ephemeral`) comes and goes with it, and is nobody else's.
+pub fn own_ones_go_with_their_pod(world: &World) -> Result<()> {
+    let _ns = world.namespace("own-claims")?;
+    // Its name is taken by a claim that is not the pod's.
+    let taken = r#"{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"scratch-space"},"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Mi"}}}}"#;
+    world.kubectl().feed("apply -n own-claims -f -", taken)?;
+    let said = world.type_in(&format!("apply -n own-claims -f {}", manifest("own-claim.yaml")))?;
+    ensure!(said.contains("pod/scratch created") && !said.contains("Warning"), "{said}");
+    let conflict =
+        "PVC own-claims/scratch-space was not created for pod own-claims/scratch (pod is not owner)";
+    eventually("the conflict is named", SOON, || {
+        let said = world.type_in("describe pod scratch -n own-claims")?;
+        ensure!(said.contains(&format!("ephemeral volume space: {conflict}")), "{said}");
+        Ok(())
+    })?;
+    world.type_in("delete pvc scratch-space -n own-claims")?;
+    world.type_in("wait pod/scratch -n own-claims --for=condition=Ready --timeout=40s")?;
+    let claim = world.json("get pvc scratch-space -n own-claims")?;
+    let owner = &claim["metadata"]["ownerReferences"][0];
+    ensure!(owner["kind"] == "Pod" && owner["name"] == "scratch" && owner["controller"] == true, "{owner}");
+    ensure!(claim["metadata"]["labels"]["purpose"] == "scratch", "{claim}");
+    ensure!(claim["status"]["phase"] == "Bound", "{claim}");
+    eventually("the pod writes to it", SOON, || {
+        let said = world.type_in("exec scratch -n own-claims -- cat /scratch/page")?;
+        ensure!(said == "written\n", "{said}");
+        Ok(())
+    })?;
+    let volume = claim["spec"]["volumeName"].as_str().context("its volume")?;
+    world.type_in("delete pod scratch -n own-claims")?;
+    world.type_in("wait pvc/scratch-space -n own-claims --for=delete --timeout=40s")?;
+    world.type_in(&format!("wait pv/{volume} --for=delete --timeout=40s"))?;
+    Ok(())
+}
+
 /// A pod that only reads can't write.
 fn reader(world: &World) -> Result<()> {
     world.type_in(&format!("apply -n claims -f {}", manifest("claim-reader.yaml")))?;

@@ -89,6 +89,7 @@ const CASES: &[(&str, Case)] = &[
     ("row_22_logs_are_shown_in_all_forms", logs::are_shown_in_all_forms),
     ("row_22_port_forward_attach_and_cp_reach_into_pods", streams::reach_into_pods),
     ("claims_keep_their_data_over_pods_and_go_at_the_end", claims::keep_their_data),
+    ("a_pods_own_claim_goes_with_its_pod", claims::own_ones_go_with_their_pod),
     ("a_service_without_endpoints_refuses_at_once", node_port_service::refuses_without_endpoints),
     ("names_of_63_characters_serve_as_any", long_names::serve_as_any),
     ("affinity_sticks_and_moves_with_its_endpoint", service_policies::affinity_sticks_and_moves),

@@ -65,10 +65,12 @@ async fn referenced(
     let pods = built_in("", "v1", "pods")?;
     let range = Range { prefix: object::prefix(pods, namespace), ..Range::default() };
     for entry in &api.store.list(range).await?.entries {
-        // Both names are DNS names and stand in the JSON as they are: most pods need no parsing.
-        let has_both =
-            std::str::from_utf8(&entry.value).is_ok_and(|json| json.contains(name) && json.contains(node));
-        if !has_both {
+        // Names are DNS names and stand in the JSON as they are: most pods need no parsing. That of a pod's own
+        // claim stands nowhere: it is made of two.
+        let is_candidate = std::str::from_utf8(&entry.value).is_ok_and(|json| {
+            json.contains(node) && (kind == "PersistentVolumeClaim" || json.contains(name))
+        });
+        if !is_candidate {
             continue;
         }
         let pod = parse(pods, entry)?;
@@ -83,9 +85,15 @@ async fn referenced(
 fn mentions(pod: &Value, kind: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     if kind == "PersistentVolumeClaim" {
-        let claims = items(&pod["spec"]["volumes"])
-            .filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
-        names.extend(claims.map(str::to_owned));
+        let claims = items(&pod["spec"]["volumes"]).filter_map(|volume| {
+            // A claim of the pod's own has its name and the volume's.
+            let own = || {
+                let name = volume.get("ephemeral").and(volume["name"].as_str())?;
+                Some(format!("{}-{name}", text(pod, "/metadata/name")))
+            };
+            volume["persistentVolumeClaim"]["claimName"].as_str().map(str::to_owned).or_else(own)
+        });
+        names.extend(claims);
         return names;
     }
     let (volume, volume_name, source, key) = match kind {
@@ -129,16 +137,16 @@ mod tests {
 
     #[test]
     fn every_way_to_mention_a_secret_or_config_map_is_seen() {
-        let pod = json!({"spec": {
-            "volumes": [{"secret": {"secretName": "a"}}, {"configMap": {"name": "m"}}, {"persistentVolumeClaim": {"claimName": "p"}},
+        let pod = json!({"metadata": {"name": "x"}, "spec": {
+            "volumes": [{"name": "q", "ephemeral": {}}, {"secret": {"secretName": "a"}}, {"configMap": {"name": "m"}}, {"persistentVolumeClaim": {"claimName": "p"}},
                 {"projected": {"sources": [{"secret": {"name": "b"}}, {"configMap": {"name": "n"}}]}}],
             "containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "c"}}}], "envFrom": [{"configMapRef": {"name": "o"}}]}],
             "initContainers": [{"envFrom": [{"secretRef": {"name": "d"}}]}],
             "imagePullSecrets": [{"name": "e"}],
         }});
-        let names = |kind| mentions(&pod, kind).into_iter().collect::<Vec<_>>().join("");
-        assert_eq!(names("Secret"), "abcde");
-        assert_eq!(names("ConfigMap"), "mno");
-        assert_eq!(names("PersistentVolumeClaim"), "p");
+        let names = |kind| mentions(&pod, kind).into_iter().collect::<Vec<_>>().join(",");
+        assert_eq!(names("Secret"), "a,b,c,d,e");
+        assert_eq!(names("ConfigMap"), "m,n,o");
+        assert_eq!(names("PersistentVolumeClaim"), "p,x-q");
     }
 }

@@ -113,6 +113,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     start.controller("job", job::listen, job::reconcile);
     start.controller("disruption", disruption::listen, disruption::reconcile);
     start.controller("job-orphans", job::orphans::listen, job::orphans::reconcile);
+    start.controller("ephemeral-volumes", volume::ephemeral::listen, volume::ephemeral::reconcile);
     start.controller("volume-claims", volume::listen_for_claims, volume::reconcile_claim);
     start.controller("volumes", volume::listen_for_volumes, volume::reconcile_volume);
     start.controller("endpointslice", endpointslice::listen, endpointslice::reconcile);

@@ -7,6 +7,7 @@
 //! the object until then.
 
 mod claim;
+pub mod ephemeral;
 mod local;
 mod reclaim;
 
@@ -111,7 +112,8 @@ pub fn listen_for_claims(context: &Arc<Context>, queue: &Arc<Queue<ObjectKey>>) 
     let keys = queue.clone();
     cache.pods.store.on_change(move |change: &Change<Pod>| {
         // Only one that goes can set a claim free.
-        if let Some(pod) = change.old.as_ref().filter(|_| change.is_gone()) {
+        let going = change.new.as_ref().filter(|pod| ephemeral::is_shut_down(pod));
+        if let Some(pod) = change.old.as_ref().filter(|_| change.is_gone()).or(going) {
             claims_of(pod).for_each(|key| keys.add(key));
         }
     });
@@ -137,9 +139,7 @@ fn named(context: &Context, volume: &str) -> impl Iterator<Item = ObjectKey> {
 /// The claims that a pod mounts.
 pub fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let sources = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
-    sources.map(move |source| ObjectKey::new(namespace, &source.claim_name))
+    skerry_informer::volume::claim_names(pod).map(move |name| ObjectKey::new(namespace, &name))
 }
 
 pub async fn reconcile_claim(context: Arc<Context>, key: ObjectKey) -> Result<Next, WriteError> {
@@ -202,7 +202,10 @@ pub async fn reconcile_claim(context: Arc<Context>, key: ObjectKey) -> Result<Ne
 
 /// Whether a pod that was given a node uses the claim: asked past the cache, since its data may go with it.
 async fn is_used(context: &Context, key: &ObjectKey) -> Result<bool, WriteError> {
-    let uses = |pod: &Pod| crate::pod::node_name(pod).is_some() && claims_of(pod).any(|claim| claim == *key);
+    let uses = |pod: &Pod| {
+        let named = crate::pod::node_name(pod).is_some() && claims_of(pod).any(|claim| claim == *key);
+        named && !ephemeral::has_done_with(pod, key)
+    };
     let pods = &context.cache.pods;
     let term = Term::Claim(key.clone());
     if pods.store.by_term(&term).iter().chain(&pods.store.unreadable_by_term(&term)).any(|pod| uses(pod)) {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 
 use crate::{matches_selector, selects_node, whole};
 
@@ -25,6 +25,43 @@ const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 pub struct Place<'a> {
     pub name: &'a String,
     pub labels: &'a BTreeMap<String, String>,
+}
+
+/// The claim of a pod's volume: the one that it names, or its own, which is `POD-VOLUME` (KEP-1698).
+pub fn claim_name(pod: &str, volume: &Volume) -> Option<String> {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some(source.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{pod}-{}", volume.name)),
+        (None, None) => None,
+    }
+}
+
+/// The claims of a pod's volumes, those that it shares with others and its own.
+pub fn claim_names(pod: &Pod) -> impl Iterator<Item = String> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(move |volume| claim_name(name, volume))
+}
+
+/// The claims that are the pod's own.
+pub fn own_claim_names(pod: &Pod) -> impl Iterator<Item = String> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter(|volume| volume.ephemeral.is_some()).filter_map(move |volume| claim_name(name, volume))
+}
+
+/// Whether a claim was made for the pod with this uid.
+///
+/// # Errors
+/// That it was not, in upstream's words.
+pub fn is_own(claim: &PersistentVolumeClaim, pod: &str, uid: &str) -> Result<(), String> {
+    let mut owners = claim.metadata.owner_references.iter().flatten();
+    if owners.any(|owner| owner.controller == Some(true) && owner.uid == uid) {
+        return Ok(());
+    }
+    let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"))
 }
 
 /// The class that a claim asks for; `None` when it leaves that open, `""` when it wants none.

@@ -19,6 +19,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
+use skerry_informer::volume::claim_name;
 use skerry_vocabulary::Quantity;
 
 use crate::spec::{
@@ -44,7 +45,7 @@ pub enum VolumeError {
     #[error(transparent)]
     Payload(#[from] PayloadError),
     #[error(
-        "volumes of kind {0} are not supported by this node agent: use emptyDir, hostPath, persistentVolumeClaim, configMap, secret, downwardAPI or projected"
+        "volumes of kind {0} are not supported by this node agent: use emptyDir, hostPath, persistentVolumeClaim, ephemeral, configMap, secret, downwardAPI or projected"
     )]
     Unsupported(&'static str),
     #[error("sizeLimit {0:?} is no quantity")]
@@ -83,8 +84,9 @@ pub fn prepare(root: &Path, sources: &Sources) -> Result<ClaimPaths, SetUpError>
     let mut paths = ClaimPaths::new();
     for volume in spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let failed = |source| SetUpError { volume: volume.name.clone(), source };
-        if let Some(claim) = &volume.persistent_volume_claim {
-            let path = claimed(&claim.claim_name, sources).map_err(failed)?;
+        let pod_name = sources.pod.metadata.name.as_deref().unwrap_or_default();
+        if let Some(claim) = claim_name(pod_name, volume) {
+            let path = claimed(&claim, sources).map_err(failed)?;
             paths.insert(volume.name.clone(), path);
         } else {
             set_up(root, volume, sources).map_err(failed)?;
@@ -139,7 +141,7 @@ fn kind(volume: &Volume) -> Result<&'static str, VolumeError> {
     ];
     let known = kinds.iter().find(|(present, _)| *present).map(|(_, kind)| *kind);
     known.ok_or_else(|| {
-        VolumeError::Unsupported(if volume.csi.is_some() || volume.ephemeral.is_some() {
+        VolumeError::Unsupported(if volume.csi.is_some() {
             "csi"
         } else if volume.nfs.is_some() {
             "nfs"

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     WeightedPodAffinityTerm,
 };
 use kube::ResourceExt;
+use skerry_informer::volume::{claim_names, own_claim_names};
 use skerry_informer::{ObjectKey, key_of};
 
 use crate::resources::{self, Resources};
@@ -86,6 +87,8 @@ pub struct PodInfo {
     pub owner: Option<String>,
     /// The claims that it mounts, by name.
     pub claims: Vec<String>,
+    /// Those of them that are made for it alone (`volumes[].ephemeral`).
+    pub own_claims: Vec<String>,
     /// It has scheduling gates: nobody looks for a node yet (KEP-3521).
     pub gated: bool,
     /// It has succeeded or failed: it takes no room any more.
@@ -124,7 +127,8 @@ impl PodInfo {
             requests: resources::requests(&spec),
             scoring: resources::for_scoring(&spec),
             ports: host_ports(&spec),
-            claims: claims(&spec),
+            claims: claim_names(pod).collect(),
+            own_claims: own_claim_names(pod).collect(),
             gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             tolerations: spec.tolerations.unwrap_or_default(),
@@ -155,11 +159,6 @@ impl PodInfo {
             started: status.and_then(|status| status.start_time.as_ref()).map(|at| at.0),
         }
     }
-}
-
-fn claims(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<String> {
-    let sources = spec.volumes.iter().flatten().filter_map(|volume| volume.persistent_volume_claim.as_ref());
-    sources.map(|source| source.claim_name.clone()).collect()
 }
 
 fn host_ports(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<HostPort> {

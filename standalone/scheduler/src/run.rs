@@ -157,7 +157,7 @@ fn trim_pod(pod: &mut Pod) {
     }
     spec.ephemeral_containers = None;
     spec.volumes = spec.volumes.take().map(|mut volumes| {
-        volumes.retain(|volume| volume.persistent_volume_claim.is_some());
+        volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
         volumes
     });
     spec.image_pull_secrets = None;

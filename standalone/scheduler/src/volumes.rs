@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use skerry_informer::volume::{
-    NO_PROVISIONER, Place, SELECTED_NODE, best, class_of, is_bound, reaches, size_asked,
+    NO_PROVISIONER, Place, SELECTED_NODE, best, class_of, is_bound, is_own, reaches, size_asked,
 };
 
 use crate::nodes::NodeFacts;
@@ -84,7 +84,7 @@ impl Demands {
     pub fn of(pod: &PodInfo, known: &impl Known) -> Self {
         let mut demands = Self::default();
         for name in &pod.claims {
-            if let Err(text) = demands.add(pod.key.namespace(), name, known) {
+            if let Err(text) = demands.add(pod, name, known) {
                 demands.refusal = Some(text);
                 return demands;
             }
@@ -96,11 +96,22 @@ impl Demands {
         demands
     }
 
-    fn add(&mut self, namespace: &str, name: &str, known: &impl Known) -> Result<(), String> {
+    fn add(&mut self, pod: &PodInfo, name: &str, known: &impl Known) -> Result<(), String> {
+        let own = pod.own_claims.iter().any(|own| own == name);
         let claim = known
-            .claim(namespace, name)
-            .map_err(|Unreadable| format!("persistentvolumeclaim {name:?} can't be read"))?
-            .ok_or_else(|| format!("persistentvolumeclaim {name:?} not found"))?;
+            .claim(pod.key.namespace(), name)
+            .map_err(|Unreadable| format!("persistentvolumeclaim {name:?} can't be read"))?;
+        let claim = claim.ok_or_else(|| match own {
+            true => {
+                format!(
+                    "waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"
+                )
+            }
+            false => format!("persistentvolumeclaim {name:?} not found"),
+        })?;
+        if own {
+            is_own(&claim, pod.key.name(), &pod.uid)?;
+        }
         if claim.metadata.deletion_timestamp.is_some() {
             return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
         }

@@ -11,13 +11,14 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret},
     node::v1::RuntimeClass,
 };
+use skerry_informer::volume::{claim_names, own_claim_names};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::mailbox::Mailbox;
 use crate::{
     agent::Agent,
     objects::{Known, Watched},
-    spec::{env::References, ephemeral},
+    spec::{PodId, env::References, ephemeral},
     volumes::bound,
 };
 
@@ -42,6 +43,8 @@ pub struct Names {
     pub config_maps: BTreeSet<String>,
     pub secrets: BTreeSet<String>,
     pub claims: BTreeSet<String>,
+    /// Those of them that are made for this pod alone, and its name and uid.
+    pub own: (BTreeSet<String>, String, String),
     pub runtime_class: Option<String>,
 }
 
@@ -119,7 +122,7 @@ impl PodObjects {
             }
         }
         for (name, watched) in &self.claims {
-            references.claims.insert(name.clone(), self.volume(agent, watched).await);
+            references.claims.insert(name.clone(), self.volume(agent, name, watched).await);
         }
         references
     }
@@ -128,6 +131,7 @@ impl PodObjects {
     async fn volume(
         &self,
         agent: &Agent,
+        name: &str,
         claim: &Watched<PersistentVolumeClaim>,
     ) -> Result<Arc<PersistentVolume>, String> {
         let claim = match settled(claim).await {
@@ -136,6 +140,10 @@ impl PodObjects {
             Known::Failed(text) => return Err(format!("failed to fetch PVC from API server: {text}")),
             Known::Loading => return Err("it is not read in time".to_owned()),
         };
+        let (own, pod, uid) = &self.names.own;
+        if own.contains(name) {
+            skerry_informer::volume::is_own(&claim, pod, uid)?;
+        }
         let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default();
         let mut volume = Known::Absent;
         if skerry_informer::volume::is_bound(&claim) {
@@ -196,6 +204,12 @@ async fn tell<K: Debug>(mut known: watch::Receiver<Known<K>>, mailbox: Arc<Mailb
 pub fn names(pod: &Pod) -> Names {
     let mut names = Names::default();
     let Some(spec) = &pod.spec else { return names };
+    names.claims.extend(claim_names(pod));
+    let own: BTreeSet<String> = own_claim_names(pod).collect();
+    if !own.is_empty() {
+        let id = PodId::of(pod);
+        names.own = (own, id.name, id.uid);
+    }
     let pulls = spec.image_pull_secrets.iter().flatten();
     names.secrets.extend(pulls.map(|secret| secret.name.clone()));
     names.runtime_class = spec.runtime_class_name.clone().filter(|name| !name.is_empty());
@@ -212,7 +226,6 @@ pub fn names(pod: &Pod) -> Names {
         }
     }
     for volume in spec.volumes.iter().flatten() {
-        names.claims.extend(volume.persistent_volume_claim.iter().map(|source| source.claim_name.clone()));
         names.config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
         names.secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
         let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());

@@ -211,3 +211,25 @@ fn a_claim_for_one_pod_alone_waits_until_the_other_has_ended() {
     nodes.place(Arc::new(PodInfo { terminal: true, ..first }), "n1");
     assert_eq!(decide(&world, &nodes, &pod("second", &["alone"])).unwrap(), "n1");
 }
+
+#[test]
+fn a_pods_own_claim_is_waited_for_and_must_be_its_own() {
+    let volume = json!({"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}});
+    let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+        "spec": {"containers": [{"name": "c"}], "volumes": [volume]}});
+    let pod = PodInfo::of(&serde_json::from_value::<Pod>(pod).unwrap());
+    let mut world = World::default();
+    let text = "waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-v\"";
+    assert_eq!(Demands::of(&pod, &world).refusal.as_deref(), Some(text));
+    let claim = |uid: &str| -> Arc<PersistentVolumeClaim> {
+        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true});
+        let claim = json!({"metadata": {"name": "p-v", "namespace": "ns", "ownerReferences": [owner],
+            "annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "pv"}});
+        Arc::new(serde_json::from_value(claim).unwrap())
+    };
+    world.claims = vec![claim("another")];
+    let text = "PVC ns/p-v was not created for pod ns/p (pod is not owner)";
+    assert_eq!(Demands::of(&pod, &world).refusal.as_deref(), Some(text));
+    world.claims = vec![claim("u")];
+    assert_eq!(Demands::of(&pod, &world).refusal, None);
+}

@@ -42,6 +42,7 @@ pub fn validate(definition: &str, map: &Object, old: Option<&Object>, path: &str
     match definition.strip_prefix("io.k8s.").unwrap_or(definition) {
         "api.core.v1.Pod" => {
             pod_parts::pod(map, old, errors);
+            storage::own_claims(map, errors);
             protection::refuse(map, old, path, errors);
         }
         "api.core.v1.PodTemplateSpec" => protection::refuse(map, old, path, errors),
@@ -102,7 +103,11 @@ pub fn validate(definition: &str, map: &Object, old: Option<&Object>, path: &str
         "api.networking.v1.NetworkPolicyPeer" => network::policy_peer(map, path, errors),
         "api.networking.v1.NetworkPolicyPort" => network::policy_port(map, path, errors),
         "api.core.v1.PersistentVolumeSpec" => storage::volume(map, old, path, errors),
-        "api.core.v1.PersistentVolumeClaimSpec" => storage::claim(map, old, path, errors),
+        "api.core.v1.PersistentVolumeClaimSpec" => {
+            // In a template it may change as all of the template may.
+            storage::claim(map, old.filter(|_| path == "spec"), path, errors);
+        }
+        "api.core.v1.PersistentVolumeClaimTemplate" => storage::claim_template(map, path, errors),
         "api.rbac.v1.Role" => access::role(map, true, errors),
         "api.rbac.v1.ClusterRole" => access::role(map, false, errors),
         "api.rbac.v1.RoleBinding" => access::binding(map, true, errors),

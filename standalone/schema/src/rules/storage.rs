@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use skerry_vocabulary::Quantity;
 
-use super::{Errors, join};
+use super::{Errors, index, join, syntax};
 use crate::FieldError;
 
 type Object = Map<String, Value>;
@@ -20,6 +20,9 @@ const NOT_SOURCES: [&str; 9] = [
     "volumeAttributesClassName",
     "volumeMode",
 ];
+
+/// What a pod may say of its own claims' metadata.
+const TEMPLATE_METADATA: [&str; 2] = ["annotations", "labels"];
 
 /// What is in use is not to go: controllers take the finalizer off when it is used no more.
 pub fn protect(object: &mut Value, finalizer: &str) {
@@ -96,5 +99,44 @@ pub fn claim(map: &Object, old: Option<&Object>, path: &str, errors: &mut Errors
     {
         let at = format!("{path}.resources.requests.storage");
         errors.push(FieldError::forbidden(at, "field can not be less than status.capacity"));
+    }
+}
+
+/// Of a pod's own claim (`volumes[].ephemeral`): it has the pod's name and namespace.
+pub fn claim_template(map: &Object, path: &str, errors: &mut Errors) {
+    let path = join(path, "metadata");
+    let given = map.get("metadata").and_then(Value::as_object);
+    for field in
+        given.into_iter().flat_map(Object::keys).filter(|field| !TEMPLATE_METADATA.contains(&&***field))
+    {
+        errors.push(FieldError::forbidden(join(&path, field), "cannot be set for an ephemeral volume"));
+    }
+}
+
+/// Names of the claims that are made for a pod.
+pub fn own_claims(pod: &Object, errors: &mut Errors) {
+    let name = pod.get("metadata").and_then(|metadata| metadata["name"].as_str()).unwrap_or_default();
+    if name.is_empty() {
+        return;
+    }
+    let volumes = pod.get("spec").and_then(|spec| spec["volumes"].as_array());
+    let volumes: Vec<&Value> = volumes.into_iter().flatten().collect();
+    let own = |volume: &Value| {
+        let own = volume.get("ephemeral").and(volume["name"].as_str());
+        own.map(|volume| format!("{name}-{volume}"))
+    };
+    for (at, volume) in volumes.iter().enumerate() {
+        let path = index("spec.volumes", at);
+        if let Some(claim) = own(volume)
+            && let Some(complaint) = syntax::subdomain(&claim)
+        {
+            let detail = format!("PVC name {claim:?}: {complaint}");
+            errors.push(FieldError::invalid(join(&path, "name"), &volume["name"], &detail));
+        }
+        let named = &volume["persistentVolumeClaim"]["claimName"];
+        if named.is_string() && volumes.iter().any(|other| own(other).as_deref() == named.as_str()) {
+            let detail = "must not reference a PVC that gets created for an ephemeral volume";
+            errors.push(FieldError::invalid(join(&path, "persistentVolumeClaim.claimName"), named, detail));
+        }
     }
 }

@@ -144,7 +144,7 @@ pub const ROWS: &[Row] = &[
             "spec",
             "volumes",
             "[]",
-            "!name,configMap,downwardAPI,emptyDir,hostPath,persistentVolumeClaim,projected,secret",
+            "!name,configMap,downwardAPI,emptyDir,ephemeral,hostPath,persistentVolumeClaim,projected,secret",
         ],
         "volumes of this kind are not set up: the pod will not start",
     ),

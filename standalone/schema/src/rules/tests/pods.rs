@@ -363,3 +363,50 @@ fn what_holds_thousands_of_things_is_refused() {
     let errors = made("v1", "Pod", with(pod, &[("/spec/containers", json!(many))])).unwrap_err();
     assert_eq!(errors, [": Too many: an object must have at most 150000 values"]);
 }
+
+#[test]
+fn every_rule_of_a_pods_own_claims() {
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    let volumes = |template: Value| json!([{"name": "v", "ephemeral": {"volumeClaimTemplate": template}}]);
+    let base = json!({"spec": {"containers": [{"name": "c", "image": "a"}],
+        "volumes": volumes(json!({"metadata": {"labels": {"a": "b"}}, "spec": spec}))}});
+    let template = "/spec/volumes/0/ephemeral/volumeClaimTemplate";
+    let at = |field: &str| format!("{template}/{field}");
+    let (named, size, modes) = (at("metadata/name"), at("spec/resources"), at("spec/accessModes"));
+    let mut both = base["spec"]["volumes"].clone();
+    both.as_array_mut().unwrap().push(json!({"name": "w", "persistentVolumeClaim": {"claimName": "x-v"}}));
+    hold(
+        "v1",
+        "Pod",
+        &base,
+        &[
+            (vec![], ""),
+            (
+                vec![(named.as_str(), json!("mine"))],
+                "spec.volumes[0].ephemeral.volumeClaimTemplate.metadata.name: Forbidden: cannot be set for an ephemeral volume",
+            ),
+            (
+                vec![(size.as_str(), json!({}))],
+                "spec.volumes[0].ephemeral.volumeClaimTemplate.spec.resources[storage]: Required value",
+            ),
+            (
+                vec![(modes.as_str(), json!([]))],
+                "spec.volumes[0].ephemeral.volumeClaimTemplate.spec.accessModes: Required value",
+            ),
+            (
+                vec![("/spec/volumes/0/ephemeral", json!({}))],
+                "spec.volumes[0].ephemeral.volumeClaimTemplate: Required value",
+            ),
+            (
+                vec![("/spec/volumes", both)],
+                "spec.volumes[1].persistentVolumeClaim.claimName: Invalid value: \"x-v\": must not reference a PVC that gets created for an ephemeral volume",
+            ),
+        ],
+    );
+    let mut named = base.clone();
+    named["metadata"]["name"] = json!("n".repeat(252));
+    let mut errors = crate::rules::Errors::default();
+    crate::rules::storage::own_claims(named.as_object().unwrap(), &mut errors);
+    let told: String = errors.into_result().unwrap_err().iter().map(ToString::to_string).collect();
+    assert!(told.starts_with("spec.volumes[0].name: Invalid value: \"v\": PVC name \"nnn"), "{told}");
+}
