@@ -1,4 +1,4 @@
-use crate::Addr;
+use crate::{Addr, Be16};
 use bytemuck::{Pod, Zeroable};
 
 /// An address prefix. `len` counts bits of the 128-bit form: an IPv4 /12 has `len` 108. `len` 0 means "none".
@@ -126,6 +126,13 @@ impl Facts {
     #[inline(always)]
     pub const fn router(&self, v4: bool) -> &Addr {
         if v4 { &self.router_v4 } else { &self.router_v6 }
+    }
+
+    /// Whether a port is one that translated flows are given.
+    #[inline(always)]
+    pub const fn gives(&self, port: Be16) -> bool {
+        let port = port.get();
+        port >= self.snat_min && port <= self.snat_max
     }
 
     /// The uplink's address of a family.

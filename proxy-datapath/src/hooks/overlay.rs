@@ -156,7 +156,7 @@ fn keep_apart<P: PacketSteps, T: TableSteps>(
     if !shares && !is_kept {
         return true;
     }
-    if tables.find_translated(s) || (shares && share(packet, tables, s) && tables.record_flow(s)) {
+    if tables.find_translated(s) || (shares && share(tables, s) && tables.record_flow(s)) {
         packet.rewrite(s)
     } else {
         true

@@ -21,30 +21,35 @@ pub(crate) fn remember<T: TableSteps>(tables: &T, s: &mut Scratch) -> bool {
     true
 }
 
-/// Whose answers come to the port that a packet is from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    /// The packet's, which one of our programs has translated already, or a client's that it answers.
-    Itself,
-    Another,
+/// Whether a packet under the node's address is one that a program of ours has translated: its answers come
+/// to a flow of somebody else's, whose socket, where it is one here, has sent it. The node's own socket may
+/// have the same port, and a flow for it that this packet must not meet.
+#[inline(always)]
+pub(crate) fn is_translated<P: PacketSteps, T: TableSteps>(packet: &P, tables: &T, s: &mut Scratch) -> bool {
+    s.view.tuple.flip_to(&mut s.reverse_key);
+    let socket = packet.socket_port();
+    let node = &s.view.src;
+    tables.flow(&s.reverse_key, |flow| {
+        flow.flags & flow_flag::REVERSE != 0
+            && !flow.to.dst.same(node)
+            && socket.is_none_or(|port| port.raw() != 0 && port.raw() == flow.to.dport.raw())
+    }) == Some(true)
 }
 
 /// Prepares to record what a socket here opens from a port that a flow of ours may have been given, or may be
 /// given later: where one has it, the packet gets another. False: it goes out as it is.
 #[inline(always)]
-pub(crate) fn share<P: PacketSteps, T: TableSteps>(packet: &P, tables: &T, s: &mut Scratch) -> bool {
+pub(crate) fn share<T: TableSteps>(tables: &T, s: &mut Scratch) -> bool {
     s.view.tuple.flip_to(&mut s.reverse_key);
-    let socket = packet.socket_port();
-    let owner = tables.flow(&s.reverse_key, |flow| {
-        let translated = flow.flags & flow_flag::REVERSE != 0;
-        let is_its_own = socket.is_some_and(|port| port.raw() == flow.to.dport.raw());
-        if translated && !is_its_own { Owner::Another } else { Owner::Itself }
-    });
-    match owner {
-        Some(Owner::Itself) => return false,
-        // Of a datagram's port nothing is kept: each would have to be looked up.
-        None if s.view.proto != proto::TCP => return false,
-        Some(Owner::Another) | None => {}
+    let is_taken = match tables.flow(&s.reverse_key, |flow| flow.flags & flow_flag::REVERSE != 0) {
+        // It answers a client, whose flow that is.
+        Some(false) => return false,
+        Some(true) => true,
+        None => false,
+    };
+    // Of a datagram's port nothing is kept: each would have to be looked up.
+    if !is_taken && s.view.proto != proto::TCP {
+        return false;
     }
     keep_as_it_is(tables, s);
     true

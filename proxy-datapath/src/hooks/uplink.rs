@@ -3,7 +3,7 @@
 use proxy_abi::{Addr, Facts, OwnPort, Reason, Uplink, endpoint_flag, facts_flag, flow_flag};
 
 use crate::{
-    hooks::own::{remember, share},
+    hooks::own::{is_translated, remember, share},
     packets::{
         addresses::is_loopback,
         view::{Kind, Shape, View},
@@ -121,6 +121,9 @@ pub fn to_uplink<P: PacketSteps, T: TableSteps>(
     if !masquerade && matches!(sender, Sender::AsksService) {
         return ask_service(packet, tables, s);
     }
+    if !masquerade && facts.gives(s.view.tuple.sport) && is_translated(packet, tables, s) {
+        return Verdict::PASS;
+    }
     let is_known = tables.find_translated(s);
     if !is_known {
         s.to = s.view.tuple;
@@ -140,7 +143,7 @@ pub fn to_uplink<P: PacketSteps, T: TableSteps>(
         } else {
             let is_ours = match sender {
                 Sender::SpeaksFromService => remember(tables, s),
-                Sender::SharesPort => share(packet, tables, s),
+                Sender::SharesPort => share(tables, s),
                 Sender::Other | Sender::Own | Sender::AsksService => false,
             };
             if !is_ours {

@@ -33,8 +33,7 @@ pub(crate) fn is_for_own_socket<T: Tables>(tables: &T, view: &View, facts: &Fact
     let View { tuple, v4, .. } = view;
     let port = tuple.dport.get();
     // What could be a NodePort, or a port that we gave a flow of somebody's.
-    let ours = (port >= facts.nodeport_min && port <= facts.nodeport_max)
-        || (port >= facts.snat_min && port <= facts.snat_max);
+    let ours = (port >= facts.nodeport_min && port <= facts.nodeport_max) || facts.gives(tuple.dport);
     if ours || !tuple.dst.same(facts.node(*v4)) || is_loopback(&tuple.src) {
         return false;
     }
@@ -77,8 +76,7 @@ pub(crate) fn sender<P: Packet, T: Tables>(packet: &P, tables: &T, view: &View, 
 #[inline(always)]
 pub(crate) fn shares_port<P: Packet>(packet: &P, view: &View, facts: &Facts) -> bool {
     let port = view.tuple.sport;
-    let given = port.get() >= facts.snat_min && port.get() <= facts.snat_max;
-    given
+    facts.gives(port)
         && view.opens()
         && packet.socket_port().is_some_and(|own| view.proto == proto::TCP || is_port(own, port))
 }

@@ -16,9 +16,9 @@ use tokio::{
 use super::spdy::{self, RawFrame};
 
 /// A container that was silent for so long has said all …
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_secs(3);
 /// … and one that goes on talking is left after this.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(15);
 const BUFFER: usize = 16 << 10;
 
 /// When the container last said something.

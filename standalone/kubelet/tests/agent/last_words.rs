@@ -1,14 +1,6 @@
-//! What a container says last reaches the client that is attached, on a machine that is busy.
+//! What a container says last reaches the client that is attached.
 
-use std::{
-    io::Write as _,
-    process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{io::Write as _, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -16,32 +8,8 @@ use serde_json::json;
 use crate::support::{Bed, able, condition, kubectl};
 
 /// Of each kind of session.
-const TRIES: usize = 6;
+const TRIES: usize = 3;
 const ANSWERS: &str = "read line; echo got:$line";
-
-/// Two threads that take all the processor time that there is, a minute at most.
-struct Busy(Arc<AtomicBool>);
-
-impl Busy {
-    fn new() -> Busy {
-        let over = Arc::new(AtomicBool::new(false));
-        let limit = Instant::now() + Duration::from_secs(60);
-        for over in [over.clone(), over.clone()] {
-            std::thread::spawn(move || {
-                while !over.load(Ordering::Relaxed) && Instant::now() < limit {
-                    std::hint::spin_loop();
-                }
-            });
-        }
-        Busy(over)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// What kubectl says when it is given a line and no more.
 fn asked(bed: &Bed, args: &[&str], web_sockets: bool) -> Result<String> {
@@ -67,7 +35,6 @@ async fn what_a_container_says_last_is_heard() -> Result<()> {
     bed.create("p", json!({"terminationGracePeriodSeconds": 1, "containers": [container]})).await?;
     bed.pod("p", "is Ready", |pod| condition(pod, "Ready")).await?;
     let on_node = r#"--overrides={"spec":{"nodeName":"n1"}}"#;
-    let _busy = Busy::new();
     tokio::task::block_in_place(|| {
         let mut unheard = Vec::new();
         for web_sockets in [true, false] {

@@ -71,7 +71,8 @@ fn the_node_and_a_pod_that_share_a_port_hear_their_own_answers() {
     let asked_as = |socket: &UdpSocket| {
         socket.send_to(b"x", server).unwrap();
         let mut buffer = [0; 128];
-        let (length, from) = socket.recv_from(&mut buffer).unwrap();
+        let (length, from) =
+            socket.recv_from(&mut buffer).unwrap_or_else(|error| panic!("{socket:?}: {error}"));
         assert_eq!(from.to_string(), server);
         let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
         said.split(':').take(3).skip(1).collect::<Vec<_>>().join(":")
